@@ -1,0 +1,31 @@
+"""s2s_export: trained encoder-decoders as three deployable graphs, and a runtime without torch that drives them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .decoding import Hypothesis
+    from .export import export
+    from .runtime import Session, load
+
+__all__ = ["Hypothesis", "Session", "__version__", "export", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    # Lazily: `load` must not pull in what only `export` needs, and importing the package must stay cheap.
+    if name == "export":
+        from .export import export
+
+        return export
+    if name in ("load", "Session"):
+        from . import runtime
+
+        return getattr(runtime, name)
+    if name == "Hypothesis":
+        from .decoding import Hypothesis
+
+        return Hypothesis
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
