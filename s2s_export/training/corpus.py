@@ -1,0 +1,282 @@
+"""The built-in corpus: English numbers, dates, times and amounts with their German and French translations.
+
+The reference models train on it where no data is at hand. A pair is made by drawing a fact (the number 21, the third
+of March) and letting English and the target language say it, so any amount of it exists, nothing is downloaded, and
+the translation is known to be right. The same arguments give the same pairs.
+
+    >>> generate_pairs(2, seed=3, kinds=["ordinal", "time"])           # doctest: +SKIP
+    [Pair(...), Pair(...)]
+
+Where a source can be translated to more than one language it begins with the tag of the one that is wanted, in the
+manner of Marian's multilingual models: `>>deu<<` or `>>fra<<`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import random
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from s2s_export.errors import InvalidOption, UnknownOption
+from s2s_export.training.spoken import CURRENCIES, LANGUAGES, NOUNS, English, Language
+
+EN = English()
+LONG_KINDS = ("cardinal", "ordinal", "year", "date")
+HELD_OUT = 0.05  # of all sources that can be drawn
+_TAG = re.compile(r"^>>\w+<< ")
+
+
+class Pair(NamedTuple):
+    source: str
+    target: str
+
+
+class Split(NamedTuple):
+    train: list[Pair]
+    test: list[Pair]
+
+
+class Phrase(NamedTuple):
+    """A fact in English, and how another language says it."""
+
+    english: str
+    say: Callable[[Language], str]
+
+
+def generate_pairs(
+    n: int,
+    seed: int,
+    *,
+    languages: Sequence[str] = ("de", "fr"),
+    max_words: int | None = None,
+    kinds: Iterable[str] | None = None,
+    tagged: bool | None = None,
+) -> list[Pair]:
+    """`n` different pairs, sources unique.
+
+    `max_words` bounds the words of a source, not counting its tag. `kinds` is a subset of `KINDS`. `tagged` puts the
+    language's tag before the source; left out, it does so where there are several languages.
+
+    Raises UnknownOption for a language or kind that does not exist, InvalidOption where fewer than `n` pairs exist.
+    """
+    speakers = [_lookup(code, LANGUAGES, "language") for code in languages]
+    makers = _makers(KINDS if kinds is None else kinds)
+    if not speakers:
+        raise InvalidOption("no languages given: expected at least one of " + ", ".join(LANGUAGES))
+    if tagged is None:
+        tagged = len(speakers) > 1
+    elif not tagged and len(speakers) > 1:
+        raise InvalidOption("several languages without tags make sources ambiguous: ask for one language, or for tags")
+    rng = random.Random(seed)
+    pairs: dict[str, str] = {}
+    misses = 0
+    while len(pairs) < n:
+        phrase = _draw(rng, makers)
+        language = rng.choice(speakers)
+        source = f"{language.tag} {phrase.english}" if tagged else phrase.english
+        if source in pairs or (max_words is not None and n_words(phrase.english) > max_words):
+            misses += 1
+            if misses > 1000 + 50 * n:
+                raise InvalidOption(
+                    f"found {len(pairs)} different sources for these kinds, languages and max_words, expected {n}: "
+                    f"ask for fewer, or allow more kinds or words"
+                )
+            continue
+        pairs[source] = phrase.say(language)
+    return [Pair(source, target) for source, target in pairs.items()]
+
+
+def generate_long_pairs(
+    n: int,
+    seed: int,
+    min_words: int,
+    max_words: int,
+    language: str,
+    *,
+    kinds: Iterable[str] = LONG_KINDS,
+) -> list[Pair]:
+    """`n` different pairs of phrases joined by commas, for measuring what length does to a model.
+
+    The number of words of a source is drawn evenly from `min_words` to `max_words` and met exactly. No tag: there is
+    one language. 'seventeen, the fourth of May, 1998' is a source of six words.
+    """
+    if not 1 <= min_words <= max_words:
+        raise InvalidOption(f"min_words {min_words} and max_words {max_words}: expected 1 <= min_words <= max_words")
+    speaker = _lookup(language, LANGUAGES, "language")
+    makers = _makers(kinds)
+    rng = random.Random(seed)
+    pairs: dict[str, str] = {}
+    misses = 0
+    while len(pairs) < n:
+        phrases = _fill(rng, makers, rng.randint(min_words, max_words))
+        source = ", ".join(phrase.english for phrase in phrases)
+        if source in pairs:
+            misses += 1
+            if misses > 1000 + 50 * n:
+                raise InvalidOption(f"found {len(pairs)} different sources, expected {n}: allow more words")
+            continue
+        pairs[source] = ", ".join(phrase.say(speaker) for phrase in phrases)
+    return [Pair(source, target) for source, target in pairs.items()]
+
+
+def split(pairs: Iterable[Pair], *, fraction: float = HELD_OUT) -> Split:
+    """Training and held-out pairs, about `fraction` of them held out; order is kept.
+
+    Whether a source is held out depends on its English text alone, by a hash. So no test source occurs in training,
+    whatever its tag, and not in another draw with more pairs or another seed either.
+    """
+    if not 0 < fraction < 1:
+        raise InvalidOption(f"fraction {fraction}: expected a number between 0 and 1")
+    result = Split([], [])
+    for pair in pairs:
+        (result.test if is_held_out(pair.source, fraction) else result.train).append(pair)
+    return result
+
+
+def is_held_out(source: str, fraction: float = HELD_OUT) -> bool:
+    """Whether `split` holds this source out, with or without its tag."""
+    digest = hashlib.blake2b(untagged(source).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") < fraction * 2**64
+
+
+def untagged(source: str) -> str:
+    return _TAG.sub("", source)
+
+
+def n_words(source: str) -> int:
+    """Words between spaces, the tag not counted."""
+    return len(untagged(source).split())
+
+
+def _lookup(name: str, known: dict, what: str):
+    if name not in known:
+        raise UnknownOption(name, known, what)
+    return known[name]
+
+
+def _makers(kinds: Iterable[str]) -> list[tuple[Callable[[random.Random], Phrase], float]]:
+    makers = [_lookup(kind, KINDS, "kind of phrase") for kind in kinds]
+    if not makers:
+        raise InvalidOption("no kinds given: expected at least one of " + ", ".join(KINDS))
+    return makers
+
+
+def _draw(rng: random.Random, makers: list) -> Phrase:
+    makes, weights = zip(*makers, strict=True)
+    return rng.choices(makes, weights)[0](rng)
+
+
+def _fill(rng: random.Random, makers: list, length: int) -> list[Phrase]:
+    """Phrases whose words add up to `length`: any that still fit, single words where nothing else does."""
+    phrases: list[Phrase] = []
+    left = length
+    while left:
+        phrase = _draw(rng, makers)
+        for _ in range(20):
+            if n_words(phrase.english) <= left:
+                break
+            phrase = _draw(rng, makers)
+        else:
+            phrase = _number(rng.randint(0, 99))
+        phrases.append(phrase)
+        left -= n_words(phrase.english)
+    return phrases
+
+
+# The kinds. Each draws a fact and one of the ways in which English writes it. A source has one meaning: 1998 is
+# a year and 1,998 a number, because German says them differently.
+
+
+def _number(n: int) -> Phrase:
+    return Phrase(EN.cardinal(n), lambda language: language.cardinal(n))
+
+
+def _of_magnitude(rng: random.Random, digits: int) -> int:
+    """A number of 1 to `digits` figures, each length equally likely, so that small numbers are not rare."""
+    n = rng.randint(1, digits)
+    return rng.randint(10 ** (n - 1), 10**n - 1)
+
+
+def _countable(rng: random.Random) -> int:
+    n = _of_magnitude(rng, 4)
+    return n if n == 1 or n % 100 != 1 else n + 1
+
+
+def cardinal(rng: random.Random) -> Phrase:
+    """seventeen; one thousand two hundred and five; 1,205"""
+    n = 0 if rng.random() < 0.001 else _of_magnitude(rng, 6)
+    phrase = _number(n)
+    return phrase if rng.random() < 0.6 else phrase._replace(english=f"{n:,}")
+
+
+def ordinal(rng: random.Random) -> Phrase:
+    """twenty-first; 21st; the third week; the 3rd week"""
+    n = _of_magnitude(rng, 3)
+    words = EN.ordinal(n, figures=rng.random() < 0.4)
+    if rng.random() < 0.4:
+        return Phrase(words, lambda language: language.ordinal(n))
+    noun = rng.choice(NOUNS)
+    return Phrase(f"the {words} {noun.en[0]}", lambda language: language.the_ordinal(n, noun))
+
+
+def quantity(rng: random.Random) -> Phrase:
+    """twenty-one days; 21 days"""
+    n = _countable(rng)
+    noun = rng.choice(NOUNS)
+    count = EN.cardinal(n) if rng.random() < 0.5 else f"{n:,}"
+    return Phrase(f"{count} {noun.en[n != 1]}", lambda language: language.quantity(n, noun))
+
+
+def year(rng: random.Random) -> Phrase:
+    """1998; nineteen ninety-eight; in 1998"""
+    n = rng.randint(1100, 2099)
+    text = EN.year(n) if rng.random() < 0.5 else str(n)
+    if rng.random() < 0.5:
+        return Phrase(text, lambda language: language.year(n))
+    return Phrase(f"in {text}", lambda language: language.in_year(n))
+
+
+def date(rng: random.Random) -> Phrase:
+    """the third of March; the third of March 1998; 3 March 1998; March 3, 1998; 1998-03-03; Tuesday, 3 March 1998"""
+    day = datetime.date(1900, 1, 1) + datetime.timedelta(days=rng.randrange(200 * 365))
+    form = rng.choice(("words", "words y", "d MMMM y", "MMMM d, y", "y-MM-dd", "EEEE, d MMMM y"))
+    if not form.startswith("words"):
+        return Phrase(EN.date(day, form), lambda language: language.date(day, form.startswith("EEEE")))
+    text = f"the {EN.ordinal(day.day)} of {EN.date(day, 'MMMM')}"
+    if form == "words":
+        return Phrase(text, lambda language: language.day_of_month(day))
+    return Phrase(f"{text} {day.year}", lambda language: f"{language.day_of_month(day)} {day.year}")
+
+
+def time(rng: random.Random) -> Phrase:
+    """half past three; twenty to four; seven minutes past two; 3:05 pm"""
+    hour, minute = rng.randrange(24), rng.randrange(60)
+    if rng.random() < 0.5:
+        return Phrase(EN.time(hour, minute), lambda language: language.time(hour, minute))
+    hour = hour % 12 + 1
+    formal = minute % 5 != 0
+    return Phrase(EN.clock(hour, minute, formal), lambda language: language.clock(hour, minute, formal))
+
+
+def money(rng: random.Random) -> Phrase:
+    """twelve euros and fifty cents; €12.50"""
+    whole, hundredths, currency = _countable(rng), rng.choice((0, rng.randrange(100))), rng.choice(CURRENCIES)
+    if rng.random() < 0.5:
+        text = f"{currency.symbol}{whole:,}.{hundredths:02d}"
+        return Phrase(text, lambda language: language.price(whole, hundredths, currency))
+    return Phrase(EN.money(whole, hundredths, currency), lambda language: language.money(whole, hundredths, currency))
+
+
+# Each with its share of a corpus.
+KINDS: dict[str, tuple[Callable[[random.Random], Phrase], float]] = {
+    "cardinal": (cardinal, 3.0),
+    "ordinal": (ordinal, 2.0),
+    "quantity": (quantity, 2.0),
+    "year": (year, 1.0),
+    "date": (date, 3.0),
+    "time": (time, 1.0),
+    "money": (money, 2.0),
+}
