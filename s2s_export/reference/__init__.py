@@ -1,0 +1,32 @@
+"""The encoder-decoders that the field comes from, in plain PyTorch: a file each, one interface (interface.py).
+
+lstm.py         Sutskever, Vinyals, Le 2014   a context of fixed size, handed over as the first state
+gru.py          Cho et al. 2014               a context of fixed size, fed to every step
+attention.py    Bahdanau, Cho, Bengio 2014    a context of its own for every step
+transformer.py  Vaswani et al. 2017           attention only
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from .config import MODEL_TYPE_PREFIX, MODELS, ReferenceConfig
+
+if TYPE_CHECKING:
+    from .interface import EncoderDecoder
+
+__all__ = ["MODELS", "MODEL_TYPE_PREFIX", "ReferenceConfig", "build"]
+
+CLASSES = {
+    "lstm": "LSTMEncoderDecoder",
+    "gru": "GRUEncoderDecoder",
+    "attention": "AttentionEncoderDecoder",
+    "transformer": "TransformerEncoderDecoder",
+}
+
+
+def build(config: ReferenceConfig) -> EncoderDecoder:
+    """The model that `config` describes, with random weights from torch's present seed."""
+    module = import_module(f".{config.model}", __name__)
+    return getattr(module, CLASSES[config.model])(config)
