@@ -1,0 +1,58 @@
+"""What executes a bundle's graphs: one file a backend, its library imported inside.
+
+A backend module defines
+
+    NAME                 as the command line says it
+    unavailable()        why it can't work on this machine, in one sentence, or None
+    open(bundle, target, threads) -> Backend
+
+and is found by listing this directory.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Protocol
+
+from ..bundle import Bundle
+from ..decoding.state import DecodeState
+from ..errors import BackendUnavailable, UnknownOption
+
+AUTO = "auto"
+# What `auto` tries, best first. Each must both work on the machine and find what it needs in the bundle.
+PREFERENCE = ("tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "onnxruntime")
+
+
+class Backend(Protocol):
+    """An open bundle, ready to decode. Safe to use from several threads."""
+
+    name: str
+
+    def begin(self, sources: Sequence[Sequence[int]], n_beams: int) -> DecodeState:
+        """Encode `sources` (token ids, each at least one) and be ready for their first step with `n_beams` beams."""
+        ...
+
+
+def modules() -> dict[str, ModuleType]:
+    """Backend modules by the name that users give."""
+    found = [importlib.import_module(f"{__name__}.{i.name}") for i in pkgutil.iter_modules(__path__) if i.name[0] != "_"]
+    return {module.NAME: module for module in found}
+
+
+def open_backend(bundle: Bundle, name: str = AUTO, target: str | None = None, threads: int | None = None) -> Backend:
+    """Open `bundle` on a backend; `auto` takes the first of PREFERENCE that works here."""
+    known = modules()
+    if name != AUTO and name not in known:
+        raise UnknownOption(name, [AUTO, *known], "backend")
+    candidates = [n for n in PREFERENCE if n in known] if name == AUTO else [name]
+    reasons = []
+    for candidate in candidates:
+        module = known[candidate]
+        reason = module.unavailable() or module.unfit(bundle, target)
+        if reason is None:
+            return module.open(bundle, target, threads)  # type: ignore[no-any-return]
+        reasons.append(f"{candidate}: {reason}")
+    raise BackendUnavailable("; ".join(reasons))

@@ -1,0 +1,241 @@
+"""ONNX Runtime on the CPU: the default that works on every machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..bundle import Bundle
+from ..decoding.state import Ints, StepQuery, StepResult
+from ..errors import BackendError, BundleError, InvalidOption
+
+NAME = "onnxruntime"
+FIRST_CAPACITY = 16  # positions a cache has room for at first
+GROWTH = 1.5  # a full cache grows by this factor, so that copies stay below twice the tokens decoded
+QUIET = 3  # ONNX Runtime's log level: errors only
+
+
+def unavailable() -> str | None:
+    try:
+        import onnxruntime  # noqa: F401
+    except ImportError as error:
+        return f"onnxruntime can't be imported ({error}); pip install onnxruntime"
+    return None
+
+
+def unfit(bundle: Bundle, target: str | None) -> str | None:
+    return None
+
+
+def open(bundle: Bundle, target: str | None = None, threads: int | None = None) -> OnnxRuntimeBackend:  # noqa: A001
+    """threads: of one call; the default is the machine's cores, at most 4 (a decode step has no more work than that)."""
+    if threads is not None and threads < 1:
+        raise InvalidOption(f"threads is {threads}; expected at least 1")
+    return OnnxRuntimeBackend(bundle, threads or min(4, os.cpu_count() or 1))
+
+
+class OnnxRuntimeBackend:
+    """Three sessions over the bundle's graphs. Sessions are shared by threads; every decode has buffers of its own."""
+
+    name = NAME
+
+    def __init__(self, bundle: Bundle, threads: int) -> None:
+        self.bundle = bundle
+        self.threads = threads
+        graphs = bundle.manifest["graphs"]
+        self.graphs = graphs
+        self.encoder = _session(bundle.graph_path("encoder"), threads)
+        self.cross_kv_init = _session(bundle.graph_path("cross_kv_init"), threads)
+        self.decoder_step = _session(bundle.graph_path("decoder_step"), threads)
+
+    def begin(self, sources: Sequence[Sequence[int]], n_beams: int) -> OnnxRuntimeState:
+        ids, mask = pad_sources(sources, self.bundle.manifest["source"])
+        feed: dict[str, Any] = {"input_ids": ids, "source_mask": mask}
+        values = dict(feed)
+        for session, name in ((self.encoder, "encoder"), (self.cross_kv_init, "cross_kv_init")):
+            wanted = {entry["name"]: values[entry["name"]] for entry in self.graphs[name]["inputs"]}
+            names = [entry["name"] for entry in self.graphs[name]["outputs"]]
+            values.update(zip(names, run(session, names, wanted), strict=True))
+        return OnnxRuntimeState(self, values, n_beams)
+
+
+def pad_sources(sources: Sequence[Sequence[int]], rules: Any) -> tuple[Ints, Ints]:
+    """Ids [B,S] filled on the right, and the mask [B,S] of what may be attended to.
+
+    A padding id inside a source is masked as well, as `generate()` does when it has to make up an attention mask.
+    """
+    lengths = np.array([len(source) for source in sources])
+    pad = rules["pad_token_id"]
+    ids = np.full((len(sources), int(lengths.max())), pad if pad is not None else 0, dtype=np.int64)
+    for row, source in zip(ids, sources, strict=True):
+        row[: len(source)] = source
+    mask = np.arange(ids.shape[1]) < lengths[:, None]
+    if rules["masks_padding"] and pad is not None:
+        masked = mask & (ids != pad)
+        mask = np.where(masked.any(axis=1, keepdims=True), masked, mask)
+    return ids, mask.astype(np.int64)
+
+
+def _session(path: Path, threads: int) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = QUIET
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions have no common base but Exception
+        raise BundleError(f"{path}: ONNX Runtime {onnxruntime.__version__} can't load it ({_first_line(error)})") from error
+
+
+def run(session: Any, names: list[str], feed: dict[str, Any]) -> list[Any]:
+    try:
+        return list(session.run(names, feed))
+    except Exception as error:
+        raise BackendError(f"ONNX Runtime failed in a graph ({_first_line(error)})") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:300]
+
+
+class OnnxRuntimeState:
+    """One batch in flight. Step inputs live in numpy arrays that ONNX Runtime reads in place.
+
+    Buffers (letters of docs/architecture.md): token, position, parents or ancestors, n_candidates, probe_ids, and the
+    caches self_key.l / self_value.l [B,H,N,D], updated in place. A recurrent decoder has states [B,K,...] instead, of
+    which there are two of each, read and written in turn.
+    """
+
+    def __init__(self, backend: OnnxRuntimeBackend, values: dict[str, Any], n_beams: int) -> None:
+        self.vocabulary_size = backend.bundle.vocabulary_size
+        self.n_beams = n_beams
+        self._session = backend.decoder_step
+        self._inputs = {entry["name"]: entry for entry in backend.graphs["decoder_step"]["inputs"]}
+        self._outputs = {entry["name"]: entry for entry in backend.graphs["decoder_step"]["outputs"]}
+        self._limit = backend.bundle.max_target_length
+        self._step = 0
+        mask = values["source_mask"]
+        self.n_sources = int(mask.shape[0])
+        self._fixed = {name: value for name, value in values.items() if name in self._inputs}
+        self._caches = [name for name in self._inputs if f"{_output_of(name)}" in self._outputs]
+        self._letters = {"B": self.n_sources, "K": n_beams, "S": int(mask.shape[1])}
+        self._buffers: dict[str, Any] = {}
+        self._capacity = 0
+        self._bindings: dict[tuple[int, int, bool, bool], tuple[Any, dict[str, Any]]] = {}
+        self._grow(FIRST_CAPACITY)
+
+    def step(self, tokens: Ints, parents: Ints, query: StepQuery) -> StepResult:
+        t = self._step
+        if self._limit is not None and t >= self._limit:
+            raise BackendError(f"the decoder has no position {t}: the model's limit is {self._limit} tokens")
+        if t >= self._capacity:
+            self._grow(max(t + 1, int(self._capacity * GROWTH)))
+        buffers = self._buffers
+        buffers["token"][...] = tokens
+        buffers["position"][0] = t
+        self._follow(parents, t)
+        n_probes = 0 if query.probe_ids is None else query.probe_ids.shape[2]
+        key = (query.n_candidates, n_probes, query.dense, query.attention)
+        binding, out = self._bindings.get(key) or self._bind(key)
+        if query.probe_ids is not None and n_probes:
+            out["probe_ids"][...] = query.probe_ids
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:
+            raise BackendError(f"ONNX Runtime failed in the decoder step ({_first_line(error)})") from error
+        self._step = t + 1
+        return StepResult(
+            candidate_ids=out["candidate_ids"],
+            candidate_log_probs=out["candidate_log_probs"],
+            log_normalizer=out["log_normalizer"],
+            probe_log_probs=out["probe_log_probs"] if n_probes else None,
+            log_probs=out.get("log_probs"),
+            attention=out.get("attention"),
+        )
+
+    def _follow(self, parents: Ints, t: int) -> None:
+        """Record whose history each beam continues: ancestors[b,k,:t] = ancestors[b,parents[b,k],:t]."""
+        beams = np.arange(self.n_beams)
+        ancestors = self._buffers["ancestors"]
+        if t and (parents != beams).any():
+            ancestors[:, :, :t] = np.take_along_axis(ancestors[:, :, :t], parents[:, :, None], axis=1)
+        ancestors[:, :, t] = beams
+
+    def keep(self, sources: Ints) -> None:
+        self.n_sources = len(sources)
+        self._letters["B"] = self.n_sources
+        self._fixed = {name: np.ascontiguousarray(value[sources]) for name, value in self._fixed.items()}
+        for name in [*self._caches, "ancestors"]:
+            self._buffers[name] = np.ascontiguousarray(self._buffers[name][sources])
+        self._allocate("token")
+        self._bindings.clear()
+
+    def _grow(self, capacity: int) -> None:
+        """Make room for `capacity` positions, keeping what the caches hold."""
+        if self._limit is not None:
+            capacity = min(capacity, self._limit)
+        old = self._buffers
+        self._letters |= {"C": capacity, "N": capacity * self.n_beams}
+        self._buffers = {}
+        for name in ["token", "position", "ancestors", *self._caches]:
+            if name in self._inputs:
+                self._allocate(name)
+        if old:
+            n = self._capacity
+            self._buffers["ancestors"][:, :, :n] = old["ancestors"]
+            for name in self._caches:
+                self._buffers[name][:, :, : n * self.n_beams] = old[name]
+        self._capacity = capacity
+        self._bindings.clear()
+
+    def _shape(self, entry: Any) -> list[int]:
+        return [self._letters[size] if isinstance(size, str) else size for size in entry["shape"]]
+
+    def _allocate(self, name: str) -> None:
+        entry = self._inputs[name]
+        # Zeros: a slot that was never written is masked, and 0 * NaN would still be NaN.
+        self._buffers[name] = np.zeros(self._shape(entry), dtype=entry["dtype"])
+
+    def _bind(self, key: tuple[int, int, bool, bool]) -> tuple[Any, dict[str, Any]]:
+        """Bind every input and the wanted outputs for one kind of query; reused until a buffer changes."""
+        from onnxruntime import OrtValue
+
+        n_candidates, n_probes, dense, attention = key
+        if n_candidates > self.vocabulary_size:
+            raise BackendError(f"{n_candidates} candidates wanted of a vocabulary of {self.vocabulary_size}")
+        self._letters |= {"M": n_candidates, "Q": max(1, n_probes)}
+        binding = self._session.io_binding()
+        inputs = {
+            **self._fixed,
+            **self._buffers,
+            "n_candidates": np.array([n_candidates], dtype=np.int64),
+            "probe_ids": np.zeros((self.n_sources, self.n_beams, max(1, n_probes)), dtype=np.int64),
+        }
+        values = {name: OrtValue.ortvalue_from_numpy(inputs[name]) for name in self._inputs}
+        for name, value in values.items():
+            binding.bind_ortvalue_input(name, value)
+        out: dict[str, Any] = {"probe_ids": inputs["probe_ids"], "n_candidates": inputs["n_candidates"]}
+        wanted = ["candidate_ids", "candidate_log_probs", "log_normalizer", "probe_log_probs"]
+        wanted += ["log_probs"] if dense else []
+        wanted += ["attention"] if attention and "attention" in self._outputs else []
+        for name in wanted:
+            entry = self._outputs[name]
+            out[name] = np.empty(self._shape(entry), dtype=entry["dtype"])
+            binding.bind_ortvalue_output(name, OrtValue.ortvalue_from_numpy(out[name]))
+        for name in self._caches:
+            binding.bind_ortvalue_output(_output_of(name), values[name])  # the same memory: updated in place
+        out["_keep_alive"] = (inputs, values)
+        self._bindings[key] = (binding, out)
+        return binding, out
+
+
+def _output_of(name: str) -> str:
+    """self_key.3 -> self_key_out.3"""
+    stem, _, layer = name.partition(".")
+    return f"{stem}_out.{layer}"

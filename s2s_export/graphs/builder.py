@@ -1,0 +1,136 @@
+"""A small emitter of ONNX nodes: one method a node, names that say where in the model they are.
+
+The graphs are written node by node from the model's weights and not traced: the emitter decides what a step looks
+like (which dimension is symbolic, where beams live, which projections are one product), tracing would not, and an
+export takes seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper
+
+from .functions import DOMAINS, OPSET, function_protos
+from .weights import WeightStore, small_constant
+
+IR_VERSION = 11
+FLOAT = TensorProto.FLOAT
+INT64 = TensorProto.INT64
+Dimension = int | str
+
+
+class GraphBuilder:
+    """One ONNX graph in the making. Values are referred to by name.
+
+    `with builder.scope("layer0"):` prefixes the names of what is emitted inside.
+    """
+
+    def __init__(self, name: str, store: WeightStore) -> None:
+        self.name = name
+        self._store = store
+        self._nodes: list[onnx.NodeProto] = []
+        self._inputs: list[onnx.ValueInfoProto] = []
+        self._outputs: list[onnx.ValueInfoProto] = []
+        self._initializers: dict[str, onnx.TensorProto] = {}
+        self._constants: dict[tuple[Any, ...], str] = {}
+        self._scopes: list[str] = []
+        self._counts: dict[str, int] = {}
+        self._renamed: dict[str, str] = {}
+
+    @contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        self._scopes.append(name)
+        try:
+            yield
+        finally:
+            self._scopes.pop()
+
+    def _fresh(self, stem: str) -> str:
+        name = "/".join([*self._scopes, stem])
+        self._counts[name] = self._counts.get(name, 0) + 1
+        return name if self._counts[name] == 1 else f"{name}_{self._counts[name]}"
+
+    # Inputs, outputs, weights
+
+    def input(self, name: str, dtype: int, shape: Sequence[Dimension]) -> str:
+        self._inputs.append(helper.make_tensor_value_info(name, dtype, shape))
+        return name
+
+    def output(self, value: str, name: str, dtype: int, shape: Sequence[Dimension]) -> None:
+        """Make `value` an output called `name`: renamed where it is made, since a copying node would cost a cache's copy."""
+        assert value not in self._renamed, f"{value} is an output already"
+        self._renamed[value] = name
+        self._outputs.append(helper.make_tensor_value_info(name, dtype, shape))
+
+    def weight(self, stem: str, tensor: torch.Tensor) -> str:
+        """A weight of the model, in fp32 for the arithmetic whatever it is stored in."""
+        name = self._fresh(stem)
+        proto = self._store.initializer(name, tensor)
+        self._initializers[name] = proto
+        return name if proto.data_type == FLOAT else self.op("Cast", [name], to=FLOAT)
+
+    def constant(self, value: Any, dtype: Any = np.int64) -> str:
+        """A small constant; equal ones are one initializer."""
+        array = np.asarray(value, dtype=dtype)
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self._constants:
+            name = f"constant/{len(self._constants)}"
+            self._initializers[name] = small_constant(name, array, dtype)
+            self._constants[key] = name
+        return self._constants[key]
+
+    # Nodes
+
+    def ops(self, op_type: str, inputs: Sequence[str], n_outputs: int, domain: str = "", **attributes: Any) -> list[str]:
+        name = self._fresh(op_type)
+        outputs = [f"{name}:{i}" for i in range(n_outputs)]
+        self._nodes.append(helper.make_node(op_type, list(inputs), outputs, name=name, domain=domain, **attributes))
+        return outputs
+
+    def op(self, op_type: str, inputs: Sequence[str], domain: str = "", **attributes: Any) -> str:
+        return self.ops(op_type, inputs, 1, domain, **attributes)[0]
+
+    def reshape(self, value: str, shape: Sequence[int | str]) -> str:
+        """Reshape; 0 keeps a dimension, -1 infers one, a string is the name of a [1] int64 value."""
+        if any(isinstance(size, str) for size in shape):
+            parts = [size if isinstance(size, str) else self.constant([size]) for size in shape]
+            return self.op("Reshape", [value, self.op("Concat", parts, axis=0)])
+        return self.op("Reshape", [value, self.constant(shape)])
+
+    def transpose(self, value: str, order: Sequence[int]) -> str:
+        return self.op("Transpose", [value], perm=list(order))
+
+    def size(self, value: str, axis: int) -> str:
+        """The size of one dimension as a [1] int64 value."""
+        return self.op("Shape", [value], start=axis, end=axis + 1)
+
+    def linear(self, rows: str, weight: torch.Tensor, bias: torch.Tensor | None, stem: str = "weight") -> str:
+        """rows [R, in] times weight [out, in] transposed, plus bias [out]."""
+        inputs = [rows, self.weight(stem, weight)]
+        if bias is not None:
+            inputs.append(self.weight(f"{stem}_bias", bias))
+        return self.op("Gemm", inputs, transB=1)
+
+    def range(self, limit: str) -> str:
+        """0, 1, ... limit-1 for a [1] int64 value."""
+        return self.op("Range", [self.constant(0), self.op("Squeeze", [limit]), self.constant(1)])
+
+    def model(self) -> onnx.ModelProto:
+        """The finished model, with the function bodies of the nodes of our own domains that it uses."""
+        for node in self._nodes:
+            node.input[:] = [self._renamed.get(value, value) for value in node.input]
+            node.output[:] = [self._renamed.get(value, value) for value in node.output]
+        graph = helper.make_graph(
+            self._nodes, self.name, self._inputs, self._outputs, list(self._initializers.values())
+        )
+        functions = function_protos({(node.domain, node.op_type) for node in self._nodes})
+        opsets = [helper.make_opsetid("", OPSET), *(helper.make_opsetid(domain, 1) for domain in DOMAINS)]
+        return helper.make_model(
+            graph, functions=functions, opset_imports=opsets, ir_version=IR_VERSION, producer_name="s2s_export"
+        )

@@ -1,0 +1,138 @@
+"""What a Transformer encoder-decoder is made of, apart from how any library names it.
+
+A family fills this in from its PyTorch model; `transformer.py` emits graphs from it. Tensors are the model's own
+(views, no copies). Letters: V vocabulary, E model width, H heads, D head size, F inner width, P positions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+Tensor = torch.Tensor
+
+
+@dataclass(frozen=True)
+class Linear:
+    """weight [out, in], bias [out] or None."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+
+    @classmethod
+    def of(cls, module: torch.nn.Linear) -> Linear:
+        return cls(module.weight, module.bias)
+
+
+@dataclass(frozen=True)
+class Norm:
+    """LayerNorm over E, or RMSNorm where there is no bias. weight [E], bias [E] or None."""
+
+    weight: Tensor
+    bias: Tensor | None
+    epsilon: float
+
+    @classmethod
+    def of(cls, module: torch.nn.LayerNorm) -> Norm:
+        return cls(module.weight, module.bias, module.eps)
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Projections of one attention: query, key, value [H*D, E], output [E, H*D]. scale multiplies the scores."""
+
+    query: Linear
+    key: Linear
+    value: Linear
+    output: Linear
+    n_heads: int
+    scale: float
+
+    @property
+    def head_size(self) -> int:
+        return self.query.weight.shape[0] // self.n_heads
+
+
+@dataclass(frozen=True)
+class FeedForward:
+    """outer(activation(inner(x))), or outer(activation(gate(x)) * inner(x)) where there is a gate."""
+
+    inner: Linear
+    outer: Linear
+    activation: str
+    gate: Linear | None = None
+
+
+@dataclass(frozen=True)
+class Block:
+    """One layer. Encoder blocks have no cross-attention."""
+
+    self_attention: Attention
+    self_norm: Norm
+    feed_forward: FeedForward
+    feed_forward_norm: Norm
+    cross_attention: Attention | None = None
+    cross_norm: Norm | None = None
+
+
+@dataclass(frozen=True)
+class PositionTable:
+    """Row `offset + t` of table [P, E] is added at position t.
+
+    padding_id: where set, a padding token gets row `padding_id` instead and does not advance the position (M2M100).
+    """
+
+    table: Tensor
+    offset: int = 0
+    padding_id: int | None = None
+
+
+@dataclass(frozen=True)
+class RelativePositions:
+    """Bias added to the scores of every layer, by head and distance (1910.10683, section 2.1).
+
+    by_distance [H, n]: column i belongs to the distance key - query = first + i; distances beyond either end take it.
+    """
+
+    by_distance: Tensor
+    first: int
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Encoder or decoder: embedding [V, E], positions, blocks, and the norms around them."""
+
+    embedding: Tensor
+    embedding_scale: float
+    positions: PositionTable | RelativePositions
+    blocks: tuple[Block, ...]
+    embedding_norm: Norm | None = None
+    final_norm: Norm | None = None
+
+
+@dataclass(frozen=True)
+class Transformer:
+    """norm_first: pre-norm blocks. head: [V, E] and bias [V]; head_scale multiplies the states before it."""
+
+    EMITTER: ClassVar[str] = ".transformer"
+
+    encoder: Stack
+    decoder: Stack
+    norm_first: bool
+    head: Linear
+    head_scale: float = 1.0
+
+    def sizes(self) -> dict[str, int]:
+        """Facts for the manifest."""
+        attention = self.decoder.blocks[0].self_attention
+        return {
+            "vocabulary_size": self.head.weight.shape[0],
+            "source_vocabulary_size": self.encoder.embedding.shape[0],
+            "width": self.decoder.embedding.shape[1],
+            "encoder_layers": len(self.encoder.blocks),
+            "decoder_layers": len(self.decoder.blocks),
+            "heads": attention.n_heads,
+            "head_size": attention.head_size,
+        }
