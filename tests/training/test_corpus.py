@@ -39,7 +39,9 @@ def test_same_arguments_give_same_pairs():
 
 def test_same_pairs_in_another_process():
     """No dependence on the interpreter's hash seed."""
-    code = "import s2s_export.training.corpus as c; print(c.generate_pairs(40, 5), c.generate_long_pairs(5, 5, 3, 9, 'de'))"
+    code = (
+        "from s2s_export.training.corpus import *; print(generate_pairs(40, 5), generate_long_pairs(9, 5, 3, 9, 'fr'))"
+    )
     runs = [
         subprocess.run([sys.executable, "-X", "utf8", "-c", code], capture_output=True, check=True).stdout
         for _ in range(2)
