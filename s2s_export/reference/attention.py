@@ -63,6 +63,8 @@ class AttentionEncoderDecoder(EncoderDecoder):
     s_{t-1} in e_tj and s_t in o_t are the last layer's. An LSTM cell's memory starts at zero.
     """
 
+    memory_class = Memory
+
     def __init__(self, config: ReferenceConfig) -> None:
         super().__init__(config)
         E, U, layers = config.d_model, config.hidden_size, config.decoder_layers

@@ -52,6 +52,8 @@ class GRUEncoderDecoder(EncoderDecoder):
     p(y_t | y_<t, x) = softmax(W_o o_t + b_o)                 `output`
     """
 
+    memory_class = Memory
+
     def __init__(self, config: ReferenceConfig) -> None:
         super().__init__(config)
         E, U, layers = config.d_model, config.hidden_size, config.decoder_layers

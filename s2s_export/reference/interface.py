@@ -24,7 +24,12 @@ Rows = TypeVar("Rows", bound=tuple[Any, ...])
 
 
 class EncoderDecoder(nn.Module):
-    """Base of the reference models. Subclasses add layers and the four functions."""
+    """Base of the reference models. Subclasses add layers and the four functions.
+
+    memory_class: the named tuple that `encode` returns.
+    """
+
+    memory_class: type[tuple[Any, ...]]
 
     def __init__(self, config: ReferenceConfig) -> None:
         super().__init__()

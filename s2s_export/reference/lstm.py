@@ -46,6 +46,8 @@ class LSTMEncoderDecoder(EncoderDecoder):
     p(y_t | y_<t, x) = softmax(W_o h'_t + b_o)      h'_t of the last layer (1409.3215, equation 1)
     """
 
+    memory_class = State
+
     def __init__(self, config: ReferenceConfig) -> None:
         super().__init__(config)
         U = config.hidden_size

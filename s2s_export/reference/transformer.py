@@ -105,6 +105,8 @@ class TransformerEncoderDecoder(EncoderDecoder):
     source_positions, target_positions: nn.Embedding [max length, E] when learned, a computed table when sinusoidal.
     """
 
+    memory_class = Memory
+
     def __init__(self, config: ReferenceConfig) -> None:
         super().__init__(config)
         self.encoder = nn.ModuleList(Layer(config, cross=False) for _ in range(config.encoder_layers))

@@ -1,0 +1,1 @@
+"""Training of the reference models: data, tokenizer, loop, scores."""

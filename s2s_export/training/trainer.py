@@ -1,0 +1,146 @@
+"""Train a reference model: data to tokenizer to run.py's loop, in a new folder or from where an earlier run stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import CheckpointError, InvalidOption, TrainingError
+from ..reference import ReferenceConfig, build
+from ..reference.checkpoint import Checkpoint, load_checkpoint, weights_of
+from .corpus import Pair
+from .data import check_size, encode_pairs
+from .options import DEFAULT_VOCAB_SIZE, MAY_CHANGE, TrainingOptions
+from .run import Progress, Report, Run
+from .tokenizer import Tokenizer, train_tokenizer
+
+
+def train(
+    folder: str | Path,
+    model: str,
+    pairs: Sequence[Pair],
+    validation: Sequence[Pair],
+    *,
+    sizes: Mapping[str, Any] | None = None,
+    vocab_size: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> Report:
+    """Train a reference model, and leave its checkpoint in `folder`.
+
+    sizes: fields of ReferenceConfig. vocab_size: the most pieces that the tokenizer may have. options: fields of
+    TrainingOptions. What is left out has its default. resume: go on with the run that left `folder`, with the same
+    pairs; what is left out is as it was, and what is given must be the same, but for options.MAY_CHANGE.
+    Raises TrainingError (data that can't be used, a loss that is not finite), InvalidOption, CheckpointError, and
+    KeyboardInterrupt after Ctrl-C, when the checkpoint is saved.
+    """
+    folder, sizes, given = Path(folder), dict(sizes or {}), dict(options or {})
+    digest = digest_of(pairs, validation)
+    if resume:
+        checkpoint = load_checkpoint(folder, expected=model, resume=True)
+        chosen = _continued(folder, checkpoint, sizes, vocab_size, given, digest)
+        device = find_device(chosen.device)
+    else:
+        chosen, vocab_size = TrainingOptions(**given), vocab_size or DEFAULT_VOCAB_SIZE
+        ReferenceConfig(model=model, vocab_size=vocab_size, **sizes)  # contradictions come before any work
+        device = find_device(chosen.device)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise TrainingError(
+                f"{folder} exists, expected a new folder; go on with its training by --resume, or give another one"
+            )
+        checkpoint = _new_checkpoint(model, pairs, sizes, vocab_size, chosen, digest)
+    tokenizer = Tokenizer(checkpoint.tokenizer or b"")
+    source_length, target_length = checkpoint.config.max_source_length, checkpoint.config.max_target_length
+    examples, n_skipped = encode_pairs(pairs, tokenizer, source_length, target_length)
+    held_out, n_more = encode_pairs(validation, tokenizer, source_length, target_length)
+    check_size(examples, chosen.batch_tokens)
+    if not held_out:
+        raise TrainingError(
+            f"found {len(validation)} validation pairs and none of at most {source_length} source and "
+            f"{target_length - 1} target tokens, expected at least one; give --validation-data or larger lengths"
+        )
+    run = Run(folder, checkpoint, examples, held_out, validation, tokenizer, chosen, device, on_progress)
+    return run.execute(n_skipped + n_more)
+
+
+def find_device(name: str) -> torch.device:
+    """Raises InvalidOption for a name that torch does not know, and for a GPU that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InvalidOption(
+            f"device '{name}' can't be used ({reason}), expected auto, cpu, or a GPU that torch sees; "
+            "give --device auto"
+        ) from error
+    return device
+
+
+def digest_of(pairs: Sequence[Pair], validation: Sequence[Pair]) -> str:
+    """Of all texts in their order, to tell whether a resumed run sees the same ones."""
+    text = json.dumps([list(map(list, pairs)), list(map(list, validation))], ensure_ascii=False)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _new_checkpoint(
+    model: str, pairs: Sequence[Pair], sizes: dict[str, Any], vocab_size: int, options: TrainingOptions, digest: str
+) -> Checkpoint:
+    if not pairs:
+        raise TrainingError("found no training pairs, expected at least one batch of them; give more data")
+    tokenizer = train_tokenizer([text for pair in pairs for text in pair], vocab_size)
+    config = ReferenceConfig(model=model, vocab_size=Tokenizer(tokenizer).size, **sizes)
+    with torch.random.fork_rng():
+        torch.manual_seed(options.seed)
+        weights = weights_of(build(config))
+    asked = {"vocab_size": vocab_size, "options": options.to_dict(), "data": digest}
+    counters = {"step": 0, "epoch": 0, "batch": 0, "losses": 0.0, "n_losses": 0, "best_step": 0, "history": []}
+    return Checkpoint(config, weights, tokenizer, training={**asked, **counters})
+
+
+def _continued(
+    folder: Path,
+    checkpoint: Checkpoint,
+    sizes: dict[str, Any],
+    vocab_size: int | None,
+    given: dict[str, Any],
+    digest: str,
+) -> TrainingOptions:
+    """The options of a run that goes on. Raises InvalidOption, naming all, for what differs from how it began."""
+    earlier = checkpoint.training
+    try:
+        begun = {**checkpoint.config.to_dict(), **earlier["options"], "vocab_size": earlier["vocab_size"]}
+        options = TrainingOptions(**{**earlier["options"], **given})
+        missing = {"step", "epoch", "batch", "losses", "n_losses", "best_step", "history"} - set(earlier)
+        if missing:
+            raise KeyError(min(missing))
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder}/training_state.json can't be used ({error}), expected what `s2s train` writes; "
+            "restore it, or train anew"
+        ) from error
+    asked = {**sizes, **given, **({} if vocab_size is None else {"vocab_size": vocab_size})}
+    changed = [
+        f"{name} is {value} and was {begun.get(name)}"
+        for name, value in asked.items()
+        if name not in MAY_CHANGE and begun.get(name) != value
+    ]
+    if changed:
+        raise InvalidOption(
+            f"{folder} can't resume with other options: {'; '.join(changed)}; expected those it began with; "
+            "leave them out, or train anew"
+        )
+    if digest != earlier.get("data"):
+        raise TrainingError(
+            f"{folder} was trained on other pairs, expected the same ones; give its data again, or train anew"
+        )
+    earlier["options"] = options.to_dict()
+    return options
