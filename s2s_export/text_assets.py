@@ -1,0 +1,371 @@
+"""At export: the checkpoint's tokenizer becomes files in the bundle and an entry in its manifest.
+
+The tokenizer is loaded with transformers' `AutoTokenizer`, and what is written is what that object does, not what its
+files say: transformers 4 and 5 rebuild some tokenizers while they load them. A tokenizer that runs on the `tokenizers`
+package is serialized; one written in Python has its sentencepiece models and vocabularies copied and its tables noted.
+Every written tokenizer is read back by the runtime half and compared with the original before the export goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from s2s_export import text_check
+from s2s_export.errors import CheckpointError, UnsupportedModel
+from s2s_export.text.entry import SOURCE_LANG
+
+# A checkpoint that has none of these has no tokenizer; one that has some of them must have all that its class needs.
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+)
+_TOKENIZER_SUFFIXES = (".spm", ".model")
+
+# How a model of this tokenizer is asked for a target language.
+_TARGET_LANGUAGE_BY = {
+    "MBartTokenizer": "decoder_start_token_id",
+    "PLBartTokenizer": "decoder_start_token_id",
+    "MBart50Tokenizer": "forced_bos_token_id",
+    "M2M100Tokenizer": "forced_bos_token_id",
+    "NllbTokenizer": "forced_bos_token_id",
+}
+_LANGUAGE_TOKEN = re.compile(r"[a-z]{2,3}_([A-Z]{2}|[A-Z][a-z]{3})")  # en_XX, eng_Latn
+
+
+def write_tokenizer(checkpoint: Path, folder: Path) -> dict[str, Any] | None:
+    """Write the tokenizer of `checkpoint` into `folder` and return its manifest entry.
+
+    None when the checkpoint has no tokenizer files. Raises CheckpointError when they are damaged or incomplete or when
+    the written tokenizer differs from transformers' own, UnsupportedModel for a tokenizer that no kind expresses.
+    """
+    checkpoint, folder = Path(checkpoint), Path(folder)
+    if not _has_tokenizer(checkpoint):
+        return None
+    original = load_original(checkpoint)
+    folder.mkdir(parents=True, exist_ok=True)
+    entry = _writer(original)(original, folder)
+    text_check.compare(original, folder, entry)
+    return entry
+
+
+def write_sentencepiece(
+    model: Path,
+    folder: Path,
+    *,
+    eos_id: int,
+    bos_id: int | None = None,
+    pad_id: int | None = None,
+    unk_id: int | None = None,
+    target_model: Path | None = None,
+    append_eos: bool = True,
+    prepend_bos: bool = False,
+) -> dict[str, Any]:
+    """Copy a sentencepiece model whose ids are the model's ids, and return its manifest entry."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {"model": "source.model"}
+    shutil.copyfile(model, folder / files["model"])
+    if target_model is not None:
+        files["target_model"] = "target.model"
+        shutil.copyfile(target_model, folder / files["target_model"])
+    ids = {"pad": pad_id, "bos": bos_id, "eos": eos_id, "unk": unk_id}
+    if prepend_bos and bos_id is None:
+        raise CheckpointError("the tokenizer prepends a token at the start, but names no bos id; give one")
+    return {
+        "kind": "sentencepiece",
+        "files": files,
+        "special_ids": {name: value for name, value in ids.items() if value is not None},
+        "template": {"prefix": [bos_id] if prepend_bos else [], "suffix": [eos_id] if append_eos else []},
+        "languages": {},
+        "source_lang": None,
+        "target_lang": None,
+        "target_language_by": None,
+        "model_max_length": None,
+        "decode": {
+            "clean_up_tokenization_spaces": False,
+            "skip_ids": sorted({value for value in (pad_id, bos_id, eos_id) if value is not None}),
+            "spaces_between_special_tokens": False,
+        },
+        "options": {"offset": 0},
+    }
+
+
+def load_original(checkpoint: Path) -> Any:
+    """transformers' own tokenizer of a local checkpoint. Raises CheckpointError in one sentence."""
+    from transformers import AutoTokenizer
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what transformers recommends to install changes no ids
+            tokenizer = AutoTokenizer.from_pretrained(str(checkpoint), local_files_only=True)
+    except Exception as error:  # whatever transformers, tokenizers or sentencepiece make of a damaged file
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise CheckpointError(
+            f"the tokenizer in {checkpoint} can't be loaded ({reason}); restore its files, or remove all of them to "
+            "export a model that takes ids only"
+        ) from error
+    _require_files(checkpoint, tokenizer)
+    return tokenizer
+
+
+def _has_tokenizer(checkpoint: Path) -> bool:
+    return any((checkpoint / name).is_file() for name in _TOKENIZER_FILES) or any(
+        path.suffix in _TOKENIZER_SUFFIXES for path in checkpoint.iterdir()
+    )
+
+
+def _require_files(checkpoint: Path, tokenizer: Any) -> None:
+    """transformers 5 makes an empty vocabulary when files are missing; a bundle must not."""
+    names = dict(type(tokenizer).vocab_files_names)
+    whole = names.pop("tokenizer_file", "tokenizer.json")
+    if tokenizer.is_fast and (checkpoint / whole).is_file():
+        return
+    names.pop("tokenizer_config_file", None)
+    if not getattr(tokenizer, "separate_vocabs", False):
+        names.pop("target_vocab_file", None)
+    missing = sorted(name for name in names.values() if not (checkpoint / name).is_file())
+    if missing:
+        raise CheckpointError(
+            f"the tokenizer in {checkpoint} lacks {', '.join(missing)}, which {type(tokenizer).__name__} needs; "
+            "restore the files, or remove all tokenizer files to export a model that takes ids only"
+        )
+
+
+def _writer(tokenizer: Any) -> Callable[[Any, Path], dict[str, Any]]:
+    if tokenizer.is_fast:
+        return _write_fast
+    for name in _class_names(tokenizer):
+        if name in _WRITERS:
+            return _WRITERS[name]
+    raise UnsupportedModel(
+        f"the checkpoint's tokenizer is a {type(tokenizer).__name__} written in Python, expected one with a "
+        f"tokenizer.json or one of {', '.join(sorted(_WRITERS))}; remove the tokenizer files to export for ids only"
+    )
+
+
+def _class_names(tokenizer: Any) -> list[str]:
+    return [base.__name__.removesuffix("Fast") for base in type(tokenizer).__mro__]
+
+
+# --- one writer a kind: (transformers' tokenizer, folder) -> manifest entry
+
+
+def _write_fast(tokenizer: Any, folder: Path) -> dict[str, Any]:
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    if backend["model"].get("dropout"):
+        raise UnsupportedModel(
+            f"the tokenizer's BPE model has dropout {backend['model']['dropout']}, so that its ids are random; "
+            "set dropout to null in tokenizer.json"
+        )
+    backend["truncation"] = backend["padding"] = None
+    (folder / "tokenizer.json").write_text(json.dumps(backend, ensure_ascii=False), encoding="utf-8")
+    entry = _common(tokenizer, "fast", {"tokenizer": "tokenizer.json"})
+    entry["decode"]["skip_ids"] = sorted(token["id"] for token in backend["added_tokens"] if token["special"])
+    entry["options"] = {"split_special_tokens": bool(getattr(tokenizer, "split_special_tokens", False))}
+    forced = getattr(tokenizer, "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output", None)
+    if forced is False and backend["model"].get("type") == "BPE":  # transformers 5
+        entry["decode"]["clean_up_tokenization_spaces"] = False
+    return entry
+
+
+def _write_marian(tokenizer: Any, folder: Path) -> dict[str, Any]:
+    _refuse_sampling(tokenizer)
+    files = {"source": "source.spm", "target": "target.spm", "vocab": "vocab.json"}
+    for role, path in zip(("source", "target"), tokenizer.spm_files, strict=True):
+        shutil.copyfile(path, folder / files[role])
+    _write_json(tokenizer.encoder, folder / files["vocab"])
+    if tokenizer.separate_vocabs:
+        files["target_vocab"] = "target_vocab.json"
+        _write_json(tokenizer.target_encoder, folder / files["target_vocab"])
+    entry = _common(tokenizer, "marian", files)
+    tokenizer.decode([tokenizer.eos_token_id])
+    entry["options"] = {
+        **_piece_options(tokenizer),
+        "unk_token": str(tokenizer.unk_token),
+        "decode_with": "source" if tokenizer._decode_use_source_tokenizer else "target",
+        "unlisted_ids": "piece" if _refuses_unlisted_ids(tokenizer) else "unk",
+    }
+    codes = tokenizer.supported_language_codes
+    entry["languages"] = {code[2:-2]: tokenizer.encoder[code] for code in codes}
+    if codes:
+        entry["target_language_by"] = "source_prefix"
+        target = str(tokenizer.target_lang).removeprefix(">>").removesuffix("<<")
+        entry["target_lang"] = target if target in entry["languages"] else None
+    return entry
+
+
+def _write_m2m100(tokenizer: Any, folder: Path) -> dict[str, Any]:
+    _refuse_sampling(tokenizer)
+    files = {"model": "sentencepiece.bpe.model", "vocab": "vocab.json"}
+    shutil.copyfile(tokenizer.spm_file, folder / files["model"])
+    _write_json(tokenizer.encoder, folder / files["vocab"])
+    entry = _common(tokenizer, "spm_vocab", files)
+    entry["options"] = {
+        **_piece_options(tokenizer),
+        "unk_token": str(tokenizer.unk_token),
+        "language_tokens": dict(tokenizer.lang_token_to_id),
+    }
+    return entry
+
+
+def _write_byt5(tokenizer: Any, folder: Path) -> dict[str, Any]:
+    entry = _common(tokenizer, "bytes", {})
+    entry["options"] = {**_piece_options(tokenizer), "offset": tokenizer.offset}
+    return entry
+
+
+_WRITERS: dict[str, Callable[[Any, Path], dict[str, Any]]] = {
+    "MarianTokenizer": _write_marian,
+    "M2M100Tokenizer": _write_m2m100,
+    "ByT5Tokenizer": _write_byt5,
+}
+
+
+# --- the entry's parts
+
+
+def _common(tokenizer: Any, kind: str, files: Mapping[str, str]) -> dict[str, Any]:
+    """The entry without its options; `text/entry.py` explains the fields."""
+    languages = _languages(tokenizer)
+    prefix, suffix = _template(tokenizer, languages)
+    longest = tokenizer.model_max_length
+    special = {name: getattr(tokenizer, f"{name}_token_id", None) for name in ("pad", "bos", "eos", "unk")}
+    target = getattr(tokenizer, "tgt_lang", None)
+    return {
+        "kind": kind,
+        "files": dict(files),
+        "special_ids": {name: value for name, value in special.items() if value is not None},
+        "template": {"prefix": prefix, "suffix": suffix},
+        "languages": languages,
+        "source_lang": tokenizer.src_lang if languages else None,
+        "target_lang": target if target in languages else None,
+        "target_language_by": _target_language_by(tokenizer) if languages else None,
+        "model_max_length": int(longest) if longest and longest < 1e9 else None,  # transformers writes 1e30 for none
+        "decode": {
+            "clean_up_tokenization_spaces": bool(tokenizer.clean_up_tokenization_spaces),
+            "skip_ids": sorted({value for value in tokenizer.all_special_ids if value is not None}),
+            "spaces_between_special_tokens": _is_version_4() and not tokenizer.is_fast,
+        },
+        "options": {},
+    }
+
+
+def _languages(tokenizer: Any) -> dict[str, int]:
+    """Language code -> id, for a tokenizer whose template names the source's language."""
+    if not hasattr(tokenizer, "set_src_lang_special_tokens"):
+        return {}
+    codes = dict(getattr(tokenizer, "lang_code_to_id", None) or {})
+    for token in (*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()):
+        if _LANGUAGE_TOKEN.fullmatch(str(token)):
+            codes.setdefault(str(token), tokenizer.convert_tokens_to_ids(str(token)))
+    return {code: value for code, value in codes.items() if value not in (None, tokenizer.unk_token_id)}
+
+
+def _template(tokenizer: Any, languages: Mapping[str, int]) -> tuple[list[int | str], list[int | str]]:
+    """What the tokenizer puts before and after the ids of a text, with the source's language as a placeholder."""
+    if not languages:
+        return _surroundings(tokenizer)
+    usual = tokenizer.src_lang
+    if usual not in languages:
+        raise CheckpointError(
+            f"the tokenizer's source language '{usual}' is not among its languages, expected one of "
+            f"{', '.join(sorted(languages)[:5])}, ..; correct src_lang in tokenizer_config.json"
+        )
+    other = next((code for code in languages if code != usual), usual)
+    seen = []
+    for code in (usual, other):
+        tokenizer.src_lang = code
+        seen.append(
+            [
+                [SOURCE_LANG if value == languages[code] else value for value in side]
+                for side in _surroundings(tokenizer)
+            ]
+        )
+    tokenizer.src_lang = usual
+    prefix, suffix = seen[0]
+    return prefix, suffix
+
+
+def _surroundings(tokenizer: Any) -> tuple[list[int | str], list[int | str]]:
+    text = "a 1"
+    inner, whole = tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer(text)["input_ids"]
+    for start in range(len(whole) - len(inner) + 1):
+        if inner and whole[start : start + len(inner)] == inner:
+            return whole[:start], whole[start + len(inner) :]
+    raise UnsupportedModel(
+        f"the tokenizer {type(tokenizer).__name__} changes a text's ids where it adds special tokens, expected tokens "
+        "before and after; remove the tokenizer files to export for ids only"
+    )
+
+
+def _target_language_by(tokenizer: Any) -> str:
+    for name in _class_names(tokenizer):
+        if name in _TARGET_LANGUAGE_BY:
+            return _TARGET_LANGUAGE_BY[name]
+    raise UnsupportedModel(
+        f"it is not known how a model with a {type(tokenizer).__name__} is asked for a target language, expected one "
+        f"of {', '.join(sorted(_TARGET_LANGUAGE_BY))}; remove the tokenizer files to export for ids only"
+    )
+
+
+def _piece_options(tokenizer: Any) -> dict[str, Any]:
+    """What `text/pieces.py` reads."""
+    specials = [str(token) for token in tokenizer.all_special_tokens]
+    separate = None
+    if _is_version_4():
+        beyond = (t for t in tokenizer.additional_special_tokens)
+        separate = sorted(
+            set(tokenizer._added_tokens_encoder) - set(specials)
+            | {token for token in beyond if tokenizer.convert_tokens_to_ids(token) >= tokenizer.vocab_size}
+        )
+    return {
+        "added_tokens": [
+            {
+                "id": number,
+                "content": token.content,
+                "lstrip": token.lstrip,
+                "rstrip": token.rstrip,
+                "single_word": token.single_word,
+            }
+            for number, token in sorted(tokenizer._added_tokens_decoder.items())
+        ],
+        "special_tokens": specials,
+        "split_special_tokens": bool(tokenizer.split_special_tokens),
+        "separate_added_tokens": separate,
+    }
+
+
+def _refuse_sampling(tokenizer: Any) -> None:
+    if (tokenizer.sp_model_kwargs or {}).get("enable_sampling"):
+        raise UnsupportedModel(
+            "the tokenizer samples its pieces (sp_model_kwargs.enable_sampling), so that its ids are random; remove "
+            "sp_model_kwargs from tokenizer_config.json"
+        )
+
+
+def _refuses_unlisted_ids(tokenizer: Any) -> bool:
+    try:
+        tokenizer.convert_ids_to_tokens(2**31 - 1)
+    except Exception:  # sentencepiece's own
+        return True
+    return False
+
+
+def _is_version_4() -> bool:
+    import transformers
+
+    return int(transformers.__version__.split(".")[0]) < 5
+
+
+def _write_json(data: Any, path: Path) -> None:
+    path.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
