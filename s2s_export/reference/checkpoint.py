@@ -180,6 +180,7 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     safetensors.torch.save_file({name: value.contiguous() for name, value in tensors.items()}, path, {"format": "pt"})
+    path.chmod(0o644)  # safetensors writes for the owner only
     _flush(path)
 
 

@@ -127,7 +127,7 @@ class Run:
                     stopped = "patience"
                 if interrupted.is_set():
                     self._save()
-                    raise KeyboardInterrupt
+                    raise KeyboardInterrupt(f"{self._what_is_kept()}; go on from there with --resume")
             if self.saved_at != self.state["step"] or not self.history:
                 self._evaluate()
             return self._report(stopped, n_skipped, time.monotonic() - start)

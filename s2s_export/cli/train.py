@@ -1,0 +1,159 @@
+"""`s2s train`: a reference model from pairs of texts, or from the built-in corpus."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..errors import InvalidOption, MissingExtra, TrainingError
+from ..reference import MODELS, ReferenceConfig
+from ..training.options import DEFAULT_VOCAB_SIZE, TrainingOptions
+
+N_PAIRS = 20000  # of the built-in corpus
+HELD_OUT = 0.05  # of the pairs, where no validation data is given
+PACKAGES = ("torch", "safetensors", "sacrebleu", "transformers", "num2words", "babel")
+
+SIZES = {field.name: field for field in dataclasses.fields(ReferenceConfig)}
+OPTIONS = {field.name: field.default for field in dataclasses.fields(TrainingOptions)}
+
+
+def option(name: str, kind: Any, text: str) -> Any:
+    """A flag of a size or training option. Left out it is None, so that a resumed run keeps what it began with."""
+    default = OPTIONS.get(name, SIZES[name].default if name in SIZES else None)
+    shown = f" [default: {default}]" if default is not None else ""
+    return click.option("--" + name.replace("_", "-"), name, type=kind, default=None, help=text + shown)
+
+
+@click.command("train")
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("--model", type=click.Choice(MODELS), required=True, help="Which encoder-decoder.")
+@click.option("--data", type=click.Path(path_type=Path), help="Pairs: source TAB target a line, UTF-8. Left out: "
+              "generated English numbers, dates, times and amounts.")  # fmt: skip
+@click.option("--validation-data", type=click.Path(path_type=Path), help="Pairs to validate on. Left out: "
+              f"{HELD_OUT:.0%} of the pairs, held out of training.")  # fmt: skip
+@click.option("--languages", help="Target languages of the built-in corpus. [default: de,fr]")
+@click.option("--n-pairs", type=int, help=f"Size of the built-in corpus. [default: {N_PAIRS}]")
+@click.option("--resume", is_flag=True, help="Go on with the run that left CHECKPOINT.")
+@option("max_steps", int, "Updates of the weights.")
+@option("seed", int, "Of weights, batches and dropout.")
+@option("batch_tokens", int, "Tokens of a batch, source and target, with padding.")
+@option("learning_rate", float, "The highest; it falls as 1 / sqrt(step) after the warm-up.")
+@option("warmup_steps", int, "Steps until the highest learning rate.")
+@option("label_smoothing", float, "Part of each target spread over the vocabulary.")
+@option("clip_norm", float, "The gradient's largest norm.")
+@option("evaluate_every", int, "Steps between evaluations; each saves the checkpoint.")
+@option("patience", int, "Stop after so many evaluations without a better validation loss; 0: never.")
+@option("metric_pairs", int, "Validation pairs to translate at each evaluation; 0: loss only.")
+@option("device", str, "auto, cpu, cuda or cuda:N.")
+@click.option("--vocab-size", type=int, help=f"The most subwords. [default: {DEFAULT_VOCAB_SIZE}]")
+@option("d_model", int, "Width of embeddings.")
+@option("hidden_size", int, "Units of a recurrent layer. [default: d_model]")
+@option("encoder_layers", int, "Layers of the encoder.")
+@option("decoder_layers", int, "Layers of the decoder.")
+@option("dropout", float, "Probability.")
+@option("max_source_length", int, "Tokens; longer pairs are left out.")
+@option("max_target_length", int, "Tokens; longer pairs are left out.")
+@click.option(
+    "--tie-embeddings/--no-tie-embeddings", default=None, help="One matrix for both embeddings and the output."
+)
+@click.option(
+    "--reverse-source/--keep-source-order", default=None, help="lstm: direction of reading. [default: reverse]"
+)
+@option("cell", str, "attention: gru or lstm. [default: gru]")
+@option("score", str, "attention: additive, dot or general. [default: additive]")
+@option("heads", int, "transformer: attention heads. [default: 4]")
+@option("ff_size", int, "transformer: width of the feed-forward layers. [default: 4 d_model]")
+@option("norm", str, "transformer: pre or post. [default: pre]")
+@option("positions", str, "transformer: sinusoidal or learned. [default: sinusoidal]")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; the same number repeats a run bit for bit.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+@click.option("--json", "as_json", is_flag=True, help="The result as one JSON object.")
+def command(
+    checkpoint: Path,
+    model: str,
+    data: Path | None,
+    validation_data: Path | None,
+    languages: str | None,
+    n_pairs: int | None,
+    resume: bool,
+    vocab_size: int | None,
+    threads: int | None,
+    quiet: bool,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Train a reference model, and write its CHECKPOINT: a folder that `s2s export` takes.
+
+    The best weights by validation loss are kept. Ctrl-C saves, and --resume goes on exactly where the run stopped.
+    """
+    for package in PACKAGES:
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtra(package, "train", "s2s train")
+    import torch
+
+    from ..training.corpus import generate_pairs, split
+    from ..training.data import read_pairs
+    from ..training.progress import ProgressBar
+    from ..training.trainer import train
+
+    if data is not None and (languages is not None or n_pairs is not None):
+        raise InvalidOption(
+            "--languages and --n-pairs are of the built-in corpus, and --data is given; leave out one side"
+        )
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if data is not None:
+        pairs = read_pairs(data)
+    else:
+        codes = [code.strip() for code in (languages or "de,fr").split(",") if code.strip()]
+        pairs = generate_pairs(N_PAIRS if n_pairs is None else n_pairs, 1, languages=codes)
+    if validation_data is not None:
+        validation = read_pairs(validation_data)
+    else:
+        pairs, validation = split(pairs, fraction=HELD_OUT)
+        if not validation:
+            raise TrainingError(
+                f"found {len(pairs)} pairs, too few to hold {HELD_OUT:.0%} of them out; give more, or --validation-data"
+            )
+    given = {name: value for name, value in given.items() if value is not None}
+    progress = None if quiet else ProgressBar(sys.stderr)
+    try:
+        report = train(
+            checkpoint,
+            model,
+            pairs,
+            validation,
+            sizes={name: value for name, value in given.items() if name in SIZES},
+            options={name: value for name, value in given.items() if name in OPTIONS},
+            vocab_size=vocab_size,
+            resume=resume,
+            **({} if progress is None else {"on_progress": progress}),
+        )
+    except KeyboardInterrupt as interruption:
+        if interruption.args:
+            click.echo(interruption.args[0], err=True)
+        raise
+    finally:
+        if progress:
+            progress.clear()
+    if report.n_skipped and not quiet:
+        click.echo(f"{report.n_skipped} pairs are longer than the lengths allow, and were left out", err=True)
+    if as_json:
+        click.echo(json.dumps(report.to_dict()))
+        return
+    click.echo(
+        f"{report.folder}: {report.model} model, {report.n_parameters:,} parameters, {report.vocab_size} subwords"
+    )
+    why = "the last step" if report.stopped == "max_steps" else "no better validation loss for a while"
+    click.echo(f"stopped after {report.steps} steps ({why}), {report.seconds:.0f} s; best at step {report.best_step}")
+    click.echo(f"validation loss {report.validation_loss:.4f} nats a token")
+    if report.scores:
+        scores = report.scores
+        rates = f"exact {scores.exact_match:.1%}, BLEU {scores.bleu:.1f}, chrF {scores.chrf:.1f}"
+        click.echo(f"{scores.n} validation pairs: {rates}")
