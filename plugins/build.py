@@ -1,0 +1,205 @@
+"""Compiles the plugins: kernels for GPUs (nvcc) and the same kernels for this CPU (a C++ compiler).
+
+Results live in the user's cache folder, `$XDG_CACHE_HOME/s2s_export/plugins` or `~/.cache/...`, in a folder named by a
+hash of sources, flags, architecture and compiler. A lock keeps two processes from building the same thing, and a result
+is moved into place whole. Nothing is ever written beside the sources.
+
+    python -m s2s_export.plugin_sources            builds every folder's binary for all architectures
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from s2s_export.errors import BuildError
+
+ROOT = Path(__file__).resolve().parent
+ARCHITECTURES = (75, 80, 86, 87, 89, 90, 100, 110, 120)
+PTX_ARCHITECTURE = 75  # the lowest, so that the driver can compile for any that the list lacks
+DEVICE_FLAGS = ("-std=c++17", "-O3", "--threads", "1", "-Xptxas", "-v")
+HOST_FLAGS = (
+    *("-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-fPIC", "-shared"),
+    *("-fvisibility=hidden", "-fno-gnu-unique"),  # each library keeps its own emulated machine
+    "-fno-strict-aliasing",  # vectors are read as their elements, which CUDA allows
+)
+SANITIZE_FLAGS = (
+    "-fsanitize=address,undefined",
+    "-fno-sanitize-recover=undefined",
+    "-g",
+    "-O1",
+    "-Wno-maybe-uninitialized",
+)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What ptxas reports of one kernel."""
+
+    kernel: str
+    registers: int
+    spill_bytes: int
+    shared_bytes: int
+
+
+def host_library(folder: str, sanitize: bool = False) -> Path:
+    """The folder's kernels and launcher as a library for this CPU. `sanitize`: with address and undefined checks."""
+    compiler = find_compiler("c++", "g++", "clang++")
+    flags = (*HOST_FLAGS, *(SANITIZE_FLAGS if sanitize else ()))
+
+    def compile_to(output: Path) -> str:
+        return _run([compiler, *flags, "-x", "c++", str(launcher(folder)), "-o", str(output)])
+
+    return _cached(folder, f"{folder}.so", (compiler, *flags), compile_to)
+
+
+def cubin(folder: str, architecture: int) -> Path:
+    """The folder's kernels for one compute capability, say 90. Beside it, `.log` holds the compiler's report."""
+    nvcc = find_nvcc()
+    flags = (*DEVICE_FLAGS, "-cubin", f"-arch=sm_{architecture}")
+    name = f"{folder}.sm_{architecture}.cubin"
+    return _cached(
+        folder, name, (nvcc, *flags), lambda output: _run([nvcc, *flags, str(launcher(folder)), "-o", output])
+    )
+
+
+def ptx(folder: str) -> Path:
+    """The folder's kernels as PTX of the lowest architecture."""
+    nvcc = find_nvcc()
+    flags = (*DEVICE_FLAGS, "-ptx", f"-arch=compute_{PTX_ARCHITECTURE}")
+    name = f"{folder}.compute_{PTX_ARCHITECTURE}.ptx"
+    return _cached(
+        folder, name, (nvcc, *flags), lambda output: _run([nvcc, *flags, str(launcher(folder)), "-o", output])
+    )
+
+
+def fatbin(folder: str, architectures: Sequence[int] = ARCHITECTURES) -> Path:
+    """One compressed binary for all `architectures`, with PTX for newer ones."""
+    tool = str(Path(find_nvcc()).resolve().with_name("fatbinary"))
+    if not Path(tool).is_file():
+        raise BuildError(f"no fatbinary beside nvcc ({tool}); expected it in the CUDA toolkit; reinstall the toolkit")
+    flags = ("-64", "--compress-mode=size", *map(str, architectures))
+
+    def combine(output: Path) -> str:
+        images = [f"--image3=kind=elf,sm={a},file={cubin(folder, a)}" for a in architectures]
+        images.append(f"--image3=kind=ptx,sm={PTX_ARCHITECTURE},file={ptx(folder)}")
+        return _run([tool, *flags[:2], f"--create={output}", *images])
+
+    return _cached(folder, f"{folder}.fatbin", (tool, *flags), combine)
+
+
+def usage(binary: Path) -> list[Usage]:
+    """Registers, spills and shared memory of every kernel of a cubin, from the report beside it."""
+    report = binary.with_suffix(binary.suffix + ".log").read_text()
+    found = []
+    for part in report.split("Compiling entry function '")[1:]:
+        numbers = {
+            name: int(match.group(1)) if (match := re.search(pattern, part)) else 0
+            for name, pattern in (
+                ("registers", r"Used (\d+) registers"),
+                ("stores", r"(\d+) bytes spill stores"),
+                ("loads", r"(\d+) bytes spill loads"),
+                ("shared", r"(\d+) bytes smem"),
+            )
+        }
+        spills = numbers["stores"] + numbers["loads"]
+        found.append(Usage(part.split("'", 1)[0], numbers["registers"], spills, numbers["shared"]))
+    return found
+
+
+def launcher(folder: str) -> Path:
+    """The one translation unit of a plugin."""
+    source = ROOT / folder / "launcher.cu"
+    if not source.is_file():
+        known = ", ".join(sorted(path.parent.name for path in ROOT.glob("*/launcher.cu")))
+        raise BuildError(f"no plugin '{folder}'; expected one of {known}; name one of these")
+    return source
+
+
+def find_nvcc() -> str:
+    """nvcc, from the path or from $CUDA_HOME. Raises BuildError when there is none."""
+    home = os.environ.get("CUDA_HOME")
+    found = shutil.which("nvcc") or (shutil.which("nvcc", path=str(Path(home) / "bin")) if home else None)
+    if found is None:
+        raise BuildError(
+            "no nvcc; expected the CUDA toolkit on the path or in $CUDA_HOME; install it, or set CUDA_HOME"
+        )
+    return found
+
+
+def find_compiler(*names: str) -> str:
+    """The first C++ compiler of `names` that is installed; `$CXX` goes before all."""
+    for name in (os.environ.get("CXX"), *names):
+        if name and (found := shutil.which(name)):
+            return found
+    raise BuildError(f"no C++ compiler; expected one of {', '.join(names)}; install one, or set CXX")
+
+
+def cache_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "s2s_export" / "plugins"
+
+
+def source_hash(folder: str) -> str:
+    """Of every C++ or CUDA file that a build of the folder may read."""
+    digest = hashlib.sha256()
+    for path in sorted([*(ROOT / "common").iterdir(), *(ROOT / folder).iterdir()]):
+        if path.suffix in {".cu", ".cuh", ".h"}:
+            digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def _cached(folder: str, name: str, recipe: Sequence[str], make: Callable[[Path], str]) -> Path:
+    """The file `name` made by `make` (which returns the compiler's report), from the cache where it is there."""
+    key = hashlib.sha256("\0".join((source_hash(folder), version(recipe[0]), *recipe)).encode()).hexdigest()[:20]
+    place = cache_folder() / f"{folder}-{key}"
+    if (place / name).is_file():
+        return place / name
+    with _locked(place):
+        if not (place / name).is_file():
+            with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}-") as scratch:
+                work = Path(scratch) / "result"
+                work.mkdir()
+                (work / f"{name}.log").write_text(make(work / name))
+                shutil.rmtree(place, ignore_errors=True)
+                work.rename(place)
+    return place / name
+
+
+@contextlib.contextmanager
+def _locked(place: Path) -> Iterator[None]:
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(place.parent / f".{place.name}.lock", "w")  # noqa: SIM115 (closed below)
+    except OSError as problem:
+        raise BuildError(
+            f"can't write to {place.parent} ({problem.strerror}); compiled plugins are kept there; "
+            "make it writable, or set XDG_CACHE_HOME"
+        ) from problem
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@functools.cache
+def version(compiler: str) -> str:
+    """What the compiler says of itself: part of the key."""
+    return subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
+
+
+def _run(command: Sequence[str | Path]) -> str:
+    result = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+    if result.returncode:
+        errors = "\n".join((result.stderr or result.stdout).strip().splitlines()[-20:])
+        raise BuildError(f"{Path(command[0]).name} exited with {result.returncode}; expected 0; it said:\n{errors}")
+    return result.stdout + result.stderr

@@ -1,0 +1,41 @@
+// What both attention launchers need to choose a kernel: the widths that head sizes are rounded up to, and checks.
+#pragma once
+
+#include <cstdio>
+
+#include "cuda_or_host.cuh"
+#include "launch.h"
+
+constexpr int kWidths[] = {32, 64, 128};  // a kernel of width w takes every head size up to w
+constexpr int kMaxBeams = 16;
+constexpr int kMaxThreads = 256;
+
+inline int width_index(int head_size) { return head_size <= 32 ? 0 : head_size <= 64 ? 1 : 2; }
+
+// Four warps cover a short history in one or two rounds; more of them only help a long one.
+inline unsigned block_threads(int positions) { return positions <= 128 ? 128 : 256; }
+
+inline bool aligned(const void* pointer) { return pointer != nullptr && reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
+
+// The status that is common to both: element type, head size, beams, extents. S2S_OK when a kernel exists.
+inline int check_extents(int element, int sources, int heads, int beams, int head_size, int positions) {
+  if (element < S2S_FP32 || element > S2S_BF16) return S2S_BAD_ELEMENT;
+  if (head_size < 8 || head_size > 128 || head_size % 8 != 0) return S2S_BAD_HEAD_SIZE;
+  if (beams < 1 || beams > kMaxBeams) return S2S_BAD_BEAMS;
+  if (sources < 1 || sources > 65535 || heads < 1 || heads > 65535 || positions < 1) return S2S_BAD_EXTENT;
+  return S2S_OK;
+}
+
+template <class Parameters>
+struct Instance {
+  const char* name;
+  void (*kernel)(Parameters);
+};
+
+inline void describe(S2SLaunch* launch, const char* kernel, dim3 grid, unsigned threads) {
+  std::snprintf(launch->kernel, sizeof launch->kernel, "%s", kernel);
+  launch->grid[0] = grid.x;
+  launch->grid[1] = grid.y;
+  launch->grid[2] = grid.z;
+  launch->threads = threads;
+}
