@@ -1,0 +1,58 @@
+"""Options and printing that commands share."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def output_options(command: F) -> F:
+    """--quiet, --json, --debug."""
+    command = click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback on failure.")(command)
+    command = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")(command)
+    return click.option("--quiet", "-q", is_flag=True, help="No progress on stderr.")(command)
+
+
+def session_options(command: F) -> F:
+    """--backend, --target, --threads, --batch-size."""
+    for option in (
+        click.option("--batch-size", type=click.IntRange(min=1), help="Sources decoded side by side."),
+        click.option("--threads", type=click.IntRange(min=1), help="Threads of one call."),
+        click.option("--target", help="Which built engine of the bundle to use; see `s2s inspect`."),
+        click.option("--backend", default="auto", show_default=True, help="What executes the graphs; see `s2s doctor`."),
+    ):
+        command = option(command)
+    return command
+
+
+def print_json(value: Any) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def tell(message: str, quiet: bool) -> None:
+    """A line of progress on stderr."""
+    if not quiet:
+        click.echo(message, err=True)
+
+
+@contextmanager
+def bar(length: int, label: str, quiet: bool) -> Iterator[Callable[[int, str], None]]:
+    """A progress bar on stderr when it is a terminal; yields `advance(steps, label)`."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda steps, text="": None
+        return
+    with click.progressbar(length=length, label=label, file=sys.stderr, width=30) as progress:
+
+        def advance(steps: int, text: str = "") -> None:
+            if text:
+                progress.label = text
+            progress.update(steps)
+
+        yield advance

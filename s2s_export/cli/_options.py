@@ -1,0 +1,55 @@
+"""Generation options as command-line flags, by their Hugging Face names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class EarlyStopping(click.ParamType):
+    name = "true|false|never"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        known = {"true": True, "false": False, "never": "never"}
+        if value not in known:
+            self.fail(f"{value!r} is none of true, false, never", param, ctx)
+        return known[value]
+
+
+FLAGS: dict[str, tuple[Any, str]] = {
+    "num_beams": (int, "Beams; 1 is greedy search."),
+    "num_return_sequences": (int, "Hypotheses returned for each source."),
+    "length_penalty": (float, "Exponent of the length by which a score is divided."),
+    "early_stopping": (EarlyStopping(), "Stop when there are as many finished hypotheses as beams."),
+    "max_new_tokens": (int, "Most tokens generated."),
+    "max_length": (int, "Most tokens, decoder prompt included."),
+    "min_length": (int, "Least tokens, decoder prompt included."),
+    "min_new_tokens": (int, "Least tokens generated."),
+    "no_repeat_ngram_size": (int, "No n-gram of this size occurs twice."),
+    "encoder_no_repeat_ngram_size": (int, "No n-gram of this size is copied from the source."),
+    "repetition_penalty": (float, "Above 1 makes tokens that occurred less likely."),
+    "do_sample": (bool, "Sample instead of taking the best."),
+    "temperature": (float, "Divides the logits before sampling."),
+    "top_k": (int, "Sample from this many best tokens."),
+    "top_p": (float, "Sample from the best tokens that have this probability together."),
+    "seed": (int, "Of the sampling."),
+}
+
+
+def generation_options(command: F) -> F:
+    for name, (kind, text) in reversed(FLAGS.items()):
+        flag = f"--{name.replace('_', '-')}"
+        if kind is bool:
+            command = click.option(flag, name, is_flag=True, default=None, help=text)(command)
+        else:
+            command = click.option(flag, name, type=kind, help=text)(command)
+    return command
+
+
+def given(options: dict[str, Any]) -> dict[str, Any]:
+    """What the user set; the rest comes from the checkpoint."""
+    return {name: value for name, value in options.items() if value is not None}

@@ -1,0 +1,44 @@
+"""`s2s export`: flags and printing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ._common import bar, output_options, print_json, tell
+
+
+@click.command("export", short_help="Export a checkpoint to a bundle.")
+@click.argument("checkpoint")
+@click.argument("bundle", type=click.Path())
+@click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16"]), default="fp32", show_default=True,
+              help="What the weights are stored in.")  # fmt: skip
+@click.option("--max-source-length", type=click.IntRange(min=1), help="Limit of a source in tokens.")
+@click.option("--max-target-length", type=click.IntRange(min=1), help="Limit of a target in tokens.")
+@click.option("--force", is_flag=True, help="Replace a bundle that exists.")
+@output_options
+def command(checkpoint: str, bundle: str, quiet: bool, as_json: bool, **options: Any) -> None:
+    """Export CHECKPOINT (a folder in Hugging Face's format, or one that `s2s train` wrote) to the folder BUNDLE.
+
+    Writes the three graphs, compares each output with PyTorch, and moves the bundle into place when all agree.
+    """
+    from ..exporting import STAGES, export
+
+    with bar(len(STAGES), STAGES[0], quiet) as advance:
+        seen: list[str] = []
+
+        def progress(stage: str) -> None:
+            advance(1 if seen else 0, stage)
+            seen.append(stage)
+
+        report = export(checkpoint, bundle, progress=progress, **options)
+        advance(1, "done")
+    if as_json:
+        print_json({"bundle": str(report.path), "family": report.manifest["family"],
+                    "bytes": sum(f["bytes"] for f in report.manifest["files"].values()),
+                    "parity": report.manifest["parity"]})  # fmt: skip
+        return
+    for error in report.parity:
+        tell(error.line(), quiet)
+    click.echo(str(report.path))

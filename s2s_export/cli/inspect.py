@@ -1,0 +1,68 @@
+"""`s2s inspect`: flags and printing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ._common import output_options, print_json
+
+
+@click.command("inspect", short_help="What is in a bundle.")
+@click.argument("bundle", type=click.Path())
+@output_options
+def command(bundle: str, quiet: bool, as_json: bool) -> None:
+    """Print what BUNDLE holds: family, sizes, limits, graphs, languages, engines, and the error measured at export."""
+    from ..bundle import engines, read
+
+    opened = read(bundle)
+    built = engines(opened)
+    if as_json:
+        print_json({**opened.manifest, "engines": built})
+        return
+    manifest = opened.manifest
+    _section(str(opened.path), [
+        ("family", f"{manifest['family']} (model type {manifest['model_type']})"),
+        ("weights", f"{manifest['precision']}, {opened.n_bytes / 2**20:.1f} MiB in all"),
+        ("sizes", ", ".join(f"{name} {value}" for name, value in manifest["sizes"].items())),
+        ("limits", ", ".join(f"{name} {'none' if v is None else v}" for name, v in manifest["limits"].items())),
+        ("tokenizer", _tokenizer(manifest.get("tokenizer"))),
+        ("generation", ", ".join(f"{name}={value}" for name, value in manifest["generation"].items())),
+        ("made by", ", ".join(f"{name} {value}" for name, value in manifest.get("provenance", {}).items())),
+    ])  # fmt: skip
+    for name, graph in manifest["graphs"].items():
+        _section(name, [*_values("in", graph["inputs"]), *_values("out", graph["outputs"])])
+    outputs = manifest.get("parity", {}).get("outputs", [])
+    _section("error against PyTorch", [
+        (f"{o['graph']}/{o['output']}", f"{o['max_error']:.2e}, relative {o['relative']:.2e}") for o in outputs
+    ])  # fmt: skip
+    _section("engines", [(name, _engine(engine)) for name, engine in built.items()] or [("none", "see `s2s build`")])
+
+
+def _section(title: str, rows: list[tuple[str, str]]) -> None:
+    click.echo(title)
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, value in rows:
+        click.echo(f"  {name:<{width}}  {value}")
+
+
+def _values(direction: str, entries: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Values of every layer on one line: `self_key.*`."""
+    lines: dict[str, str] = {}
+    for entry in entries:
+        stem, dot, _ = entry["name"].partition(".")
+        lines[f"{stem}.*" if dot else stem] = f"{entry['dtype']} [{', '.join(map(str, entry['shape']))}]"
+    return [(f"{direction} {name}", text) for name, text in lines.items()]
+
+
+def _tokenizer(entry: dict[str, Any] | None) -> str:
+    if not entry:
+        return "none: takes token ids only"
+    languages = entry.get("languages") or {}
+    return entry["kind"] + (f", {len(languages)} languages" if languages else "")
+
+
+def _engine(engine: dict[str, Any]) -> str:
+    parts = (f"{name} {engine[name]}" for name in ("backend", "precision", "made_for", "bytes") if name in engine)
+    return ", ".join(parts)

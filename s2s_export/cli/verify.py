@@ -1,0 +1,39 @@
+"""`s2s verify`: flags and printing."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from ..errors import ParityError
+from ._common import output_options, print_json, session_options
+
+
+@click.command("verify", short_help="Compare a bundle with its checkpoint.")
+@click.argument("bundle", type=click.Path())
+@click.option("--checkpoint", required=True, help="The checkpoint that the bundle was exported from.")
+@session_options
+@output_options
+def command(
+    bundle: str,
+    checkpoint: str,
+    backend: str,
+    target: str | None,
+    threads: int | None,
+    batch_size: int | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Error of each graph and agreement of decoded tokens against PyTorch; fails when outside tolerance."""
+    from ..verification import verify
+
+    result = verify(bundle, checkpoint, backend=backend, target=target, threads=threads)
+    if as_json:
+        print_json({"is_close": result.is_close, "outputs": [o.record() for o in result.outputs],
+                    "searches": [{**asdict(s), "is_enough": s.is_enough} for s in result.searches]})  # fmt: skip
+    else:
+        for line in [*(o.line() for o in result.outputs), *(s.line() for s in result.searches)]:
+            click.echo(line)
+    if not result.is_close:
+        raise ParityError(f"{bundle}: differs from {checkpoint} by more than the tolerance; export it again")

@@ -1,0 +1,210 @@
+"""Sessions: an open bundle that turns sources into hypotheses. No torch, transformers or onnx below this file.
+
+    session = load("bundle")
+    session.translate(["a text"], num_beams=4)
+    session.generate([[12, 7, 2], [9, 2]], num_beams=4, num_return_sequences=2)
+    for part in session.stream("a text"): print(part, end="")
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from . import backends, decoding, text
+from .bundle import Bundle, read
+from .decoding import GenerationOptions, Hypothesis
+from .errors import InputError, InvalidOption, UsageError
+
+DEFAULT_BATCH_SIZE = 16  # sources decoded side by side
+Ids = Sequence[int]
+
+
+def load(
+    bundle: str | os.PathLike[str],
+    backend: str = backends.AUTO,
+    target: str | None = None,
+    threads: int | None = None,
+    *,
+    verify: bool = True,
+) -> Session:
+    """Open a bundle.
+
+    backend: "auto" takes the best that works here; see `s2s doctor`. target: which built engine to use, None for the
+    portable graphs or the backend's only engine. threads: of one call. verify: compare every file with its sha256.
+    Raises BundleError, BackendUnavailable, EngineError, UnknownOption.
+    """
+    opened = read(bundle, verify=verify)
+    return Session(opened, backends.open_backend(opened, backend, target, threads))
+
+
+class Session:
+    """Decodes with one bundle on one backend. Safe to call from several threads."""
+
+    def __init__(self, bundle: Bundle, backend: backends.Backend) -> None:
+        self.bundle = bundle
+        self.backend = backend
+        entry = bundle.manifest.get("tokenizer")
+        self._tokenizer = text.load(bundle.path / "tokenizer", entry) if entry else None
+
+    @property
+    def tokenizer(self) -> text.Tokenizer:
+        """Raises UsageError for a bundle whose checkpoint had no tokenizer."""
+        if self._tokenizer is None:
+            raise UsageError(f"{self.bundle.path}: has no tokenizer, as its checkpoint had none; give token ids instead")
+        return self._tokenizer
+
+    @property
+    def has_tokenizer(self) -> bool:
+        return self._tokenizer is not None
+
+    def options(self, *, target_lang: str | None = None, **overrides: Any) -> GenerationOptions:
+        """The options of a call, checked: what is given, then the checkpoint's defaults, then transformers' own."""
+        if target_lang is not None:
+            overrides = {**self.tokenizer.target_overrides(target_lang), **overrides}
+        return decoding.resolve(
+            self.bundle.manifest["generation"],
+            overrides,
+            vocabulary_size=self.bundle.vocabulary_size,
+            max_target_length=self.bundle.max_target_length,
+        )
+
+    def encode(
+        self, source: str, *, source_lang: str | None = None, target_lang: str | None = None, truncate: bool = False
+    ) -> list[int]:
+        """Ids of a text, checked against the bundle's limits."""
+        ids = self.tokenizer.encode(source, source_lang=source_lang, target_lang=target_lang)
+        return self.check_source(ids, truncate=truncate)
+
+    def check_source(self, source: Ids, *, truncate: bool = False) -> list[int]:
+        """The source as a list, or InputError: empty, an id outside the vocabulary, longer than the model allows.
+
+        truncate: cut a source that is too long instead, keeping its last id (the end of sentence).
+        """
+        size = self.bundle.manifest["sizes"]["source_vocabulary_size"]
+        limit = self.bundle.max_source_length
+        try:
+            ids = [int(i) for i in source]
+        except (TypeError, ValueError):
+            raise InputError(f"the source is {source!r}; expected a list of token ids") from None
+        if not ids:
+            raise InputError("the source has no tokens; expected at least one id (an empty text still has its end token)")
+        if wrong := [i for i in ids if not 0 <= i < size]:
+            raise InputError(f"the source has the id {wrong[0]}; expected ids from 0 to {size - 1}")
+        if limit is not None and len(ids) > limit:
+            if not truncate:
+                raise InputError(
+                    f"the source has {len(ids)} tokens, but the model allows {limit}; shorten it or allow truncation"
+                )
+            ids = ids[: limit - 1] + ids[-1:]
+        return ids
+
+    def generate(
+        self,
+        sources: Sequence[Ids],
+        *,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        alignments: bool | str = False,
+        truncate: bool = False,
+        **options: Any,
+    ) -> list[list[Hypothesis]]:
+        """Hypotheses of each source, best first.
+
+        sources: token ids. options: generation options by their Hugging Face names. alignments: cross-attention weights
+        with each hypothesis, True for their mean over heads, "heads" for each head and layer as well.
+        """
+        chosen = self.options(**options)
+        checked = []
+        for number, source in enumerate(sources):
+            try:
+                checked.append(self.check_source(source, truncate=truncate))
+            except InputError as error:
+                raise InputError(f"source {number}: {error}") from None
+        return self.decode(checked, chosen, batch_size=batch_size, alignments=alignments)
+
+    def decode(
+        self,
+        sources: Sequence[Ids],
+        options: GenerationOptions,
+        *,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        alignments: bool | str = False,
+        on_batch: Callable[[list[int], list[list[Hypothesis]]], None] | None = None,
+    ) -> list[list[Hypothesis]]:
+        """Like `generate`, for checked sources and options. on_batch: called with indices and hypotheses as they finish."""
+        if batch_size < 1:
+            raise InvalidOption(f"batch_size is {batch_size}; expected at least 1")
+        found: list[list[Hypothesis]] = [[] for _ in sources]
+        for indices in plan_batches([len(source) for source in sources], batch_size):
+            batch = [sources[i] for i in indices]
+            state = self.backend.begin(batch, options.n_rows)
+            hypotheses = decoding.decode(state, batch, options, alignments=alignments, source_numbers=indices)
+            for i, of_source in zip(indices, hypotheses, strict=True):
+                found[i] = [self._with_text(hypothesis) for hypothesis in of_source]
+            if on_batch:
+                on_batch(indices, [found[i] for i in indices])
+        return found
+
+    def translate(
+        self,
+        texts: Sequence[str],
+        *,
+        source_lang: str | None = None,
+        target_lang: str | None = None,
+        truncate: bool = False,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        **options: Any,
+    ) -> list[str]:
+        """The best hypothesis of each text."""
+        if isinstance(texts, str):
+            raise UsageError("translate takes a list of texts, found one text; write [text]")
+        chosen = self.options(target_lang=target_lang, **options)
+        sources = []
+        for number, line in enumerate(texts):
+            try:
+                sources.append(self.encode(line, source_lang=source_lang, target_lang=target_lang, truncate=truncate))
+            except InputError as error:
+                raise InputError(f"text {number}: {error}") from None
+        return [best[0].text or "" for best in self.decode(sources, chosen, batch_size=batch_size)]
+
+    def stream(
+        self,
+        source: str,
+        *,
+        source_lang: str | None = None,
+        target_lang: str | None = None,
+        truncate: bool = False,
+        **options: Any,
+    ) -> Iterator[str]:
+        """The best hypothesis piece by piece, as soon as no later step can change a piece.
+
+        With beams that is the common prefix of all hypotheses that can still win. The pieces joined are the text that
+        `translate` gives.
+        """
+        chosen = self.options(target_lang=target_lang, **options)
+        ids = self.encode(source, source_lang=source_lang, target_lang=target_lang, truncate=truncate)
+        return self._stream(ids, chosen)
+
+    def _stream(self, ids: list[int], options: GenerationOptions) -> Iterator[str]:
+        decoder = text.StreamDecoder(self.tokenizer)
+        state = self.backend.begin([ids], options.n_rows)
+        for tokens in decoding.decode_stream(state, ids, options):
+            if part := decoder.push(tokens):
+                yield part
+        if rest := decoder.finish():
+            yield rest
+
+    def _with_text(self, hypothesis: Hypothesis) -> Hypothesis:
+        if self._tokenizer is None:
+            return hypothesis
+        return dataclasses.replace(hypothesis, text=self._tokenizer.decode(hypothesis.token_ids))
+
+
+def plan_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    """Indices of sources that are decoded together: longest first, so that neighbours need little padding."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
+
