@@ -1,0 +1,23 @@
+"""Decoding: one definition of beam search, greedy search and sampling, equal to transformers' generate().
+
+    options = resolve(generation_config, {"num_beams": 4}, vocabulary_size=V, max_target_length=N)
+    hypotheses = decode(state, sources, options)
+
+`state.py` is what executes the graphs, seen from here. numpy only.
+"""
+
+from .decode import decode, decode_stream
+from .hypothesis import Hypothesis
+from .options import GenerationOptions, resolve
+from .state import DecodeState, StepQuery, StepResult
+
+__all__ = [
+    "DecodeState",
+    "GenerationOptions",
+    "Hypothesis",
+    "StepQuery",
+    "StepResult",
+    "decode",
+    "decode_stream",
+    "resolve",
+]

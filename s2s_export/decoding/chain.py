@@ -1,0 +1,190 @@
+"""All active rules, applied to what a step of the decoder returns.
+
+Letters: B sources, K beams, R = B*K rows, M candidates, Q probed tokens, V vocabulary, W = M+Q or V tokens looked at.
+
+With sparse rules only, the best M tokens of a row and the Q tokens that the rules name are all that can matter: a token
+that no rule names keeps its score, so among the best `n` after the rules it was among the best n + Q before them. The
+search asks for that many, applies the edits to the probed tokens, drops those from the candidates, and has the same
+best `n` as the whole distribution would give. With a dense rule the whole distribution is asked for. Both apply an edit
+with the same function, `apply_edit`, to a flat array of scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .options import GenerationOptions
+from .rule import MINUS_INFINITY, DenseRule, Edit, Rule, SparseRule, View
+from .rules import active
+from .state import Floats, Ints, StepQuery, StepResult
+
+# Tokens a row beyond which the whole distribution is asked for instead: a partial sort of more than this many costs
+# more than copying the distribution out.
+MOST_CANDIDATES = 512
+
+
+@dataclass
+class Scored:
+    """The tokens looked at, after the rules. A token may occur twice, then once with minus infinity.
+
+    ids [B, K, W] int64, or None where W = V and position is id. log_probs [B, K, W]: what the rules make of the
+    log-probabilities. logits [B, K, W]: what they make of the logits, or the same array where that chooses alike.
+    """
+
+    ids: Ints | None
+    log_probs: Floats
+    logits: Floats
+
+
+class Chain:
+    """The rules that `options` switch on, in order."""
+
+    def __init__(self, options: GenerationOptions, vocabulary_size: int, *, dense: bool = False) -> None:
+        self._rules: list[Rule] = active(options, vocabulary_size)
+        self._vocabulary_size = vocabulary_size
+        self._is_dense = dense or any(isinstance(rule, DenseRule) for rule in self._rules)
+        self.reads_history = any(rule.reads_history for rule in self._rules)
+        self.shift_invariant = all(rule.shift_invariant for rule in self._rules)
+        self._last: tuple[list[Edit], int, Plan] | None = None
+
+    def plan(self, view: View, n_rows: tuple[int, int], n_best: int, *, attention: bool = False) -> Plan:
+        """What to ask of the step whose result will be looked at. n_rows: B, K. n_best: tokens wanted of each row."""
+        if self._is_dense:
+            return Plan(StepQuery(1, dense=True, attention=attention), self._rules, view, None)
+        edits = [edit for rule in self._rules if isinstance(rule, SparseRule) and (edit := rule.edit(view)) is not None]
+        if self._last is not None and self._last[1] == n_rows[0] and _same(self._last[0], edits):
+            return self._last[2]
+        probe = Probe(edits, n_rows, self._vocabulary_size)
+        n_candidates = min(n_best + probe.n_changed, self._vocabulary_size)
+        if n_candidates > MOST_CANDIDATES:
+            return Plan(StepQuery(1, dense=True, attention=attention), self._rules, view, None)
+        ids = probe.ids if probe.n_changed else None
+        plan = Plan(StepQuery(n_candidates, ids, attention=attention), self._rules, view, probe)
+        self._last = (edits, n_rows[0], plan)
+        return plan
+
+
+def _same(before: Sequence[Edit], now: Sequence[Edit]) -> bool:
+    return len(before) == len(now) and all(a is b for a, b in zip(before, now, strict=True))
+
+
+class Probe:
+    """The tokens that some edits name, sorted in each row, and where each mention of them is.
+
+    ids [B, K, Q] int64. n_changed: the most different tokens of one row.
+    """
+
+    def __init__(self, edits: Sequence[Edit], n_rows: tuple[int, int], vocabulary_size: int) -> None:
+        self.edits = edits
+        n = n_rows[0] * n_rows[1]
+        # One key a mention: the row, then the id + 1, so that 0 stands for no token and all keys are sorted as one.
+        self._row = (np.arange(n) * (vocabulary_size + 1))[:, None]
+        mentions = [_by_row(edit.ids, n_rows) + 1 for edit in edits]
+        named = np.sort(np.concatenate(mentions, axis=1), axis=1) if mentions else np.zeros((n, 0), dtype=np.int64)
+        self.counts = named > 0
+        self.counts[:, 1:] &= named[:, 1:] != named[:, :-1]
+        self.n_changed = int(self.counts.sum(axis=1).max(initial=0))
+        self._keys = (named + self._row).ravel()
+        self.places = [self._places(mention) for mention in mentions]
+        self.ids = np.maximum(named - 1, 0).reshape(*n_rows, -1)
+
+    def _places(self, mention: Ints) -> Ints:
+        """Flat positions in [R, Q] of the tokens mentioned; one past the end for no token."""
+        return np.where(mention > 0, np.searchsorted(self._keys, mention + self._row), len(self._keys))
+
+    def holds(self, ids: Ints) -> NDArray[np.bool_]:
+        """Which of ids [R, M] are probed in their row."""
+        keys = ids + 1 + self._row
+        found = np.searchsorted(self._keys, keys)
+        held: NDArray[np.bool_] = self._keys[np.minimum(found, len(self._keys) - 1)] == keys
+        return held
+
+
+class Plan:
+    """A query, and how to read its result."""
+
+    def __init__(self, query: StepQuery, rules: Sequence[Rule], view: View, probe: Probe | None) -> None:
+        self.query = query
+        self._rules = rules
+        self._view = view
+        self._probe = probe
+
+    def read(self, result: StepResult, *, logits: bool) -> Scored:
+        """The step's tokens after the rules. logits: the rules' effect on logits is wanted as well."""
+        read = self._read_dense if self._probe is None else self._read_sparse
+        ids, log_probs = read(result, None)
+        return Scored(ids, log_probs, read(result, result.log_normalizer)[1] if logits else log_probs)
+
+    def _read_dense(self, result: StepResult, shift: Floats | None) -> tuple[None, Floats]:
+        if result.log_probs is None:
+            raise ValueError("the decode state returned no log_probs, expected them for a query with dense=True")
+        scores = result.log_probs.astype(np.float32)  # A copy: the state's buffer is not ours to change.
+        if shift is not None:
+            scores += shift[..., None]
+        for rule in self._rules:
+            if isinstance(rule, DenseRule):
+                scores = rule.apply(scores, self._view)
+            elif isinstance(rule, SparseRule) and (edit := rule.edit(self._view)) is not None:
+                scores = edit_dense(scores, edit)
+        return None, scores
+
+    def _read_sparse(self, result: StepResult, shift: Floats | None) -> tuple[Ints, Floats]:
+        probe, candidates, scores = self._probe, result.candidate_ids, result.candidate_log_probs
+        if shift is not None:
+            scores = scores + shift[..., None]
+        if probe is None or not probe.n_changed:
+            return candidates, scores
+        if result.probe_log_probs is None:
+            raise ValueError("the decode state returned no probe_log_probs, expected them for a query with probe_ids")
+        probed = result.probe_log_probs if shift is None else result.probe_log_probs + shift[..., None]
+        n = probed.shape[0] * probed.shape[1]
+        flat = np.append(probed.ravel(), np.float32(0.0))
+        for edit, places in zip(probe.edits, probe.places, strict=True):
+            flat = apply_edit(flat, places, edit)
+        changed = np.where(probe.counts, flat[:-1].reshape(n, -1), MINUS_INFINITY)
+        if any(edit.kind == "only" for edit in probe.edits):
+            kept = np.full_like(scores, MINUS_INFINITY)
+        else:
+            kept = np.where(probe.holds(candidates.reshape(n, -1)).reshape(scores.shape), MINUS_INFINITY, scores)
+        ids = np.concatenate([candidates, probe.ids], axis=-1)
+        return ids, np.concatenate([kept, changed.reshape(probed.shape)], axis=-1)
+
+
+def edit_dense(scores: Floats, edit: Edit) -> Floats:
+    """An edit of the whole distribution [B, K, V], which may be overwritten."""
+    n_sources, n_beams, vocabulary_size = scores.shape
+    ids = _by_row(edit.ids, (n_sources, n_beams))
+    rows = (np.arange(n_sources * n_beams) * vocabulary_size)[:, None]
+    places = np.where(ids >= 0, ids + rows, scores.size)
+    return apply_edit(np.append(scores.ravel(), np.float32(0.0)), places, edit)[:-1].reshape(scores.shape)
+
+
+def apply_edit(scores: Floats, places: Ints, edit: Edit) -> Floats:
+    """Scores [n + 1] after an edit, whose tokens are at `places`; the last score belongs to no token. Overwrites."""
+    if edit.kind == "ban":
+        scores[places] = MINUS_INFINITY
+    elif edit.kind == "add":
+        sums = np.zeros_like(scores)
+        np.add.at(sums, places, np.broadcast_to(np.asarray(edit.amount, dtype=np.float32), places.shape))
+        scores += sums
+    elif edit.kind == "scale":
+        before, amount = scores[places], np.float32(edit.amount)
+        scores[places] = np.where(before < 0, before * amount, before / amount)
+    elif edit.kind == "grow":
+        before = scores[places]
+        with np.errstate(invalid="ignore"):
+            growth = np.abs(before) * np.float32(edit.amount)
+        scores[places] = np.where(np.isfinite(before), before + growth, before)
+    else:
+        scores = np.full_like(scores, MINUS_INFINITY)
+        scores[places] = np.float32(0.0)
+    return scores
+
+
+def _by_row(ids: Ints, n_rows: tuple[int, int]) -> Ints:
+    """[R, n] from [B or 1, K or 1, n]."""
+    return np.broadcast_to(ids, (*n_rows, ids.shape[-1])).reshape(n_rows[0] * n_rows[1], -1)

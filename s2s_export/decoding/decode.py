@@ -1,0 +1,95 @@
+"""The entrance: sources that a decode state holds, and options, to hypotheses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from .draws import Draws
+from .hypothesis import Hypothesis
+from .options import GenerationOptions
+from .rows import RowSearch
+from .search import BeamSearch
+from .state import DecodeState
+
+Search = BeamSearch | RowSearch
+
+
+def decode(
+    state: DecodeState,
+    sources: Sequence[Sequence[int]],
+    options: GenerationOptions,
+    *,
+    alignments: bool | str = False,
+    on_prefix: Callable[[int, list[int]], None] | None = None,
+    source_numbers: Sequence[int] | None = None,
+    leave_early: bool = True,
+) -> list[list[Hypothesis]]:
+    """The outputs of every source, best first (sampled ones in the order of their rows).
+
+    state: holds the sources, `options.n_rows` beams of each, and is used up. sources: the token ids that rules about
+    the source read, without padding; empty ones where a source is no text.
+    alignments: True for `Hypothesis.alignment`, "heads" for `alignment_heads` as well.
+    on_prefix: called with a source's index and the tokens, prompt included, that have become sure since the last call.
+    source_numbers: by which sampling tells sources apart; their indices if None.
+    leave_early: closed sources leave the batch. Changes no output.
+    """
+    search = _make(state, sources, options, alignments, on_prefix is not None, source_numbers, leave_early)
+    if on_prefix is None:
+        while search.advance():
+            pass
+        return search.results
+    n_told = [0] * len(sources)
+    goes_on = True
+    while goes_on:
+        goes_on = search.advance()
+        in_batch = {int(source): place for place, source in enumerate(search.steps.present)}
+        for source in range(len(sources)):
+            if search.results[source]:
+                sure = search.results[source][0].token_ids
+            else:
+                sure = search.stable(in_batch[source])
+            if len(sure) > n_told[source]:
+                on_prefix(source, sure[n_told[source] :])
+                n_told[source] = len(sure)
+    return search.results
+
+
+def decode_stream(
+    state: DecodeState, source: Sequence[int], options: GenerationOptions, *, source_number: int = 0
+) -> Iterator[list[int]]:
+    """Token ids of one source's best output as they become sure; together they are its `token_ids`, prompt included.
+
+    With one beam a token is sure at once. With several, tokens are sure as far as all running beams and the best
+    finished output agree.
+    """
+    search = _make(state, [source], options, False, True, [source_number], True)
+    n_told = 0
+    goes_on = True
+    while goes_on:
+        goes_on = search.advance()
+        sure = search.results[0][0].token_ids if search.results[0] else search.stable(0)
+        if len(sure) > n_told:
+            yield sure[n_told:]
+            n_told = len(sure)
+
+
+def _make(
+    state: DecodeState,
+    sources: Sequence[Sequence[int]],
+    options: GenerationOptions,
+    alignments: bool | str,
+    keep_history: bool,
+    source_numbers: Sequence[int] | None,
+    leave_early: bool,
+) -> Search:
+    draws = Draws(options.seed, range(len(sources)) if source_numbers is None else source_numbers)
+    kind = BeamSearch if options.num_beams > 1 else RowSearch
+    return kind(
+        state,
+        sources,
+        options,
+        draws,
+        alignments=alignments,
+        keep_history=keep_history,
+        leave_early=leave_early,
+    )

@@ -1,0 +1,102 @@
+"""Options that transformers' generate() has and this package does not.
+
+Two tables. `IGNORED` names those that can't change a token: accepted, and without effect. `NO_OPS` names those that
+can, each with the values at which it changes nothing; at any other value it is refused by name.
+A key of a checkpoint's generation_config.json that is in neither table is unknown to transformers too, which keeps such
+keys and does not read them; `resolve` passes over them, while a user's unknown option is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+# What is returned, how the cache is stored or compiled, and settings of assistants that are refused themselves.
+IGNORED = frozenset(
+    {
+        "use_cache",
+        "cache_config",
+        "max_cache_len",
+        "return_dict_in_generate",
+        "output_scores",
+        "output_logits",
+        "output_attentions",
+        "output_hidden_states",
+        "compile_config",
+        "disable_compile",
+        "prefill_chunk_size",
+        "synced_gpus",
+        "trust_remote_code",
+        "transformers_version",
+        "num_assistant_tokens",
+        "num_assistant_tokens_schedule",
+        "assistant_confidence_threshold",
+        "assistant_lookbehind",
+        "target_lookbehind",
+        "assistant_ensemble_weight",
+        "max_matching_ngram_size",
+        "speculation_type",
+        "continuous_batching_config",
+    }
+)
+
+
+def _unset(value: Any) -> bool:
+    return value is None
+
+
+def _off(value: Any) -> bool:
+    return value is None or value is False
+
+
+def _at_most(bound: float) -> Callable[[Any], bool]:
+    return lambda value: value is None or (isinstance(value, (int, float)) and value <= bound)
+
+
+# Name -> whether this value changes nothing.
+NO_OPS: Mapping[str, Callable[[Any], bool]] = {
+    "num_beam_groups": _at_most(1),
+    "diversity_penalty": lambda value: value is None or value == 0,
+    "penalty_alpha": _at_most(0),
+    "guidance_scale": lambda value: value is None or value == 1,
+    "constraints": _unset,
+    "force_words_ids": _unset,
+    "forced_decoder_ids": _unset,
+    "watermarking_config": _unset,
+    "stop_strings": _unset,
+    "max_time": _unset,
+    "dola_layers": _unset,
+    "low_memory": _off,
+    "token_healing": _off,
+    "use_mtp": _off,
+    "is_assistant": _off,
+    "assistant_model": _unset,
+    "assistant_tokenizer": _unset,
+    "assistant_early_exit": _unset,
+    "prompt_lookup_num_tokens": _unset,
+    "logits_processor": _unset,
+    "stopping_criteria": _unset,
+    "prefix_allowed_tokens_fn": _unset,
+    "streamer": _unset,
+    "negative_prompt_ids": _unset,
+    "negative_prompt_attention_mask": _unset,
+    "custom_generate": _unset,
+    "decoder_attention_mask": _unset,
+    "cache_implementation": lambda value: value not in ("quantized", "paged"),
+}
+
+# In a checkpoint's file these are read by no generate() of transformers 5, so there they are passed over.
+INERT_DEFAULTS = frozenset({"forced_decoder_ids"})
+
+
+def refusal(name: str, value: Any, *, is_default: bool) -> str | None:
+    """Why this foreign option can't be honoured, or None where it has no effect or is not in the tables."""
+    if name in IGNORED or name not in NO_OPS or (is_default and name in INERT_DEFAULTS):
+        return None
+    if NO_OPS[name](value):
+        return None
+    return f"{name}={value!r} is not supported"
+
+
+def is_foreign(name: str) -> bool:
+    return name in IGNORED or name in NO_OPS

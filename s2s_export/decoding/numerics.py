@@ -1,0 +1,36 @@
+"""Sums over the vocabulary, in float32 as torch makes them."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .state import Floats
+
+
+def softmax(scores: Floats) -> Floats:
+    """Over the last axis. A row without a finite score becomes NaN, as in torch."""
+    with np.errstate(invalid="ignore"):
+        weights: Floats = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        weights /= weights.sum(axis=-1, keepdims=True)
+    return weights
+
+
+def log_softmax(scores: Floats) -> Floats:
+    """Over the last axis. A row without a finite score becomes NaN, as in torch."""
+    with np.errstate(invalid="ignore"):
+        shifted: Floats = scores - scores.max(axis=-1, keepdims=True)
+        shifted -= np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return shifted
+
+
+def cumulative(values: Floats) -> Floats:
+    """Running sums over the last axis, added up in float64 and rounded to float32, as torch does on a CPU."""
+    return np.cumsum(values, axis=-1, dtype=np.float64).astype(np.float32)
+
+
+def keep_best(scores: Floats, remove: NDArray[np.bool_], n: int) -> Floats:
+    """Minus infinity where `remove` says so, except for tokens that score at least as high as a row's n-th best."""
+    n = min(n, scores.shape[-1])
+    threshold = -np.partition(-scores, n - 1, axis=-1)[..., n - 1 : n]
+    return np.where(remove & (scores < threshold), np.float32(-np.inf), scores)

@@ -1,0 +1,172 @@
+"""What the value of a generation option may be: one converter a kind, each turning what the user or a JSON file gave
+into the immutable form that `GenerationOptions` holds, or raising `BadValue` with what was expected.
+
+`None` never reaches a converter: `resolve` has dealt with it.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+Convert = Callable[[Any], Any]
+
+
+class BadValue(Exception):  # noqa: N818 - it never leaves `resolve`
+    """Says what was expected; `resolve` adds the option's name and what was found."""
+
+
+def boolean(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise BadValue("True or False")
+
+
+def integer(least: int) -> Convert:
+    def convert(value: Any) -> int:
+        found = _integer(value)
+        if found is None or found < least:
+            raise BadValue(f"an integer of at least {least}")
+        return found
+
+    return convert
+
+
+def number(text: str = "a finite number", accept: Callable[[float], bool] = lambda value: True) -> Convert:
+    """A finite float; integers count as floats (a JSON file writes 1 for 1.0)."""
+
+    def convert(value: Any) -> float:
+        found = _number(value)
+        if found is None or not math.isfinite(found) or not accept(found):
+            raise BadValue(text)
+        return found
+
+    return convert
+
+
+def early_stopping(value: Any) -> bool | str:
+    if isinstance(value, bool) or value == "never":
+        return value  # type: ignore[no-any-return]
+    raise BadValue("True, False or 'never'")
+
+
+def token_id(value: Any) -> int:
+    found = _integer(value)
+    if found is None:
+        raise BadValue("a token id")
+    return found
+
+
+def one_token_id(value: Any) -> int:
+    """A token id, or a list of one: generate() takes a list with an id for each source, and a call here has one."""
+    items = _list(value)
+    if items is not None and len(items) == 1:
+        return token_id(items[0])
+    if items is not None:
+        raise BadValue("one token id (sources with different start tokens are separate calls)")
+    return token_id(value)
+
+
+def token_ids(value: Any) -> tuple[int, ...]:
+    """A token id or a list of them."""
+    found = _integer(value)
+    if found is not None:
+        return (found,)
+    return _ids(value, "a token id or a list of token ids")
+
+
+def token_list(value: Any) -> tuple[int, ...]:
+    return _ids(value, "a list of token ids")
+
+
+def prompt(value: Any) -> tuple[int, ...]:
+    """A list of token ids that is not empty; also as a batch of one, [[..]], which is what generate() takes."""
+    expected = "a list of at least one token id"
+    items = _list(value)
+    if items is not None and len(items) == 1 and _list(items[0]) is not None:
+        value = items[0]
+    ids = _ids(value, expected)
+    if not ids:
+        raise BadValue(expected)
+    return ids
+
+
+def words(value: Any) -> tuple[tuple[int, ...], ...]:
+    """A list of words, each a list of token ids; neither may be empty."""
+    expected = "a non-empty list of non-empty lists of token ids"
+    items = _list(value)
+    if not items:
+        raise BadValue(expected)
+    found = tuple(_ids(item, expected) for item in items)
+    if not all(found):
+        raise BadValue(expected)
+    return tuple(dict.fromkeys(found))
+
+
+def sequence_bias(value: Any) -> tuple[tuple[tuple[int, ...], float], ...]:
+    """{(ids): bias} or [[[ids], bias], ...], not empty; the last bias of a repeated sequence holds."""
+    expected = "a non-empty dict of token tuples to numbers, or a list of [token ids, number] pairs"
+    pairs = list(value.items()) if isinstance(value, Mapping) else _list(value)
+    if not pairs:
+        raise BadValue(expected)
+    found: dict[tuple[int, ...], float] = {}
+    for pair in pairs:
+        items = _list(pair)
+        bias = _number(items[1]) if items is not None and len(items) == 2 else None
+        if items is None or bias is None or math.isnan(bias) or bias == math.inf:
+            raise BadValue(expected)
+        ids = _ids(items[0], expected)
+        if not ids:
+            raise BadValue(expected)
+        found[ids] = bias
+    return tuple(found.items())
+
+
+def decay(value: Any) -> tuple[int, float]:
+    """(tokens before it starts, factor)."""
+    expected = "a pair: the number of tokens before the penalty starts, and a factor above 0"
+    items = _list(value)
+    if items is None or len(items) != 2:
+        raise BadValue(expected)
+    start, factor = _integer(items[0]), _number(items[1])
+    if start is None or start < 0 or factor is None or not 0.0 < factor < math.inf:
+        raise BadValue(expected)
+    return start, factor
+
+
+def _integer(value: Any) -> int | None:
+    if isinstance(value, bool):
+        return None
+    try:
+        return int(operator.index(value))
+    except TypeError:
+        return None
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, (bool, str, bytes)):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _list(value: Any) -> list[Any] | None:
+    if hasattr(value, "tolist") and not isinstance(value, (str, bytes)):
+        value = value.tolist()
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        return list(value)
+    return None
+
+
+def _ids(value: Any, expected: str) -> tuple[int, ...]:
+    items = _list(value)
+    if items is None:
+        raise BadValue(expected)
+    found = [_integer(item) for item in items]
+    if any(item is None for item in found):
+        raise BadValue(expected)
+    return tuple(item for item in found if item is not None)

@@ -1,0 +1,109 @@
+"""Decoding with one beam: greedy search, and sampling, where a source may have several independent rows.
+
+As `GenerationMixin._sample` of transformers does it: the rules change logits, a row takes the most likely token or
+draws one, and it is finished with an end token or at max_length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .draws import Draws
+from .hypothesis import Hypothesis
+from .options import GenerationOptions
+from .state import DecodeState, Floats, Ints
+from .steps import LEAVE_AT, Steps
+
+
+class RowSearch:
+    """One batch. `advance` makes a step and says whether there is another; `results` are complete after the last.
+
+    leave_early: sources all of whose rows are finished leave the batch when enough of them are.
+    """
+
+    def __init__(
+        self,
+        state: DecodeState,
+        sources: Sequence[Sequence[int]],
+        options: GenerationOptions,
+        draws: Draws,
+        *,
+        alignments: bool | str = False,
+        keep_history: bool = False,
+        leave_early: bool = True,
+    ) -> None:
+        self.steps = Steps(
+            state,
+            sources,
+            options,
+            alignments=alignments,
+            keep_history=keep_history,
+            whole_distribution=bool(options.do_sample),
+        )
+        self.results: list[list[Hypothesis]] = [[] for _ in sources]
+        self._options = options
+        self._draws = draws
+        self._leave_early = leave_early
+        self._prompt_length = self.steps.length
+        shape = (state.n_sources, options.n_rows)
+        self._is_finished = np.zeros(shape, dtype=bool)
+        self._n_generated = np.zeros(shape, dtype=np.int64)  # Up to and with the end token.
+        # A finished row is fed this until its source leaves; what comes of it is not looked at.
+        self._fill = options.pad_token_id if options.pad_token_id is not None else (*options.eos_token_id, 0)[0]
+
+    def advance(self) -> bool:
+        """One more token. Returns whether the search goes on."""
+        tokens, log_probs = self._choose()
+        tokens = np.where(self._is_finished, self._fill, tokens)
+        self._n_generated += ~self._is_finished
+        for eos in self._options.eos_token_id:
+            self._is_finished |= tokens == eos
+        self.steps.append(tokens, None, log_probs)
+        if self._is_finished.all() or self.steps.length >= self._options.max_length:
+            self._report(np.arange(len(self.steps.present)))
+            return False
+        if self._leave_early:
+            self._let_finished_leave()
+        return True
+
+    def _choose(self) -> tuple[Ints, Floats]:
+        """A token for every row and its log-probability, [B, K]."""
+        scored = self.steps.look(1, logits=True)
+        if self._options.do_sample:
+            at = self._draws.one_each(scored.logits, self.steps.present, self.steps.length)
+        elif scored.ids is None:
+            at = scored.logits.argmax(axis=-1)
+        else:
+            # The lowest of equally likely tokens, whatever order they came in.
+            is_best = scored.logits == scored.logits.max(axis=-1, keepdims=True)
+            at = np.where(is_best, scored.ids, self.steps.state.vocabulary_size).argmin(axis=-1)
+        tokens = at if scored.ids is None else np.take_along_axis(scored.ids, at[..., None], axis=-1)[..., 0]
+        return tokens, np.take_along_axis(scored.log_probs, at[..., None], axis=-1)[..., 0]
+
+    def _let_finished_leave(self) -> None:
+        finished = np.asarray(self._is_finished.all(axis=1))
+        if finished.sum() < max(1.0, LEAVE_AT * len(finished)):
+            return
+        self._report(np.flatnonzero(finished))
+        staying = np.flatnonzero(~finished)
+        self.steps.leave(staying)
+        self._is_finished, self._n_generated = self._is_finished[staying], self._n_generated[staying]
+
+    def _report(self, sources: Ints) -> None:
+        for source in sources.tolist():
+            found = []
+            for row in range(self._options.num_return_sequences):
+                n = int(self._n_generated[source, row])
+                hypothesis = self.steps.hypothesis(source, 0.0, n, row, None)
+                total = sum(hypothesis.token_scores)
+                hypothesis.score = total / float(n) ** self._options.length_penalty
+                found.append(hypothesis)
+            self.results[self.steps.present[source]] = found
+
+    def stable(self, source: int) -> list[int]:
+        """The tokens, prompt included, with which the first output of a present source is sure to begin."""
+        n = int(self._n_generated[source, 0])
+        tokens: list[int] = self.steps.history()[source, 0, : self._prompt_length + n].tolist()
+        return tokens

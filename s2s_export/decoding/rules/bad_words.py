@@ -1,0 +1,32 @@
+"""`bad_words_ids`: bans the token that would complete a sequence."""
+
+from __future__ import annotations
+
+from ..completions import Completions
+from ..options import GenerationOptions
+from ..rule import Edit, SparseRule, View, compact
+
+ORDER = 60
+
+
+class BadWords(SparseRule):
+    """`NoBadWordsLogitsProcessor`: as `sequence_bias` with minus infinity. Entries that are one end token are left out.
+
+    Device: the sequences as padded ids [W, n] with lengths [W].
+    """
+
+    def __init__(self, words: list[tuple[int, ...]]) -> None:
+        self._completions = Completions(words)
+        self.reads_history = self._completions.reads_history
+        self._constant = Edit("ban", self._completions.constant) if self._completions.constant is not None else None
+
+    def edit(self, view: View) -> Edit:
+        if self._constant is not None:
+            return self._constant
+        ids = self._completions.find(view)
+        return Edit("ban", compact(ids, ids >= 0))
+
+
+def from_options(options: GenerationOptions, vocabulary_size: int) -> BadWords | None:
+    words = [word for word in options.bad_words_ids or () if not (len(word) == 1 and word[0] in options.eos_token_id)]
+    return BadWords(words) if words else None

@@ -1,0 +1,31 @@
+"""`begin_suppress_tokens`: not generated as the first token."""
+
+from __future__ import annotations
+
+from ..options import GenerationOptions
+from ..rule import Edit, SparseRule, View, shared_ids
+
+ORDER = 140
+
+
+class BeginSuppressTokens(SparseRule):
+    """`SuppressTokensAtBeginLogitsProcessor`. Where forced_bos_token_id decides the first token, the second is meant.
+
+    Device: the tokens, the length at which they are banned.
+    """
+
+    def __init__(self, tokens: tuple[int, ...], length: int) -> None:
+        self._length = length
+        self._edit = Edit("ban", shared_ids(tokens))
+
+    def edit(self, view: View) -> Edit | None:
+        return self._edit if view.length == self._length else None
+
+
+def from_options(options: GenerationOptions, vocabulary_size: int) -> BeginSuppressTokens | None:
+    if not options.begin_suppress_tokens:
+        return None
+    length = len(options.prompt)
+    if length == 1 and options.forced_bos_token_id is not None:
+        length += 1
+    return BeginSuppressTokens(options.begin_suppress_tokens, length)

@@ -1,0 +1,32 @@
+"""`epsilon_cutoff`, when sampling: keeps the tokens that are at least so likely."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..numerics import keep_best, softmax
+from ..options import GenerationOptions
+from ..rule import DenseRule, View
+from ..state import Floats
+
+ORDER = 210
+
+
+class EpsilonCutoff(DenseRule):
+    """`EpsilonLogitsWarper` (arXiv 2210.15191).
+
+    Device: epsilon, how many tokens to keep at least.
+    """
+
+    def __init__(self, epsilon: float, keep: int) -> None:
+        self._epsilon = np.float32(epsilon)
+        self._keep = keep
+
+    def apply(self, scores: Floats, view: View) -> Floats:
+        return keep_best(scores, softmax(scores) < self._epsilon, self._keep)
+
+
+def from_options(options: GenerationOptions, vocabulary_size: int) -> EpsilonCutoff | None:
+    if not options.do_sample or options.epsilon_cutoff is None or not 0.0 < options.epsilon_cutoff < 1.0:
+        return None
+    return EpsilonCutoff(options.epsilon_cutoff, options.min_tokens_to_keep)

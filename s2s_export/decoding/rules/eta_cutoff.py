@@ -1,0 +1,37 @@
+"""`eta_cutoff`, when sampling: as `epsilon_cutoff`, with a threshold that falls with the entropy."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..numerics import keep_best, log_softmax, softmax
+from ..options import GenerationOptions
+from ..rule import DenseRule, View
+from ..state import Floats
+
+ORDER = 220
+
+
+class EtaCutoff(DenseRule):
+    """`EtaLogitsWarper` (arXiv 2210.15191): the threshold is min(eta, sqrt(eta) * exp(-entropy)).
+
+    Device: eta, how many tokens to keep at least; a sum over the vocabulary.
+    """
+
+    def __init__(self, eta: float, keep: int) -> None:
+        self._eta = np.float32(eta)
+        self._keep = keep
+
+    def apply(self, scores: Floats, view: View) -> Floats:
+        probabilities = softmax(scores)
+        # 0 * -inf counts as 0: torch's Categorical clamps the logarithm to the smallest float32.
+        log_probs = np.maximum(log_softmax(scores), np.finfo(np.float32).min)
+        entropy = -(log_probs * probabilities).sum(axis=-1, keepdims=True)
+        threshold = np.minimum(self._eta, np.sqrt(self._eta) * np.exp(-entropy))
+        return keep_best(scores, probabilities < threshold, self._keep)
+
+
+def from_options(options: GenerationOptions, vocabulary_size: int) -> EtaCutoff | None:
+    if not options.do_sample or options.eta_cutoff is None or not 0.0 < options.eta_cutoff < 1.0:
+        return None
+    return EtaCutoff(options.eta_cutoff, options.min_tokens_to_keep)

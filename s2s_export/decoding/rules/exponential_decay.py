@@ -1,0 +1,35 @@
+"""`exponential_decay_length_penalty`: after some tokens the end becomes ever more likely."""
+
+from __future__ import annotations
+
+from ..options import GenerationOptions
+from ..rule import Edit, SparseRule, View, shared_ids
+
+ORDER = 120
+
+
+class ExponentialDecay(SparseRule):
+    """`ExponentialDecayLengthPenalty`: the score of the end tokens grows by |score| * (factor**n - 1), where n counts
+    the tokens beyond `start`, the prompt not counted.
+
+    A banned end token stays banned, as in transformers 5.23 (in 5.17 it became NaN).
+    Device: the end tokens, start, factor.
+    """
+
+    shift_invariant = False
+
+    def __init__(self, start: int, factor: float, prompt_length: int, eos: tuple[int, ...]) -> None:
+        self._start = start + prompt_length
+        self._factor = factor
+        self._ids = shared_ids(eos)
+
+    def edit(self, view: View) -> Edit | None:
+        n = view.length - self._start
+        return Edit("grow", self._ids, self._factor**n - 1.0) if n > 0 else None
+
+
+def from_options(options: GenerationOptions, vocabulary_size: int) -> ExponentialDecay | None:
+    if options.exponential_decay_length_penalty is None:
+        return None
+    start, factor = options.exponential_decay_length_penalty
+    return ExponentialDecay(start, factor, len(options.prompt), options.eos_token_id)

@@ -1,0 +1,25 @@
+"""`forced_bos_token_id`: the first token after a decoder prompt of one token."""
+
+from __future__ import annotations
+
+from ..options import GenerationOptions
+from ..rule import Edit, SparseRule, View, shared_ids
+
+ORDER = 90
+
+
+class ForcedBos(SparseRule):
+    """`ForcedBOSTokenLogitsProcessor`: nothing is forced after a longer prompt.
+
+    Device: the token, applied where the length is 1.
+    """
+
+    def __init__(self, token: int) -> None:
+        self._edit = Edit("only", shared_ids([token]))
+
+    def edit(self, view: View) -> Edit | None:
+        return self._edit if view.length == 1 else None
+
+
+def from_options(options: GenerationOptions, vocabulary_size: int) -> ForcedBos | None:
+    return ForcedBos(options.forced_bos_token_id) if options.forced_bos_token_id is not None else None

@@ -1,0 +1,28 @@
+"""`forced_eos_token_id`: the last token when an output reaches max_length."""
+
+from __future__ import annotations
+
+from ..options import GenerationOptions
+from ..rule import Edit, SparseRule, View, shared_ids
+
+ORDER = 100
+
+
+class ForcedEos(SparseRule):
+    """`ForcedEOSTokenLogitsProcessor`. The token need not be one of the end tokens.
+
+    Device: the tokens, max_length; applied where the length is max_length - 1.
+    """
+
+    def __init__(self, tokens: tuple[int, ...], max_length: int) -> None:
+        self._last = max_length - 1
+        self._edit = Edit("only", shared_ids(tokens))
+
+    def edit(self, view: View) -> Edit | None:
+        return self._edit if view.length == self._last else None
+
+
+def from_options(options: GenerationOptions, vocabulary_size: int) -> ForcedEos | None:
+    if options.forced_eos_token_id is None:
+        return None
+    return ForcedEos(options.forced_eos_token_id, options.max_length)

@@ -1,0 +1,27 @@
+"""`min_length`: no end token before the text, decoder prompt included, has that many tokens."""
+
+from __future__ import annotations
+
+from ..options import GenerationOptions
+from ..rule import Edit, SparseRule, View, shared_ids
+
+ORDER = 70
+
+
+class MinLength(SparseRule):
+    """`MinLengthLogitsProcessor`. `min_new_tokens` arrives here too: generate() sets min_length from it and adds a
+    processor of the same effect (`MinNewTokensLengthLogitsProcessor`), which need not be applied twice.
+
+    Device: the end tokens, the length before which they are banned.
+    """
+
+    def __init__(self, min_length: int, eos: tuple[int, ...]) -> None:
+        self._min_length = min_length
+        self._edit = Edit("ban", shared_ids(eos))
+
+    def edit(self, view: View) -> Edit | None:
+        return self._edit if view.length < self._min_length else None
+
+
+def from_options(options: GenerationOptions, vocabulary_size: int) -> MinLength | None:
+    return MinLength(options.min_length, options.eos_token_id) if options.min_length and options.eos_token_id else None

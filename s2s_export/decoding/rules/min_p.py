@@ -1,0 +1,36 @@
+"""`min_p`, when sampling: keeps the tokens that are at least p times as likely as the most likely one."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..numerics import softmax
+from ..options import GenerationOptions
+from ..rule import MINUS_INFINITY, DenseRule, View
+from ..state import Floats
+
+ORDER = 190
+
+
+class MinP(DenseRule):
+    """`MinPLogitsWarper` (arXiv 2407.01082).
+
+    Device: p, how many tokens to keep at least.
+    """
+
+    def __init__(self, p: float, keep: int) -> None:
+        self._p = np.float32(p)
+        self._keep = keep
+
+    def apply(self, scores: Floats, view: View) -> Floats:
+        probabilities = softmax(scores)
+        remove = probabilities < self._p * probabilities.max(axis=-1, keepdims=True)
+        best = np.argsort(-probabilities, axis=-1, kind="stable")[..., : self._keep]
+        np.put_along_axis(remove, best, False, axis=-1)
+        return np.where(remove, MINUS_INFINITY, scores)
+
+
+def from_options(options: GenerationOptions, vocabulary_size: int) -> MinP | None:
+    if not options.do_sample or options.min_p is None:
+        return None
+    return MinP(options.min_p, options.min_tokens_to_keep)

@@ -1,0 +1,28 @@
+"""`remove_invalid_values`: no score is infinite or not a number."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..options import GenerationOptions
+from ..rule import DenseRule, View
+from ..state import Floats
+
+ORDER = 110
+
+
+class RemoveInvalidValues(DenseRule):
+    """`InfNanRemoveLogitsProcessor`: NaN becomes 0, and infinities become the largest and smallest finite float32.
+
+    Device: elementwise.
+    """
+
+    shift_invariant = False
+
+    def apply(self, scores: Floats, view: View) -> Floats:
+        limits = np.finfo(np.float32)
+        return np.nan_to_num(scores, copy=False, nan=0.0, posinf=float(limits.max), neginf=float(limits.min))
+
+
+def from_options(options: GenerationOptions, vocabulary_size: int) -> RemoveInvalidValues | None:
+    return RemoveInvalidValues() if options.remove_invalid_values else None

@@ -1,0 +1,24 @@
+"""`renormalize_logits`: the scores are log-probabilities again after all other rules."""
+
+from __future__ import annotations
+
+from ..numerics import log_softmax
+from ..options import GenerationOptions
+from ..rule import DenseRule, View
+from ..state import Floats
+
+ORDER = 230
+
+
+class Renormalize(DenseRule):
+    """`LogitNormalization`: log-softmax.
+
+    Device: a sum over the vocabulary.
+    """
+
+    def apply(self, scores: Floats, view: View) -> Floats:
+        return log_softmax(scores)
+
+
+def from_options(options: GenerationOptions, vocabulary_size: int) -> Renormalize | None:
+    return Renormalize() if options.renormalize_logits else None

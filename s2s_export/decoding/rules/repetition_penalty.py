@@ -1,0 +1,29 @@
+"""`repetition_penalty`: above 1 makes the tokens that were already used less likely."""
+
+from __future__ import annotations
+
+from ..options import GenerationOptions
+from ..rule import Edit, SparseRule, View
+
+ORDER = 30
+
+
+class RepetitionPenalty(SparseRule):
+    """`RepetitionPenaltyLogitsProcessor` (CTRL, arXiv 1909.05858): over every token so far, prompt included, once each.
+
+    Device: the row's tokens [T], the penalty.
+    """
+
+    shift_invariant = False
+    reads_history = True
+
+    def __init__(self, penalty: float) -> None:
+        self._penalty = penalty
+
+    def edit(self, view: View) -> Edit:
+        return Edit("scale", view.history(), self._penalty)
+
+
+def from_options(options: GenerationOptions, vocabulary_size: int) -> RepetitionPenalty | None:
+    penalty = options.repetition_penalty
+    return RepetitionPenalty(penalty) if penalty is not None and penalty != 1.0 else None

@@ -1,0 +1,35 @@
+"""`sequence_bias`: adds a number to the token that would complete a sequence."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..completions import Completions
+from ..options import GenerationOptions
+from ..rule import Edit, SparseRule, View
+
+ORDER = 10
+
+
+class SequenceBias(SparseRule):
+    """`SequenceBiasLogitsProcessor`: a sequence applies when all its tokens but the last end the text so far, prompt
+    included; its last token is then changed. A sequence of one token always applies.
+
+    A sequence may begin where the text does, as in transformers 5.23 (5.17 wanted one token more of context).
+    Device: the sequences as padded ids [W, n] with lengths [W], and a bias each [W].
+    """
+
+    def __init__(self, biases: tuple[tuple[tuple[int, ...], float], ...]) -> None:
+        self._completions = Completions([word for word, _ in biases])
+        self._amounts = np.asarray([biases[i][1] for i in self._completions.permutation], dtype=np.float32)
+        self.reads_history = self._completions.reads_history
+        self._constant = (
+            Edit("add", self._completions.constant, self._amounts) if self._completions.constant is not None else None
+        )
+
+    def edit(self, view: View) -> Edit:
+        return self._constant or Edit("add", self._completions.find(view), self._amounts)
+
+
+def from_options(options: GenerationOptions, vocabulary_size: int) -> SequenceBias | None:
+    return SequenceBias(options.sequence_bias) if options.sequence_bias else None

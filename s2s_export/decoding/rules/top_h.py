@@ -1,0 +1,44 @@
+"""`top_h`, when sampling: keeps the most likely tokens up to a share of the distribution's entropy."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..numerics import cumulative, softmax
+from ..options import GenerationOptions
+from ..rule import MINUS_INFINITY, DenseRule, View
+from ..state import Floats
+
+ORDER = 160
+# Only the most likely tokens are looked at, which bounds the work (transformers' own constant).
+MOST_LIKELY = 100
+
+
+class TopH(DenseRule):
+    """`TopHLogitsWarper` (arXiv 2509.02510): entropies are those of the 100 most likely tokens, renormalised.
+
+    Device: the best 100 tokens, sums over them, the share.
+    """
+
+    def __init__(self, share: float) -> None:
+        self._share = np.float32(share)
+
+    def apply(self, scores: Floats, view: View) -> Floats:
+        best = np.argsort(-scores, axis=-1, kind="stable")[..., :MOST_LIKELY]
+        top = np.take_along_axis(scores, best, axis=-1)
+        # torch's Categorical keeps probabilities away from 0 by one rounding step before it takes their logarithm.
+        probabilities = softmax(top)
+        tiny = np.finfo(np.float32).tiny
+        with np.errstate(divide="ignore", invalid="ignore"):
+            entropy = -(probabilities * np.maximum(np.log(np.maximum(probabilities, tiny)), np.finfo(np.float32).min))
+            terms = -probabilities * np.log(probabilities)
+        budget = entropy.sum(axis=-1, keepdims=True) * self._share
+        keep = cumulative(terms) <= budget
+        keep[..., 0] = True
+        out = np.full_like(scores, MINUS_INFINITY)
+        np.put_along_axis(out, best, np.where(keep, top, MINUS_INFINITY), axis=-1)
+        return out
+
+
+def from_options(options: GenerationOptions, vocabulary_size: int) -> TopH | None:
+    return TopH(options.top_h) if options.do_sample and options.top_h is not None else None

@@ -1,0 +1,39 @@
+"""`top_p`, when sampling: keeps the smallest set of most likely tokens whose probabilities reach p."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..numerics import cumulative, softmax
+from ..options import GenerationOptions
+from ..rule import MINUS_INFINITY, DenseRule, View
+from ..state import Floats
+
+ORDER = 180
+
+
+class TopP(DenseRule):
+    """`TopPLogitsWarper` (nucleus sampling, arXiv 1904.09751): removes the least likely tokens whose probabilities add
+    up to at most 1 - p.
+
+    Device: p, how many tokens to keep at least; a sort.
+    """
+
+    def __init__(self, p: float, keep: int) -> None:
+        self._removed = np.float32(1.0 - p)
+        self._keep = keep
+
+    def apply(self, scores: Floats, view: View) -> Floats:
+        order = np.argsort(scores, axis=-1, kind="stable")
+        ascending = np.take_along_axis(scores, order, axis=-1)
+        remove = cumulative(softmax(ascending)) <= self._removed
+        remove[..., -self._keep :] = False
+        out = np.empty_like(scores)
+        np.put_along_axis(out, order, np.where(remove, MINUS_INFINITY, ascending), axis=-1)
+        return out
+
+
+def from_options(options: GenerationOptions, vocabulary_size: int) -> TopP | None:
+    if not options.do_sample or options.top_p is None or options.top_p >= 1.0:
+        return None
+    return TopP(options.top_p, options.min_tokens_to_keep)

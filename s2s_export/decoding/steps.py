@@ -1,0 +1,202 @@
+"""The steps of one batch: what the decoder is fed, what came back, and the tables from which outputs are read.
+
+Letters: B sources still in the batch, K rows of each (beams or samples), T tokens generated so far, W tokens looked at.
+
+A search calls `look` for the scored tokens of the next position and `append` with the token each row takes and the row
+it continues. Nothing is copied when rows change places: the tables hold [T, B, K] tokens and parents, and an output is
+walked from its end when it is needed. The text so far is kept as [B, K, length] only where a rule or a stream reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .chain import Chain, Scored
+from .hypothesis import Hypothesis
+from .options import GenerationOptions
+from .rule import NO_TOKEN, View
+from .state import DecodeState, Floats, Ints, StepQuery, StepResult
+
+# Sources leave the batch when this share of it is closed: leaving copies tables and caches.
+LEAVE_AT = 0.25
+
+
+class Table:
+    """[T, B, K] of one dtype, growing along T."""
+
+    def __init__(self, n_sources: int, n_rows: int, dtype: type) -> None:
+        self._values: NDArray[np.generic] = np.zeros((16, n_sources, n_rows), dtype=dtype)
+        self._n = 0
+
+    def append(self, values: NDArray[np.generic]) -> None:
+        if self._n == len(self._values):
+            self._values = np.concatenate([self._values, np.zeros_like(self._values)])
+        self._values[self._n] = values
+        self._n += 1
+
+    def keep(self, sources: Ints) -> None:
+        self._values = self._values[:, sources]
+
+    def of(self, source: int) -> NDArray[np.generic]:
+        """[T, K]"""
+        return self._values[: self._n, source]
+
+
+class Steps:
+    """Feeds `state` and remembers.
+
+    present [B]: which of the original sources are still in the batch. length: tokens so far, prompt included.
+    """
+
+    def __init__(
+        self,
+        state: DecodeState,
+        sources: Sequence[Sequence[int]],
+        options: GenerationOptions,
+        *,
+        alignments: bool | str = False,
+        keep_history: bool = False,
+        whole_distribution: bool = False,
+    ) -> None:
+        n_sources, n_rows = state.n_sources, options.n_rows
+        if len(sources) != n_sources or state.n_beams != n_rows:
+            raise ValueError(
+                f"the decode state holds {state.n_sources} sources of {state.n_beams} beams, expected {len(sources)} "
+                f"of {n_rows}; make it for the sources and options that are decoded"
+            )
+        self.state = state
+        self.options = options
+        self.n_rows = n_rows
+        self.present = np.arange(n_sources)
+        self.prompt = list(options.prompt)
+        self.length = len(self.prompt)
+        self._chain = Chain(options, state.vocabulary_size, dense=whole_distribution)
+        self._sources = _padded(sources)
+        self._source_lengths = [len(source) for source in sources]
+        self._alignments = alignments
+        self._attention: list[Floats] = []
+        self._tokens = Table(n_sources, n_rows, np.int64)
+        self._parents = Table(n_sources, n_rows, np.int64)
+        self._scores = Table(n_sources, n_rows, np.float32)
+        self._history: Ints | None = None
+        if keep_history or self._chain.reads_history:
+            self._history = np.tile(np.asarray(self.prompt, dtype=np.int64), (n_sources, n_rows, 1))
+        self._next_tokens, self._next_parents = self._feed_prompt()
+
+    def look(self, n_best: int, *, logits: bool = False) -> Scored:
+        """The next position of every row, [B, K, W]: at least its n_best tokens, after the rules.
+
+        logits: the choice is made on logits and not on log-probabilities, as with one beam.
+        """
+        view = View(self.length, self._sources, self.history)
+        plan = self._chain.plan(view, (len(self.present), self.n_rows), n_best, attention=bool(self._alignments))
+        result = self.state.step(self._next_tokens, self._next_parents, plan.query)
+        self._keep_attention(result)
+        return plan.read(result, logits=logits and not self._chain.shift_invariant)
+
+    def append(self, tokens: Ints, parents: Ints | None, scores: Floats) -> None:
+        """Every row takes a token [B, K] and goes on from the row `parents` [B, K], or from itself where None.
+        scores [B, K]: the log-probabilities of the tokens.
+        """
+        if parents is None:
+            parents = self._same_rows()
+        self._tokens.append(tokens)
+        self._parents.append(parents)
+        self._scores.append(scores)
+        if self._history is not None:
+            before = np.take_along_axis(self._history, parents[:, :, None], axis=1)
+            self._history = np.concatenate([before, tokens[:, :, None]], axis=2)
+        self._next_tokens, self._next_parents = tokens, parents
+        self.length += 1
+
+    def history(self) -> Ints:
+        """[B, K, length]"""
+        if self._history is None:
+            raise RuntimeError("the text so far is not kept, expected a rule that reads it to say `reads_history`")
+        return self._history
+
+    def leave(self, staying: Ints) -> None:
+        """Goes on with these sources only [< B], ascending."""
+        self.state.keep(staying)
+        self.present = self.present[staying]
+        self._sources = self._sources[staying]
+        for table in (self._tokens, self._parents, self._scores):
+            table.keep(staying)
+        self._attention = [attention[staying] for attention in self._attention]
+        self._next_tokens, self._next_parents = self._next_tokens[staying], self._next_parents[staying]
+        if self._history is not None:
+            self._history = self._history[staying]
+
+    def walk(self, source: int, n: int, row: int) -> list[int]:
+        """The rows that led to `row` after n generated tokens: before each of them, and `row` itself; n + 1 numbers."""
+        parents = self._parents.of(source)[:n].tolist()
+        rows = [row]
+        for step in range(n - 1, -1, -1):
+            row = parents[step][row]
+            rows.append(row)
+        return rows[::-1]
+
+    def generated(self, source: int, n: int, row: int) -> list[int]:
+        """The first n generated tokens of a row's text."""
+        rows = self.walk(source, n, row)
+        tokens = self._tokens.of(source)[np.arange(n), rows[1:]]
+        return [int(token) for token in tokens]
+
+    def hypothesis(self, source: int, score: float, n: int, row: int, last: tuple[int, float] | None) -> Hypothesis:
+        """The text of `row` after n generated tokens, and `last`, a token with its log-probability, after it."""
+        rows = self.walk(source, n, row)
+        steps = np.arange(n)
+        tokens = self._tokens.of(source)[steps, rows[1:]].tolist()
+        scores = self._scores.of(source)[steps, rows[1:]].tolist()
+        if last is not None:
+            tokens.append(last[0])
+            scores.append(last[1])
+        found = Hypothesis([*self.prompt, *tokens], score, scores)
+        if self._alignments:
+            # Row `rows[t]` was looked at when token t was predicted.
+            self._align(found, source, rows[: len(tokens)])
+        return found
+
+    def _align(self, found: Hypothesis, source: int, rows: list[int]) -> None:
+        length = self._source_lengths[self.present[source]] or None
+        looked = [self._attention[step][source, row] for step, row in enumerate(rows)]
+        if not looked:
+            return
+        if self._alignments == "heads":
+            heads = np.stack(looked, axis=2)[..., :length]  # [L, H, T, S]
+            found.alignment_heads = heads
+            found.alignment = heads[-1].mean(axis=0)
+        else:
+            found.alignment = np.stack(looked)[:, :length]
+
+    def _keep_attention(self, result: StepResult) -> None:
+        if not self._alignments:
+            return
+        if result.attention is None:
+            raise ValueError("the decode state returned no attention, expected it for a query with attention=True")
+        if self._alignments == "heads":
+            self._attention.append(result.attention.copy())
+        else:
+            self._attention.append(result.attention[:, :, -1].mean(axis=2))  # [B, K, S]
+
+    def _feed_prompt(self) -> tuple[Ints, Ints]:
+        """All of the prompt but its last token, which is returned with its parents: the first `look` feeds it."""
+        shape = (len(self.present), self.n_rows)
+        parents = np.zeros(shape, dtype=np.int64)
+        for token in self.prompt[:-1]:
+            self.state.step(np.full(shape, token, dtype=np.int64), parents, StepQuery())
+            parents = self._same_rows()
+        return np.full(shape, self.prompt[-1], dtype=np.int64), parents
+
+    def _same_rows(self) -> Ints:
+        return np.tile(np.arange(self.n_rows), (len(self.present), 1))
+
+
+def _padded(sources: Sequence[Sequence[int]]) -> Ints:
+    out = np.full((len(sources), max(map(len, sources), default=0)), NO_TOKEN, dtype=np.int64)
+    for row, source in zip(out, sources, strict=True):
+        row[: len(source)] = source
+    return out
