@@ -94,15 +94,15 @@ def _parse(line: bytes) -> tuple[Pair, str]:
 
 def encode_pairs(
     pairs: Sequence[Pair], tokenizer: Tokenizer, max_source_length: int, max_target_length: int
-) -> tuple[list[Example], int]:
-    """Token ids of the pairs that fit, and how many do not. A target's length counts the token it starts from."""
-    examples = [Example(tokenizer.encode(pair.source), tokenizer.encode(pair.target)) for pair in pairs]
-    fitting = [
-        example
-        for example in examples
-        if len(example.source) <= max_source_length and len(example.target) < max_target_length
-    ]
-    return fitting, len(examples) - len(fitting)
+) -> tuple[list[Example], list[Pair]]:
+    """Token ids of the pairs that fit, and these pairs. A target's length counts the token that it starts from."""
+    examples, fitting = [], []
+    for pair in pairs:
+        example = Example(tokenizer.encode(pair.source), tokenizer.encode(pair.target))
+        if len(example.source) <= max_source_length and len(example.target) < max_target_length:
+            examples.append(example)
+            fitting.append(pair)
+    return examples, fitting
 
 
 def make_batches(examples: Sequence[Example], batch_tokens: int, seed: int, epoch: int) -> list[list[int]]:

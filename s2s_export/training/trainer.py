@@ -57,16 +57,16 @@ def train(
         checkpoint = _new_checkpoint(model, pairs, sizes, vocab_size, chosen, digest)
     tokenizer = Tokenizer(checkpoint.tokenizer or b"")
     source_length, target_length = checkpoint.config.max_source_length, checkpoint.config.max_target_length
-    examples, n_skipped = encode_pairs(pairs, tokenizer, source_length, target_length)
-    held_out, n_more = encode_pairs(validation, tokenizer, source_length, target_length)
+    examples, fitting = encode_pairs(pairs, tokenizer, source_length, target_length)
+    held_out, references = encode_pairs(validation, tokenizer, source_length, target_length)
     check_size(examples, chosen.batch_tokens)
     if not held_out:
         raise TrainingError(
             f"found {len(validation)} validation pairs and none of at most {source_length} source and "
             f"{target_length - 1} target tokens, expected at least one; give --validation-data or larger lengths"
         )
-    run = Run(folder, checkpoint, examples, held_out, validation, tokenizer, chosen, device, on_progress)
-    return run.execute(n_skipped + n_more)
+    run = Run(folder, checkpoint, examples, held_out, references, tokenizer, chosen, device, on_progress)
+    return run.execute(n_skipped=len(pairs) - len(fitting) + len(validation) - len(references))
 
 
 def find_device(name: str) -> torch.device:
