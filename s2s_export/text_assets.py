@@ -273,13 +273,16 @@ def _languages(tokenizer: Any) -> dict[str, int]:
 
 def _template(tokenizer: Any, languages: Mapping[str, int]) -> tuple[list[int | str], list[int | str]]:
     """What the tokenizer puts before and after the ids of a text, with the source's language as a placeholder."""
-    if not languages:
+    if not hasattr(tokenizer, "set_src_lang_special_tokens"):
         return _surroundings(tokenizer)
     usual = tokenizer.src_lang
     if usual not in languages:
+        import transformers
+
         raise CheckpointError(
-            f"the tokenizer's source language '{usual}' is not among its languages, expected one of "
-            f"{', '.join(sorted(languages)[:5])}, ..; correct src_lang in tokenizer_config.json"
+            f"the tokenizer has no token for its source language '{usual}' once transformers {transformers.__version__} "
+            "has loaded it, expected one for every language; save it again with the version that wrote it, as "
+            "AutoTokenizer.from_pretrained(..).save_pretrained(..), which adds tokenizer.json"
         )
     other = next((code for code in languages if code != usual), usual)
     seen = []

@@ -29,13 +29,14 @@ def clean_up(text: str) -> str:
 
 
 def settled(text: str) -> str:
-    """The part of a cleaned text that no continuation changes.
+    """The cleaned beginning of `text`, as far as no continuation of `text` changes it.
 
     A character that occurs in no rule is a wall: what is left of it is replaced independently of what follows. Every
-    rule begins with a space, so that right of the last wall all is final up to the first space.
+    rule begins with a space, so that right of the last wall all is final up to the first space. The space after that
+    may still go two ways: " ' " loses both of its spaces, but " ' ," only the one before the comma.
     """
     wall = len(text)
     while wall > 0 and text[wall - 1] in _CHARACTERS:
         wall -= 1
     space = text.find(" ", wall)
-    return text if space < 0 else text[:space]
+    return clean_up(text if space < 0 else text[:space])

@@ -50,7 +50,7 @@ class Tokenizer(ABC):
 
     def settled(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """The part of `decode(ids)` that stays the same whatever ids follow; `StreamDecoder` emits it."""
-        text = self.decode(self._finished(check_ids(ids), skip_special_tokens), skip_special_tokens)
+        text = self._decode(self._finished(check_ids(ids), skip_special_tokens), skip_special_tokens)
         text = text.rstrip(REPLACEMENT)
         return cleanup.settled(text) if self.entry.clean_up else text
 

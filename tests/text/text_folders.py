@@ -109,7 +109,9 @@ def slow_t5(folder: Path) -> None:
 
 def slow_mt5(folder: Path) -> None:
     _write(folder, "mt5", "T5Tokenizer", {"extra_ids": 0, "additional_special_tokens": None})
-    (folder / "spiece.model").write_bytes(spm(pad_id=0, eos_id=1, unk_id=2, bos_id=-1, byte_fallback=True))
+    (folder / "spiece.model").write_bytes(
+        spm(vocab_size=600, pad_id=0, eos_id=1, unk_id=2, bos_id=-1, byte_fallback=True)
+    )
     dump(folder / "special_tokens_map.json", SPECIALS_MAP)
 
 
@@ -154,23 +156,41 @@ def slow_m2m100(folder: Path, *, special_languages: bool = True) -> None:
     dump(folder / "special_tokens_map.json", {**SPECIALS_MAP, "bos_token": "<s>", "sep_token": "</s>", **extra})
 
 
-def slow_nllb(folder: Path, *, legacy: bool = False) -> None:
-    _write(
-        folder,
-        "m2m_100",
-        "NllbTokenizer",
-        {"src_lang": "eng_Latn", "tgt_lang": "fra_Latn", "legacy_behaviour": legacy},
-    )
-    (folder / "sentencepiece.bpe.model").write_bytes(spm("bpe"))
+def slow_nllb(folder: Path, *, legacy: bool = False, listed: bool = True) -> None:
+    """`listed`: with the language tokens and their ids, which transformers 4 wrote since 4.34."""
+    from transformers.models.nllb.tokenization_nllb import FAIRSEQ_LANGUAGE_CODES
+
+    model = spm("bpe")
+    config: dict[str, object] = {"src_lang": "eng_Latn", "tgt_lang": "fra_Latn", "legacy_behaviour": legacy}
+    if listed:
+        named = ["<s>", "<pad>", "</s>", "<unk>"]
+        behind = ["<mask>", *FAIRSEQ_LANGUAGE_CODES]
+        ids = {**numbered(named), **{token: len(pieces(model)) + 1 + i for i, token in enumerate(behind)}}
+        config["additional_special_tokens"] = list(FAIRSEQ_LANGUAGE_CODES)
+        config["added_tokens_decoder"] = {str(value): added(token) for token, value in ids.items()}
+    _write(folder, "m2m_100", "NllbTokenizer", config)
+    (folder / "sentencepiece.bpe.model").write_bytes(model)
+    if listed:
+        dump(folder / "added_tokens.json", {token: ids[token] for token in behind})
+        dump(folder / "special_tokens_map.json", {**SPECIALS_MAP, "additional_special_tokens": behind[1:]})
+
+
+def added(token: str) -> dict[str, object]:
+    mask = token == "<mask>"
+    return {
+        "content": token,
+        "lstrip": mask,
+        "normalized": mask,
+        "rstrip": False,
+        "single_word": False,
+        "special": True,
+    }
 
 
 def slow_pegasus(folder: Path) -> None:
-    _write(folder, "pegasus", "PegasusTokenizer", {"model_max_length": 1024})
-    (folder / "spiece.model").write_bytes(
-        spm(pad_id=0, eos_id=1, unk_id=105, bos_id=-1, user_defined_symbols=[])
-        if False
-        else spm(pad_id=-1, eos_id=1, unk_id=0, bos_id=-1)
-    )
+    _write(folder, "pegasus", "PegasusTokenizer", {"model_max_length": 1024, "offset": 103})
+    (folder / "spiece.model").write_bytes(t5_spm())
+    dump(folder / "special_tokens_map.json", {**SPECIALS_MAP, "mask_token": "<mask_2>"})
 
 
 SLOW: dict[str, Callable[[Path], None]] = {
