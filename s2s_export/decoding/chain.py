@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from .numerics import along
 from .options import GenerationOptions
 from .rule import MINUS_INFINITY, DenseRule, Edit, Rule, SparseRule, View
 from .rules import active
@@ -75,30 +76,39 @@ def _same(before: Sequence[Edit], now: Sequence[Edit]) -> bool:
 class Probe:
     """The tokens that some edits name, sorted in each row, and where each mention of them is.
 
-    ids [B, K, Q] int64. n_changed: the most different tokens of one row.
+    ids [B, K, Q] int64. counts [R, Q]: the first place of each token. n_changed: the most different tokens of one row.
+    places: for each edit, the flat positions in [R, Q] of the tokens it names.
     """
 
     def __init__(self, edits: Sequence[Edit], n_rows: tuple[int, int], vocabulary_size: int) -> None:
         self.edits = edits
         n = n_rows[0] * n_rows[1]
-        # One key a mention: the row, then the id + 1, so that 0 stands for no token and all keys are sorted as one.
-        self._row = (np.arange(n) * (vocabulary_size + 1))[:, None]
-        mentions = [_by_row(edit.ids, n_rows) + 1 for edit in edits]
-        named = np.sort(np.concatenate(mentions, axis=1), axis=1) if mentions else np.zeros((n, 0), dtype=np.int64)
-        self.counts = named > 0
+        widths = [edit.ids.shape[-1] for edit in edits]
+        shape = (n, sum(widths))
+        mentions = (
+            np.concatenate([_by_row(edit.ids, n_rows) for edit in edits], axis=1)
+            if edits
+            else np.zeros(shape, np.int64)
+        )
+        order = np.argsort(mentions, axis=1, kind="stable")
+        named = along(mentions, order)
+        self.counts = named >= 0
         self.counts[:, 1:] &= named[:, 1:] != named[:, :-1]
         self.n_changed = int(self.counts.sum(axis=1).max(initial=0))
+        self.ids = np.maximum(named, 0).reshape(*n_rows, -1)
+        # A token's place is that of its first mention in the sorted row; no token's is one past the end.
+        at = np.arange(named.size).reshape(shape)
+        first = np.where(named >= 0, np.maximum.accumulate(np.where(self.counts, at, 0), axis=1), named.size)
+        places = np.empty_like(at)
+        np.put_along_axis(places, order, first, axis=1)
+        self.places = np.split(places, np.cumsum(widths)[:-1], axis=1)
+        # One key a mention, the row and then the id + 1, in one ascending array.
+        self._row = (np.arange(n) * (vocabulary_size + 1) + 1)[:, None]
         self._keys = (named + self._row).ravel()
-        self.places = [self._places(mention) for mention in mentions]
-        self.ids = np.maximum(named - 1, 0).reshape(*n_rows, -1)
-
-    def _places(self, mention: Ints) -> Ints:
-        """Flat positions in [R, Q] of the tokens mentioned; one past the end for no token."""
-        return np.where(mention > 0, np.searchsorted(self._keys, mention + self._row), len(self._keys))
 
     def holds(self, ids: Ints) -> NDArray[np.bool_]:
         """Which of ids [R, M] are probed in their row."""
-        keys = ids + 1 + self._row
+        keys = ids + self._row
         found = np.searchsorted(self._keys, keys)
         held: NDArray[np.bool_] = self._keys[np.minimum(found, len(self._keys) - 1)] == keys
         return held

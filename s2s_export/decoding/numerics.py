@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
-from .state import Floats
+from .state import Floats, Ints
+
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+
+def along(values: NDArray[Scalar], at: Ints) -> NDArray[Scalar]:
+    """values [B, N] at positions [B, n]: [B, n]. As np.take_along_axis, which takes longer than what it does here."""
+    return values[np.arange(len(at))[:, None], at]
 
 
 def softmax(scores: Floats) -> Floats:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from .draws import Draws
 from .hypothesis import Hypothesis
+from .numerics import Scalar, along
 from .options import GenerationOptions
 from .state import DecodeState, Floats, Ints
 from .steps import LEAVE_AT, Steps
@@ -53,15 +54,15 @@ class Pool:
         merged = np.concatenate([self.score, score], axis=1)
         best = np.argsort(-merged, axis=1, kind="stable")[:, :n_beams]
 
-        def take(mine: NDArray[np.generic], theirs: NDArray[np.generic]) -> NDArray[np.generic]:
-            return np.take_along_axis(np.concatenate([mine, theirs], axis=1), best, axis=1)
+        def take(mine: NDArray[Scalar], theirs: NDArray[Scalar]) -> NDArray[Scalar]:
+            return along(np.concatenate([mine, theirs], axis=1), best)
 
-        self.score = np.take_along_axis(merged, best, axis=1)
-        self.is_finished = take(self.is_finished, is_finished).astype(bool)
-        self.step = take(self.step, np.full_like(token, step)).astype(np.int64)
-        self.parent = take(self.parent, parent).astype(np.int64)
-        self.token = take(self.token, token).astype(np.int64)
-        self.log_prob = take(self.log_prob, log_prob).astype(np.float32)
+        self.score = along(merged, best)
+        self.is_finished = take(self.is_finished, is_finished)
+        self.step = take(self.step, np.full_like(token, step))
+        self.parent = take(self.parent, parent)
+        self.token = take(self.token, token)
+        self.log_prob = take(self.log_prob, log_prob)
 
     def is_full(self) -> Bools:
         """[B]"""
@@ -139,8 +140,8 @@ class BeamSearch:
         else:
             at = best_of_few(sums, scored.ids, self.steps.state.vocabulary_size, self._n_candidates)
         parent, place = np.divmod(at, width)
-        token = place if scored.ids is None else np.take_along_axis(scored.ids.reshape(n_sources, -1), at, axis=1)
-        return np.take_along_axis(sums, at, 1), parent, token, np.take_along_axis(log_probs, at, 1)
+        token = place if scored.ids is None else along(scored.ids.reshape(n_sources, -1), at)
+        return along(sums, at), parent, token, along(log_probs, at)
 
     def _ends(self, token: Ints) -> Bools:
         """Which candidates [B, C] are finished: by an end token, or by their length."""
@@ -165,12 +166,8 @@ class BeamSearch:
         """The best K candidates that are not finished are the beams of the next step."""
         running = value + pushed_down(ends)
         best = np.argsort(-running, axis=1, kind="stable")[:, : self._options.num_beams]
-        self.score = np.take_along_axis(running, best, axis=1)
-        self.steps.append(
-            np.take_along_axis(token, best, axis=1),
-            np.take_along_axis(parent, best, axis=1),
-            np.take_along_axis(log_prob, best, axis=1),
-        )
+        self.score = along(running, best)
+        self.steps.append(along(token, best), along(parent, best), along(log_prob, best))
 
     def _close(self) -> None:
         """Closes the sources whose running beams can't improve on their pool, by the options' estimate of that."""
@@ -243,9 +240,17 @@ def pushed_down(where: Bools) -> Floats:
 
 def best_of_few(sums: Floats, ids: Ints, vocabulary_size: int, n: int) -> Ints:
     """Positions [B, n] of the best of sums [B, K*W], best first. ids [B, K, W]: their tokens."""
+    if n < sums.shape[1]:
+        # With one more than needed it shows whether the order is decided by the sums alone.
+        few = np.argpartition(-sums, n, axis=1)[:, : n + 1]
+        values = along(sums, few)
+        order = np.argsort(-values, axis=1)
+        values = along(values, order)
+        if not ((values[:, 1:] == values[:, :-1]) & (values[:, 1:] > -np.inf)).any():
+            return along(few, order[:, :n])
     beams = np.arange(ids.shape[1])[:, None]
-    order = (beams * vocabulary_size + ids).reshape(sums.shape)
-    found: Ints = np.lexsort((order, -sums), axis=-1)[:, :n]
+    tokens = (beams * vocabulary_size + ids).reshape(sums.shape)
+    found: Ints = np.lexsort((tokens, -sums), axis=-1)[:, :n]
     return found
 
 
