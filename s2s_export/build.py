@@ -79,7 +79,9 @@ def build(
         (work / ENGINE).write_text(json.dumps(engine, indent=2, default=list) + "\n", encoding="utf-8")
         bundle.replace_folder(work, final)
     except OSError as error:
-        raise BuildError(f"{final}: can't be written ({error.strerror or error}); the older engine is untouched") from error
+        raise BuildError(
+            f"{final}: can't be written ({error.strerror or error}); the older engine is untouched"
+        ) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return BuildReport(final, engine, was_cached=False)

@@ -83,7 +83,9 @@ def inside(folder: Path, name: str) -> Path:
     """folder/name, refused where it leads out of the folder."""
     path = folder / name
     if Path(name).is_absolute() or ".." in Path(name).parts or not _is_below(path, folder):
-        raise BundleError(f"{folder}: the manifest names '{name}', which leads out of the bundle; don't use this bundle")
+        raise BundleError(
+            f"{folder}: the manifest names '{name}', which leads out of the bundle; don't use this bundle"
+        )
     return path
 
 
@@ -115,7 +117,7 @@ def read(path: str | os.PathLike[str], *, verify: bool = True) -> Bundle:
     except (OSError, ValueError) as error:
         raise BundleError(f"{file}: not readable as JSON ({error}); export the bundle again") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise BundleError(f"{file}: not the manifest of a bundle; expected \"format\": \"{FORMAT}\"")
+        raise BundleError(f'{file}: not the manifest of a bundle; expected "format": "{FORMAT}"')
     version = manifest.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise BundleError(

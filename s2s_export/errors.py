@@ -90,7 +90,9 @@ class MissingExtra(S2SError):
     """A package that only an extra installs."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(f"{purpose} needs the package '{package}', which is not installed: pip install 's2s-export[{extra}]'")
+        super().__init__(
+            f"{purpose} needs the package '{package}', which is not installed: pip install 's2s-export[{extra}]'"
+        )
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -78,7 +78,7 @@ def check_parity(written: bundle.Bundle, source: Checkpoint, model: Any) -> list
     """The error of every output, or ParityError naming those outside tolerance."""
     from .graphs import parity
 
-    make = getattr(source.family, "reference", parity.TransformersReference)
+    make = getattr(source.family, "Reference", parity.TransformersReference)
     errors = parity.measure(written, make(model))
     if bad := [error for error in errors if not error.is_close]:
         raise ParityError("the graphs differ from PyTorch: " + "; ".join(error.line() for error in bad))
@@ -135,7 +135,7 @@ def _write_tokenizer(source: Checkpoint, folder: Path) -> dict[str, Any] | None:
 
     target = folder / "tokenizer"
     target.mkdir()
-    entry = write_tokenizer(source.path, target)
+    entry = getattr(source.family, "write_tokenizer", write_tokenizer)(source.path, target)
     if entry is None:
         target.rmdir()
     return entry
@@ -165,7 +165,9 @@ def _manifest(
         "family": family.name,
         "model_type": source.model_type,
         "precision": precision,
-        "decoder": "recurrent" if any(v["name"] == "parents" for v in graphs["decoder_step"]["inputs"]) else "attention",
+        "decoder": "recurrent"
+        if any(v["name"] == "parents" for v in graphs["decoder_step"]["inputs"])
+        else "attention",
         "sizes": {**family.structure.sizes(), **family.sizes},
         "limits": limits,
         # generate() makes up an attention mask only where padding can't be mistaken for the end.

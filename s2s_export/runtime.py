@@ -1,9 +1,9 @@
 """Sessions: an open bundle that turns sources into hypotheses. No torch, transformers or onnx below this file.
 
-    session = load("bundle")
-    session.translate(["a text"], num_beams=4)
-    session.generate([[12, 7, 2], [9, 2]], num_beams=4, num_return_sequences=2)
-    for part in session.stream("a text"): print(part, end="")
+session = load("bundle")
+session.translate(["a text"], num_beams=4)
+session.generate([[12, 7, 2], [9, 2]], num_beams=4, num_return_sequences=2)
+for part in session.stream("a text"): print(part, end="")
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ class Session:
     def tokenizer(self) -> text.Tokenizer:
         """Raises UsageError for a bundle whose checkpoint had no tokenizer."""
         if self._tokenizer is None:
-            raise UsageError(f"{self.bundle.path}: has no tokenizer, as its checkpoint had none; give token ids instead")
+            raise UsageError(
+                f"{self.bundle.path}: has no tokenizer, as its checkpoint had none; give token ids instead"
+            )
         return self._tokenizer
 
     @property
@@ -90,7 +92,9 @@ class Session:
         except (TypeError, ValueError):
             raise InputError(f"the source is {source!r}; expected a list of token ids") from None
         if not ids:
-            raise InputError("the source has no tokens; expected at least one id (an empty text still has its end token)")
+            raise InputError(
+                "the source has no tokens; expected at least one id (an empty text still has its end token)"
+            )
         if wrong := [i for i in ids if not 0 <= i < size]:
             raise InputError(f"the source has the id {wrong[0]}; expected ids from 0 to {size - 1}")
         if limit is not None and len(ids) > limit:
@@ -207,4 +211,3 @@ def plan_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
-

@@ -80,7 +80,7 @@ def verify(
             f"the checkpoint is of type '{source.model_type}', the bundle was made from '{opened.manifest['model_type']}'"
         )
     model = source.load_model()
-    make = getattr(source.family, "reference", parity.TransformersReference)
+    make = getattr(source.family, "Reference", parity.TransformersReference)
     session = load(bundle_path, backend, target, threads, verify=False)
     searches = [_compare_search(session, model, source.family, options) for options in SEARCHES]
     return Verification(parity.measure(opened, make(model)), searches)

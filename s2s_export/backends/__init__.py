@@ -38,7 +38,9 @@ class Backend(Protocol):
 
 def modules() -> dict[str, ModuleType]:
     """Backend modules by the name that users give."""
-    found = [importlib.import_module(f"{__name__}.{i.name}") for i in pkgutil.iter_modules(__path__) if i.name[0] != "_"]
+    found = [
+        importlib.import_module(f"{__name__}.{i.name}") for i in pkgutil.iter_modules(__path__) if i.name[0] != "_"
+    ]
     return {module.NAME: module for module in found}
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from ..bundle import Bundle
-from ..decoding.state import Ints, StepQuery, StepResult
+from ..decoding.state import DecodeState, Ints, StepQuery, StepResult
 from ..errors import BackendError, BundleError, InvalidOption
+from ._recurrent import RecurrentState
 
 NAME = "onnxruntime"
 FIRST_CAPACITY = 16  # positions a cache has room for at first
@@ -52,7 +53,7 @@ class OnnxRuntimeBackend:
         self.cross_kv_init = _session(bundle.graph_path("cross_kv_init"), threads)
         self.decoder_step = _session(bundle.graph_path("decoder_step"), threads)
 
-    def begin(self, sources: Sequence[Sequence[int]], n_beams: int) -> OnnxRuntimeState:
+    def begin(self, sources: Sequence[Sequence[int]], n_beams: int) -> DecodeState:
         ids, mask = pad_sources(sources, self.bundle.manifest["source"])
         feed: dict[str, Any] = {"input_ids": ids, "source_mask": mask}
         values = dict(feed)
@@ -60,6 +61,15 @@ class OnnxRuntimeBackend:
             wanted = {entry["name"]: values[entry["name"]] for entry in self.graphs[name]["inputs"]}
             names = [entry["name"] for entry in self.graphs[name]["outputs"]]
             values.update(zip(names, run(session, names, wanted), strict=True))
+        if self.bundle.manifest["decoder"] == "recurrent":
+            return RecurrentState(
+                self.decoder_step,
+                self.graphs["decoder_step"],
+                values,
+                n_beams,
+                self.bundle.vocabulary_size,
+                self.bundle.max_target_length,
+            )
         return OnnxRuntimeState(self, values, n_beams)
 
 
@@ -90,7 +100,9 @@ def _session(path: Path, threads: int) -> Any:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no common base but Exception
-        raise BundleError(f"{path}: ONNX Runtime {onnxruntime.__version__} can't load it ({_first_line(error)})") from error
+        raise BundleError(
+            f"{path}: ONNX Runtime {onnxruntime.__version__} can't load it ({_first_line(error)})"
+        ) from error
 
 
 def run(session: Any, names: list[str], feed: dict[str, Any]) -> list[Any]:

@@ -26,7 +26,9 @@ def session_options(command: F) -> F:
         click.option("--batch-size", type=click.IntRange(min=1), help="Sources decoded side by side."),
         click.option("--threads", type=click.IntRange(min=1), help="Threads of one call."),
         click.option("--target", help="Which built engine of the bundle to use; see `s2s inspect`."),
-        click.option("--backend", default="auto", show_default=True, help="What executes the graphs; see `s2s doctor`."),
+        click.option(
+            "--backend", default="auto", show_default=True, help="What executes the graphs; see `s2s doctor`."
+        ),
     ):
         command = option(command)
     return command

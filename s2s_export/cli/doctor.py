@@ -25,4 +25,6 @@ def command(quiet: bool, as_json: bool) -> None:
     click.echo("backends")
     for name, reason in report["backends"].items():
         click.echo(f"  {name:<18} {'works' if reason is None else reason}")
-    click.echo(f"--backend auto takes the first of these that works and suits the bundle: {', '.join(report['preference'])}")
+    click.echo(
+        f"--backend auto takes the first of these that works and suits the bundle: {', '.join(report['preference'])}"
+    )

@@ -55,7 +55,9 @@ def command(
         print_json({"lines": len(results), "failed": failed, "backend": session.backend.name})
     if failed:
         first = next(result for result in results if "error" in result)
-        click.echo(f"s2s: {failed} of {len(results)} lines failed, the first: id {first['id']}: {first['error']}", err=True)
+        click.echo(
+            f"s2s: {failed} of {len(results)} lines failed, the first: id {first['id']}: {first['error']}", err=True
+        )
         raise click.exceptions.Exit(1)
 
 

@@ -3,7 +3,14 @@
 A family module defines
 
     MODEL_TYPES   the `model_type` values of config.json that it reads
-    describe(model) -> Family   from a loaded transformers model
+    describe(model) -> Family   from the loaded model
+
+and, where transformers does not load, run or generate with the model,
+
+    load_model(path, config)    instead of AutoModelForSeq2SeqLM
+    write_tokenizer(path, folder) -> manifest entry, or None; instead of text_assets.write_tokenizer
+    Reference(model)            the model seen as the three graphs, see graphs.parity.Reference
+    generate(model, **options)  instead of the model's own method
 
 It is found by listing this directory; a file whose name begins with an underscore is shared code.
 """

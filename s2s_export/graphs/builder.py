@@ -87,7 +87,9 @@ class GraphBuilder:
 
     # Nodes
 
-    def ops(self, op_type: str, inputs: Sequence[str], n_outputs: int, domain: str = "", **attributes: Any) -> list[str]:
+    def ops(
+        self, op_type: str, inputs: Sequence[str], n_outputs: int, domain: str = "", **attributes: Any
+    ) -> list[str]:
         name = self._fresh(op_type)
         outputs = [f"{name}:{i}" for i in range(n_outputs)]
         self._nodes.append(helper.make_node(op_type, list(inputs), outputs, name=name, domain=domain, **attributes))

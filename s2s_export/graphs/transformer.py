@@ -46,7 +46,7 @@ def _encoder(model: Transformer, store: WeightStore) -> onnx.ModelProto:
     source_mask = g.input("source_mask", INT64, ["B", "S"])
     batch, length = g.size(ids, 0), g.size(ids, 1)
     with g.scope("encoder"):
-        mask = _source_mask(g, source_mask)  # [B,1,1,S]
+        mask = source_mask_bias(g, source_mask)  # [B,1,1,S]
         x = _embed(g, stack, ids)  # [B,S,E]
         if isinstance(stack.positions, PositionTable):
             x = g.op("Add", [x, _encoder_positions(g, stack.positions, ids, length)])
@@ -102,7 +102,7 @@ def _decoder_step(model: Transformer, store: WeightStore) -> onnx.ModelProto:
     caches = []
     attention_weights = []
     with g.scope("decoder"):
-        cross_mask = _source_mask(g, source_mask)  # [B,1,1,S]
+        cross_mask = source_mask_bias(g, source_mask)  # [B,1,1,S]
         self_mask = _ancestor_mask(g, ancestors, position, batch, beams)  # [B,1,K,N]
         x = g.reshape(_embed(g, stack, token), [-1, width])  # [R,E]
         bias = None
@@ -247,7 +247,7 @@ def _bias_of(g: GraphBuilder, positions: RelativePositions, distance: str) -> st
 # Masks
 
 
-def _source_mask(g: GraphBuilder, source_mask: str) -> str:
+def source_mask_bias(g: GraphBuilder, source_mask: str) -> str:
     """[B,S] of 0 and 1 -> additive [B,1,1,S]."""
     seen = g.op("Unsqueeze", [g.op("Cast", [source_mask], to=onnx.TensorProto.BOOL), g.constant([1, 2])])
     return g.op("Where", [seen, g.constant(0.0, np.float32), g.constant(MASKED, np.float32)])
@@ -281,9 +281,7 @@ def _residual(g: GraphBuilder, x: str, norm: Norm, norm_first: bool, sublayer) -
 
 
 def _feed_forward_block(g: GraphBuilder, x: str, block: Block, norm_first: bool) -> str:
-    return _residual(
-        g, x, block.feed_forward_norm, norm_first, lambda h: _feed_forward(g, h, block.feed_forward)
-    )
+    return _residual(g, x, block.feed_forward_norm, norm_first, lambda h: _feed_forward(g, h, block.feed_forward))
 
 
 def _feed_forward(g: GraphBuilder, x: str, layer: FeedForward) -> str:
@@ -368,9 +366,7 @@ def _cross_attention(
     with g.scope("cross"):
         query = g.linear(x, attention.query.weight, attention.query.bias, "query")
         query = _split_heads(g, query, attention, batch, beams)
-        mixed = g.op(
-            "CrossAttention", [query, key, value, mask], PLUGINS, scale=attention.scale, **PLUGIN_ATTRIBUTES
-        )
+        mixed = g.op("CrossAttention", [query, key, value, mask], PLUGINS, scale=attention.scale, **PLUGIN_ATTRIBUTES)
         weights = g.op("AttentionWeights", [query, key, mask], NATIVE, scale=attention.scale)
         rows = g.linear(_merge_heads(g, mixed, attention), attention.output.weight, attention.output.bias, "output")
         return rows, weights
