@@ -103,7 +103,8 @@ class Run:
         self.folder, self.checkpoint, self.tokenizer = folder, checkpoint, tokenizer
         self.examples, self.held_out, self.validation = examples, held_out, validation
         self.options, self.device, self.on_progress = options, device, on_progress
-        self.model = build(checkpoint.config).to(device)
+        with torch.random.fork_rng():  # the weights drawn here are replaced below
+            self.model = build(checkpoint.config).to(device)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=0.0, betas=BETAS, eps=EPSILON)
         self.state = checkpoint.training
         self.history = [Evaluation(**line) for line in self.state["history"]]
