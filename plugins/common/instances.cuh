@@ -39,3 +39,24 @@ inline void describe(S2SLaunch* launch, const char* kernel, dim3 grid, unsigned 
   launch->grid[2] = grid.z;
   launch->threads = threads;
 }
+
+// The host build can also be asked for a kernel by its name, as a driver is after loading a binary. Returns kNoKernel when
+// there is none.
+#ifdef __CUDACC__
+#define HOST_LAUNCH_BY_NAME(Parameters, instances)
+#else
+constexpr int kNoKernel = -101;
+template <class Parameters, class Table>
+int launch_by_name(const Table& instances, const char* name, const void* given, const uint32_t* grid, uint32_t threads) {
+  const auto* first = reinterpret_cast<const Instance<Parameters>*>(&instances);
+  for (size_t i = 0; i < sizeof instances / sizeof *first; ++i)
+    if (std::strcmp(first[i].name, name) == 0)
+      return launch(first[i].kernel, dim3(grid[0], grid[1], grid[2]), dim3(threads), nullptr,
+                    *static_cast<const Parameters*>(given));
+  return kNoKernel;
+}
+#define HOST_LAUNCH_BY_NAME(Parameters, instances)                                                                   \
+  S2S_EXPORT int s2s_host_launch(const char* name, const void* given, const uint32_t* grid, uint32_t threads) {      \
+    return launch_by_name<Parameters>(instances, name, given, grid, threads);                                        \
+  }
+#endif

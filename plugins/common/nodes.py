@@ -97,6 +97,17 @@ class Operation:
             f"{self.name}: {tensor.name} has shape {list(shape)}, expected [{letters}] with {known}; export again"
         )
 
+    def refuse(self, sizes: Mapping[str, int]) -> None:
+        """Raises BuildError for sizes that no kernel serves. A letter that is not there yet is passed over."""
+        found = []
+        beams, head_size = sizes.get("K", 1), sizes.get("D", 8)
+        if not 1 <= beams <= MAX_BEAMS:
+            found.append(f"{beams} beams (expected 1 to {MAX_BEAMS})")
+        if not 8 <= head_size <= MAX_HEAD_SIZE or head_size % 8:
+            found.append(f"head size {head_size} (expected a multiple of 8 up to {MAX_HEAD_SIZE})")
+        if found:
+            raise BuildError(f"{self.name} has no kernel for {' and '.join(found)}; build the target without plugins")
+
     def arguments(
         self, sizes: Mapping[str, int], addresses: Mapping[str, int | None], scale: float
     ) -> ctypes.Structure:

@@ -45,3 +45,5 @@ S2S_EXPORT int s2s_cross_attention(int element, const CrossAttentionParameters* 
   return launch(kInstances[element][width_index(given->head_size)][row_index(given->beams)].kernel,
                 dim3(plan.grid[0], plan.grid[1], plan.grid[2]), dim3(plan.threads), stream, *given);
 }
+
+HOST_LAUNCH_BY_NAME(CrossAttentionParameters, kInstances)

@@ -1,0 +1,126 @@
+"""nvcc takes the kernels for every architecture, without spilling. Nothing runs here."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import build, plugins
+
+from s2s_export.errors import BuildError
+
+FOLDERS = plugins.folders()
+QUICK = (75,)  # the oldest; the others are among the slow tests
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _nvcc() -> None:
+    try:
+        build.find_nvcc()
+    except BuildError as missing:
+        pytest.skip(str(missing))
+
+
+def check(folder: str, architecture: int) -> None:
+    binary = build.cubin(folder, architecture)
+    usages = build.usage(binary)
+    registers = [usage.registers for usage in usages]
+    shared = max(usage.shared_bytes for usage in usages)
+    print(
+        f"{folder} sm_{architecture}: {len(usages)} kernels, {min(registers)}-{max(registers)} registers, "
+        f"{shared} bytes shared, {binary.stat().st_size // 1024} KiB"
+    )
+    assert usages
+    assert [usage.kernel for usage in usages if usage.spill_bytes] == []
+    assert max(registers) <= 255
+    assert shared <= 48 * 1024
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+@pytest.mark.parametrize("architecture", QUICK)
+def test_compiles(folder: str, architecture: int) -> None:
+    check(folder, architecture)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", [a for a in build.ARCHITECTURES if a not in QUICK])
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_compiles_for_all(folder: str, architecture: int) -> None:
+    check(folder, architecture)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_fatbin_of_all_architectures(folder: str) -> None:
+    binary = build.fatbin(folder)
+    raw = sum(build.cubin(folder, architecture).stat().st_size for architecture in build.ARCHITECTURES)
+    print(f"{folder}: {binary.stat().st_size // 1024} KiB compressed, {raw // 1024} KiB of cubins")
+    assert binary.stat().st_size < raw / 2
+    tool = Path(build.find_nvcc()).resolve().with_name("cuobjdump")
+    if not tool.is_file():
+        pytest.skip(f"no cuobjdump beside nvcc ({tool})")
+    listed = subprocess.run([str(tool), "--list-elf", str(binary)], capture_output=True, text=True, check=True).stdout
+    assert all(f"sm_{architecture}" in listed for architecture in build.ARCHITECTURES)
+    listed = subprocess.run([str(tool), "--list-ptx", str(binary)], capture_output=True, text=True, check=True).stdout
+    assert f"sm_{build.PTX_ARCHITECTURE}" in listed
+
+
+class TestCache:
+    """The rules of the cache, with a compiler that only notes that it ran."""
+
+    @pytest.fixture
+    def compiler(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        script = tmp_path / "c++"
+        script.write_text(
+            f"#!{sys.executable}\nimport sys, time\nif '--version' in sys.argv: sys.exit(print('fake 1'))\n"
+            f"time.sleep(0.2)\nopen({str(tmp_path / 'runs')!r}, 'a').write('x')\n"
+            "open(sys.argv[sys.argv.index('-o') + 1], 'w').write('built')\n"
+        )
+        script.chmod(0o755)
+        monkeypatch.setenv("CXX", str(script))
+        return script
+
+    def runs(self, compiler: Path) -> int:
+        return len((compiler.parent / "runs").read_text())
+
+    def test_builds_once(self, compiler: Path) -> None:
+        first = build.host_library("cross_attention")
+        assert first.read_text() == "built"
+        assert build.host_library("cross_attention") == first
+        assert self.runs(compiler) == 1
+        assert Path(os.environ["XDG_CACHE_HOME"]) in first.parents
+
+    def test_flags_and_sources_make_another(self, compiler: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        first = build.host_library("cross_attention")
+        second = build.host_library("cross_attention", sanitize=True)
+        monkeypatch.setattr(build, "source_hash", lambda folder: "changed")
+        third = build.host_library("cross_attention")
+        assert len({first, second, third}) == 3
+
+    def test_two_processes_build_once(self, compiler: Path) -> None:
+        code = "from s2s_export import plugin_sources as p; p.module('build').host_library('cross_attention')"
+        both = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
+        assert [process.wait() for process in both] == [0, 0]
+        assert self.runs(compiler) == 1
+
+    def test_failure_leaves_nothing(self, compiler: Path) -> None:
+        compiler.write_text(f"#!{sys.executable}\nimport sys\nsys.exit('no such flag' if '-o' in sys.argv else 0)\n")
+        with pytest.raises(BuildError, match=r"c\+\+ exited with 1; expected 0; it said:\nno such flag"):
+            build.host_library("cross_attention")
+        left = [path.name for path in build.cache_folder().iterdir() if not path.name.endswith(".lock")]
+        assert left == []
+
+    def test_folder_that_can_not_be_written(self, compiler: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        blocked = compiler.parent / "file"
+        blocked.write_text("")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
+        with pytest.raises(BuildError, match=r"can't write to .*; make it writable, or set XDG_CACHE_HOME"):
+            build.host_library("cross_attention")
+
+    def test_unknown_plugin(self) -> None:
+        with pytest.raises(BuildError, match="no plugin 'attention'; expected one of beam_self_attention"):
+            build.launcher("attention")

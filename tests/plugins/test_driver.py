@@ -1,0 +1,170 @@
+"""The launch path from Python, down to the driver's functions.
+
+A library stands in for libcuda: it is loaded and called in the same way, but its binaries are names of host libraries,
+and launching runs the emulated kernel. So argument order, kernel names, grids and error texts are real.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import DTYPES, ELEMENTS, OPERATIONS, Case, build, check_cross, check_self, cross_case, guarded, self_case
+
+from s2s_export import plugin_sources
+from s2s_export.errors import BackendError, BackendUnavailable
+
+driver = plugin_sources.module("glue.driver")
+Launch = plugin_sources.module("common.nodes").Launch
+
+FAKE = r"""
+#include <cstdint>
+#include <cstring>
+#include <dlfcn.h>
+#include <string>
+
+typedef int (*HostLaunch)(const char*, const void*, const uint32_t*, uint32_t);
+struct Kernel { HostLaunch launch; std::string name; };
+static void* last_stream;
+extern "C" {
+int cuInit(unsigned) { return 0; }
+int cuGetErrorString(int status, const char** text) { *text = status == 98 ? "invalid device function" : "invalid image"; return 0; }
+int cuLibraryLoadData(void** library, const void* code, void*, void*, unsigned, void*, void*, unsigned) {
+  *library = dlopen(static_cast<const char*>(code), RTLD_NOW);
+  return *library ? 0 : 200;
+}
+int cuLibraryGetKernel(void** kernel, void* library, const char* name) {
+  *kernel = new Kernel{reinterpret_cast<HostLaunch>(dlsym(library, "s2s_host_launch")), name};
+  return std::strstr(name, "attention") ? 0 : 500;
+}
+int cuLaunchKernel(void* kernel, unsigned x, unsigned y, unsigned z, unsigned threads, unsigned, unsigned, unsigned,
+                   void* stream, void** arguments, void**) {
+  const uint32_t grid[3] = {x, y, z};
+  last_stream = stream;
+  auto* given = static_cast<Kernel*>(kernel);
+  return given->launch(given->name.c_str(), arguments[0], grid, threads) ? 98 : 0;
+}
+void* fake_last_stream() { return last_stream; }
+}
+"""  # noqa: E501
+
+
+@pytest.fixture(scope="module")
+def fake(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("driver")
+    (folder / "fake.cpp").write_text(FAKE)
+    compiler = build.find_compiler("c++", "g++", "clang++")
+    output = folder / "libcuda.so.1"
+    command = [compiler, "-std=c++17", "-O1", "-shared", "-fPIC", str(folder / "fake.cpp"), "-o", str(output), "-ldl"]
+    subprocess.run(command, check=True)
+    return output
+
+
+def run_through_driver(case: Case, opened: object, stream: int = 77) -> dict[str, np.ndarray]:
+    operation = OPERATIONS[case.operation]
+    sizes = operation.sizes([case.tensors[tensor.name].shape for tensor in operation.inputs])
+    shape = [sizes[letter] for letter in operation.outputs[0].shape]
+    arrays = {name: guarded(array)[0] for name, array in case.tensors.items()}
+    arrays["output"] = guarded(np.zeros(shape, DTYPES[case.element]))[0]
+    given = operation.arguments(sizes, {name: array.ctypes.data for name, array in arrays.items()}, case.scale)
+    binary = opened.load(str(build.host_library(operation.folder)).encode())
+    binary.run(operation.plan(case.element, sizes), given, stream)
+    return arrays
+
+
+@pytest.mark.parametrize("element", ELEMENTS)
+def test_kernels_by_name(fake: Path, element: str) -> None:
+    opened = driver.Driver(str(fake))
+    rng = np.random.default_rng(4)
+    for head_size, beams, length in ((16, 1, 3), (64, 4, 40), (80, 5, 200), (128, 16, 17)):
+        case = self_case(rng, element, head_size, beams, length, length - 1, bias=True, sources=2, heads=2)
+        check_self(case, run_through_driver(case, opened))
+        case = cross_case(rng, element, head_size, beams, length, bias=True, sources=2, heads=2)
+        check_cross(case, run_through_driver(case, opened))
+    last = ctypes.CDLL(str(fake)).fake_last_stream
+    last.restype = ctypes.c_void_p
+    assert last() == 77
+
+
+def test_errors_carry_the_drivers_text(fake: Path) -> None:
+    opened = driver.Driver(str(fake))
+    with pytest.raises(BackendError, match=r"loading a binary of 7 bytes failed with 200 \(invalid image\)"):
+        opened.load(b"nothing")
+    binary = opened.load(str(build.host_library("cross_attention")).encode())
+    argument = OPERATIONS["CrossAttention"].parameters()
+    with pytest.raises(BackendError, match="finding the kernel softmax failed with 500"):
+        binary.run(Launch("softmax", (1, 1, 1), 32), argument, 0)
+    with pytest.raises(BackendError, match=r"launching cross_attention_x failed with 98 \(invalid device function\)"):
+        binary.run(Launch("cross_attention_x", (1, 1, 1), 32), argument, 0)
+
+
+def test_no_driver_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(BackendUnavailable, match=r"no CUDA driver .* install NVIDIA's driver, or use the CPU"):
+        driver.Driver(str(tmp_path / "libcuda.so.1"))
+    library = tmp_path / "empty.so"
+    compiler = build.find_compiler("c++", "g++", "clang++")
+    subprocess.run([compiler, "-shared", "-fPIC", "-x", "c++", "/dev/null", "-o", str(library)], check=True)
+    with pytest.raises(BackendUnavailable, match=r"too old .* expected one of CUDA 12 or later"):
+        driver.Driver(str(library))
+
+
+def plain_tensorrt() -> types.ModuleType:
+    """A module with the names that the plugin class is made of; its bases do nothing."""
+    trt = types.ModuleType("tensorrt_stand_in")
+
+    class Base:
+        def __init__(self) -> None:
+            pass
+
+    for name in ("IPluginV3", "IPluginV3OneCore", "IPluginV3OneBuildV2", "IPluginV3OneRuntime"):
+        setattr(trt, name, type(name, (Base,), {}))
+    trt.DataType = types.SimpleNamespace(FLOAT="FLOAT", HALF="HALF", BF16="BF16", INT64="INT64")
+    return trt
+
+
+@pytest.mark.parametrize("element", ELEMENTS)
+def test_enqueue(fake: Path, monkeypatch: pytest.MonkeyPatch, element: str, tmp_path: Path) -> None:
+    """From the addresses that TensorRT hands out to the kernel's result, through the plugin's own enqueue."""
+    glue = plugin_sources.module("glue.tensorrt_plugins")
+    opened = driver.Driver(str(fake))
+    monkeypatch.setattr(driver, "driver", lambda: opened)
+    plugin_class = glue.make_plugin_class(plain_tensorrt())
+    kind = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16"}[element]
+    rng = np.random.default_rng(0)
+    cases = [self_case(rng, element, 64, 4, 24, 11, bias=bias, sources=2, heads=3) for bias in (False, True)]
+    cases += [cross_case(rng, element, 64, 4, 24, bias=bias, sources=2, heads=3) for bias in (False, True)]
+    for case in cases:
+        operation = OPERATIONS[case.operation]
+        path = tmp_path / operation.folder
+        path.write_text(str(build.host_library(operation.folder)) + "\0")
+        plugin = plugin_class(operation, glue.Kernels(operation.folder, path), case.scale)
+        arrays = {name: guarded(array)[0] for name, array in case.tensors.items()}
+        arrays["output"] = guarded(np.zeros(case.tensors["query"].shape, DTYPES[element]))[0]
+        described = [types.SimpleNamespace(dims=arrays[t.name].shape, type=kind) for t in operation.inputs]
+        addresses = [arrays[tensor.name].ctypes.data for tensor in operation.inputs]
+        written = [arrays[tensor.aliases or tensor.name].ctypes.data for tensor in operation.outputs]
+        plugin.enqueue(described, [], addresses, written, 0, 5)
+        (check_self if operation.folder == "beam_self_attention" else check_cross)(case, arrays)
+        if len(written) > 1:
+            with pytest.raises(BackendError, match="value_cache_out lies at 0x10, expected value_cache's address"):
+                plugin.enqueue(described, [], addresses, [*written[:2], 16], 0, 5)
+
+
+def test_no_binary_is_an_engine_error() -> None:
+    glue = plugin_sources.module("glue.tensorrt_plugins")
+    with pytest.raises(Exception, match="no binary of the kernels in plugins/cross_attention"):
+        glue.Kernels("cross_attention", None).run(None, None, 0)
+
+
+def test_importing_the_glue_imports_no_gpu_library() -> None:
+    code = (
+        "import sys; from s2s_export import plugin_sources as p; p.module('glue.tensorrt_plugins'); "
+        "print([m for m in sys.modules if m.split('.')[0] in {'tensorrt', 'tensorrt_rtx', 'cuda', 'torch', 'onnx'}])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
