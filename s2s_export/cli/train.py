@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import click
 from ..errors import InvalidOption, MissingExtra, TrainingError
 from ..reference import MODELS, ReferenceConfig
 from ..training.options import DEFAULT_VOCAB_SIZE, TrainingOptions
+from ._common import output_options, print_json, tell
 
 N_PAIRS = 20000  # of the built-in corpus
 HELD_OUT = 0.05  # of the pairs, where no validation data is given
@@ -72,8 +72,7 @@ def option(name: str, kind: Any, text: str) -> Any:
 @option("norm", str, "transformer: pre or post. [default: pre]")
 @option("positions", str, "transformer: sinusoidal or learned. [default: sinusoidal]")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; the same number repeats a run bit for bit.")
-@click.option("--quiet", is_flag=True, help="No progress.")
-@click.option("--json", "as_json", is_flag=True, help="The result as one JSON object.")
+@output_options
 def command(
     checkpoint: Path,
     model: str,
@@ -142,10 +141,10 @@ def command(
     finally:
         if progress:
             progress.clear()
-    if report.n_skipped and not quiet:
-        click.echo(f"{report.n_skipped} pairs are longer than the lengths allow, and were left out", err=True)
+    if report.n_skipped:
+        tell(f"{report.n_skipped} pairs are longer than the lengths allow, and were left out", quiet)
     if as_json:
-        click.echo(json.dumps(report.to_dict()))
+        print_json(report.to_dict())
         return
     click.echo(
         f"{report.folder}: {report.model} model, {report.n_parameters:,} parameters, {report.vocab_size} subwords"
