@@ -55,7 +55,7 @@ class Checkpoint:
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
-    """Read config.json and find the family; no weights yet. Refuses what can't be exported before anything is written."""
+    """Read config.json and find the family; no weights yet. What can't be exported is refused before any writing."""
     require_export_packages()
     folder = _locate(path)
     file = folder / "config.json"

@@ -137,7 +137,7 @@ class Session:
         alignments: bool | str = False,
         on_batch: Callable[[list[int], list[list[Hypothesis]]], None] | None = None,
     ) -> list[list[Hypothesis]]:
-        """Like `generate`, for checked sources and options. on_batch: called with indices and hypotheses as they finish."""
+        """Like `generate`, for checked sources and options. on_batch: called with indices and hypotheses of a batch."""
         if batch_size < 1:
             raise InvalidOption(f"batch_size is {batch_size}; expected at least 1")
         found: list[list[Hypothesis]] = [[] for _ in sources]
@@ -199,6 +199,14 @@ class Session:
                 yield part
         if rest := decoder.finish():
             yield rest
+
+    def source_tokens(self, ids: Ids) -> list[str]:
+        """The spelling of each source id; numbers where there is no tokenizer."""
+        return self._tokenizer.source_tokens(ids) if self._tokenizer else [str(i) for i in ids]
+
+    def target_tokens(self, ids: Ids) -> list[str]:
+        """The spelling of each target id; numbers where there is no tokenizer."""
+        return self._tokenizer.tokens(ids) if self._tokenizer else [str(i) for i in ids]
 
     def _with_text(self, hypothesis: Hypothesis) -> Hypothesis:
         if self._tokenizer is None:

@@ -77,7 +77,8 @@ def verify(
     source = open_checkpoint(checkpoint)
     if source.model_type != opened.manifest["model_type"]:
         raise InvalidOption(
-            f"the checkpoint is of type '{source.model_type}', the bundle was made from '{opened.manifest['model_type']}'"
+            f"the checkpoint is of type '{source.model_type}', "
+            f"but the bundle was made from '{opened.manifest['model_type']}'"
         )
     model = source.load_model()
     make = getattr(source.family, "Reference", parity.TransformersReference)

@@ -21,8 +21,11 @@ from ._options import generation_options, given
 @click.option("--target-lang", help="Language to translate into, for a model that has several.")
 @click.option("--truncate", is_flag=True, help="Cut sources that are longer than the model allows.")
 @click.option("--scores", is_flag=True, help="Print each hypothesis's score before it.")
-@click.option("--alignments", type=click.Path(dir_okay=False),
-              help="Write source-target alignments: a .json file, or a .png/.svg/.pdf heat map of the first text.")  # fmt: skip
+@click.option(
+    "--alignments",
+    type=click.Path(dir_okay=False),
+    help="Write alignments: a .json file of all texts, or a .png, .svg or .pdf heat map of the first.",
+)
 @click.option("--stream", is_flag=True, help="Print pieces as soon as they are certain.")
 @output_options
 def command(
@@ -46,9 +49,12 @@ def command(
 
     With --num-return-sequences N every source gives N lines, best first.
     """
+    from ..alignments import check_path, write_alignments
     from ..runtime import DEFAULT_BATCH_SIZE, load
     from ..text import from_utf8
 
+    if alignments:
+        check_path(alignments)
     texts = list(text) or [from_utf8(line.rstrip(b"\r\n")) for line in sys.stdin.buffer]
     session = load(bundle, backend, target, threads)
     tell(f"backend: {session.backend.name}", quiet or backend != "auto")
@@ -77,8 +83,6 @@ def command(
             on_batch=lambda indices, _: advance(len(indices), ""),
         )
     if alignments:
-        from ..alignments import write_alignments
-
         write_alignments(alignments, session, sources, found)
     for source, hypotheses in zip(texts, found, strict=True):
         if as_json:

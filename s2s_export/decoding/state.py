@@ -1,6 +1,6 @@
 """What the search asks of whatever executes the graphs: one batch of sources being decoded.
 
-Letters: B sources, K beams, T tokens so far, M candidates, Q probed tokens, V vocabulary, L layers, H heads, S source length.
+Letters: B sources, K beams, M candidates, Q probed tokens, V vocabulary, L layers, H heads, S source length.
 
 The search never sees a cache. It says which token each beam appends and whose history each beam continues, and gets
 back the best tokens of the next position. A backend keeps the K/V caches (or recurrent states) and the ancestor table.

@@ -63,7 +63,7 @@ class GraphBuilder:
         return name
 
     def output(self, value: str, name: str, dtype: int, shape: Sequence[Dimension]) -> None:
-        """Make `value` an output called `name`: renamed where it is made, since a copying node would cost a cache's copy."""
+        """Make `value` an output called `name`: renamed where it is made, as an Identity would copy a whole cache."""
         assert value not in self._renamed, f"{value} is an output already"
         self._renamed[value] = name
         self._outputs.append(helper.make_tensor_value_info(name, dtype, shape))

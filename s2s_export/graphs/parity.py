@@ -1,4 +1,4 @@
-"""The error of each graph against PyTorch: the model's own modules compute whole sequences, the graphs one step at a time.
+"""The error of each graph against PyTorch, whose modules compute whole sequences where the graphs go step by step.
 
 The decoder is driven with random tokens and random beam ancestry, so that the caches, the ancestor table and the
 positions are all in the comparison: after every step each beam's logits must equal those of its whole history.

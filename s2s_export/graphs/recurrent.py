@@ -42,7 +42,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Score:
-    """How a decoder state s scores annotation h_j: v.tanh(W s + k_j) with a query, s.k_j without; k_j = key(h_j) or h_j."""
+    """How a state s scores annotation h_j: v.tanh(W s + k_j) with a query, s.k_j without; k_j is key(h_j) or h_j."""
 
     query: Linear | None = None
     energy: Linear | None = None
@@ -99,7 +99,7 @@ def emit(model: Recurrent, store: WeightStore) -> dict[str, onnx.ModelProto]:
 
 
 def _encoder(model: Recurrent, store: WeightStore) -> onnx.ModelProto:
-    """Out: encoder_states [B,S,U] with attention, context [B,U] with a summary, else final_hidden, final_cell [B,L,U]."""
+    """Gives encoder_states [B,S,U] with attention, context [B,U] with a summary, else final_hidden, final_cell [B,L,U]."""
     g = GraphBuilder("encoder", store)
     units = model.decoder[0].size
     ids = g.input("input_ids", INT64, ["B", "S"])

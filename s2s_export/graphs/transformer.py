@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import torch
 
-from .builder import FLOAT, INT64, GraphBuilder
+from .builder import FLOAT, INT64, Dimension, GraphBuilder
 from .functions import NATIVE, PLUGIN_ATTRIBUTES, PLUGINS
 from .structure import Attention, Block, FeedForward, Linear, Norm, PositionTable, RelativePositions, Stack, Transformer
 from .weights import WeightStore
@@ -119,14 +119,16 @@ def _decoder_step(model: Transformer, store: WeightStore) -> onnx.ModelProto:
                 kv_shape = ["B", cross.n_heads, "S", cross.head_size]
                 cross_key = g.input(f"cross_key.{i}", FLOAT, kv_shape)
                 cross_value = g.input(f"cross_value.{i}", FLOAT, kv_shape)
-                cache_shape = ["B", block.self_attention.n_heads, "N", block.self_attention.head_size]
+                cache_shape: list[Dimension] = ["B", block.self_attention.n_heads, "N", block.self_attention.head_size]
                 cache = [g.input(f"self_{name}.{i}", FLOAT, cache_shape) for name in ("key", "value")]
 
-                def self_attention(h: str, block: Block = block, cache: list[str] = cache) -> str:
+                def self_attention(
+                    h: str, block: Block = block, cache: list[str] = cache, shape: list[Dimension] = cache_shape
+                ) -> str:
                     rows, updated = _self_attention(
                         g, h, block.self_attention, cache, self_mask, ancestors, position, bias, batch, beams
                     )
-                    caches.append((updated, cache_shape))
+                    caches.append((updated, shape))
                     return rows
 
                 def cross_attention(
@@ -254,14 +256,14 @@ def source_mask_bias(g: GraphBuilder, source_mask: str) -> str:
 
 
 def _ancestor_mask(g: GraphBuilder, ancestors: str, position: str, batch: str, beams: str) -> str:
-    """ancestors [B,K,C] -> additive [B,1,K,N]: beam k sees slot t*K + j where ancestors[b,k,t] == j and t <= position."""
+    """ancestors [B,K,C] -> additive [B,1,K,N]: beam k sees slot t*K + j if ancestors[b,k,t] == j and t <= position."""
     last = g.constant([3])
     same = g.op("Equal", [g.op("Unsqueeze", [ancestors, last]), g.range(beams)])  # [B,K,C,K]
     past = g.op("LessOrEqual", [g.range(g.size(ancestors, 2)), position])  # [C]
     seen = g.op("And", [same, g.op("Unsqueeze", [past, g.constant([1])])])
     mask = g.op("Where", [seen, g.constant(0.0, np.float32), g.constant(MASKED, np.float32)])
-    slots = g.op("Mul", [g.size(ancestors, 2), beams])
-    return g.reshape(mask, [batch, 1, beams, slots])
+    # N as the caches have it, and not as C*K: TensorRT knows the former ahead of time.
+    return g.reshape(mask, [batch, 1, beams, g.size("self_key.0", 2)])
 
 
 # Layers
