@@ -5,8 +5,8 @@
 LSTM, GRU, attention RNN and Transformer see the same batches of the same generated corpus (English to German, phrases
 joined by commas, sources up to 60 tokens) for the same number of steps, with about the same number of parameters. Held
 out sources are then translated, greedily and with four beams, and scored by source length. The LSTM and the GRU press
-each source into one vector; the other two look back at all of it. Bahdanau et al. 2014 (arXiv 1409.0473, figure 2) asked
-the same of human language. An interrupted run goes on where it stopped. One CPU thread.
+each source into one vector; the other two look back at all of it. Bahdanau et al. (arXiv 1409.0473, figure 2) asked the
+same of human language. An interrupted run goes on where it stopped. One CPU thread.
 """
 
 from __future__ import annotations
