@@ -9,7 +9,6 @@ Every written tokenizer is read back by the runtime half and compared with the o
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
@@ -18,7 +17,7 @@ from typing import Any
 
 from s2s_export import text_check
 from s2s_export.errors import CheckpointError, UnsupportedModel
-from s2s_export.text.entry import SOURCE_LANG
+from s2s_export.text_describe import class_names, common, piece_options
 
 # A checkpoint that has none of these has no tokenizer; one that has some of them must have all that its class needs.
 _TOKENIZER_FILES = (
@@ -32,15 +31,8 @@ _TOKENIZER_FILES = (
 )
 _TOKENIZER_SUFFIXES = (".spm", ".model")
 
-# How a model of this tokenizer is asked for a target language.
-_TARGET_LANGUAGE_BY = {
-    "MBartTokenizer": "decoder_start_token_id",
-    "PLBartTokenizer": "decoder_start_token_id",
-    "MBart50Tokenizer": "forced_bos_token_id",
-    "M2M100Tokenizer": "forced_bos_token_id",
-    "NllbTokenizer": "forced_bos_token_id",
-}
-_LANGUAGE_TOKEN = re.compile(r"[a-z]{2,3}_([A-Z]{2}|[A-Z][a-z]{3})")  # en_XX, eng_Latn
+# tokenizer.json decoders whose text of the first tokens is a beginning of the text of all, runs of byte tokens apart.
+_STEADY_DECODERS = {"Metaspace", "ByteLevel", "ByteFallback", "Fuse", "WordPiece", "BPEDecoder"}
 
 
 def write_tokenizer(checkpoint: Path, folder: Path) -> dict[str, Any] | None:
@@ -50,6 +42,8 @@ def write_tokenizer(checkpoint: Path, folder: Path) -> dict[str, Any] | None:
     the written tokenizer differs from transformers' own, UnsupportedModel for a tokenizer that no kind expresses.
     """
     checkpoint, folder = Path(checkpoint), Path(folder)
+    if not checkpoint.is_dir():
+        raise CheckpointError(f"{checkpoint} is not a folder, expected a checkpoint's; check the path")
     if not _has_tokenizer(checkpoint):
         return None
     original = load_original(checkpoint)
@@ -109,13 +103,18 @@ def load_original(checkpoint: Path) -> Any:
             warnings.simplefilter("ignore")  # what transformers recommends to install changes no ids
             tokenizer = AutoTokenizer.from_pretrained(str(checkpoint), local_files_only=True)
     except Exception as error:  # whatever transformers, tokenizers or sentencepiece make of a damaged file
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise CheckpointError(
-            f"the tokenizer in {checkpoint} can't be loaded ({reason}); restore its files, or remove all of them to "
-            "export a model that takes ids only"
-        ) from error
+        raise _unloadable(checkpoint, " ".join(str(error).split())[:200] or type(error).__name__) from error
+    if isinstance(tokenizer, bool):  # how transformers 4 reports a damaged sentencepiece model
+        raise _unloadable(checkpoint, "transformers gives no reason")
     _require_files(checkpoint, tokenizer)
     return tokenizer
+
+
+def _unloadable(checkpoint: Path, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"the tokenizer in {checkpoint} can't be loaded ({reason}); restore its files, or remove all of them to export "
+        "a model that takes ids only"
+    )
 
 
 def _has_tokenizer(checkpoint: Path) -> bool:
@@ -144,17 +143,13 @@ def _require_files(checkpoint: Path, tokenizer: Any) -> None:
 def _writer(tokenizer: Any) -> Callable[[Any, Path], dict[str, Any]]:
     if tokenizer.is_fast:
         return _write_fast
-    for name in _class_names(tokenizer):
+    for name in class_names(tokenizer):
         if name in _WRITERS:
             return _WRITERS[name]
     raise UnsupportedModel(
         f"the checkpoint's tokenizer is a {type(tokenizer).__name__} written in Python, expected one with a "
         f"tokenizer.json or one of {', '.join(sorted(_WRITERS))}; remove the tokenizer files to export for ids only"
     )
-
-
-def _class_names(tokenizer: Any) -> list[str]:
-    return [base.__name__.removesuffix("Fast") for base in type(tokenizer).__mro__]
 
 
 # --- one writer a kind: (transformers' tokenizer, folder) -> manifest entry
@@ -169,9 +164,14 @@ def _write_fast(tokenizer: Any, folder: Path) -> dict[str, Any]:
         )
     backend["truncation"] = backend["padding"] = None
     (folder / "tokenizer.json").write_text(json.dumps(backend, ensure_ascii=False), encoding="utf-8")
-    entry = _common(tokenizer, "fast", {"tokenizer": "tokenizer.json"})
+    entry = common(tokenizer, "fast", {"tokenizer": "tokenizer.json"})
     entry["decode"]["skip_ids"] = sorted(token["id"] for token in backend["added_tokens"] if token["special"])
-    entry["options"] = {"split_special_tokens": bool(getattr(tokenizer, "split_special_tokens", False))}
+    decoders = _decoders(backend["decoder"])
+    entry["options"] = {
+        "split_special_tokens": bool(getattr(tokenizer, "split_special_tokens", False)),
+        "steady_decoder": all(_is_steady(decoder) for decoder in decoders),
+        "byte_fallback": any(decoder["type"] == "ByteFallback" for decoder in decoders),
+    }
     forced = getattr(tokenizer, "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output", None)
     if forced is False and backend["model"].get("type") == "BPE":  # transformers 5
         entry["decode"]["clean_up_tokenization_spaces"] = False
@@ -187,13 +187,14 @@ def _write_marian(tokenizer: Any, folder: Path) -> dict[str, Any]:
     if tokenizer.separate_vocabs:
         files["target_vocab"] = "target_vocab.json"
         _write_json(tokenizer.target_encoder, folder / files["target_vocab"])
-    entry = _common(tokenizer, "marian", files)
+    entry = common(tokenizer, "marian", files)
     tokenizer.decode([tokenizer.eos_token_id])
     entry["options"] = {
-        **_piece_options(tokenizer),
+        **piece_options(tokenizer),
         "unk_token": str(tokenizer.unk_token),
         "decode_with": "source" if tokenizer._decode_use_source_tokenizer else "target",
         "unlisted_ids": "piece" if _refuses_unlisted_ids(tokenizer) else "unk",
+        "language_codes": "anywhere" if hasattr(tokenizer, "language_code_re") else "first",
     }
     codes = tokenizer.supported_language_codes
     entry["languages"] = {code[2:-2]: tokenizer.encoder[code] for code in codes}
@@ -209,9 +210,9 @@ def _write_m2m100(tokenizer: Any, folder: Path) -> dict[str, Any]:
     files = {"model": "sentencepiece.bpe.model", "vocab": "vocab.json"}
     shutil.copyfile(tokenizer.spm_file, folder / files["model"])
     _write_json(tokenizer.encoder, folder / files["vocab"])
-    entry = _common(tokenizer, "spm_vocab", files)
+    entry = common(tokenizer, "spm_vocab", files)
     entry["options"] = {
-        **_piece_options(tokenizer),
+        **piece_options(tokenizer),
         "unk_token": str(tokenizer.unk_token),
         "language_tokens": dict(tokenizer.lang_token_to_id),
     }
@@ -219,8 +220,8 @@ def _write_m2m100(tokenizer: Any, folder: Path) -> dict[str, Any]:
 
 
 def _write_byt5(tokenizer: Any, folder: Path) -> dict[str, Any]:
-    entry = _common(tokenizer, "bytes", {})
-    entry["options"] = {**_piece_options(tokenizer), "offset": tokenizer.offset}
+    entry = common(tokenizer, "bytes", {})
+    entry["options"] = {**piece_options(tokenizer), "offset": tokenizer.offset}
     return entry
 
 
@@ -231,121 +232,21 @@ _WRITERS: dict[str, Callable[[Any, Path], dict[str, Any]]] = {
 }
 
 
-# --- the entry's parts
+def _decoders(decoder: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    """The steps of a tokenizer.json's decoder, in order."""
+    if decoder is None:
+        return []
+    if decoder["type"] == "Sequence":
+        return [step for inner in decoder["decoders"] for step in _decoders(inner)]
+    return [decoder]
 
 
-def _common(tokenizer: Any, kind: str, files: Mapping[str, str]) -> dict[str, Any]:
-    """The entry without its options; `text/entry.py` explains the fields."""
-    languages = _languages(tokenizer)
-    prefix, suffix = _template(tokenizer, languages)
-    longest = tokenizer.model_max_length
-    special = {name: getattr(tokenizer, f"{name}_token_id", None) for name in ("pad", "bos", "eos", "unk")}
-    target = getattr(tokenizer, "tgt_lang", None)
-    return {
-        "kind": kind,
-        "files": dict(files),
-        "special_ids": {name: value for name, value in special.items() if value is not None},
-        "template": {"prefix": prefix, "suffix": suffix},
-        "languages": languages,
-        "source_lang": tokenizer.src_lang if languages else None,
-        "target_lang": target if target in languages else None,
-        "target_language_by": _target_language_by(tokenizer) if languages else None,
-        "model_max_length": int(longest) if longest and longest < 1e9 else None,  # transformers writes 1e30 for none
-        "decode": {
-            "clean_up_tokenization_spaces": bool(tokenizer.clean_up_tokenization_spaces),
-            "skip_ids": sorted({value for value in tokenizer.all_special_ids if value is not None}),
-            "spaces_between_special_tokens": _is_version_4() and not tokenizer.is_fast,
-        },
-        "options": {},
-    }
-
-
-def _languages(tokenizer: Any) -> dict[str, int]:
-    """Language code -> id, for a tokenizer whose template names the source's language."""
-    if not hasattr(tokenizer, "set_src_lang_special_tokens"):
-        return {}
-    codes = dict(getattr(tokenizer, "lang_code_to_id", None) or {})
-    for token in (*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()):
-        if _LANGUAGE_TOKEN.fullmatch(str(token)):
-            codes.setdefault(str(token), tokenizer.convert_tokens_to_ids(str(token)))
-    return {code: value for code, value in codes.items() if value not in (None, tokenizer.unk_token_id)}
-
-
-def _template(tokenizer: Any, languages: Mapping[str, int]) -> tuple[list[int | str], list[int | str]]:
-    """What the tokenizer puts before and after the ids of a text, with the source's language as a placeholder."""
-    if not hasattr(tokenizer, "set_src_lang_special_tokens"):
-        return _surroundings(tokenizer)
-    usual = tokenizer.src_lang
-    if usual not in languages:
-        import transformers
-
-        raise CheckpointError(
-            f"the tokenizer has no token for its source language '{usual}' once transformers {transformers.__version__} "
-            "has loaded it, expected one for every language; save it again with the version that wrote it, as "
-            "AutoTokenizer.from_pretrained(..).save_pretrained(..), which adds tokenizer.json"
-        )
-    other = next((code for code in languages if code != usual), usual)
-    seen = []
-    for code in (usual, other):
-        tokenizer.src_lang = code
-        seen.append(
-            [
-                [SOURCE_LANG if value == languages[code] else value for value in side]
-                for side in _surroundings(tokenizer)
-            ]
-        )
-    tokenizer.src_lang = usual
-    prefix, suffix = seen[0]
-    return prefix, suffix
-
-
-def _surroundings(tokenizer: Any) -> tuple[list[int | str], list[int | str]]:
-    text = "a 1"
-    inner, whole = tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer(text)["input_ids"]
-    for start in range(len(whole) - len(inner) + 1):
-        if inner and whole[start : start + len(inner)] == inner:
-            return whole[:start], whole[start + len(inner) :]
-    raise UnsupportedModel(
-        f"the tokenizer {type(tokenizer).__name__} changes a text's ids where it adds special tokens, expected tokens "
-        "before and after; remove the tokenizer files to export for ids only"
-    )
-
-
-def _target_language_by(tokenizer: Any) -> str:
-    for name in _class_names(tokenizer):
-        if name in _TARGET_LANGUAGE_BY:
-            return _TARGET_LANGUAGE_BY[name]
-    raise UnsupportedModel(
-        f"it is not known how a model with a {type(tokenizer).__name__} is asked for a target language, expected one "
-        f"of {', '.join(sorted(_TARGET_LANGUAGE_BY))}; remove the tokenizer files to export for ids only"
-    )
-
-
-def _piece_options(tokenizer: Any) -> dict[str, Any]:
-    """What `text/pieces.py` reads."""
-    specials = [str(token) for token in tokenizer.all_special_tokens]
-    separate = None
-    if _is_version_4():
-        beyond = (t for t in tokenizer.additional_special_tokens)
-        separate = sorted(
-            set(tokenizer._added_tokens_encoder) - set(specials)
-            | {token for token in beyond if tokenizer.convert_tokens_to_ids(token) >= tokenizer.vocab_size}
-        )
-    return {
-        "added_tokens": [
-            {
-                "id": number,
-                "content": token.content,
-                "lstrip": token.lstrip,
-                "rstrip": token.rstrip,
-                "single_word": token.single_word,
-            }
-            for number, token in sorted(tokenizer._added_tokens_decoder.items())
-        ],
-        "special_tokens": specials,
-        "split_special_tokens": bool(tokenizer.split_special_tokens),
-        "separate_added_tokens": separate,
-    }
+def _is_steady(decoder: Mapping[str, Any]) -> bool:
+    if decoder["type"] == "Strip":
+        return decoder["stop"] == 0
+    if decoder["type"] == "Replace":
+        return len(decoder["pattern"].get("String", "")) == 1
+    return decoder["type"] in _STEADY_DECODERS
 
 
 def _refuse_sampling(tokenizer: Any) -> None:
@@ -362,12 +263,6 @@ def _refuses_unlisted_ids(tokenizer: Any) -> bool:
     except Exception:  # sentencepiece's own
         return True
     return False
-
-
-def _is_version_4() -> bool:
-    import transformers
-
-    return int(transformers.__version__.split(".")[0]) < 5
 
 
 def _write_json(data: Any, path: Path) -> None:

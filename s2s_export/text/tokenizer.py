@@ -58,6 +58,10 @@ class Tokenizer(ABC):
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """The vocabulary's spelling of every id, as an alignment shows it; "" for an id outside the vocabulary."""
 
+    def source_tokens(self, ids: Iterable[int]) -> list[str]:
+        """Like `tokens`, for a source; differs where source and target have vocabularies of their own."""
+        return self.tokens(ids)
+
     def target_overrides(self, target_lang: str | None) -> dict[str, int]:
         """Generation options that select a target language; none for None and for a language that the source names."""
         if target_lang is None:

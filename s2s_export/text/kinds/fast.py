@@ -1,14 +1,15 @@
 """A tokenizer.json, run by the `tokenizers` package: T5, mT5, BART, mBART, mBART-50, NLLB, Pegasus.
 
 The file's own template is not used: the entry's is, so that the source language can change between two calls.
-Options: `split_special_tokens` (true: special tokens written in a text are ordinary text).
+Options: `split_special_tokens` (true: special tokens written in a text are ordinary text), `steady_decoder` (true: the
+text of the first tokens is a beginning of the text of all of them, runs of byte tokens apart; without it a stream's
+text comes all at the end) and `byte_fallback` (true: there are byte tokens).
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,14 @@ from s2s_export.text.tokenizer import Tokenizer, check_ids
 
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
-# Decoders whose text for a prefix of the tokens is a prefix of the text for all of them, byte runs apart.
-_STEADY = {"Metaspace", "ByteLevel", "ByteFallback", "Fuse", "WordPiece", "BPEDecoder"}
-
 
 class FastTokenizer(Tokenizer):
     def __init__(self, entry: Entry, tokenizer: Any) -> None:
         super().__init__(entry)
         self._tokenizer = tokenizer
         self._tokenizer.encode_special_tokens = bool(entry.options.get("split_special_tokens", False))
-        decoders = list(_decoders(json.loads(tokenizer.to_str()).get("decoder")))
-        self._steady = all(_is_steady(decoder) for decoder in decoders)
-        self._byte_fallback = any(decoder.get("type") == "ByteFallback" for decoder in decoders)
+        self._steady = bool(entry.options.get("steady_decoder", False))
+        self._byte_fallback = bool(entry.options.get("byte_fallback", True))
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         return [self._tokenizer.id_to_token(value) or "" for value in check_ids(ids)]
@@ -54,26 +51,6 @@ class FastTokenizer(Tokenizer):
         if spelling is None or (skip_special_tokens and token in self.entry.skip_ids):
             return True  # left out of the text, and so no end of a run
         return _BYTE.fullmatch(spelling) is not None
-
-
-def _decoders(decoder: Mapping[str, Any] | None) -> Iterable[Mapping[str, Any]]:
-    if decoder is None:
-        return
-    if decoder.get("type") == "Sequence":
-        for inner in decoder.get("decoders", ()):
-            yield from _decoders(inner)
-    else:
-        yield decoder
-
-
-def _is_steady(decoder: Mapping[str, Any]) -> bool:
-    kind = decoder.get("type")
-    if kind == "Strip":
-        return decoder.get("stop") == 0
-    if kind == "Replace":
-        pattern = decoder.get("pattern", {}).get("String")
-        return isinstance(pattern, str) and len(pattern) == 1
-    return kind in _STEADY
 
 
 def load(folder: Path, entry: Entry) -> FastTokenizer:

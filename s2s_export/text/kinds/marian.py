@@ -5,12 +5,16 @@ target are numbered apart. transformers builds a Moses punctuation normalizer fo
 it tokenizes, so that there is none here.
 
 Options, besides those of `pieces`: `decode_with` ("source" or "target": whose model joins pieces; transformers 5 takes
-the source's where the two share one vocabulary) and `unlisted_ids` ("piece": an id that vocab.json lacks is spelled as
-that model does, "unk": as the unknown token).
+the source's where the two share one vocabulary), `unlisted_ids` ("piece": an id that vocab.json lacks is spelled as
+that model does, "unk": as the unknown token) and `language_codes` ("first": a `>>fra<<` at the beginning is a token,
+"anywhere": all from the first `>>` to the last `<<` is taken out, and is a token where it begins the text; older
+versions of transformers 4).
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,9 @@ from s2s_export.errors import BundleError
 from s2s_export.text import files
 from s2s_export.text.entry import Entry
 from s2s_export.text.pieces import PieceTokenizer
+from s2s_export.text.tokenizer import check_ids
+
+_CODES = re.compile(">>.+<<")
 
 
 class MarianTokenizer(PieceTokenizer):
@@ -27,7 +34,9 @@ class MarianTokenizer(PieceTokenizer):
         self._joiner = source if entry.options.get("decode_with", "target") == "source" else target
         self._vocab = vocab
         self._pieces_by_id = {value: piece for piece, value in decoder.items()}
+        self._source_pieces = {value: piece for piece, value in vocab.items()}
         self._unlisted = entry.options.get("unlisted_ids", "unk")
+        self._codes_anywhere = entry.options.get("language_codes", "first") == "anywhere"
         self._unk_token = str(entry.options.get("unk_token", "<unk>"))
         if self._unk_token not in vocab:
             raise BundleError(
@@ -35,9 +44,15 @@ class MarianTokenizer(PieceTokenizer):
             )
 
     def _pieces(self, text: str) -> list[str]:
+        if self._codes_anywhere:
+            match = _CODES.match(text)
+            return [*([match.group()] if match else []), *self._source.encode(_CODES.sub("", text), out_type=str)]
         if text.startswith(">>") and (end := text.find("<<")) != -1:
             return [text[: end + 2], *self._source.encode(text[end + 2 :], out_type=str)]
         return list(self._source.encode(text, out_type=str))
+
+    def source_tokens(self, ids: Iterable[int]) -> list[str]:
+        return [self._source_pieces.get(value, "") for value in check_ids(ids)]
 
     def _piece_id(self, piece: str) -> int:
         return self._vocab.get(piece, self._vocab[self._unk_token])
