@@ -85,9 +85,9 @@ def ptx(folder: str) -> Path:
 
 def fatbin(folder: str, architectures: Sequence[int] = ARCHITECTURES) -> Path:
     """One compressed binary for all `architectures`, with PTX for newer ones."""
-    tool = str(Path(find_nvcc()).resolve().with_name("fatbinary"))
+    tool = str(toolkit() / "bin" / "fatbinary")
     if not Path(tool).is_file():
-        raise BuildError(f"no fatbinary beside nvcc ({tool}); expected it in the CUDA toolkit; reinstall the toolkit")
+        raise BuildError(f"no {tool}; expected it in the CUDA toolkit; reinstall the toolkit")
     flags = ("-64", "--compress-mode=size", *map(str, architectures))
 
     def combine(output: Path) -> str:
@@ -135,6 +135,16 @@ def find_nvcc() -> str:
             "no nvcc; expected the CUDA toolkit on the path or in $CUDA_HOME; install it, or set CUDA_HOME"
         )
     return found
+
+
+@functools.cache
+def toolkit() -> Path:
+    """The CUDA toolkit's folder, by nvcc's own account: the nvcc on the path may be a script that calls another."""
+    plan = _run([find_nvcc(), "--dryrun", "-x", "cu", "-c", os.devnull, "-o", os.devnull])
+    match = re.search(r"^#\$ _HERE_=(.+)$", plan, re.MULTILINE)
+    if match is None:
+        raise BuildError(f"{find_nvcc()} --dryrun names no folder; expected a line with _HERE_; reinstall the toolkit")
+    return Path(match.group(1).strip()).parent
 
 
 def find_compiler(*names: str) -> str:

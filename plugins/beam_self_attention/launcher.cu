@@ -38,4 +38,4 @@ S2S_EXPORT int s2s_beam_self_attention(int element, const BeamSelfAttentionParam
                 dim3(plan.grid[0], plan.grid[1], plan.grid[2]), dim3(plan.threads), stream, *given);
 }
 
-HOST_LAUNCH_BY_NAME(BeamSelfAttentionParameters, kInstances)
+HOST_LAUNCH_BY_NAME(beam_self_attention, BeamSelfAttentionParameters, kInstances)

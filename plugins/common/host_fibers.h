@@ -24,7 +24,7 @@ extern "C" __attribute__((visibility("hidden"))) void s2s_switch_stack(void** fr
 asm(R"(
 .text
 .hidden s2s_switch_stack
-.globl s2s_switch_stack
+.weak s2s_switch_stack
 .type s2s_switch_stack,@function
 s2s_switch_stack:
   pushq %rbp

@@ -43,7 +43,7 @@ inline void describe(S2SLaunch* launch, const char* kernel, dim3 grid, unsigned 
 // The host build can also be asked for a kernel by its name, as a driver is after loading a binary. Returns kNoKernel when
 // there is none.
 #ifdef __CUDACC__
-#define HOST_LAUNCH_BY_NAME(Parameters, instances)
+#define HOST_LAUNCH_BY_NAME(folder, Parameters, instances)
 #else
 constexpr int kNoKernel = -101;
 template <class Parameters, class Table>
@@ -55,8 +55,8 @@ int launch_by_name(const Table& instances, const char* name, const void* given, 
                     *static_cast<const Parameters*>(given));
   return kNoKernel;
 }
-#define HOST_LAUNCH_BY_NAME(Parameters, instances)                                                                   \
-  S2S_EXPORT int s2s_host_launch(const char* name, const void* given, const uint32_t* grid, uint32_t threads) {      \
-    return launch_by_name<Parameters>(instances, name, given, grid, threads);                                        \
+#define HOST_LAUNCH_BY_NAME(folder, Parameters, instances)                                                          \
+  S2S_EXPORT int s2s_##folder##_by_name(const char* name, const void* given, const uint32_t* grid, uint32_t n) {     \
+    return launch_by_name<Parameters>(instances, name, given, grid, n);                                             \
   }
 #endif

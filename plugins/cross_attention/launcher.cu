@@ -46,4 +46,4 @@ S2S_EXPORT int s2s_cross_attention(int element, const CrossAttentionParameters* 
                 dim3(plan.grid[0], plan.grid[1], plan.grid[2]), dim3(plan.threads), stream, *given);
 }
 
-HOST_LAUNCH_BY_NAME(CrossAttentionParameters, kInstances)
+HOST_LAUNCH_BY_NAME(cross_attention, CrossAttentionParameters, kInstances)

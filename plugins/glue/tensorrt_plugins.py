@@ -7,8 +7,8 @@ After `register`, the ONNX parser takes a plugin for every node of the domain `s
 `plugin_namespace` and `plugin_version`, and engines that hold such plugins can be deserialised. Building needs no
 driver; the kernels are loaded when the first layer runs.
 
-Serialised with a layer: its scale, and a hash of the kernels' sources, so that an engine is not run by other kernels
-than it was built with.
+Serialised with a layer: its scale. The kernels stay outside the engine, so that better ones serve engines that exist;
+`VERSION` changes when they compute something else. Engines made with this glue run with the C++ one, and the reverse.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 
 from s2s_export.errors import BackendError, BuildError, EngineError
 
-from .. import build, operations
+from .. import operations
 from ..common.nodes import DOMAIN, VERSION, Launch, Operation
 from . import driver
 from .parser_library import ensure_parser_can_load_plugins
@@ -38,7 +38,6 @@ class Kernels:
     def __init__(self, folder: str, path: Path | None) -> None:
         self.folder = folder
         self.path = path
-        self.hash = build.source_hash(folder)[:16]
         self._binary: driver.Binary | None = None
 
     def run(self, launch: Launch, argument: Any, stream: int) -> None:
@@ -103,10 +102,9 @@ def refusals() -> list[str]:
     return found
 
 
-def describe(operation: Operation, kernels: Kernels) -> str:
-    """What the engine inspector shows of a layer: which outputs are which inputs' memory, and the kernels' hash."""
-    aliases = [f"{tensor.name} is {tensor.aliases}" for tensor in operation.outputs if tensor.aliases]
-    return "; ".join([*aliases, f"kernels {kernels.hash}"])
+def describe(operation: Operation) -> str:
+    """What the engine inspector shows of a layer: which outputs are which inputs' memory."""
+    return "; ".join(f"{t.name} is {t.aliases}" for t in operation.outputs if t.aliases) or "nothing in place"
 
 
 def element_types(trt: ModuleType) -> dict[Any, str]:
@@ -132,12 +130,11 @@ def make_plugin_class(trt: ModuleType) -> type:
             self.plugin_version = VERSION
             self.plugin_namespace = DOMAIN
             self.num_outputs = len(operation.outputs)
-            self.metadata_string = describe(operation, kernels)
+            self.metadata_string = describe(operation)
             self._input_of = {tensor.name: i for i, tensor in enumerate(operation.inputs)}
             self._prepared: tuple[Launch, Any] | None = None
-            # Fields point into these and do not keep them alive.
+            # The serialised field points into this and does not keep it alive.
             self._scale = np.array([scale], np.float32)
-            self._hash = np.frombuffer(kernels.hash.encode(), np.int8).copy()
 
         def get_capability_interface(self, type: Any) -> Any:
             return self
@@ -187,8 +184,7 @@ def make_plugin_class(trt: ModuleType) -> type:
 
         def get_fields_to_serialize(self) -> Any:
             scale = trt.PluginField("scale", self._scale, trt.PluginFieldType.FLOAT32)
-            kernels_hash = trt.PluginField("kernels", self._hash, trt.PluginFieldType.INT8)
-            return trt.PluginFieldCollection([scale, kernels_hash])
+            return trt.PluginFieldCollection([scale])
 
         # Running
 
@@ -267,13 +263,6 @@ def make_creator(trt: ModuleType, operation: Operation, kernels: Kernels) -> Any
             given = {field.name: field.data for field in fields}
             if "scale" not in given:
                 raise BuildError(f"node {name} ({operation.name}) lacks the attribute 'scale'; export again")
-            if "kernels" in given:
-                built_with = bytes(np.asarray(given["kernels"], np.int8)).decode()
-                if built_with != self.kernels.hash:
-                    raise EngineError(
-                        f"this engine was built with other kernels of {operation.folder} ({built_with}) than this "
-                        f"version has ({self.kernels.hash}); build the target again"
-                    )
             return plugin_class(operation, self.kernels, float(np.asarray(given["scale"]).reshape(-1)[0]))
 
     return Creator()

@@ -59,7 +59,7 @@ def test_fatbin_of_all_architectures(folder: str) -> None:
     raw = sum(build.cubin(folder, architecture).stat().st_size for architecture in build.ARCHITECTURES)
     print(f"{folder}: {binary.stat().st_size // 1024} KiB compressed, {raw // 1024} KiB of cubins")
     assert binary.stat().st_size < raw / 2
-    tool = Path(build.find_nvcc()).resolve().with_name("cuobjdump")
+    tool = build.toolkit() / "bin" / "cuobjdump"
     if not tool.is_file():
         pytest.skip(f"no cuobjdump beside nvcc ({tool})")
     listed = subprocess.run([str(tool), "--list-elf", str(binary)], capture_output=True, text=True, check=True).stdout

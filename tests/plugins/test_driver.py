@@ -24,7 +24,6 @@ Launch = plugin_sources.module("common.nodes").Launch
 
 FAKE = r"""
 #include <cstdint>
-#include <cstring>
 #include <dlfcn.h>
 #include <string>
 
@@ -39,8 +38,10 @@ int cuLibraryLoadData(void** library, const void* code, void*, void*, unsigned, 
   return *library ? 0 : 200;
 }
 int cuLibraryGetKernel(void** kernel, void* library, const char* name) {
-  *kernel = new Kernel{reinterpret_cast<HostLaunch>(dlsym(library, "s2s_host_launch")), name};
-  return std::strstr(name, "attention") ? 0 : 500;
+  const std::string text = name, folder = text.substr(0, text.find("attention") + 9);
+  void* launch = dlsym(library, ("s2s_" + folder + "_by_name").c_str());
+  *kernel = new Kernel{reinterpret_cast<HostLaunch>(launch), text};
+  return launch ? 0 : 500;
 }
 int cuLaunchKernel(void* kernel, unsigned x, unsigned y, unsigned z, unsigned threads, unsigned, unsigned, unsigned,
                    void* stream, void** arguments, void**) {

@@ -1,0 +1,63 @@
+"""The kernels under the address and undefined-behaviour sanitizers, which see every access of every thread."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import build
+
+RUN = """
+import sys
+sys.path.insert(0, {here!r})
+from test_attention_kernels import ELEMENTS, sweep_cross, sweep_self
+for element in ELEMENTS:
+    for bias in (False, True):
+        sweep_self(21, 60, element, bias, sanitize=True)
+        sweep_cross(22, 60, element, bias, sanitize=True)
+        sweep_self(23, 3, element, bias, sanitize=True, longest=1024)
+        sweep_cross(24, 3, element, bias, sanitize=True, longest=1024)
+{extra}
+print("clean", end="")
+"""
+# Reads one key past the end of the source: what the sanitizer is here to see.
+OVERRUN = """
+import ctypes, numpy as np
+from helpers import OPERATIONS, cross_case, library
+case = cross_case(np.random.default_rng(0), "fp32", 128, 1, 300, False, mask="none")
+operation = OPERATIONS[case.operation]
+arrays = {name: np.array(array) for name, array in case.tensors.items()}
+arrays["output"] = np.zeros_like(arrays["query"])
+arrays["mask"] = np.zeros((1, 1, 1, 301), np.float32)
+sizes = {"B": 1, "H": 1, "K": 1, "D": 128, "S": 301}
+given = operation.arguments(sizes, {name: array.ctypes.data for name, array in arrays.items()}, 1.0)
+library("cross_attention", True).s2s_cross_attention(0, ctypes.byref(given), None)
+"""
+
+
+def run(extra: str = "", cases: bool = True) -> subprocess.CompletedProcess[str]:
+    compiler = build.find_compiler("c++", "g++", "clang++")
+    runtime = subprocess.run([compiler, "-print-file-name=libasan.so"], capture_output=True, text=True).stdout.strip()
+    if not Path(runtime).is_file():
+        pytest.skip(f"{compiler} has no libasan.so")
+    code = RUN.format(here=str(Path(__file__).parent), extra=extra)
+    if not cases:
+        code = code.replace("for element in ELEMENTS:", "for element in ():")
+    options = "detect_leaks=0:detect_stack_use_after_return=0"
+    environment = {**os.environ, "LD_PRELOAD": runtime, "ASAN_OPTIONS": options, "PYTHONMALLOC": "malloc"}
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_no_access_out_of_bounds() -> None:
+    result = run()
+    assert (result.returncode, result.stdout) == (0, "clean"), result.stderr[-4000:]
+
+
+@pytest.mark.slow
+def test_an_overrun_is_seen() -> None:
+    result = run(OVERRUN, cases=False)
+    assert "heap-buffer-overflow" in result.stderr, result.stderr[-4000:]
