@@ -4,6 +4,7 @@ The tokenizer is loaded with transformers' `AutoTokenizer`, and what is written 
 files say: transformers 4 and 5 rebuild some tokenizers while they load them. A tokenizer that runs on the `tokenizers`
 package is serialized; one written in Python has its sentencepiece models and vocabularies copied and its tables noted.
 Every written tokenizer is read back by the runtime half and compared with the original before the export goes on.
+Reference models, which transformers does not know, have one sentencepiece model (see `text_reference`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from s2s_export import text_check
+from s2s_export import text_check, text_reference
 from s2s_export.errors import CheckpointError, UnsupportedModel
 from s2s_export.text_describe import class_names, common, piece_options
 
@@ -46,52 +47,13 @@ def write_tokenizer(checkpoint: Path, folder: Path) -> dict[str, Any] | None:
         raise CheckpointError(f"{checkpoint} is not a folder, expected a checkpoint's; check the path")
     if not _has_tokenizer(checkpoint):
         return None
+    if text_reference.is_reference(checkpoint):
+        return text_reference.write(checkpoint, folder)
     original = load_original(checkpoint)
     folder.mkdir(parents=True, exist_ok=True)
     entry = _writer(original)(original, folder)
     text_check.compare(original, folder, entry)
     return entry
-
-
-def write_sentencepiece(
-    model: Path,
-    folder: Path,
-    *,
-    eos_id: int,
-    bos_id: int | None = None,
-    pad_id: int | None = None,
-    unk_id: int | None = None,
-    target_model: Path | None = None,
-    append_eos: bool = True,
-    prepend_bos: bool = False,
-) -> dict[str, Any]:
-    """Copy a sentencepiece model whose ids are the model's ids, and return its manifest entry."""
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {"model": "source.model"}
-    shutil.copyfile(model, folder / files["model"])
-    if target_model is not None:
-        files["target_model"] = "target.model"
-        shutil.copyfile(target_model, folder / files["target_model"])
-    ids = {"pad": pad_id, "bos": bos_id, "eos": eos_id, "unk": unk_id}
-    if prepend_bos and bos_id is None:
-        raise CheckpointError("the tokenizer prepends a token at the start, but names no bos id; give one")
-    return {
-        "kind": "sentencepiece",
-        "files": files,
-        "special_ids": {name: value for name, value in ids.items() if value is not None},
-        "template": {"prefix": [bos_id] if prepend_bos else [], "suffix": [eos_id] if append_eos else []},
-        "languages": {},
-        "source_lang": None,
-        "target_lang": None,
-        "target_language_by": None,
-        "model_max_length": None,
-        "decode": {
-            "clean_up_tokenization_spaces": False,
-            "skip_ids": sorted({value for value in (pad_id, bos_id, eos_id) if value is not None}),
-            "spaces_between_special_tokens": False,
-        },
-        "options": {"offset": 0},
-    }
 
 
 def load_original(checkpoint: Path) -> Any:

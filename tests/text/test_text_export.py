@@ -11,7 +11,7 @@ import pytest
 import sentencepiece
 import text_folders
 
-from s2s_export import text, text_assets, text_check
+from s2s_export import text, text_assets, text_check, text_reference
 from s2s_export.errors import CheckpointError, UnsupportedModel
 
 
@@ -136,7 +136,7 @@ def test_the_bundle_needs_neither_checkpoint_nor_truncation(pair_of, tmp_path):
 def test_a_sentencepiece_model_keeps_its_own_ids(tmp_path):
     (tmp_path / "a.model").write_bytes(text_folders.spm(pad_id=0, unk_id=1, bos_id=2, eos_id=3))
     (tmp_path / "b.model").write_bytes(text_folders.spm("bpe", pad_id=0, unk_id=1, bos_id=2, eos_id=3))
-    entry = text_assets.write_sentencepiece(
+    entry = text_reference.write_sentencepiece(
         tmp_path / "a.model", tmp_path / "t", eos_id=3, pad_id=0, target_model=tmp_path / "b.model"
     )
     tokenizer = text.load(tmp_path / "t", json.loads(json.dumps(entry)))
@@ -150,10 +150,32 @@ def test_a_sentencepiece_model_keeps_its_own_ids(tmp_path):
         stream = text.StreamDecoder(tokenizer)
         assert "".join([*(stream.push([value]) for value in ids), stream.finish()]) == target.decode(ids)
     assert tokenizer.tokens([3, 10**6]) == ["</s>", ""]
-    with_bos = text_assets.write_sentencepiece(
+    with_bos = text_reference.write_sentencepiece(
         tmp_path / "a.model", tmp_path / "t", eos_id=3, bos_id=2, prepend_bos=True
     )
     assert text.load(tmp_path / "t", with_bos).encode("Hello")[0] == 2
+
+
+def test_a_reference_model_brings_its_sentencepiece_model(tmp_path):
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    text_folders.dump(folder / "config.json", {"model_type": "s2s-transformer", **ids})
+    tags = [">>deu<<", ">>fra<<"]
+    model = text_folders.spm(pad_id=0, bos_id=1, eos_id=2, unk_id=3, user_defined_symbols=",".join(tags))
+    (folder / "tokenizer.model").write_bytes(model)
+    entry = text_assets.write_tokenizer(folder, tmp_path / "tokenizer")
+    tokenizer = text.load(tmp_path / "tokenizer", entry)
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    assert tokenizer.languages == {"deu": 4, "fra": 5}
+    assert tokenizer.encode("Hello", target_lang="fra") == [*processor.encode(">>fra<< Hello"), 2]
+    assert tokenizer.target_overrides("fra") == {}
+    assert tokenizer.decode([1, *processor.encode("Hello, world!"), 2, 0]) == "Hello, world!"
+    (folder / "tokenizer.model").write_bytes(model[:100])
+    with pytest.raises(CheckpointError, match=r"tokenizer\.model can't be read"):
+        text_assets.write_tokenizer(folder, tmp_path / "tokenizer")
+    (folder / "tokenizer.model").unlink()
+    assert text_assets.write_tokenizer(folder, tmp_path / "tokenizer") is None
 
 
 FRESH = """
