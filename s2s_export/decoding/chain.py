@@ -30,7 +30,7 @@ MOST_CANDIDATES = 512
 
 @dataclass
 class Scored:
-    """The tokens looked at, after the rules. A token may occur twice, then once with minus infinity.
+    """The tokens looked at, after the rules. Entries with minus infinity may be there only to fill a row.
 
     ids [B, K, W] int64, or None where W = V and position is id. log_probs [B, K, W]: what the rules make of the
     log-probabilities. logits [B, K, W]: what they make of the logits, or the same array where that chooses alike.
@@ -186,9 +186,9 @@ def apply_edit(scores: Floats, places: Ints, edit: Edit) -> Floats:
         scores[places] = np.where(before < 0, before * amount, before / amount)
     elif edit.kind == "grow":
         before = scores[places]
-        with np.errstate(invalid="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             growth = np.abs(before) * np.float32(edit.amount)
-        scores[places] = np.where(np.isfinite(before), before + growth, before)
+            scores[places] = np.where(np.isfinite(before), before + growth, before)
     else:
         scores = np.full_like(scores, MINUS_INFINITY)
         scores[places] = np.float32(0.0)

@@ -14,7 +14,7 @@ from typing import Any
 Convert = Callable[[Any], Any]
 
 
-class BadValue(Exception):  # noqa: N818 - it never leaves `resolve`
+class BadValue(Exception):
     """Says what was expected; `resolve` adds the option's name and what was found."""
 
 

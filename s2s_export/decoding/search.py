@@ -19,6 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from .chain import Scored
 from .draws import Draws
 from .hypothesis import Hypothesis
 from .numerics import Scalar, along
@@ -115,11 +116,13 @@ class BeamSearch:
 
     def advance(self) -> bool:
         """One more token. Returns whether the search goes on."""
-        value, parent, token, log_prob = self._candidates()
-        ends = self._ends(token)
-        self._finish(value, ends, parent, token, log_prob)
-        self._run_on(value, ends, parent, token, log_prob)
-        self._close()
+        scored = self.steps.look(self._n_candidates)
+        with np.errstate(over="ignore", invalid="ignore"):  # Rules may make scores infinite, and that is not an error.
+            value, parent, token, log_prob = self._candidates(scored)
+            ends = self._ends(token)
+            self._finish(value, ends, parent, token, log_prob)
+            self._run_on(value, ends, parent, token, log_prob)
+            self._close()
         if not self._goes_on(ends):
             self._report(np.arange(len(self.steps.present)))
             return False
@@ -127,9 +130,8 @@ class BeamSearch:
             self._let_closed_leave()
         return True
 
-    def _candidates(self) -> tuple[Floats, Ints, Ints, Floats]:
+    def _candidates(self, scored: Scored) -> tuple[Floats, Ints, Ints, Floats]:
         """The C best continuations of each source, or C drawn ones, [B, C]: sum, beam, token, its log-probability."""
-        scored = self.steps.look(self._n_candidates)
         n_sources, _, width = scored.log_probs.shape
         log_probs = scored.log_probs.reshape(n_sources, -1)
         sums = (scored.log_probs + self.score[:, :, None]).reshape(n_sources, -1)

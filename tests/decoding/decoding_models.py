@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+from transformers.modeling_outputs import BaseModelOutput
 
 from s2s_export.decoding import StepQuery, StepResult
 
@@ -44,7 +46,7 @@ def tiny_model(architecture: str, vocabulary_size: int, seed: int) -> Any:
     else:
         config = transformers.T5Config(
             vocab_size=vocabulary_size, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_decoder_layers=2, num_heads=2,
-            pad_token_id=0, eos_token_id=1, decoder_start_token_id=0, initializer_factor=4.0,
+            pad_token_id=0, eos_token_id=1, decoder_start_token_id=0, initializer_factor=1.5,
         )  # fmt: skip
         model = transformers.T5ForConditionalGeneration(config)
     model.set_attn_implementation("eager")
@@ -60,51 +62,47 @@ def padded(sources: list[list[int]], pad: int) -> tuple[torch.Tensor, torch.Tens
 
 
 class TorchState:
-    """Runs the whole text so far at every step: slow, and with nothing that could go wrong in a cache."""
+    """Runs a model of transformers with its own cache, as generate() does."""
 
     def __init__(self, model: Any, sources: list[list[int]], n_beams: int) -> None:
         self._model = model
-        pad = model.config.pad_token_id
-        ids, self._mask = padded(sources, pad)
+        ids, mask = padded(sources, model.config.pad_token_id)
         with torch.no_grad():
-            self._encoded = model.get_encoder()(input_ids=ids, attention_mask=self._mask).last_hidden_state
-        self.n_sources = len(sources)
-        self.n_beams = n_beams
-        self.vocabulary_size = model.config.vocab_size
-        self._text = np.zeros((self.n_sources, n_beams, 0), dtype=np.int64)
+            encoded = model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
+        self._encoded = encoded.repeat_interleave(n_beams, 0)
+        self._mask = mask.repeat_interleave(n_beams, 0)
+        self._cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        self.n_sources, self.n_beams, self.vocabulary_size = len(sources), n_beams, model.config.vocab_size
         self.n_steps = 0
-        self.n_dense = 0
 
     def step(self, tokens: np.ndarray, parents: np.ndarray, query: StepQuery) -> StepResult:
         assert tokens.shape == parents.shape == (self.n_sources, self.n_beams)
         assert tokens.dtype == parents.dtype == np.int64
-        self.n_steps += 1
-        self.n_dense += query.dense
-        if self._text.shape[-1] == 0:
+        rows = parents + np.arange(self.n_sources)[:, None] * self.n_beams
+        if self.n_steps:
+            self._cache.reorder_cache(torch.from_numpy(rows.ravel()))
+        else:
             assert not parents.any()
-        text = np.take_along_axis(self._text, parents[:, :, None], axis=1)
-        self._text = np.concatenate([text, tokens[:, :, None]], axis=2)
-        rows = torch.from_numpy(self._text.reshape(self.n_sources * self.n_beams, -1))
+        self.n_steps += 1
         with torch.no_grad():
             out = self._model(
-                encoder_outputs=transformers.modeling_outputs.BaseModelOutput(
-                    self._encoded.repeat_interleave(self.n_beams, 0)
-                ),
-                attention_mask=self._mask.repeat_interleave(self.n_beams, 0),
-                decoder_input_ids=rows,
+                encoder_outputs=BaseModelOutput(self._encoded),
+                attention_mask=self._mask,
+                decoder_input_ids=torch.from_numpy(tokens.reshape(-1, 1)),
+                past_key_values=self._cache,
                 output_attentions=query.attention,
-                use_cache=False,
             )
-        logits = out.logits[:, -1].float()
+        logits = out.logits[:, -1].float().reshape(self.n_sources, self.n_beams, -1)
         attention = None
         if query.attention:
             attention = torch.stack([layer[:, :, -1] for layer in out.cross_attentions], 1).numpy()
             attention = attention.reshape(self.n_sources, self.n_beams, *attention.shape[1:])
-        return seen_through(query, logits.reshape(self.n_sources, self.n_beams, -1), attention)
+        return seen_through(query, logits, attention)
 
     def keep(self, sources: np.ndarray) -> None:
-        self._text = self._text[sources]
-        self._mask, self._encoded = self._mask[sources], self._encoded[sources]
+        rows = torch.from_numpy((sources[:, None] * self.n_beams + np.arange(self.n_beams)).ravel())
+        self._cache.batch_select_indices(rows)
+        self._mask, self._encoded = self._mask[rows], self._encoded[rows]
         self.n_sources = len(sources)
 
 

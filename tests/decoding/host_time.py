@@ -66,7 +66,7 @@ CASES: dict[str, dict[str, object]] = {
     "4 beams, no_repeat_ngram_size 3": {"num_beams": 4, "no_repeat_ngram_size": 3},
     "4 beams, repetition_penalty": {"num_beams": 4, "repetition_penalty": 1.2},
     "4 beams, all of these": {
-        "num_beams": 4, "repetition_penalty": 1.2, "no_repeat_ngram_size": 3, "bad_words_ids": ((5,),), "min_length": 99,
+        "num_beams": 4, "repetition_penalty": 1.2, "no_repeat_ngram_size": 3, "bad_words_ids": ((5,),), "min_length": 9,
     },
     "4 beams, renormalize_logits (dense)": {"num_beams": 4, "renormalize_logits": True},
     "sampling (dense)": {"do_sample": True, "seed": 0},
