@@ -24,9 +24,11 @@ _IMPORTS = f'opset_import: ["" : {OPSET}, "{NATIVE}" : 1]'
 
 # Inner tier. Attention over keys that a mask selects; the score's scale is folded into the query by the caller.
 # query [B,H,K,D], key [B,H,N,D], value [B,H,N,D], mask additive, broadcastable to [B,H,K,N] -> [B,H,K,D]
+# The last two inputs are TensorRT's and may be left out: no use is made of the first; lengths [B] int32 says that only
+# so many leading keys can be seen, which the mask says already, so that slots that were never written need no reading.
 _ATTENTION = f"""
 <domain: "{NATIVE}", {_IMPORTS}>
-TRT_Attention (query, key, value, mask) => (output) {{
+TRT_Attention (query, key, value, mask, query_lengths, lengths) => (output) {{
     transposed = Transpose <perm = [0, 1, 3, 2]> (key)
     scores = MatMul (query, transposed)
     masked = Add (scores, mask)
@@ -35,7 +37,8 @@ TRT_Attention (query, key, value, mask) => (output) {{
 }}
 """
 
-# cache [B,H,N,D], update [B,H,K,D], index [B] -> the cache with K slots from `index` on overwritten, in place where possible
+# cache [B,H,N,D], update [B,H,K,D], index [B] -> the cache with K slots from `index` on overwritten, where possible in
+# place
 _CACHE_UPDATE = f"""
 <domain: "{NATIVE}", {_IMPORTS}>
 TRT_KVCacheUpdate (cache, update, index) => (updated) {{
@@ -49,6 +52,9 @@ _WRITE_INDEX = """
     n_beams = Shape <start = 2, end = 3> (query)
     slot = Mul (position, n_beams)
     index = Expand (slot, batch)
+    end = Add (slot, n_beams)
+    ends = Expand (end, batch)
+    lengths = Cast <to = 6> (ends)
     key_cache_out = TRT_KVCacheUpdate (key_cache, key, index)
     value_cache_out = TRT_KVCacheUpdate (value_cache, value, index)
 """.replace("TRT_", f"{NATIVE}.TRT_")
@@ -57,12 +63,14 @@ _SCALED = """
     factor = CastLike (scale_value, query)
     scaled = Mul (query, factor)
 """
+_ATTEND = f"{NATIVE}.TRT_Attention (scaled, key_cache_out, value_cache_out, "
 _SELF_ATTENTION = f"""
 <domain: "{PLUGINS}", {_IMPORTS}>
 BeamSelfAttention <scale, plugin_namespace, plugin_version>
-    (query, key, value, key_cache, value_cache, mask, ancestors, position) => (output, key_cache_out, value_cache_out) {{
+    (query, key, value, key_cache, value_cache, mask, ancestors, position)
+    => (output, key_cache_out, value_cache_out) {{
     {_WRITE_INDEX} {_SCALED}
-    output = {NATIVE}.TRT_Attention (scaled, key_cache_out, value_cache_out, mask)
+    output = {_ATTEND} mask, "", lengths)
 }}
 """
 # bias [1,H,1,C]: additive, by head and position, the same for all beams (relative positions of T5)
@@ -77,10 +85,12 @@ BeamSelfAttentionBias <scale, plugin_namespace, plugin_version>
     ones = Constant <value_ints = [1, 1, 1, 1]> ()
     repeats = Concat <axis = 0> (ones, n_beams)
     repeated = Expand (by_beam, repeats)
-    flat = Constant <value_ints = [0, 0, 0, -1]> ()
+    kept = Constant <value_ints = [0, 0, 0]> ()
+    n_slots = Shape <start = 2, end = 3> (key_cache)
+    flat = Concat <axis = 0> (kept, n_slots)
     slots = Reshape (repeated, flat)
     biased = Add (mask, slots)
-    output = {NATIVE}.TRT_Attention (scaled, key_cache_out, value_cache_out, biased)
+    output = {_ATTEND} biased, "", lengths)
 }}
 """
 _CROSS_ATTENTION = f"""

@@ -1,0 +1,157 @@
+"""Engines for TensorRT and TensorRT-RTX: lower the three graphs, compile each, keep what was found on the way.
+
+The engines are stored as `<graph>.engine`; the lowered ONNX files are not kept, since the bundle and the recipe make
+them again.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..bundle import GRAPHS, Bundle
+from ..errors import BackendUnavailable, BuildError, InvalidOption, MissingExtra
+from ..recipes import Recipe
+from ..tensorrt import library as libraries
+from ..tensorrt.library import Library
+
+FLAVOURS = ("tensorrt", "tensorrt-rtx")
+
+
+def check(bundle: Bundle, recipe: Recipe) -> None:
+    """Raises BuildError, InvalidOption or MissingExtra before any work is done."""
+    _require_onnx()
+    from ..lowering import dimensions, options
+
+    options.read(recipe)
+    dimensions.check(bundle, recipe)
+    library = _library(recipe)
+    if library.compiles_ahead_of_time and not recipe.compute_capabilities:
+        raise InvalidOption(
+            f"target '{recipe.name}': compute_capabilities is empty; expected the GPUs that it compiles for, "
+            'such as ["8.9"]'
+        )
+    if recipe.plugins:
+        _register_plugins(library)
+    elif not library.has_cache_layer and _has_caches(bundle):
+        raise BuildError(
+            f"{library.name} {library.version} has no layer for K/V caches; expected one, or our kernels; "
+            "set plugins = true in the recipe, or update the library"
+        )
+    if not library.compiles_ahead_of_time:
+        _require_gpu(library, recipe)
+
+
+def version(recipe: Recipe) -> str:
+    library = _library(recipe)
+    return f"{library.flavour} {library.version}"
+
+
+def build(bundle: Bundle, recipe: Recipe, folder: Path, progress: Callable[[str], None]) -> dict[str, Any]:
+    from ..lowering import dimensions, lower, options
+    from ..tensorrt import validity
+    from ..tensorrt.compile import compile_graph
+
+    library = _library(recipe)
+    chosen = options.read(recipe)
+    fitted = dimensions.fit(bundle, recipe)
+    if recipe.plugins:
+        _register_plugins(library)
+    with tempfile.TemporaryDirectory(prefix="s2s-build-") as scratch:
+        lowered = lower.lower(bundle, recipe, fitted, chosen, Path(scratch), progress)
+        compiled = {}
+        for name in GRAPHS:
+            progress(f"compile {name}")
+            compiled[name] = compile_graph(
+                library, name, lowered.paths[name], folder / f"{name}.engine", fitted.ranges, recipe, progress,
+                decompose=chosen.decompose_attention,
+            )  # fmt: skip
+    facts = {
+        name: {
+            "file": f"{name}.engine",
+            **lowered.described[name],
+            "layers": result.layers,
+            "decomposed_attentions": result.decomposed,
+            "bytes": result.n_bytes,
+            "seconds": result.seconds,
+            "warnings": result.warnings,
+        }
+        for name, result in compiled.items()
+    }
+    return {
+        "graphs": facts,
+        "slots": fitted.slots,
+        "ranges": {letter: asdict(limits) for letter, limits in fitted.ranges.items()},
+        "target_length": fitted.target_length,
+        "device": validity.describe_target(library, recipe),
+        "has_run": False,
+        "lowering": lowered.report,
+        "agreement": lowered.agreement,
+        "summary": [*fitted.notes, *lowered.summary, *_summary(compiled)],
+    }
+
+
+def _summary(compiled: dict[str, Any]) -> list[str]:
+    lines = []
+    for name, result in compiled.items():
+        watched = ", ".join(
+            f"{count} {kind}"
+            for kind, count in result.layers.items()
+            if kind in ("ATTENTION_INPUT", "KV_CACHE_UPDATE", "PLUGIN_V3")
+        )
+        apart = (
+            f"; {result.decomposed} attentions have no kernel of their own and are taken apart"
+            if result.decomposed
+            else ""
+        )
+        lines.append(
+            f"{name}: {sum(result.layers.values())} layers ({watched or 'no attention'}), "
+            f"{result.n_bytes / 2**20:.2f} MiB, {result.seconds:.1f} s{apart}"
+        )
+    return lines
+
+
+def _require_onnx() -> None:
+    try:
+        import ml_dtypes  # noqa: F401
+        import onnx  # noqa: F401
+    except ImportError as error:
+        raise MissingExtra("onnx", "export", "s2s build for a GPU") from error
+
+
+def _library(recipe: Recipe) -> Library:
+    try:
+        return libraries.load(recipe.flavour)
+    except BackendUnavailable as error:
+        raise BuildError(str(error)) from error
+
+
+def _has_caches(bundle: Bundle) -> bool:
+    return any("N" in entry["shape"] for entry in bundle.manifest["graphs"]["decoder_step"]["inputs"])
+
+
+def _register_plugins(library: Library) -> None:
+    from .. import plugin_sources
+
+    plugin_sources.module("glue.tensorrt_plugins").register(library.trt)
+
+
+def _require_gpu(library: Library, recipe: Recipe) -> None:
+    """TensorRT times kernels on the GPU that will run them."""
+    from ..tensorrt import memory
+
+    try:
+        device = memory.Device()
+    except BackendUnavailable as error:
+        raise BuildError(
+            f"target '{recipe.name}' is built on the GPU that runs it, and {library.name} finds none here ({error}); "
+            "copy the bundle to that machine and run s2s build there"
+        ) from error
+    if recipe.compute_capabilities and device.capability not in recipe.compute_capabilities:
+        raise BuildError(
+            f"this GPU has compute capability {device.capability}, but target '{recipe.name}' is for "
+            f"{', '.join(recipe.compute_capabilities)}; build a target for this GPU"
+        )

@@ -1,0 +1,150 @@
+"""All passes in order: a bundle and a recipe -> three graph files that the target's library compiles, and a report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..bundle import GRAPHS, Bundle
+from ..errors import BuildError
+from ..recipes import Recipe
+from . import activations, agreement, overflow, precision, quantize, rounding, samples, specialize
+from . import graph as graphs_module
+from .activations import Activations
+from .dimensions import Dimensions
+from .graph import Graph
+from .options import LoweringOptions
+from .running import Runner
+
+LOW = {"fp32": None, "fp16": "fp16", "bf16": "bf16", "int8": "fp16", "fp8": "fp16"}  # what is not quantised
+REPORTED = 20  # nodes named one by one in a report
+
+
+@dataclass
+class Lowered:
+    """paths by graph; described: their inputs and outputs; report: what each pass did; agreement with fp32."""
+
+    paths: dict[str, Path]
+    described: dict[str, Any]
+    report: dict[str, Any]
+    agreement: dict[str, Any]
+    summary: list[str] = field(default_factory=list)
+
+
+def lower(
+    bundle: Bundle,
+    recipe: Recipe,
+    dimensions: Dimensions,
+    options: LoweringOptions,
+    folder: Path,
+    progress: Callable[[str], None],
+) -> Lowered:
+    """Write `<graph>.onnx` for each of the three graphs into `folder`. Raises BuildError."""
+    progress("read the graphs")
+    graphs = {name: graphs_module.load(bundle.graph_path(name), name) for name in GRAPHS}
+    report: dict[str, Any] = {"passes": {}}
+    report["passes"]["specialize"] = {
+        name: specialize.specialize(graph, attention=options.attention, plugins=recipe.plugins)
+        for name, graph in graphs.items()
+    }
+    progress("measure activations on samples")
+    sources, origin = samples.sources(bundle, options.n_samples)
+    seen = activations.measure(bundle, graphs, sources, options.n_steps)
+    report["samples"] = {"sources": origin, "n_sources": len(sources), "n_steps": options.n_steps}
+    progress(f"convert to {recipe.precision}")
+    summary = _convert(recipe, options, graphs, seen, report)
+    paths = {name: folder / f"{name}.onnx" for name in GRAPHS}
+    for name, graph in graphs.items():
+        graph.save(paths[name])
+    progress("compare with fp32")
+    found = _measure_agreement(bundle, graphs, paths, seen, folder)
+    found["how"] = "the same graphs on ONNX Runtime's CPU, fed the tokens that fp32 chose"
+    summary.append(agreement.line(recipe.precision, found))
+    if not found["finite"]:
+        raise BuildError(f"{recipe.precision} gives logits that are not finite on the samples; expected numbers; raise "
+                         "margin under [options], or build another precision")  # fmt: skip
+    if found["best_token"] < options.min_agreement:
+        raise BuildError(
+            f"{recipe.precision} picks fp32's best token in {found['best_token']:.1%} of the rows; expected at least "
+            f"{options.min_agreement:.1%} (min_agreement); build another precision, or lower it"
+        )
+    if dimensions.slots:  # last: a comparison with caches of the full size would take minutes
+        for name, graph in graphs.items():
+            specialize.fix_sizes(graph, {"N": dimensions.slots})
+            graph.save_nodes(paths[name])
+    described = {name: graph.describe() for name, graph in graphs.items()}
+    return Lowered(paths, described, report, found, summary)
+
+
+def _convert(
+    recipe: Recipe, options: LoweringOptions, graphs: Mapping[str, Graph], seen: Activations, report: dict[str, Any]
+) -> list[str]:
+    low = LOW[recipe.precision]
+    if low is None:
+        report["passes"]["precision"] = "fp32 throughout"
+        return []
+    summary = []
+    keep: dict[str, dict[str, int]] = {name: {} for name in graphs}
+    boundary = precision.boundaries(graphs, low)
+    if low == "fp16":
+        keep, found = overflow.overflowing(graphs, seen, options.margin, options.overflow)
+        report["overflow"] = {"nodes": len(found), "margin": options.margin, "largest_first": _largest(found)}
+        boundary = {
+            name: kind
+            for name, kind in boundary.items()
+            if max((s.largest for (_, value), s in seen.by_value.items() if value == name), default=0.0)
+            * options.margin <= overflow.FP16_MAX
+        }  # fmt: skip
+        if found:
+            worst = _largest(found)[0]
+            summary.append(
+                f"{len(found)} nodes compute in {options.overflow}, as their values may not fit fp16: the largest is "
+                f"{worst['largest']:.3g} at {worst['node']} (limit {worst['limit']:.3g})"
+            )
+    if recipe.precision in quantize.FORMATS:
+        report["passes"]["quantize"] = {}
+        for name, graph in graphs.items():
+            skip = set(keep[name]) | (set() if options.quantize_head else quantize.head_products(graph))
+            report["passes"]["quantize"][name] = quantize.quantize(graph, recipe.precision, seen, skip=skip)
+        n = sum(entry["products_quantized"] for entry in report["passes"]["quantize"].values())
+        left = sum(sum(entry["left"].values()) for entry in report["passes"]["quantize"].values())
+        summary.append(f"{n} products in {recipe.precision}, {left} left in {low}")
+    report["passes"]["precision"] = {
+        name: precision.convert(graph, low, keep[name], boundary) for name, graph in graphs.items()
+    }
+    counts = [entry["nodes"] for entry in report["passes"]["precision"].values()]
+    by_type = {kind: sum(count.get(kind, 0) for count in counts) for kind in precision.TYPES}
+    summary.append("nodes by type: " + ", ".join(f"{n} {kind}" for kind, n in by_type.items() if n))
+    return summary
+
+
+def _largest(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(found, key=lambda entry: -entry["largest"])[:REPORTED]
+
+
+def _measure_agreement(
+    bundle: Bundle,
+    graphs: Mapping[str, Graph],
+    paths: Mapping[str, Path],
+    seen: Activations,
+    folder: Path,
+) -> dict[str, Any]:
+    """The files themselves run, but for bf16, of which a rounding copy runs."""
+    emulated = any(kind == graphs_module.BFLOAT16 for graph in graphs.values() for kind in graph.types.values())
+    described = {name: graph.describe() for name, graph in graphs.items()}
+    if not emulated:
+        runner = Runner(bundle, paths, described)
+        return {**agreement.compare(seen.traces, runner.follow(seen.traces)), "bf16_by_rounding": False}
+    copies = {name: rounding.rounded(graph) for name, graph in graphs.items()}
+    places = {name: folder / f".{name}.rounded.onnx" for name in graphs}
+    try:
+        for name, copy in copies.items():
+            copy.save(places[name])
+        runner = Runner(bundle, places, {n: c.describe() for n, c in copies.items()})
+        return {**agreement.compare(seen.traces, runner.follow(seen.traces)), "bf16_by_rounding": True}
+    finally:
+        for place in places.values():
+            place.unlink(missing_ok=True)
+            place.with_suffix(".weights").unlink(missing_ok=True)
