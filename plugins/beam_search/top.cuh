@@ -1,0 +1,149 @@
+// The best M tokens of each row and the log-softmax's normaliser, without writing a distribution.
+//
+// Two stages. First, each warp takes a slice of the vocabulary and leaves its maximum, its sum of exponentials and its
+// best M tokens in order. Then one warp per row merges those lists. Order is by logit, then by lower token, so that ties
+// come out as in a stable sort. A NaN logit is never chosen before a number, and makes the normaliser NaN.
+#pragma once
+
+#include "../common/elements.cuh"
+#include "parameters.h"
+
+constexpr int kListWarps = 4;    // warps of a block in the first stage
+constexpr int kMostLists = 128;  // per row
+constexpr int kHeld = 4;         // best tokens that a lane keeps while it reads its part
+constexpr int kNobody = 0x7fffffff;
+constexpr unsigned kFullWarp = 0xffffffffu;
+
+struct Ranked {
+  float value;
+  int32_t id;
+};
+
+__device__ __forceinline__ Ranked nobody() { return {-INFINITY, kNobody}; }
+__device__ __forceinline__ bool better(const Ranked& a, const Ranked& b) {
+  return a.value > b.value || (a.value == b.value && a.id < b.id);
+}
+
+// The best of the warp's 32 offers, to all lanes.
+__device__ __forceinline__ Ranked warp_best(Ranked offer) {
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) {
+    Ranked other;
+    other.value = __shfl_xor_sync(kFullWarp, offer.value, step);
+    other.id = __shfl_xor_sync(kFullWarp, offer.id, step);
+    if (better(other, offer)) offer = other;
+  }
+  return offer;
+}
+
+// The kHeld best of this lane's tokens that come after `last` in order, best first.
+template <typename T>
+__device__ __forceinline__ void hold(const T* logits, int first, int end, Ranked last, Ranked (&held)[kHeld]) {
+#pragma unroll
+  for (int i = 0; i < kHeld; ++i) held[i] = nobody();
+  for (int id = first + threadIdx.x % 32; id < end; id += 32) {
+    const float value = to_float(logits[id]);
+    Ranked item{value == value ? value : -INFINITY, id};
+    if (!better(last, item)) continue;
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i) {
+      if (better(item, held[i])) {
+        const Ranked pushed = held[i];
+        held[i] = item;
+        item = pushed;
+      }
+    }
+  }
+}
+
+template <typename T>
+__device__ __forceinline__ void top_of_slices(const LogSoftmaxTopParameters& given) {
+  const int row = blockIdx.y, lane = threadIdx.x % 32;
+  const int list = blockIdx.x * kListWarps + threadIdx.x / 32;
+  if (list >= given.lists) return;  // a whole warp, and no block barrier follows
+  const int slice = (given.vocabulary + given.lists - 1) / given.lists;
+  const int first = min(list * slice, given.vocabulary), end = min(first + slice, given.vocabulary);
+  const T* logits = static_cast<const T*>(given.logits) + static_cast<int64_t>(row) * given.vocabulary;
+  const int64_t place = static_cast<int64_t>(row) * given.lists + list;
+
+  Ranked held[kHeld];
+  hold(logits, first, end, Ranked{INFINITY, -1}, held);
+
+  const float maximum = warp_best(held[0]).value;
+  float sum = 0.f;
+  for (int id = first + lane; id < end; id += 32) {
+    const float value = to_float(logits[id]);
+    sum += value == maximum ? 1.f : expf(value - maximum);
+  }
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(kFullWarp, sum, step);
+  if (lane == 0) {
+    given.list_maximum[place] = maximum;
+    given.list_sum[place] = sum;
+  }
+
+  for (int m = 0; m < given.candidates; ++m) {
+    const Ranked best = warp_best(held[0]);
+    if (lane == 0) {
+      given.list_values[place * given.candidates + m] = best.value;
+      given.list_ids[place * given.candidates + m] = best.id;
+    }
+    if (best.id == held[0].id && best.id != kNobody) {
+#pragma unroll
+      for (int i = 0; i + 1 < kHeld; ++i) held[i] = held[i + 1];
+      held[kHeld - 1] = nobody();
+      if (held[0].id == kNobody) hold(logits, first, end, best, held);  // rare: this lane held many of the best
+    }
+  }
+}
+
+// One warp per row.
+__device__ __forceinline__ void merge_lists(const LogSoftmaxTopParameters& given) {
+  constexpr int kPerLane = kMostLists / 32;
+  const int row = blockIdx.x, lane = threadIdx.x;
+  const int64_t first = static_cast<int64_t>(row) * given.lists;
+  const float* values = given.list_values + first * given.candidates;
+  const int32_t* ids = given.list_ids + first * given.candidates;
+
+  float maximum = -INFINITY;
+  for (int list = lane; list < given.lists; list += 32) maximum = fmaxf(maximum, given.list_maximum[first + list]);
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) maximum = fmaxf(maximum, __shfl_xor_sync(kFullWarp, maximum, step));
+  float sum = 0.f;
+  for (int list = lane; list < given.lists; list += 32) {
+    const float part = given.list_maximum[first + list];
+    sum += given.list_sum[first + list] * (part == maximum ? 1.f : expf(part - maximum));
+  }
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(kFullWarp, sum, step);
+  const float log_sum = logf(sum);
+  if (lane == 0) given.log_normalizer[row] = maximum + log_sum;
+
+  int taken[kPerLane];
+#pragma unroll
+  for (int i = 0; i < kPerLane; ++i) taken[i] = 0;
+  for (int m = 0; m < given.candidates; ++m) {
+    Ranked head = nobody();
+    int from = 0;
+#pragma unroll
+    for (int i = 0; i < kPerLane; ++i) {
+      const int list = lane + 32 * i;
+      if (list >= given.lists || taken[i] >= given.candidates) continue;
+      const int at = list * given.candidates + taken[i];
+      const Ranked item{values[at], ids[at]};
+      if (better(item, head)) {
+        head = item;
+        from = i;
+      }
+    }
+    const Ranked best = warp_best(head);
+    if (best.id == head.id) {
+#pragma unroll
+      for (int i = 0; i < kPerLane; ++i) taken[i] += i == from;
+    }
+    if (lane == 0) {
+      given.candidate_ids[static_cast<int64_t>(row) * given.candidates + m] = best.id;
+      given.candidate_log_probs[static_cast<int64_t>(row) * given.candidates + m] = (best.value - maximum) - log_sum;
+    }
+  }
+}

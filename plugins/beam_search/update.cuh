@@ -1,0 +1,195 @@
+// One step of beam search over candidates, as transformers' generate() does it: reference.py is the definition.
+//
+// One block per source. What is best of n is found by counting, for each item, the items that come before it: no loop of
+// rounds, and ties fall as in a stable sort. All arithmetic on scores is single fp32 additions and divisions in the
+// definition's order, so that results are equal and not only close.
+#pragma once
+
+#include "../common/cuda_or_host.cuh"
+#include "parameters.h"
+
+constexpr int kUpdateThreads = 256;
+constexpr int kUpdateBeams = 16;
+constexpr int kMostOffers = 2048;   // K * M
+constexpr int kMostChosen = 128;    // candidates that a step looks at: max(2, 1 + n_end) * K
+constexpr float kFar = -1e9f;       // what generate() adds to push something to the end
+
+struct Offer {
+  float value;
+  int32_t beam, token;
+};
+
+struct UpdateShared {
+  float offered[kMostOffers];
+  int32_t offered_token[kMostOffers];
+  Offer chosen[kMostChosen];
+  int32_t hit[kMostChosen];
+  float running[kMostChosen];                     // chosen, those that end pushed to the end
+  float ranked[kUpdateBeams + kMostChosen];       // the pool, then the chosen as hypotheses
+  float pool_score[kUpdateBeams], new_score[kUpdateBeams];
+  int32_t pool_finished[kUpdateBeams], pool_step[kUpdateBeams], pool_parent[kUpdateBeams], pool_token[kUpdateBeams];
+  int32_t parent[kUpdateBeams];
+  int32_t full;                                   // the pool held K finished hypotheses before this step
+};
+
+__device__ __forceinline__ float number(float value) { return value == value ? value : -INFINITY; }
+
+// How many of values[0..n) come before values[i] in a stable descending sort.
+__device__ __forceinline__ int rank_of(const float* values, int n, int i) {
+  int rank = 0;
+  for (int j = 0; j < n; ++j) rank += values[j] > values[i] || (values[j] == values[i] && j < i);
+  return rank;
+}
+
+__device__ __forceinline__ bool ends(const BeamUpdateParameters& given, int32_t token, int step) {
+  if (step + 1 >= given.limit) return true;
+  for (int e = 0; e < given.n_end; ++e)
+    if (given.end_ids[e] == token) return true;
+  return false;
+}
+
+// The best of all K * M continuations, into shared.chosen in order; ties by beam, then by lower token.
+__device__ __forceinline__ void choose(const BeamUpdateParameters& given, int source, int n_chosen, UpdateShared& shared) {
+  const int M = given.candidates, n = given.beams * M;
+  const int64_t first = static_cast<int64_t>(source) * n;
+  for (int i = threadIdx.x; i < n; i += blockDim.x) {
+    shared.offered[i] = number(given.candidate_log_probs[first + i] + given.scores[source * given.beams + i / M]);
+    shared.offered_token[i] = static_cast<int32_t>(given.candidate_ids[first + i]);
+  }
+  __syncthreads();
+  for (int i = threadIdx.x; i < n; i += blockDim.x) {
+    const float value = shared.offered[i];
+    const int beam = i / M, token = shared.offered_token[i];
+    int rank = 0;
+    for (int j = 0; j < n; ++j) {
+      const float other = shared.offered[j];
+      const bool first_of_equals = j / M < beam || (j / M == beam && shared.offered_token[j] < token);
+      rank += other > value || (other == value && first_of_equals);
+    }
+    if (rank < n_chosen) shared.chosen[rank] = Offer{value, beam, token};
+  }
+  __syncthreads();
+}
+
+// The K best that do not end go on; their history is that of their parents.
+__device__ __forceinline__ void advance(const BeamUpdateParameters& given, int source, int step, int n_chosen,
+                                        UpdateShared& shared) {
+  const int K = given.beams;
+  for (int c = threadIdx.x; c < n_chosen; c += blockDim.x) {
+    const Offer offer = shared.chosen[c];
+    shared.hit[c] = ends(given, offer.token, step);
+    shared.running[c] = shared.hit[c] ? offer.value + kFar : offer.value;
+  }
+  __syncthreads();
+  for (int c = threadIdx.x; c < n_chosen; c += blockDim.x) {
+    const int k = rank_of(shared.running, n_chosen, c);
+    if (k >= K) continue;
+    const Offer offer = shared.chosen[c];
+    const int64_t at = (static_cast<int64_t>(step) * given.sources + source) * K + k;
+    shared.parent[k] = offer.beam;
+    shared.new_score[k] = shared.running[c];
+    given.scores[source * K + k] = shared.running[c];
+    given.next_tokens[source * K + k] = offer.token;
+    given.tokens[at] = offer.token;
+    given.parents[at] = offer.beam;
+  }
+  __syncthreads();
+  // A thread owns a position: it reads all beams' entries before it writes any.
+  const int written = static_cast<int>(*given.position);
+  int64_t* ancestors = given.ancestors + static_cast<int64_t>(source) * K * given.capacity;
+  for (int t = threadIdx.x; t <= written + 1 && t < given.capacity; t += blockDim.x) {
+    int64_t old[kUpdateBeams];
+    for (int k = 0; k < K; ++k) old[k] = t <= written ? ancestors[shared.parent[k] * given.capacity + t] : k;
+    for (int k = 0; k < K; ++k) ancestors[k * given.capacity + t] = old[k];
+  }
+}
+
+// The best K of the pool and of what ends now; old ones win ties.
+__device__ __forceinline__ void finish(const BeamUpdateParameters& given, int source, int step, int n_chosen,
+                                       UpdateShared& shared) {
+  const int K = given.beams;
+  const bool open = given.open[source] != 0;
+  const float divisor = given.length_divisor[step + 1];
+  for (int i = threadIdx.x; i < K; i += blockDim.x) {
+    shared.ranked[i] = shared.pool_score[i] = given.pool_scores[source * K + i];
+    shared.pool_finished[i] = given.pool_finished[source * K + i];
+    shared.pool_step[i] = given.pool_steps[source * K + i];
+    shared.pool_parent[i] = given.pool_parents[source * K + i];
+    shared.pool_token[i] = given.pool_tokens[source * K + i];
+  }
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    shared.full = 1;
+    for (int i = 0; i < K; ++i) shared.full &= shared.pool_finished[i] != 0;
+  }
+  __syncthreads();
+  for (int c = threadIdx.x; c < n_chosen; c += blockDim.x) {
+    float score = shared.chosen[c].value / divisor;
+    if (shared.full && given.early_stopping == S2S_EARLY_STOPPING_TRUE) score += kFar;
+    if (!open) score += kFar;
+    if (!(shared.hit[c] && c < K)) score += kFar;  // only the best K may finish
+    shared.ranked[K + c] = score;
+  }
+  __syncthreads();
+  for (int i = threadIdx.x; i < K + n_chosen; i += blockDim.x) {
+    const int slot = rank_of(shared.ranked, K + n_chosen, i);
+    if (slot >= K) continue;
+    const int at = source * K + slot, c = i - K;
+    given.pool_scores[at] = shared.ranked[i];
+    given.pool_finished[at] = c < 0 ? shared.pool_finished[i] : (shared.hit[c] && c < K);
+    given.pool_steps[at] = c < 0 ? shared.pool_step[i] : step;
+    given.pool_parents[at] = c < 0 ? shared.pool_parent[i] : shared.chosen[c].beam;
+    given.pool_tokens[at] = c < 0 ? shared.pool_token[i] : shared.chosen[c].token;
+  }
+  __syncthreads();
+}
+
+// Whether anything better than the pool's worst may still come; once false, always false.
+__device__ __forceinline__ void close(const BeamUpdateParameters& given, int source, int step, int n_chosen,
+                                      UpdateShared& shared) {
+  const int K = given.beams;
+  const float best = shared.new_score[0] / given.length_divisor[given.bound_at_limit ? given.limit : step + 1];
+  float worst = INFINITY;
+  int unfinished = 0, all_hit = 1;
+  for (int i = 0; i < K; ++i) {
+    worst = fminf(worst, given.pool_scores[source * K + i]);
+    unfinished |= given.pool_finished[source * K + i] == 0;
+  }
+  for (int c = 0; c < n_chosen; ++c) all_hit &= shared.hit[c];
+  // A finished slot asks for more than the worst of the pool, an unfinished one for more than -1e9.
+  bool finished_any = false;
+  for (int i = 0; i < K; ++i) finished_any |= given.pool_finished[source * K + i] != 0;
+  const bool better = (finished_any && best > worst) || (unfinished && best > kFar);
+  given.open[source] = given.open[source] != 0 && better;
+  given.all_hit[source] = all_hit;
+}
+
+__device__ __forceinline__ void beam_update(const BeamUpdateParameters& given) {
+  SHARED_MEMORY(UpdateShared, shared);
+  const int source = blockIdx.x;
+  const int step = static_cast<int>(*given.position) - given.prompt + 1;
+  const int n_chosen = (given.n_end > 1 ? 1 + given.n_end : 2) * given.beams;
+  if (step < 0 || step >= given.limit) return;  // past the tables: the same for all threads
+  choose(given, source, n_chosen, shared);
+  advance(given, source, step, n_chosen, shared);
+  finish(given, source, step, n_chosen, shared);
+  if (threadIdx.x == 0) close(given, source, step, n_chosen, shared);
+}
+
+// After all sources: whether the whole batch stops, and the next position. One warp.
+__device__ __forceinline__ void beam_stop(const BeamStopParameters& given) {
+  int open = 0, all_hit = 1, all_full = 1;
+  for (int b = threadIdx.x; b < given.sources; b += 32) {
+    open |= given.open[b];
+    all_hit &= given.all_hit[b];
+  }
+  for (int i = threadIdx.x; i < given.sources * given.beams; i += 32) all_full &= given.pool_finished[i] != 0;
+  open = __ballot_sync(0xffffffffu, open) != 0;
+  all_hit = __ballot_sync(0xffffffffu, !all_hit) == 0;
+  all_full = __ballot_sync(0xffffffffu, !all_full) == 0;
+  if (threadIdx.x == 0) {
+    const bool settled = given.early_stopping == S2S_EARLY_STOPPING_TRUE && all_full;
+    *given.stop = !(open && !settled && !all_hit);
+    *given.position += 1;
+  }
+}
