@@ -56,31 +56,34 @@ COLOURS = {"lstm": "#c44e52", "gru": "#dd8452", "attention": "#4c72b0", "transfo
 def train_one(name: str, folder: Path, pairs: list[Pair], validation: list[Pair], steps: int) -> dict:
     """Train the model unless its folder is complete; what was measured while it trained is kept beside the folder."""
     note = folder.with_suffix(".json")
-    if note.exists() and json.loads(note.read_text())["steps"] >= steps:
-        return json.loads(note.read_text())
-    start = time.process_time()
-    report = train(
-        folder,
-        name,
-        pairs,
-        validation,
-        sizes={**COMMON, **SIZES[name]},
-        vocab_size=300,
-        options={**OPTIONS, "max_steps": steps},
-        resume=folder.exists(),
-        on_progress=ProgressBar(sys.stderr),
-    )
-    measured = {
-        "parameters": report.n_parameters,
-        "steps": report.steps,
-        "best_step": report.best_step,
-        "validation_loss": report.validation_loss,
-        "cpu_seconds": time.process_time() - start,  # of the last call only, if the run was interrupted
-        "training_pairs": report.n_training_pairs,
-        "vocab_size": report.vocab_size,
-        "history": [[line.step, line.training_loss, line.validation_loss] for line in report.history],
-    }
-    note.write_text(json.dumps(measured, indent=1) + "\n")
+    measured = json.loads(note.read_text()) if note.exists() else {"steps": 0, "cpu_seconds": 0.0}
+    if measured["steps"] >= steps:
+        return measured
+    start, before = time.process_time(), measured["cpu_seconds"]
+    try:
+        report = train(
+            folder,
+            name,
+            pairs,
+            validation,
+            sizes={**COMMON, **SIZES[name]},
+            vocab_size=300,
+            options={**OPTIONS, "max_steps": steps},
+            resume=folder.exists(),
+            on_progress=ProgressBar(sys.stderr),
+        )
+        measured = {
+            "parameters": report.n_parameters,
+            "steps": report.steps,
+            "best_step": report.best_step,
+            "validation_loss": report.validation_loss,
+            "training_pairs": report.n_training_pairs,
+            "vocab_size": report.vocab_size,
+            "history": [[line.step, line.training_loss, line.validation_loss] for line in report.history],
+        }
+    finally:
+        measured["cpu_seconds"] = before + time.process_time() - start
+        note.write_text(json.dumps(measured, indent=1) + "\n")
     return measured
 
 
@@ -164,7 +167,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="where checkpoints go")
     parser.add_argument("--results", type=Path, required=True, help="where the plot and the table go")
-    parser.add_argument("--steps", type=int, default=3000, help="updates of each model [3000]")
+    parser.add_argument("--steps", type=int, default=2000, help="updates of each model [2000]")
     parser.add_argument("--test-size", type=int, default=80, help="held-out sources of each length [80]")
     parser.add_argument("--pairs", type=int, default=N_PAIRS, help=f"drawn pairs [{N_PAIRS}]")
     arguments = parser.parse_args()

@@ -108,7 +108,8 @@ class Run:
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=0.0, betas=BETAS, eps=EPSILON)
         self.state = checkpoint.training
         self.history = [Evaluation(**line) for line in self.state["history"]]
-        self.saved_at: int | None = None
+        self.epoch, self.batches = -1, list[list[int]]()  # the epoch whose batches these are
+        self.saved_at: int | None = None  # the step whose checkpoint is in the folder
         latest = {
             name.removeprefix("model."): value for name, value in checkpoint.tensors.items() if name[:6] == "model."
         }
@@ -135,12 +136,8 @@ class Run:
 
     def _step(self) -> Evaluation | None:
         """One update of the weights, and an evaluation when it is time."""
-        start, step, options, pad = (
-            time.monotonic(),
-            self.state["step"] + 1,
-            self.options,
-            self.model.config.pad_token_id,
-        )
+        start, step = time.monotonic(), self.state["step"] + 1
+        options, pad = self.options, self.model.config.pad_token_id
         batch = collate([self.examples[i] for i in self._next_batch()], pad, self.model.config.bos_token_id)
         n_tokens = int((batch.labels != pad).sum())
         batch = batch.to(self.device)
@@ -169,11 +166,11 @@ class Run:
         """The batch that the state points at; the next epoch's first one after the last."""
         state = self.state
         while True:
-            if getattr(self, "_epoch", None) != state["epoch"]:
-                self._epoch = state["epoch"]
-                self._batches = make_batches(self.examples, self.options.batch_tokens, self.options.seed, self._epoch)
-            if state["batch"] < len(self._batches):
-                return self._batches[state["batch"]]
+            if self.epoch != state["epoch"]:
+                self.epoch = state["epoch"]
+                self.batches = make_batches(self.examples, self.options.batch_tokens, self.options.seed, self.epoch)
+            if state["batch"] < len(self.batches):
+                return self.batches[state["batch"]]
             state["epoch"], state["batch"] = state["epoch"] + 1, 0
 
     def _evaluate(self) -> Evaluation:

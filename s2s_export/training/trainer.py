@@ -16,7 +16,7 @@ from ..reference.checkpoint import Checkpoint, load_checkpoint, weights_of
 from .corpus import Pair
 from .data import check_size, encode_pairs
 from .options import DEFAULT_VOCAB_SIZE, MAY_CHANGE, TrainingOptions
-from .run import Progress, Report, Run
+from .run import Evaluation, Progress, Report, Run
 from .tokenizer import Tokenizer, train_tokenizer
 
 
@@ -122,6 +122,8 @@ def _continued(
         missing = {"step", "epoch", "batch", "losses", "n_losses", "best_step", "history"} - set(earlier)
         if missing:
             raise KeyError(min(missing))
+        for line in earlier["history"]:
+            Evaluation(**line)
     except (KeyError, TypeError) as error:
         raise CheckpointError(
             f"{folder}/training_state.json can't be used ({error}), expected what `s2s train` writes; "
