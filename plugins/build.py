@@ -4,7 +4,8 @@ Results live in the user's cache folder, `$XDG_CACHE_HOME/s2s_export/plugins` or
 hash of sources, flags, architecture and compiler. A lock keeps two processes from building the same thing, and a result
 is moved into place whole. Nothing is ever written beside the sources.
 
-    python -m s2s_export.plugin_sources            builds every folder's binary for all architectures
+    for folder in build.folders():
+        build.fatbin(folder)            for all architectures; build.fatbin(folder, (89,)) for one
 """
 
 from __future__ import annotations
@@ -117,12 +118,16 @@ def usage(binary: Path) -> list[Usage]:
     return found
 
 
+def folders() -> list[str]:
+    """Every folder with kernels, sorted."""
+    return sorted(path.parent.name for path in ROOT.glob("*/launcher.cu"))
+
+
 def launcher(folder: str) -> Path:
-    """The one translation unit of a plugin."""
+    """The one translation unit of a folder."""
     source = ROOT / folder / "launcher.cu"
     if not source.is_file():
-        known = ", ".join(sorted(path.parent.name for path in ROOT.glob("*/launcher.cu")))
-        raise BuildError(f"no plugin '{folder}'; expected one of {known}; name one of these")
+        raise BuildError(f"no kernels in '{folder}'; expected one of {', '.join(folders())}; name one of these")
     return source
 
 

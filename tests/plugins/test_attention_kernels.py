@@ -9,7 +9,7 @@ import ctypes
 
 import numpy as np
 import pytest
-from helpers import (
+from plugin_helpers import (
     ELEMENTS,
     OPERATIONS,
     build,

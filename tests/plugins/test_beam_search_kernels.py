@@ -8,14 +8,15 @@ import functools
 import ml_dtypes
 import numpy as np
 import pytest
-from helpers import build
 from numpy.typing import NDArray
+from plugin_helpers import build
 
 from s2s_export import plugin_sources
 from s2s_export.errors import BuildError
 
 reference = plugin_sources.module("beam_search.reference")
 structures = plugin_sources.module("beam_search.structures")
+tolerances = plugin_sources.module("beam_search.tolerances")
 DTYPES = {"fp32": np.float32, "fp16": np.float16, "bf16": ml_dtypes.bfloat16}
 EARLY = (False, True, "never")
 
@@ -65,8 +66,8 @@ def check_top(logits: NDArray, element: str, n_candidates: int, schedule: int = 
     outputs = top(logits, element, n_candidates, schedule)
     normalizer, ids, log_probs = reference.log_softmax_top(logits, n_candidates)
     np.testing.assert_array_equal(outputs["candidate_ids"], ids)
-    np.testing.assert_allclose(outputs["log_normalizer"], normalizer, rtol=2e-6, atol=2e-6)
-    np.testing.assert_allclose(outputs["candidate_log_probs"], log_probs, rtol=2e-6, atol=5e-6)
+    np.testing.assert_allclose(outputs["log_normalizer"], normalizer, tolerances.RELATIVE, tolerances.ABSOLUTE)
+    np.testing.assert_allclose(outputs["candidate_log_probs"], log_probs, tolerances.RELATIVE, tolerances.ABSOLUTE)
 
 
 def random_logits(rng: np.random.Generator, rows: int, vocabulary: int, kind: str, element: str) -> NDArray:

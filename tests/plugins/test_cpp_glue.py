@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import DTYPES, ELEMENTS, OPERATIONS, build, check_cross, check_self, cross_case, guarded, self_case
+from plugin_helpers import DTYPES, ELEMENTS, OPERATIONS, build, check_cross, check_self, cross_case, guarded, self_case
 
 INCLUDE = os.environ.get("TENSORRT_INCLUDE_DIR", "")
 pytestmark = [

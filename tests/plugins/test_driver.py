@@ -14,7 +14,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import DTYPES, ELEMENTS, OPERATIONS, Case, build, check_cross, check_self, cross_case, guarded, self_case
+from plugin_helpers import (
+    DTYPES,
+    ELEMENTS,
+    OPERATIONS,
+    Case,
+    build,
+    check_cross,
+    check_self,
+    cross_case,
+    guarded,
+    self_case,
+)
 
 from s2s_export import plugin_sources
 from s2s_export.errors import BackendError, BackendUnavailable

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import build, library
+from plugin_helpers import build, library
 
 KERNELS = r"""
 #include "cuda_or_host.cuh"

@@ -10,8 +10,8 @@ import onnx
 import onnxruntime
 import plugin_model
 import pytest
-from helpers import OPERATIONS, Case, cross_case, run, self_case
 from onnx import helper
+from plugin_helpers import OPERATIONS, Case, cross_case, run, self_case
 
 from s2s_export.errors import BuildError
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import build
+from plugin_helpers import build
 
 RUN = """
 import sys
@@ -26,7 +26,7 @@ print("clean", end="")
 # Reads one key past the end of the source: what the sanitizer is here to see.
 OVERRUN = """
 import ctypes, numpy as np
-from helpers import OPERATIONS, cross_case, library
+from plugin_helpers import OPERATIONS, cross_case, library
 case = cross_case(np.random.default_rng(0), "fp32", 128, 1, 300, False, mask="none")
 operation = OPERATIONS[case.operation]
 arrays = {name: np.array(array) for name, array in case.tensors.items()}
