@@ -44,13 +44,9 @@ def write_alignments(
 
 
 def describe(session: Session, source: Sequence[int], hypothesis: Hypothesis) -> dict[str, Any]:
-    """source and target tokens, and weights [T, S] by target token. Raises InputError for a model without attention."""
-    if hypothesis.alignment is None:
-        raise InputError(
-            f"a model of the family '{session.bundle.manifest['family']}' has no attention, so there is no alignment; "
-            "leave out --alignments"
-        )
+    """source and target tokens, and weights [T, S] by target token, of a hypothesis that was asked for its alignment."""
     weights = hypothesis.alignment
+    assert weights is not None
     target = hypothesis.token_ids[len(hypothesis.token_ids) - len(weights) :]
     return {
         "source_tokens": session.source_tokens(source),

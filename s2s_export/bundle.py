@@ -18,7 +18,7 @@ manifest.json, format version 1, holds
     decoder                   "attention" (K/V caches) or "recurrent" (states that follow their beams)
     sizes                     integers by name: vocabulary_size, decoder_layers, heads, head_size, ...
     limits                    max_source_length, max_target_length in tokens; null where there is none
-    source                    how ids become a batch: pad_token_id, and whether padding ids are masked
+    source                    how ids become a batch: pad_token_id fills the shorter ones
     generation                the checkpoint's generation defaults by their Hugging Face names, nulls left out
     tokenizer                 what `text.load` needs, or null
     graphs                    for each graph its file, inputs and outputs: name, dtype, shape in dimension letters

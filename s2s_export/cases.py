@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +74,27 @@ def _source(session: Session, kind: str, content: Any, languages: dict[str, Any]
     if not isinstance(content, list) or any(isinstance(i, bool) or not isinstance(i, int) for i in content):
         raise InputError("'input_ids' is no list of whole numbers; expected token ids")
     return session.check_source(content, truncate=truncate)
+
+
+def read_sources(
+    session: Session, lines: Sequence[str | bytes], **options: Any
+) -> tuple[list[list[int]], dict[int, str]]:
+    """The ids of plain lines of text, empty where a line fails, and what is wrong with those by index.
+
+    options: as of `Session.encode`.
+    """
+    sources: list[list[int]] = []
+    failures = {}
+    for number, line in enumerate(lines):
+        sources.append([])
+        try:
+            text = line if isinstance(line, str) else from_utf8(line)
+            if not text.strip():
+                raise InputError("is empty; expected text")
+            sources[-1] = session.encode(text, **options)
+        except InputError as error:
+            failures[number] = str(error)
+    return sources, failures
 
 
 def decode_cases(

@@ -106,6 +106,7 @@ def load_transformers_model(path: Path, config: dict[str, Any]) -> Any:
 
     _check_weight_files(path)
     options: dict[str, Any] = {"attn_implementation": "eager", "output_loading_info": True, "local_files_only": True}
+    options["ignore_mismatched_sizes"] = True  # reported below, with the tensors' names
     major, minor = (int(part) for part in transformers.__version__.split(".")[:2])
     options["dtype" if (major, minor) >= (4, 56) else "torch_dtype"] = torch.float32
     with quiet_transformers():

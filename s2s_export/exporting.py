@@ -135,7 +135,7 @@ def _write_tokenizer(source: Checkpoint, folder: Path) -> dict[str, Any] | None:
 
     target = folder / "tokenizer"
     target.mkdir()
-    entry = getattr(source.family, "write_tokenizer", write_tokenizer)(source.path, target)
+    entry = write_tokenizer(source.path, target)
     if entry is None:
         target.rmdir()
     return entry
@@ -155,10 +155,6 @@ def _manifest(
     import torch
     import transformers
 
-    generation = generation_defaults(model)
-    pad = getattr(model.config, "pad_token_id", None)
-    eos = generation.get("eos_token_id")
-    ends = eos if isinstance(eos, list) else [eos]
     return {
         "format": bundle.FORMAT,
         "format_version": bundle.FORMAT_VERSION,
@@ -170,9 +166,8 @@ def _manifest(
         else "attention",
         "sizes": {**family.structure.sizes(), **family.sizes},
         "limits": limits,
-        # generate() makes up an attention mask only where padding can't be mistaken for the end.
-        "source": {"pad_token_id": pad, "masks_padding": pad is not None and pad not in ends},
-        "generation": generation,
+        "source": {"pad_token_id": getattr(model.config, "pad_token_id", None)},
+        "generation": generation_defaults(model),
         "tokenizer": tokenizer,
         "graphs": graphs,
         "provenance": {

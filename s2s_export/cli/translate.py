@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ..errors import InputError, UsageError
+from ..errors import UsageError
 from ._common import bar, output_options, print_json, session_options, tell
 from ._options import generation_options, given
 
@@ -47,47 +47,60 @@ def command(
 ) -> None:
     """Translate each TEXT, or each line of standard input, with BUNDLE. Output order is input order.
 
-    With --num-return-sequences N every source gives N lines, best first.
+    With --num-return-sequences N every source gives N lines, best first. A line that fails (empty, too long, not UTF-8)
+    gives an empty line and a sentence on stderr; the others still come out and the exit status is 1.
     """
     from ..alignments import check_path, write_alignments
+    from ..cases import read_sources
     from ..runtime import DEFAULT_BATCH_SIZE, load
-    from ..text import from_utf8
 
     if alignments:
         check_path(alignments)
-    texts = list(text) or [from_utf8(line.rstrip(b"\r\n")) for line in sys.stdin.buffer]
+    if stream and (as_json or alignments):
+        raise UsageError("--stream prints text as it comes; leave out --json and --alignments")
     session = load(bundle, backend, target, threads)
     tell(f"backend: {session.backend.name}", quiet or backend != "auto")
     languages = {"source_lang": source_lang, "target_lang": target_lang}
     chosen = session.options(target_lang=target_lang, **given(options))
+    if stream and chosen.num_return_sequences > 1:
+        raise UsageError("--stream prints the best hypothesis; leave out --num-return-sequences")
+    lines: list[str | bytes] = list(text) or [line.rstrip(b"\r\n") for line in sys.stdin.buffer]
+    sources, failures = read_sources(session, lines, truncate=truncate, **languages)
+    good = [number for number, source in enumerate(sources) if source]
     if stream:
-        if as_json or alignments or chosen.num_return_sequences > 1:
-            raise UsageError("--stream prints one text as it comes; leave out --json, --alignments and n-best")
-        for line in texts:
-            for part in session.stream(line, truncate=truncate, **languages, **given(options)):
+        for source in sources:
+            for part in session.stream_ids(source, chosen) if source else ():
                 click.echo(part, nl=False)
             click.echo()
-        return
-    sources = []
-    for number, line in enumerate(texts, 1):
-        try:
-            sources.append(session.encode(line, truncate=truncate, **languages))
-        except InputError as error:
-            raise InputError(f"line {number}: {error}") from None
-    with bar(len(sources), "translating", quiet) as advance:
-        found = session.decode(
-            sources,
-            chosen,
-            batch_size=batch_size or DEFAULT_BATCH_SIZE,
-            alignments=bool(alignments),
-            on_batch=lambda indices, _: advance(len(indices), ""),
-        )
-    if alignments:
-        write_alignments(alignments, session, sources, found)
-    for source, hypotheses in zip(texts, found, strict=True):
-        if as_json:
-            outputs = [{"text": h.text, "score": h.score, "token_ids": list(h.token_ids)} for h in hypotheses]
-            print_json({"source": source, "outputs": outputs, "backend": session.backend.name})
-            continue
-        for hypothesis in hypotheses:
-            click.echo(f"{hypothesis.score:.4f}\t{hypothesis.text}" if scores else hypothesis.text)
+    else:
+        with bar(len(good), "translating", quiet) as advance:
+            found = session.decode(
+                [sources[number] for number in good],
+                chosen,
+                batch_size=batch_size or DEFAULT_BATCH_SIZE,
+                alignments=bool(alignments),
+                on_batch=lambda indices, _: advance(len(indices), ""),
+            )
+        if alignments:
+            write_alignments(alignments, session, [sources[number] for number in good], found)
+        by_line = dict(zip(good, found, strict=True))
+        for number, line in enumerate(lines):
+            if as_json:
+                print_json(_record(session, line, by_line.get(number, []), failures.get(number)))
+            elif number in failures:
+                click.echo()
+            for hypothesis in by_line[number] if number in by_line and not as_json else ():
+                click.echo(f"{hypothesis.score:.4f}\t{hypothesis.text}" if scores else hypothesis.text)
+    for number, message in failures.items():
+        click.echo(f"s2s: line {number + 1}: {message}", err=True)
+    if failures:
+        raise click.exceptions.Exit(1)
+
+
+def _record(session: Any, line: str | bytes, hypotheses: list[Any], error: str | None) -> dict[str, Any]:
+    from ..cases import describe
+
+    source = line if isinstance(line, str) else line.decode("utf-8", errors="replace")
+    if error is not None:
+        return {"source": source, "error": error}
+    return {"source": source, "outputs": [describe(h) for h in hypotheses], "backend": session.backend.name}

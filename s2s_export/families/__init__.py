@@ -8,7 +8,6 @@ A family module defines
 and, where transformers does not load, run or generate with the model,
 
     load_model(path, config)    instead of AutoModelForSeq2SeqLM
-    write_tokenizer(path, folder) -> manifest entry, or None; instead of text_assets.write_tokenizer
     Reference(model)            the model seen as the three graphs, see graphs.parity.Reference
     generate(model, **options)  instead of the model's own method
 

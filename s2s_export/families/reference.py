@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
-import sentencepiece
 import torch
 
 from ..graphs.recurrent import Recurrent, Score, Unit
@@ -19,7 +17,6 @@ from ..reference.lstm import LSTMEncoderDecoder
 from ..reference.transformer import TransformerEncoderDecoder
 from . import Family
 
-LANGUAGE_TAG = re.compile(r">>(\w+)<<")  # a piece that asks for a target language, as in OPUS-MT
 MODEL_TYPES = ("s2s-lstm", "s2s-gru", "s2s-attention", "s2s-transformer")
 
 
@@ -27,29 +24,6 @@ def load_model(path: Path, config: dict[str, Any]) -> GenerateWrapper:
     from ..reference.checkpoint import load_checkpoint
 
     return GenerateWrapper(load_checkpoint(path).model()).eval()
-
-
-def write_tokenizer(path: Path, folder: Path) -> dict[str, Any] | None:
-    """The sentencepiece model that was trained with the model; its ids are the model's, an end token follows a text."""
-    from ..reference.checkpoint import load_checkpoint
-
-    checkpoint = load_checkpoint(path)
-    if checkpoint.tokenizer is None:
-        return None
-    (folder / "tokenizer.model").write_bytes(checkpoint.tokenizer)
-    config = checkpoint.config
-    pieces = sentencepiece.SentencePieceProcessor(model_proto=checkpoint.tokenizer)
-    tags = {m[1]: i for i in range(pieces.get_piece_size()) if (m := LANGUAGE_TAG.fullmatch(pieces.id_to_piece(i)))}
-    special = {"pad": config.pad_token_id, "bos": config.bos_token_id, "eos": config.eos_token_id}
-    return {
-        "kind": "sentencepiece",
-        "files": {"model": "tokenizer.model"},
-        "special_ids": special,
-        "template": {"prefix": [], "suffix": [config.eos_token_id]},
-        "languages": tags,
-        "target_language_by": "source_prefix" if tags else None,
-        "decode": {"skip_ids": sorted(special.values())},
-    }
 
 
 def describe(wrapper: GenerateWrapper) -> Family:

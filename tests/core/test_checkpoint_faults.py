@@ -1,0 +1,118 @@
+"""Checkpoints that can't be exported are refused in one sentence, before anything is written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import safetensors.torch
+import tiny_models
+import torch
+
+import s2s_export
+from s2s_export.errors import CheckpointError, InvalidOption, UnsupportedModel
+
+
+@pytest.fixture
+def checkpoint(exported, tmp_path):
+    path = tmp_path / "checkpoint"
+    shutil.copytree(exported("marian")[0], path)
+    return path
+
+
+def refuse(checkpoint, error, message, **options):
+    bundle = checkpoint.parent / "bundle"
+    with pytest.raises(error, match=message):
+        s2s_export.export(checkpoint, bundle, **options)
+    assert not bundle.exists()
+    assert [path.name for path in checkpoint.parent.iterdir() if path.name.startswith(".")] == []
+
+
+def change_config(path, **changes):
+    config = json.loads((path / "config.json").read_text())
+    config.update(changes)
+    (path / "config.json").write_text(json.dumps(config))
+
+
+def change_weights(path, change):
+    weights = safetensors.torch.load_file(path / "model.safetensors")
+    change(weights)
+    safetensors.torch.save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_a_model_type_without_family_names_those_that_have_one(checkpoint):
+    change_config(checkpoint, model_type="gpt2")
+    refuse(checkpoint, UnsupportedModel, "'gpt2' has no family; .*bart, m2m_100, marian, mbart, mt5, pegasus, .*t5")
+
+
+def test_missing_and_truncated_weights(checkpoint):
+    raw = (checkpoint / "model.safetensors").read_bytes()
+    (checkpoint / "model.safetensors").write_bytes(raw[: len(raw) // 2])
+    refuse(checkpoint, CheckpointError, "can't load it")
+    (checkpoint / "model.safetensors").write_bytes(b"")
+    refuse(checkpoint, CheckpointError, "is empty")
+    (checkpoint / "model.safetensors").unlink()
+    refuse(checkpoint, CheckpointError, "no weights in it")
+
+
+def test_a_missing_tensor_is_named(checkpoint):
+    name = "model.encoder.layers.0.fc1.weight"
+    change_weights(checkpoint, lambda weights: weights.pop(name))
+    refuse(checkpoint, CheckpointError, name)
+
+
+def test_a_config_that_contradicts_its_weights(checkpoint):
+    change_config(checkpoint, decoder_ffn_dim=44)
+    refuse(checkpoint, CheckpointError, "shape|size mismatch")
+
+
+def test_a_layer_too_many_in_the_config(checkpoint):
+    change_config(checkpoint, encoder_layers=3, num_hidden_layers=3)
+    refuse(checkpoint, CheckpointError, "encoder.layers.2")
+
+
+def test_a_weight_that_is_no_number(checkpoint):
+    def poison(weights):
+        weights["model.encoder.layers.0.fc1.weight"][0, 0] = float("nan")
+
+    change_weights(checkpoint, poison)
+    refuse(checkpoint, CheckpointError, "fc1.weight' holds NaN")
+
+
+def test_an_activation_that_no_graph_has(checkpoint):
+    change_config(checkpoint, activation_function="mish")
+    refuse(checkpoint, UnsupportedModel, "'mish' is not supported; known: gelu")
+
+
+def test_no_config_and_no_folder(checkpoint):
+    (checkpoint / "config.json").write_text("{")
+    refuse(checkpoint, CheckpointError, "not readable as JSON")
+    (checkpoint / "config.json").unlink()
+    refuse(checkpoint, CheckpointError, "no config.json")
+    refuse(checkpoint.parent / "nothing here", CheckpointError, "no such folder")
+
+
+def test_limits_outside_the_models_own(checkpoint):
+    refuse(checkpoint, InvalidOption, "max_source_length is 49; expected 1 to 48", max_source_length=49)
+    refuse(checkpoint, InvalidOption, "precision is 'int3'", precision="int3")
+
+
+def test_a_half_precision_checkpoint_exports_in_full_precision(tmp_path):
+    tiny_models.make("t5").to(torch.float16).save_pretrained(tmp_path / "c")
+    report = s2s_export.export(tmp_path / "c", tmp_path / "b")
+    assert report.manifest["precision"] == "fp32" and all(error.is_close for error in report.parity)
+
+
+def test_pickled_weights_are_read(tmp_path):
+    model = tiny_models.make("bart")
+    model.save_pretrained(tmp_path / "c")
+    (tmp_path / "c" / "model.safetensors").unlink()
+    torch.save(model.state_dict(), tmp_path / "c" / "pytorch_model.bin")
+    assert s2s_export.export(tmp_path / "c", tmp_path / "b").path.is_dir()
+
+
+def test_sharded_weights_are_read(tmp_path):
+    tiny_models.make("m2m_100").save_pretrained(tmp_path / "c", max_shard_size="20KB")
+    assert len(list((tmp_path / "c").glob("*.safetensors"))) > 1
+    assert s2s_export.export(tmp_path / "c", tmp_path / "b").path.is_dir()
