@@ -1,0 +1,266 @@
+"""A record as one HTML page that needs nothing else: style, charts and numbers are inside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from .bandwidth import floor_of
+from .charts import Bar, Series, bars, legend, lines
+from .table import MIB, of_work, render, threads_text
+from .work import Work
+
+N_COLOURS = 10
+# Ours are blues and greens, peers are warm: who is who shows before the legend is read.
+OURS = ("#0b5fa5", "#1c9aa8", "#2f9e63", "#6a51a3", "#74a9cf")
+PEERS = ("#d9480f", "#f0a202", "#a61e4d", "#8d6e63", "#5f6368")
+STYLE = """
+:root { color-scheme: light; }
+body { font: 15px/1.5 system-ui, "Segoe UI", "Helvetica Neue", "DejaVu Sans", sans-serif; color: #1f2328;
+  max-width: 1360px; margin: 32px auto; padding: 0 24px; background: #fff; }
+h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 19px; margin: 36px 0 6px; }
+h3 { font-size: 15px; margin: 14px 0 6px; }
+p { margin: 4px 0 10px; max-width: 62em; } .quiet { color: #59636e; }
+.row { display: flex; flex-wrap: wrap; gap: 12px 40px; } figure { margin: 0; }
+figcaption { font-weight: 600; margin: 8px 0; }
+svg { max-width: 100%; height: auto; display: block; font: 12.5px system-ui, "DejaVu Sans", sans-serif; }
+.grid { stroke: #e4e8ec; } .tick, .value { fill: #59636e; } .axis { fill: #1f2328; } .name { fill: #1f2328; }
+.floor { stroke: #c2185b; stroke-width: 2; stroke-dasharray: 5 3; } .floorname { fill: #c2185b; }
+polyline { fill: none; stroke-width: 2; }
+.legend { list-style: none; display: flex; flex-wrap: wrap; gap: 2px 20px; padding: 0; margin: 10px 0; }
+.dot { display: inline-block; width: 11px; height: 11px; border-radius: 50%; margin-right: 6px; }
+table { border-collapse: collapse; margin: 8px 0; font-variant-numeric: tabular-nums; font-size: 13.5px; }
+th, td { padding: 3px 10px; text-align: right; border-bottom: 1px solid #e4e8ec; white-space: nowrap; }
+th { font-weight: 600; border-bottom: 2px solid #c5ccd3; } td:first-child, th:first-child { text-align: left; }
+td.note { color: #a61e4d; text-align: left; } .wide { overflow-x: auto; }
+pre { background: #f6f8fa; padding: 14px; overflow-x: auto; font-size: 12px; line-height: 1.4; }
+"""
+
+
+def render_page(record: dict[str, Any]) -> str:
+    """The page's text."""
+    colours = _colours(record)
+    name = escape(str(record["model"]["name"]))
+    parts = [
+        f"<h1>{name}: decoding speed</h1>",
+        _intro(record),
+        legend([(label, colour) for label, colour in colours.items()]) if record["results"] else "",
+        *(_step_bars(record, colours, threads) for threads in _threads(record)),
+        *(_curves(record, colours, threads) for threads in _threads(record)),
+        _file(record, colours),
+        _numbers(record),
+        _memory(record, colours),
+        _absent(record),
+        f"<h2>All numbers</h2><pre>{escape(render(record))}</pre>",
+    ]
+    style = STYLE + "".join(
+        f".c{i} {{ fill: {c}; }} .l{i} {{ stroke: {c}; }} .b{i} {{ background: {c}; }}\n"
+        for i, c in enumerate((*OURS, *PEERS))
+    )
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f"<title>{name}: decoding speed</title><style>{style}</style></head>\n<body>\n"
+        + "\n".join(parts)
+        + "\n</body></html>\n"
+    )
+
+
+def _colours(record: dict[str, Any]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    measured = {result["label"] for result in record["results"]}
+    measured |= {result["label"] for result in (record["file"] or {}).get("results", [])}
+    n_ours = n_peers = 0
+    for entry in record["contestants"]:
+        label = entry["label"]
+        if label not in measured or label in found:
+            continue
+        if entry["contestant"] == "s2s":
+            found[label] = n_ours % len(OURS)
+            n_ours += 1
+        else:
+            found[label] = len(OURS) + n_peers % len(PEERS)
+            n_peers += 1
+    return found
+
+
+def _threads(record: dict[str, Any]) -> list[int]:
+    return sorted({result["threads"] for result in record["results"]})
+
+
+def _intro(record: dict[str, Any]) -> str:
+    machine, settings = record["machine"], record["settings"]
+    lines_ = [
+        f"{escape(machine['processor'])}, {machine['cores']} cores, {machine['memory']}. {escape(record['started'])}.",
+        f"<code>{escape(record['command'])}</code>",
+    ]
+    if record["results"]:
+        lines_.insert(
+            1,
+            f"Every system decodes the same sources to exactly {settings['new_tokens']} tokens, one after the other, "
+            f"{settings['repeats']} rounds after a warm-up; medians are shown.",
+        )
+    return "".join(f'<p class="quiet">{line}</p>' for line in lines_)
+
+
+def _works(record: dict[str, Any], threads: int) -> list[dict[str, int]]:
+    keys = ("batch_size", "num_beams", "source_length", "new_tokens")
+    found: dict[tuple[int, ...], dict[str, int]] = {}
+    for result in record["results"]:
+        if result["threads"] == threads:
+            found.setdefault(tuple(result[key] for key in keys), {key: result[key] for key in keys})
+    return list(found.values())
+
+
+def _title(work: dict[str, int]) -> str:
+    return Work(**work).label
+
+
+def _step_bars(record: dict[str, Any], colours: dict[str, int], threads: int) -> str:
+    by_label = {entry["label"]: entry for entry in record["contestants"]}
+    figures = []
+    for work in _works(record, threads):
+        rows = []
+        for result in sorted(of_work(record, threads, work), key=lambda r: r["step"]["p50"]):
+            floor = floor_of(record["bandwidth"], threads, by_label[result["label"]]["weight_bytes"])
+            value = result["step"]["p50"] * 1e3
+            note = f"{value:.2f} ms" + (" *" if result["flags"] else "")
+            rows.append(Bar(result["label"], colours[result["label"]], value, note, floor * 1e3 if floor else None))
+        figures.append(f"<figure><figcaption>{_title(work)}</figcaption>{bars(rows, 'ms')}</figure>")
+    text = (
+        "Milliseconds for one token of every hypothesis. The dashed mark is the floor: reading the weights once, in "
+        "the precision that the system stores them in. * marks a measurement with a note below."
+    )
+    return (
+        f"<h2>A decoder step, {threads_text(threads)}</h2><p class='quiet'>{text}</p>"
+        f"<div class='row'>{''.join(figures)}</div>"
+    )
+
+
+def _curves(record: dict[str, Any], colours: dict[str, int], threads: int) -> str:
+    """Latency against batch, and throughput against latency, for each number of beams and source length."""
+    works = _works(record, threads)
+    floors = [f for f in record["bandwidth"]["floors"] if f["threads"] == threads]
+    figures = []
+    for beams, length in sorted({(work["num_beams"], work["source_length"]) for work in works}):
+        chosen = [
+            r for r in record["results"]
+            if (r["threads"], r["num_beams"], r["source_length"]) == (threads, beams, length)
+        ]  # fmt: skip
+        if len({r["batch_size"] for r in chosen}) < 2:
+            continue
+        title = f"{beams} beam{'s' * (beams > 1)}, source {length}"
+        new_tokens = chosen[0]["new_tokens"]
+        marks = [(f"floor of {f['weight_bytes']:g}-byte weights", f["step_seconds"] * new_tokens * 1e3) for f in floors]
+        latency, throughput = [], []
+        for label, colour in colours.items():
+            mine = sorted((r for r in chosen if r["label"] == label), key=lambda r: r["batch_size"])
+            names = [f"batch {r['batch_size']}" for r in mine]
+            milliseconds = [r["sentence"]["p50"] * 1e3 for r in mine]
+            latency.append(
+                Series(label, colour, [(r["batch_size"], t) for r, t in zip(mine, milliseconds, strict=True)], names)
+            )
+            points = [(t, r["tokens_per_second"]) for r, t in zip(mine, milliseconds, strict=True)]
+            throughput.append(Series(label, colour, points, names))
+        first = lines(latency, "batch size", "latency of the batch, ms", floors=marks)
+        second = lines(throughput, "latency of the batch, ms", "tokens a second")
+        figures.append(f"<figure><figcaption>Latency against batch, {title}</figcaption>{first}</figure>")
+        figures.append(f"<figure><figcaption>Throughput against latency, {title}</figcaption>{second}</figure>")
+    if not figures:
+        return ""
+    text = "A floor is the time to read the weights once for every token of a sentence."
+    return (
+        f"<h2>Batches, {threads_text(threads)}</h2><p class='quiet'>{text}</p><div class='row'>{''.join(figures)}</div>"
+    )
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
+    body = ""
+    for row in rows:
+        cells = "".join(f"<td>{escape(cell)}</td>" for cell in row[:-1])
+        body += f'<tr>{cells}<td class="note">{escape(row[-1])}</td></tr>'
+    return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
+
+
+def _numbers(record: dict[str, Any]) -> str:
+    parts = []
+    header = ("system", "encoder ms", "first token ms", "step ms", "sentence p50 ms", "p90", "p99", "tokens/s",
+              "of the floor", "equal sentences", "notes")  # fmt: skip
+    for threads in _threads(record):
+        for work in _works(record, threads):
+            rows = [_number_row(result) for result in of_work(record, threads, work)]
+            parts.append(f"<h3>{_title(work)}, {threads_text(threads)}</h3>{_table(header, rows)}")
+    if not parts:
+        return ""
+    reference = record["settings"].get("reference")
+    about = (
+        f"Equal: hypotheses equal to those of {reference}."
+        if reference
+        else "No reference ran to compare outputs with."
+    )
+    return f"<h2>Latency</h2><p class='quiet'>{escape(about)}</p>" + "".join(parts)
+
+
+def _number_row(result: dict[str, Any]) -> tuple[str, ...]:
+    def ms(quantiles: dict[str, float] | None, name: str = "p50") -> str:
+        return "-" if not quantiles else f"{quantiles[name] * 1e3:.2f}"
+
+    floor, equal = result["floor_share"], result["equal_sentences"]
+    return (
+        result["label"], ms(result["encoder"]), ms(result["first_token"]), ms(result["step"]), ms(result["sentence"]),
+        ms(result["sentence"], "p90"), ms(result["sentence"], "p99"), f"{result['tokens_per_second']:.0f}",
+        "-" if floor is None else f"{floor:.0%}", "-" if equal is None else f"{equal:.0%}", ", ".join(result["flags"]),
+    )  # fmt: skip
+
+
+def _memory(record: dict[str, Any], colours: dict[str, int]) -> str:
+    if not record["results"]:
+        return ""
+    peaks: dict[str, float] = {}
+    for result in record["results"]:
+        peaks[result["label"]] = max(peaks.get(result["label"], 0.0), result["peak_memory"] / MIB)
+    load = {e["label"]: e["load_seconds"] for e in record["contestants"] if e["load_seconds"] is not None}
+    memory = [Bar(n, colours[n], v, f"{v:.0f} MiB") for n, v in sorted(peaks.items(), key=lambda p: p[1])]
+    loading = [Bar(n, colours[n], v, f"{v:.2f} s") for n, v in sorted(load.items(), key=lambda p: p[1]) if n in colours]
+    return (
+        "<h2>Memory and loading</h2><div class='row'>"
+        f"<figure><figcaption>Peak resident memory of the process</figcaption>{bars(memory, 'MiB')}</figure>"
+        f"<figure><figcaption>Time to load</figcaption>{bars(loading, 's')}</figure></div>"
+    )
+
+
+def _file(record: dict[str, Any], colours: dict[str, int]) -> str:
+    file = record["file"]
+    if not file or not file["results"]:
+        return ""
+    rows = [
+        Bar(r["label"], colours[r["label"]], file["n_sentences"] / r["seconds"]["p50"],
+            f"{file['n_sentences'] / r['seconds']['p50']:.1f}/s" + (" *" if r["flags"] else ""))
+        for r in sorted(file["results"], key=lambda r: r["seconds"]["p50"])
+    ]  # fmt: skip
+    text = (
+        f"{file['n_sentences']} sentences of {file['shortest']} to {file['longest']} tokens, "
+        f"{file['num_beams']} beams. Every system at the setting that was fastest on the first {file['n_tuning']}."
+    )
+    settings = _table(
+        ("system", "seconds", "peak MiB", "equal sentences", "setting, notes"),
+        [
+            (r["label"], f"{r['seconds']['p50']:.2f}", f"{r['peak_memory'] / MIB:.0f}",
+             "-" if r["equal_sentences"] is None else f"{r['equal_sentences']:.0%}",
+             ", ".join([*(f"{k} {v}" for k, v in r["setting"].items()), *r["flags"]]))
+            for r in file["results"]
+        ],
+    )  # fmt: skip
+    return (
+        f"<h2>A file of mixed lengths</h2><p class='quiet'>{escape(text)}</p>"
+        f"<figure><figcaption>Sentences a second</figcaption>{bars(rows, 'sentences/s')}</figure>{settings}"
+    )
+
+
+def _absent(record: dict[str, Any]) -> str:
+    seen = {entry["label"]: entry["reason"] for entry in record["contestants"] if entry["reason"]}
+    if not seen:
+        return ""
+    items = "".join(f"<li><b>{escape(label)}</b>: {escape(reason)}</li>" for label, reason in seen.items())
+    return f"<h2>Not measured</h2><ul>{items}</ul>"
