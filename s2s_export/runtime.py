@@ -62,6 +62,13 @@ class Session:
     def has_tokenizer(self) -> bool:
         return self._tokenizer is not None
 
+    @property
+    def has_attention(self) -> bool:
+        """Whether the model has cross-attention weights to align by; recurrent models of fixed-size context have none."""
+        return any(
+            output["name"] == "attention" for output in self.bundle.manifest["graphs"]["decoder_step"]["outputs"]
+        )
+
     def options(self, *, target_lang: str | None = None, **overrides: Any) -> GenerationOptions:
         """The options of a call, checked: what is given, then the checkpoint's defaults, then transformers' own."""
         if target_lang is not None:
@@ -140,6 +147,11 @@ class Session:
         """Like `generate`, for checked sources and options. on_batch: called with indices and hypotheses of a batch."""
         if batch_size < 1:
             raise InvalidOption(f"batch_size is {batch_size}; expected at least 1")
+        if alignments and not self.has_attention:
+            raise InvalidOption(
+                f"a model of the family '{self.bundle.manifest['family']}' has no attention, so there is no alignment; "
+                "don't ask for one"
+            )
         found: list[list[Hypothesis]] = [[] for _ in sources]
         for indices in plan_batches([len(source) for source in sources], batch_size):
             batch = [sources[i] for i in indices]
@@ -189,9 +201,10 @@ class Session:
         """
         chosen = self.options(target_lang=target_lang, **options)
         ids = self.encode(source, source_lang=source_lang, target_lang=target_lang, truncate=truncate)
-        return self._stream(ids, chosen)
+        return self.stream_ids(ids, chosen)
 
-    def _stream(self, ids: list[int], options: GenerationOptions) -> Iterator[str]:
+    def stream_ids(self, ids: Ids, options: GenerationOptions) -> Iterator[str]:
+        """Like `stream`, for a checked source and options."""
         decoder = text.StreamDecoder(self.tokenizer)
         state = self.backend.begin([ids], options.n_rows)
         for tokens in decoding.decode_stream(state, ids, options):
