@@ -135,4 +135,5 @@ class Transformer:
             "decoder_layers": len(self.decoder.blocks),
             "heads": attention.n_heads,
             "head_size": attention.head_size,
+            "feed_forward": self.decoder.blocks[0].feed_forward.inner.weight.shape[0],
         }
