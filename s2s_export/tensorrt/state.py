@@ -1,0 +1,256 @@
+"""A batch being decoded by engines: `DecodeState` over a lane.
+
+In a step go to the device: the tokens [B,K], the position, and, only when beams changed places, the columns of the
+ancestor table that exist so far. Back come the logits. Caches and what was computed once per source never leave it.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..backends.onnxruntime import pad_sources
+from ..decoding.state import Ints, StepQuery, StepResult
+from ..errors import BackendError, InvalidOption
+from . import candidates
+from .executor import ELEMENT_BYTES, Engines, Lane
+
+FED = ("token", "position", "ancestors", "parents")
+
+
+class EngineState:
+    """See `decoding.state.DecodeState`. An engine may have been built for other numbers of beams than the search wants;
+    then it runs the next larger one, whose last rows nobody reads."""
+
+    def __init__(self, engines: Engines, sources: list[list[int]], n_beams: int) -> None:
+        self.vocabulary_size = engines.bundle.vocabulary_size
+        self.n_sources = len(sources)
+        self.n_beams = n_beams
+        self._engines = engines
+        self._device = engines.device
+        self._device.activate()
+        self._limit = int(engines.record["target_length"])
+        self._t = 0
+        self._rows = beams_for(engines.record, n_beams)
+        self._lane: Lane = engines.take_lane()
+        weakref.finalize(self, engines.return_lane, self._lane)
+        graph = engines.graphs["decoder_step"]
+        self._inputs: Mapping[str, Any] = {entry["name"]: entry for entry in graph["inputs"]}
+        self._outputs: Mapping[str, Any] = {entry["name"]: entry for entry in graph["outputs"]}
+        self._carried = [name for name in self._inputs if _output_of(name) in self._outputs]
+        self._states = [name for name in self._carried if "K" in self._inputs[name]["shape"]]
+        self._fixed: list[str] = []  # computed once per source
+        slots = int(engines.record["slots"])
+        self._letters = {"B": self.n_sources, "K": self._rows, "N": slots, "C": slots // self._rows if slots else 1}
+        self._addresses: dict[str, int] = {}
+        self._encode(sources)
+        self._begin()
+
+    # Before the first step
+
+    def _encode(self, sources: list[list[int]]) -> None:
+        """Encoder and cross-KV-init, queued; the second writes where the decoder step reads."""
+        lane = self._lane
+        ids, mask = pad_sources(sources, self._engines.bundle.manifest["source"])
+        length = bucket(self._engines.record, ids.shape[1])
+        self._letters["S"] = length
+        fed = {"input_ids": ids, "source_mask": mask}
+        for name, array in fed.items():
+            staged = lane.staging(name, (self.n_sources, length), np.int64)
+            staged[...] = 0
+            staged[:, : array.shape[1]] = array
+            self._addresses[name] = lane.buffer(name, staged.shape, "int64")
+            lane.upload(self._addresses[name], staged)
+        for graph in ("encoder", "cross_kv_init"):
+            described = self._engines.graphs[graph]
+            self._bind(graph, described["inputs"])
+            for entry in described["outputs"]:
+                shape = self._shape(entry)
+                self._addresses[entry["name"]] = lane.buffer(entry["name"], shape, entry["dtype"])
+                lane.set_address(graph, entry["name"], self._addresses[entry["name"]])
+            lane.launch(graph)
+
+    def _begin(self) -> None:
+        lane = self._lane
+        self._fixed = [n for n in self._inputs if n in self._addresses and n not in self._carried]
+        for name in self._states:
+            self._spread(name)
+        for name, entry in self._inputs.items():
+            if name in self._fixed:
+                continue
+            shape = self._shape(entry)
+            if name in self._carried and name not in self._states:
+                self._addresses[name] = lane.buffer(name, shape, entry["dtype"])
+                # Zeros: a slot that was never written is masked, and 0 * NaN would still be NaN.
+                lane.device.zero(self._addresses[name], _n_bytes(shape, entry["dtype"]), lane.stream)
+            elif name in FED:
+                self._addresses[name] = lane.buffer(name, shape, entry["dtype"])
+        if "ancestors" in self._inputs:
+            # Every beam continues itself until told otherwise; later positions are masked whatever they say.
+            table = self._ancestors()
+            table[...] = np.arange(self._rows)[None, :, None]
+            lane.upload(self._addresses["ancestors"], table)
+        self._bind_step()
+
+    def _spread(self, name: str) -> None:
+        """A recurrent decoder's first state [B,U] -> [B,K,U]: every beam starts from its source's."""
+        entry, lane = self._inputs[name], self._lane
+        made = next(e for e in self._engines.graphs["cross_kv_init"]["outputs"] if e["name"] == name)
+        first = lane.staging(f"{name}/first", self._shape(made), made["dtype"])
+        lane.device.to_host(first, self._addresses[name], lane.stream)
+        lane.device.synchronize(lane.stream)
+        shape = self._shape(entry)
+        spread = lane.staging(name, shape, entry["dtype"])
+        spread[...] = first[:, None]
+        self._addresses[name] = lane.buffer(f"{name}/beams", shape, entry["dtype"])
+        lane.upload(self._addresses[name], spread)
+
+    def _bind_step(self) -> None:
+        """Shapes and addresses of the step. They stay until sources leave the batch."""
+        lane = self._lane
+        self._bind("decoder_step", self._inputs.values())
+        for name, entry in self._outputs.items():
+            address = lane.buffer(name, self._shape(entry), entry["dtype"])
+            self._addresses[name] = address
+        for name in self._carried:
+            if name not in self._states:
+                self._addresses[_output_of(name)] = self._addresses[name]  # updated in place
+        for name in self._outputs:
+            lane.set_address("decoder_step", name, self._addresses[name])
+
+    def _bind(self, graph: str, entries: Any) -> None:
+        self._lane.set_shapes(graph, {e["name"]: self._shape(e) for e in entries if _is_dynamic(e)})
+        for entry in entries:
+            self._lane.set_address(graph, entry["name"], self._addresses[entry["name"]])
+
+    # Steps
+
+    def step(self, tokens: Ints, parents: Ints, query: StepQuery) -> StepResult:
+        if self._t >= self._limit:
+            raise BackendError(
+                f"the engine has no position {self._t}: it was built for {self._limit} tokens; raise ranges.T and build again"
+            )
+        if query.attention and "attention" not in self._outputs:
+            raise BackendError(
+                "this engine gives no cross-attention weights, which alignments need; set attention = true under "
+                "[options] of its recipe and build it again"
+            )
+        self._device.activate()
+        lane = self._lane
+        self._feed(tokens, parents)
+        lane.launch("decoder_step")
+        logits = self._fetch("logits")
+        attention = self._fetch("attention") if query.attention else None
+        lane.device.synchronize(lane.stream)
+        self._exchange_states()
+        self._t += 1
+        shown = None if attention is None else attention[:, : self.n_beams, ..., :]
+        return candidates.look(logits[:, : self.n_beams], query, shown)
+
+    def _feed(self, tokens: Ints, parents: Ints) -> None:
+        lane, t = self._lane, self._t
+        token = lane.staging("token", (self.n_sources, self._rows), np.int64)
+        token[:, : self.n_beams] = tokens
+        token[:, self.n_beams :] = tokens[:, :1]
+        lane.upload(self._addresses["token"], token)
+        if "position" in self._inputs:
+            position = lane.staging("position", (1,), np.int64)
+            position[0] = t
+            lane.upload(self._addresses["position"], position)
+        if "parents" in self._inputs:
+            chosen = lane.staging("parents", (self.n_sources, self._rows), np.int64)
+            chosen[...] = np.arange(self._rows)
+            chosen[:, : self.n_beams] = parents if t else 0
+            lane.upload(self._addresses["parents"], chosen)
+        if "ancestors" in self._inputs and t and (parents != np.arange(self.n_beams)).any():
+            table = self._ancestors()
+            beams = table[:, : self.n_beams, :t]
+            beams[...] = np.take_along_axis(beams, parents[:, :, None], axis=1)
+            lane.device.columns_to_device(
+                self._addresses["ancestors"], table.reshape(-1, table.shape[2]), t, lane.stream
+            )
+
+    def _ancestors(self) -> Any:
+        return self._lane.staging("ancestors", (self.n_sources, self._rows, self._letters["C"]), np.int64)
+
+    def _fetch(self, name: str) -> Any:
+        entry = self._outputs[name]
+        array = self._lane.staging(f"{name}/host", self._shape(entry), entry["dtype"])
+        self._lane.device.to_host(array, self._addresses[name], self._lane.stream)
+        return array
+
+    def _exchange_states(self) -> None:
+        """States of a recurrent decoder are read from one buffer and written to another, in turn."""
+        for name in self._states:
+            out = _output_of(name)
+            self._addresses[name], self._addresses[out] = self._addresses[out], self._addresses[name]
+            for which in (name, out):
+                self._lane.set_address("decoder_step", which, self._addresses[which])
+
+    def keep(self, sources: Ints) -> None:
+        """Sources move forward in their buffers; they are in ascending order, so none is overwritten before it moved."""
+        self._device.activate()
+        lane = self._lane
+        for name in [*self._fixed, *self._carried]:
+            entry = self._inputs[name]
+            size = _n_bytes(self._shape(entry)[1:], entry["dtype"])
+            for target, source in enumerate(sources.tolist()):
+                if target != source:
+                    address = self._addresses[name]
+                    lane.device.move(address + target * size, address + source * size, size, lane.stream)
+        kept = self._ancestors()[sources] if "ancestors" in self._inputs else None
+        self.n_sources = self._letters["B"] = len(sources)
+        if kept is not None:
+            table = self._ancestors()
+            table[...] = kept
+            lane.upload(self._addresses["ancestors"], table)
+        states = {name: (self._addresses[name], self._addresses[_output_of(name)]) for name in self._states}
+        self._bind_step()
+        for name, (read, written) in states.items():
+            self._addresses[name], self._addresses[_output_of(name)] = read, written
+            for which in (name, _output_of(name)):
+                lane.set_address("decoder_step", which, self._addresses[which])
+
+    def _shape(self, entry: Any) -> list[int]:
+        return [self._letters[size] if isinstance(size, str) else int(size) for size in entry["shape"]]
+
+
+def beams_for(record: Mapping[str, Any], wanted: int) -> int:
+    """The number of beams that the engine runs for `wanted`: it divides the slots of its caches."""
+    limits, slots = record["ranges"]["K"], int(record["slots"])
+    for beams in range(max(wanted, limits["min"]), limits["max"] + 1):
+        if not slots or slots % beams == 0:
+            return int(beams)
+    raise InvalidOption(
+        f"{wanted} beams wanted, but the engine was built for at most {limits['max']}; "
+        "raise ranges.K in its recipe and build it again"
+    )
+
+
+def bucket(record: Mapping[str, Any], length: int) -> int:
+    """The source length that is run for `length`: the next bucket, so that few shapes exist; or `length` itself."""
+    limits = record["ranges"]["S"]
+    if length > limits["max"]:
+        raise BackendError(
+            f"a source has {length} tokens, but the engine was built for at most {limits['max']}; "
+            "raise ranges.S in its recipe and build it again"
+        )
+    fitting = [size for size in record["recipe"]["buckets"] if length <= size <= limits["max"]]
+    return max(min(fitting, default=length), limits["min"])
+
+
+def _is_dynamic(entry: Any) -> bool:
+    return any(isinstance(size, str) for size in entry["shape"])
+
+
+def _n_bytes(shape: list[int], dtype: str) -> int:
+    return int(np.prod(shape)) * ELEMENT_BYTES[dtype]
+
+
+def _output_of(name: str) -> str:
+    """self_key.3 -> self_key_out.3"""
+    stem, _, layer = name.partition(".")
+    return f"{stem}_out.{layer}"
