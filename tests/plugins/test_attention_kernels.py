@@ -244,7 +244,7 @@ def test_shapes_that_disagree_are_named() -> None:
 @each
 @both
 def test_long_sweep(element: str, bias: bool) -> None:
-    sweep_self(11, 3000, element, bias)
-    sweep_cross(12, 3000, element, bias)
+    sweep_self(11, 1500, element, bias)
+    sweep_cross(12, 1500, element, bias)
     sweep_self(13, 60, element, bias, longest=1024)
     sweep_cross(14, 60, element, bias, longest=1024)
