@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,8 +101,9 @@ class Probe:
         at = np.arange(named.size).reshape(shape)
         first = np.where(named >= 0, np.maximum.accumulate(np.where(self.counts, at, 0), axis=1), named.size)
         places = np.empty_like(at)
-        np.put_along_axis(places, order, first, axis=1)
-        self.places = np.split(places, np.cumsum(widths)[:-1], axis=1)
+        places[np.arange(n)[:, None], order] = first
+        ends = list(accumulate(widths))
+        self.places = [places[:, end - width : end] for width, end in zip(widths, ends, strict=True)]
         # One key a mention, the row and then the id + 1, in one ascending array.
         self._row = (np.arange(n) * (vocabulary_size + 1) + 1)[:, None]
         self._keys = (named + self._row).ravel()

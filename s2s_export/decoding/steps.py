@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from .chain import Chain, Scored
 from .hypothesis import Hypothesis
+from .numerics import along
 from .options import GenerationOptions
 from .rule import NO_TOKEN, View
 from .state import DecodeState, Floats, Ints, StepQuery, StepResult
@@ -107,8 +108,7 @@ class Steps:
         self._parents.append(parents)
         self._scores.append(scores)
         if self._history is not None:
-            before = np.take_along_axis(self._history, parents[:, :, None], axis=1)
-            self._history = np.concatenate([before, tokens[:, :, None]], axis=2)
+            self._history = np.concatenate([along(self._history, parents), tokens[:, :, None]], axis=2)
         self._next_tokens, self._next_parents = tokens, parents
         self.length += 1
 

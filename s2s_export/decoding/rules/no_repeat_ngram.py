@@ -26,10 +26,11 @@ class NoRepeatNgram(SparseRule):
         if view.length < self._n:
             return None
         history = view.history()
-        windows = np.lib.stride_tricks.sliding_window_view(history, self._n, axis=-1)  # [B, K, T-n+1, n]
-        suffix = history[:, :, None, view.length + 1 - self._n :]  # [B, K, 1, n-1]
-        repeats = (windows[..., :-1] == suffix).all(axis=-1)
-        return Edit("ban", compact(windows[..., -1], repeats)) if repeats.any() else None
+        n_windows = view.length + 1 - self._n
+        repeats = np.ones((*history.shape[:2], n_windows), dtype=bool)
+        for i in range(self._n - 1):
+            repeats &= history[:, :, i : i + n_windows] == history[:, :, n_windows + i, None]
+        return Edit("ban", compact(history[:, :, self._n - 1 :], repeats)) if repeats.any() else None
 
 
 def from_options(options: GenerationOptions, vocabulary_size: int) -> NoRepeatNgram | None:
