@@ -48,3 +48,20 @@ S2S_EXPORT int s2s_beam_stop(const BeamStopParameters* given, void* stream) {
   if (given->beams < 1 || given->sources < 1) return S2S_BAD_EXTENT;
   return launch(beam_stop_step, dim3(1), dim3(32), stream, *given);
 }
+
+// For the host build, as a driver finds them in a binary.
+#ifndef __CUDACC__
+static const Instance<LogSoftmaxTopParameters> kTopInstances[] = {{"top_of_slices_fp32", top_of_slices_fp32},
+                                                                  {"top_of_slices_fp16", top_of_slices_fp16},
+                                                                  {"top_of_slices_bf16", top_of_slices_bf16},
+                                                                  {"merge_top_lists", merge_top_lists}};
+static const Instance<BeamUpdateParameters> kUpdateInstances[] = {{"beam_update_step", beam_update_step}};
+static const Instance<BeamStopParameters> kStopInstances[] = {{"beam_stop_step", beam_stop_step}};
+
+S2S_EXPORT int s2s_beam_search_by_name(const char* name, const void* given, const uint32_t* grid, uint32_t threads) {
+  int status = launch_by_name<LogSoftmaxTopParameters>(kTopInstances, name, given, grid, threads);
+  if (status == kNoKernel) status = launch_by_name<BeamUpdateParameters>(kUpdateInstances, name, given, grid, threads);
+  if (status == kNoKernel) status = launch_by_name<BeamStopParameters>(kStopInstances, name, given, grid, threads);
+  return status;
+}
+#endif

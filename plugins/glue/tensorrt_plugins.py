@@ -1,5 +1,6 @@
 """IPluginV3 plugins in Python, for TensorRT and for TensorRT-RTX alike.
 
+    changed = ensure_parser_can_load_plugins(trt)              # parser_library.py; a sentence to show, or None
     names = register(trt, binaries={"beam_self_attention": path, "cross_attention": path})
     config.set_preview_feature(trt.PreviewFeature.ALIASED_PLUGIN_IO_10_03, True)
 
@@ -56,9 +57,10 @@ def register(trt: ModuleType, binaries: Mapping[str, Path] | None = None) -> lis
 
     binaries: the compiled kernels by folder (`build.fatbin`); may be left out where engines are only built.
     Calling it again replaces the binaries of plugins that are created from then on.
-    Raises BackendUnavailable when the parser could not survive a plugin, BuildError when the registry refuses one.
+    Raises BackendUnavailable when the parser could not survive a plugin (parser_library.py mends that), BuildError when
+    the registry refuses one.
     """
-    ensure_parser_can_load_plugins(trt)
+    ensure_parser_can_load_plugins(trt, repair=False)
     if not hasattr(trt, "IPluginV3OneBuildV2"):
         raise BuildError(
             f"{trt.__name__} {trt.__version__} has no plugins with aliased tensors; expected 10.3 or later; "

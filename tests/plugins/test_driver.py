@@ -28,7 +28,7 @@ from plugin_helpers import (
 )
 
 from s2s_export import plugin_sources
-from s2s_export.errors import BackendError, BackendUnavailable
+from s2s_export.errors import BackendError, BackendUnavailable, BuildError
 
 driver = plugin_sources.module("glue.driver")
 Launch = plugin_sources.module("common.nodes").Launch
@@ -49,7 +49,9 @@ int cuLibraryLoadData(void** library, const void* code, void*, void*, unsigned, 
   return *library ? 0 : 200;
 }
 int cuLibraryGetKernel(void** kernel, void* library, const char* name) {
-  const std::string text = name, folder = text.substr(0, text.find("attention") + 9);
+  const std::string text = name;
+  const bool attention = text.find("attention") != std::string::npos;
+  const std::string folder = attention ? text.substr(0, text.find("attention") + 9) : "beam_search";
   void* launch = dlsym(library, ("s2s_" + folder + "_by_name").c_str());
   *kernel = new Kernel{reinterpret_cast<HostLaunch>(launch), text};
   return launch ? 0 : 500;
@@ -101,6 +103,51 @@ def test_kernels_by_name(fake: Path, element: str) -> None:
     last = ctypes.CDLL(str(fake)).fake_last_stream
     last.restype = ctypes.c_void_p
     assert last() == 77
+
+
+def test_beam_search_by_name(fake: Path) -> None:
+    """Queued from Python, one by one, against the launchers' results."""
+    import test_beam_search_kernels as kernels
+
+    launches = plugin_sources.module("beam_search.launches")
+    binary = driver.Driver(str(fake)).load(str(build.host_library("beam_search")).encode())
+    rng = np.random.default_rng(3)
+    logits = kernels.random_logits(rng, 6, 3000, "ties", "fp16")
+    arrays = kernels.top(logits, "fp16", 8)
+    again = {name: array if name == "logits" else np.zeros_like(array) for name, array in arrays.items()}
+    lists = launches.top_lists(3000)
+    assert [launches.top_lists(v) for v in (1, 512, 513, 10**6)] == [1, 1, 2, 128]
+    numbers = {"rows": 6, "vocabulary": 3000, "candidates": 8, "lists": lists}
+    given = kernels.fill(kernels.structures.LogSoftmaxTopParameters, again, **numbers)
+    for launch in launches.log_softmax_top("fp16", given):
+        binary.run(launch, given, 0)
+    assert all(again[name].tobytes() == arrays[name].tobytes() for name in arrays)
+
+    search = kernels.reference.Search(sources=2, beams=3, end_ids=(5,), prompt=1, limit=9, capacity=12)
+    tables = {name: array.copy() for name, array in search.arrays.items()}
+    ids, log_probs = again["candidate_ids"].reshape(2, 3, 8), again["candidate_log_probs"].reshape(2, 3, 8)
+    search.update(log_probs, ids)
+    search.stop()
+    tables.update(candidate_log_probs=log_probs, candidate_ids=ids)
+    sizes = {"sources": 2, "beams": 3, "candidates": 8, "n_end": 1, "prompt": 1, "limit": 9, "capacity": 12}
+    given = kernels.fill(kernels.structures.BeamUpdateParameters, tables, **sizes)
+    binary.run(launches.beam_update(given), given, 0)
+    given = kernels.fill(kernels.structures.BeamStopParameters, tables, sources=2, beams=3)
+    binary.run(launches.beam_stop(given), given, 0)
+    assert all(tables[name].tobytes() == array.tobytes() for name, array in search.arrays.items())
+
+
+def test_beam_search_refuses() -> None:
+    launches = plugin_sources.module("beam_search.launches")
+    structures = plugin_sources.module("beam_search.structures")
+    for numbers, text in (
+        ({"beams": 17, "candidates": 40}, "17 beams; the kernel takes 1 to 16"),
+        ({"beams": 4, "candidates": 1}, "1 candidates for each of 4 beams and 0 end tokens; expected 8 to 2048"),
+    ):
+        with pytest.raises(BuildError, match=text):
+            launches.beam_update(structures.BeamUpdateParameters(**numbers))
+    with pytest.raises(BuildError, match="9 candidates of 4 tokens"):
+        launches.log_softmax_top("fp32", structures.LogSoftmaxTopParameters(candidates=9, vocabulary=4))
 
 
 def test_errors_carry_the_drivers_text(fake: Path) -> None:

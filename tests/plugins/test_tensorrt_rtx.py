@@ -23,6 +23,7 @@ RANGES = {"B": (1, 2, 4), "K": (1, 4, 16), "C": (4, 16, 64), "S": (1, 16, 64)}
 def trt() -> Iterator[types.ModuleType]:
     module = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is missing: pip install tensorrt-rtx-cu13")
     pytest.importorskip("onnx", reason="onnx is missing: pip install onnx")
+    parser_library.ensure_parser_can_load_plugins(module)
     yield module
     glue.unregister(module)
     glue.refusals()
