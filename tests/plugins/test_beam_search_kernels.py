@@ -19,6 +19,7 @@ structures = plugin_sources.module("beam_search.structures")
 tolerances = plugin_sources.module("beam_search.tolerances")
 DTYPES = {"fp32": np.float32, "fp16": np.float16, "bf16": ml_dtypes.bfloat16}
 EARLY = (False, True, "never")
+SANITIZE = False  # set by test_sanitized.py in a process of its own
 
 try:
     build.find_compiler("c++", "g++", "clang++")
@@ -28,7 +29,7 @@ except BuildError as missing:
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    loaded = ctypes.CDLL(str(build.host_library("beam_search")))
+    loaded = ctypes.CDLL(str(build.host_library("beam_search", SANITIZE)))
     loaded.s2s_host_schedule.argtypes = [ctypes.c_uint64]
     return loaded
 

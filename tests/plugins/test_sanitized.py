@@ -14,12 +14,19 @@ RUN = """
 import sys
 sys.path.insert(0, {here!r})
 from test_attention_kernels import ELEMENTS, sweep_cross, sweep_self
-for element in ELEMENTS:
+for element in ELEMENTS if {cases} else ():
     for bias in (False, True):
         sweep_self(21, 60, element, bias, sanitize=True)
         sweep_cross(22, 60, element, bias, sanitize=True)
         sweep_self(23, 3, element, bias, sanitize=True, longest=1024)
         sweep_cross(24, 3, element, bias, sanitize=True, longest=1024)
+import numpy as np
+import test_beam_search_kernels as search
+search.SANITIZE = True
+for i in range(60 if {cases} else 0):
+    rng = np.random.default_rng(i)
+    search.decode_both(rng, schedule=i)
+    search.check_top(search.random_logits(rng, 3, 100 * i + 50, search.KINDS[i % 6], "fp16"), "fp16", 40, schedule=i)
 {extra}
 print("clean", end="")
 """
@@ -43,9 +50,7 @@ def run(extra: str = "", cases: bool = True) -> subprocess.CompletedProcess[str]
     runtime = subprocess.run([compiler, "-print-file-name=libasan.so"], capture_output=True, text=True).stdout.strip()
     if not Path(runtime).is_file():
         pytest.skip(f"{compiler} has no libasan.so")
-    code = RUN.format(here=str(Path(__file__).parent), extra=extra)
-    if not cases:
-        code = code.replace("for element in ELEMENTS:", "for element in ():")
+    code = RUN.format(here=str(Path(__file__).parent), extra=extra, cases=cases)
     options = "detect_leaks=0:detect_stack_use_after_return=0"
     environment = {**os.environ, "LD_PRELOAD": runtime, "ASAN_OPTIONS": options, "PYTHONMALLOC": "malloc"}
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
