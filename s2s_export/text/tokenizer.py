@@ -43,6 +43,11 @@ class Tokenizer(ABC):
                 text = self._ask_for(target_lang, text)
         return self._surround(self._encode(text), source_lang)
 
+    def encode_target(self, text: str) -> list[int]:
+        """Ids of a target text without special tokens, in the target's vocabulary. Raises InputError."""
+        check_text(text)
+        return self._encode_target(text)
+
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """Text of one hypothesis: `AutoTokenizer.decode(ids, skip_special_tokens=...)`. Raises InputError."""
         text = self._decode(check_ids(ids), skip_special_tokens)
@@ -73,6 +78,10 @@ class Tokenizer(ABC):
     @abstractmethod
     def _encode(self, text: str) -> list[int]:
         """Ids of a text without the template."""
+
+    def _encode_target(self, text: str) -> list[int]:
+        """Like `_encode`; differs where source and target have vocabularies of their own."""
+        return self._encode(text)
 
     @abstractmethod
     def _decode(self, ids: list[int], skip_special_tokens: bool) -> str:

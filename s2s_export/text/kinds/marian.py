@@ -31,9 +31,11 @@ class MarianTokenizer(PieceTokenizer):
     def __init__(self, entry: Entry, source: Any, target: Any, vocab: dict[str, int], decoder: dict[str, int]) -> None:
         super().__init__(entry)
         self._source = source
+        self._target = target
         self._joiner = source if entry.options.get("decode_with", "target") == "source" else target
         self._vocab = vocab
         self._pieces_by_id = {value: piece for piece, value in decoder.items()}
+        self._target_vocab = decoder
         self._source_pieces = {value: piece for piece, value in vocab.items()}
         self._unlisted = entry.options.get("unlisted_ids", "unk")
         self._codes_anywhere = entry.options.get("language_codes", "first") == "anywhere"
@@ -50,6 +52,10 @@ class MarianTokenizer(PieceTokenizer):
         if text.startswith(">>") and (end := text.find("<<")) != -1:
             return [text[: end + 2], *self._source.encode(text[end + 2 :], out_type=str)]
         return list(self._source.encode(text, out_type=str))
+
+    def _encode_target(self, text: str) -> list[int]:
+        unknown = self._target_vocab.get(self._unk_token, self._vocab[self._unk_token])
+        return [self._target_vocab.get(piece, unknown) for piece in self._target.encode(text, out_type=str)]
 
     def source_tokens(self, ids: Iterable[int]) -> list[str]:
         return [self._source_pieces.get(value, "") for value in check_ids(ids)]

@@ -30,6 +30,9 @@ class SentencePieceTokenizer(Tokenizer):
     def _encode(self, text: str) -> list[int]:
         return [value + self._offset for value in self._model.encode(text, out_type=int)]
 
+    def _encode_target(self, text: str) -> list[int]:
+        return [value + self._offset for value in self._target.encode(text, out_type=int)]
+
     def _decode(self, ids: list[int], skip_special_tokens: bool) -> str:
         skip = self.entry.skip_ids if skip_special_tokens else frozenset()
         shifted = [value - self._offset for value in ids if value not in skip]

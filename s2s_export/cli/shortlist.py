@@ -1,0 +1,38 @@
+"""`s2s shortlist`: flags and printing."""
+
+from __future__ import annotations
+
+import click
+
+from ._common import output_options, print_json, tell
+
+
+@click.command("shortlist", short_help="Build the lexical shortlist of a bundle.")
+@click.argument("bundle", type=click.Path())
+@click.option("--data", type=click.Path(), metavar="PAIRS.TSV", help="A parallel text: source, tab, target a line. "
+              "Left out, the shortlist there is serves the targets built since.")  # fmt: skip
+@click.option("--best", type=click.IntRange(min=1), default=50, show_default=True,
+              help="Target tokens for each source token.")  # fmt: skip
+@click.option("--frequent", type=click.IntRange(min=0), default=100, show_default=True,
+              help="Most frequent target tokens, always in.")  # fmt: skip
+@click.option("--measure", "n_measured", type=click.IntRange(min=0), default=100, show_default=True,
+              help="Pairs to keep out and to compare outputs on, at most a tenth of all.")  # fmt: skip
+@output_options
+def command(
+    bundle: str, data: str | None, best: int, frequent: int, n_measured: int, quiet: bool, as_json: bool
+) -> None:
+    """Learn from a parallel text which target tokens a source token can lead to, so that BUNDLE decodes with
+    --shortlist faster: the output projection is cut to the tokens that a batch can need.
+
+    The share of sentences whose tokens stay the same is measured, printed and recorded.
+    """
+    from ..shortlist.making import Options, make, summary
+
+    options = Options(best=best, frequent=frequent, n_measured=n_measured)
+    record = make(bundle, data, options, lambda stage: tell(f"{stage} ...", quiet))
+    if as_json:
+        print_json({key: value for key, value in record.items() if key not in ("targets", "files", "head")}
+                   | {"targets": list(record["targets"])})  # fmt: skip
+        return
+    for line in summary(record):
+        click.echo(line)
