@@ -54,8 +54,12 @@ def generate_pairs(
     max_words: int | None = None,
     kinds: Iterable[str] | None = None,
     tagged: bool | None = None,
+    repeats: bool = False,
 ) -> list[Pair]:
     """`n` different pairs, sources unique.
+
+    `repeats` leaves in what is drawn again, so the `n` pairs are not all different: 'half past three' comes as often as
+    it is drawn and not once among thousands of long numbers. Better to train on, and then to make unique for a test.
 
     `max_words` bounds the words of a source, not counting its tag. `kinds` is a subset of `KINDS`. `tagged` puts the
     language's tag before the source; left out, it does so where there are several languages.
@@ -71,13 +75,14 @@ def generate_pairs(
     elif not tagged and len(speakers) > 1:
         raise InvalidOption("several languages without tags make sources ambiguous: ask for one language, or for tags")
     rng = random.Random(seed)
-    pairs: dict[str, str] = {}
+    pairs: list[Pair] = []
+    seen: set[str] = set()
     misses = 0
     while len(pairs) < n:
         phrase = _draw(rng, makers)
         language = rng.choice(speakers)
         source = f"{language.tag} {phrase.english}" if tagged else phrase.english
-        if source in pairs or (max_words is not None and n_words(phrase.english) > max_words):
+        if source in seen or (max_words is not None and n_words(phrase.english) > max_words):
             misses += 1
             if misses > 1000 + 50 * n:
                 raise InvalidOption(
@@ -85,8 +90,10 @@ def generate_pairs(
                     f"ask for fewer, or allow more kinds or words"
                 )
             continue
-        pairs[source] = phrase.say(language)
-    return [Pair(source, target) for source, target in pairs.items()]
+        if not repeats:
+            seen.add(source)
+        pairs.append(Pair(source, phrase.say(language)))
+    return pairs
 
 
 def generate_long_pairs(
@@ -253,7 +260,7 @@ def date(rng: random.Random) -> Phrase:
 
 def time(rng: random.Random) -> Phrase:
     """half past three; twenty to four; seven minutes past two; 3:05 pm"""
-    hour, minute = rng.randrange(24), rng.randrange(60)
+    hour, minute = rng.randrange(24), rng.randrange(0, 60, rng.choice((1, 5, 15)))  # round ones are said more often
     if rng.random() < 0.5:
         return Phrase(EN.time(hour, minute), lambda language: language.time(hour, minute))
     hour = hour % 12 + 1
@@ -277,6 +284,6 @@ KINDS: dict[str, tuple[Callable[[random.Random], Phrase], float]] = {
     "quantity": (quantity, 2.0),
     "year": (year, 1.0),
     "date": (date, 3.0),
-    "time": (time, 1.0),
+    "time": (time, 2.0),
     "money": (money, 2.0),
 }

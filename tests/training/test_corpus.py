@@ -55,6 +55,12 @@ def test_sources_are_unique_and_asked_for_number_comes():
     assert all(pair.target for pair in pairs)
 
 
+def test_repeats_are_left_in_on_request():
+    pairs = generate_pairs(2000, 1, kinds=["time"], repeats=True)
+    assert len(pairs) == 2000 > len(set(pairs))
+    assert pairs == generate_pairs(2000, 1, kinds=["time"], repeats=True)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_source_has_one_translation_whatever_the_draw(kind):
     """Any two draws that meet in a source agree on its target."""
