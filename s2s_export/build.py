@@ -88,10 +88,10 @@ def build(
 
 
 def _check_ranges(opened: Bundle, recipe: Recipe) -> None:
-    """Refuse a range that the model can't serve."""
+    """Refuse a range that the model can't serve at all; one that goes too far is cut by the builder, which says so."""
     limits = {"S": opened.max_source_length, "T": opened.max_target_length}
     wrong = [
-        f"ranges.{letter} goes to {recipe.ranges[letter].max}, but the bundle's limit is {limit}"
+        f"ranges.{letter} begins at {recipe.ranges[letter].min}, but the bundle's limit is {limit}"
         for letter, limit in limits.items()
         if limit is not None and letter in recipe.ranges and recipe.ranges[letter].min > limit
     ]

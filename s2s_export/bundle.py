@@ -74,6 +74,10 @@ class Bundle:
     def vocabulary_size(self) -> int:
         return int(self.manifest["sizes"]["vocabulary_size"])
 
+    def hashes(self) -> dict[str, str]:
+        """sha256 of every file by its name: what an engine is made from."""
+        return {name: entry["sha256"] for name, entry in self.manifest["files"].items()}
+
     @property
     def n_bytes(self) -> int:
         return sum(entry["bytes"] for entry in self.manifest["files"].values())

@@ -6,10 +6,12 @@ them again.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ..bundle import GRAPHS, Bundle
@@ -19,6 +21,7 @@ from ..tensorrt import library as libraries
 from ..tensorrt.library import Library
 
 FLAVOURS = ("tensorrt", "tensorrt-rtx")
+SHOWN = ("ATTENTION_INPUT", "KV_CACHE_UPDATE", "PLUGIN_V3", "QUANTIZE", "DEQUANTIZE")  # layer types worth a line
 
 
 def check(bundle: Bundle, recipe: Recipe) -> None:
@@ -36,6 +39,7 @@ def check(bundle: Bundle, recipe: Recipe) -> None:
         )
     if recipe.plugins:
         _register_plugins(library)
+        _plugin_module("build").find_nvcc()
     elif not library.has_cache_layer and _has_caches(bundle):
         raise BuildError(
             f"{library.name} {library.version} has no layer for K/V caches; expected one, or our kernels; "
@@ -60,6 +64,8 @@ def build(bundle: Bundle, recipe: Recipe, folder: Path, progress: Callable[[str]
     fitted = dimensions.fit(bundle, recipe)
     if recipe.plugins:
         _register_plugins(library)
+        progress("compile our kernels")
+        _copy_kernels(recipe, folder)
     with tempfile.TemporaryDirectory(prefix="s2s-build-") as scratch:
         lowered = lower.lower(bundle, recipe, fitted, chosen, Path(scratch), progress)
         compiled = {}
@@ -86,6 +92,7 @@ def build(bundle: Bundle, recipe: Recipe, folder: Path, progress: Callable[[str]
         "slots": fitted.slots,
         "ranges": {letter: asdict(limits) for letter, limits in fitted.ranges.items()},
         "target_length": fitted.target_length,
+        "made_from": bundle.hashes(),
         "device": validity.describe_target(library, recipe),
         "has_run": False,
         "lowering": lowered.report,
@@ -97,18 +104,10 @@ def build(bundle: Bundle, recipe: Recipe, folder: Path, progress: Callable[[str]
 def _summary(compiled: dict[str, Any]) -> list[str]:
     lines = []
     for name, result in compiled.items():
-        watched = ", ".join(
-            f"{count} {kind}"
-            for kind, count in result.layers.items()
-            if kind in ("ATTENTION_INPUT", "KV_CACHE_UPDATE", "PLUGIN_V3")
-        )
-        apart = (
-            f"; {result.decomposed} attentions have no kernel of their own and are taken apart"
-            if result.decomposed
-            else ""
-        )
+        shown = ", ".join(f"{count} {kind}" for kind, count in result.layers.items() if kind in SHOWN)
+        apart = f"; {result.decomposed} attentions have no kernel and are taken apart" if result.decomposed else ""
         lines.append(
-            f"{name}: {sum(result.layers.values())} layers ({watched or 'no attention'}), "
+            f"{name}: {sum(result.layers.values())} layers ({shown or 'no attention'}), "
             f"{result.n_bytes / 2**20:.2f} MiB, {result.seconds:.1f} s{apart}"
         )
     return lines
@@ -133,10 +132,23 @@ def _has_caches(bundle: Bundle) -> bool:
     return any("N" in entry["shape"] for entry in bundle.manifest["graphs"]["decoder_step"]["inputs"])
 
 
-def _register_plugins(library: Library) -> None:
+def _plugin_module(name: str) -> ModuleType:
     from .. import plugin_sources
 
-    plugin_sources.module("glue.tensorrt_plugins").register(library.trt)
+    return plugin_sources.module(name)
+
+
+def _register_plugins(library: Library) -> None:
+    _plugin_module("glue.tensorrt_plugins").register(library.trt)
+
+
+def _copy_kernels(recipe: Recipe, folder: Path) -> None:
+    """Our kernels for the target's GPUs, beside its engines: a machine that runs them needs no compiler."""
+    chosen = tuple(int(capability.replace(".", "")) for capability in recipe.compute_capabilities)
+    compiler = _plugin_module("build")
+    known = [a for a in chosen if a in compiler.ARCHITECTURES]  # others compile the PTX when it is loaded
+    for name in sorted({operation.folder for operation in _plugin_module("").operations().values()}):
+        shutil.copyfile(compiler.fatbin(name, known or compiler.ARCHITECTURES), folder / f"{name}.fatbin")
 
 
 def _require_gpu(library: Library, recipe: Recipe) -> None:

@@ -19,6 +19,7 @@ from .options import LoweringOptions
 from .running import Runner
 
 LOW = {"fp32": None, "fp16": "fp16", "bf16": "bf16", "int8": "fp16", "fp8": "fp16"}  # what is not quantised
+SEARCHING = ("cuda",)  # flavours whose graphs find the best tokens themselves
 REPORTED = 20  # nodes named one by one in a report
 
 
@@ -36,17 +37,22 @@ class Lowered:
 def lower(
     bundle: Bundle,
     recipe: Recipe,
-    dimensions: Dimensions,
+    dimensions: Dimensions | None,
     options: LoweringOptions,
     folder: Path,
     progress: Callable[[str], None],
 ) -> Lowered:
-    """Write `<graph>.onnx` for each of the three graphs into `folder`. Raises BuildError."""
+    """Write `<graph>.onnx` for each of the three graphs into `folder`. Raises BuildError.
+
+    dimensions: what the library wants to be static; None for one that takes any shape.
+    """
     progress("read the graphs")
     graphs = {name: graphs_module.load(bundle.graph_path(name), name) for name in GRAPHS}
     report: dict[str, Any] = {"passes": {}}
     report["passes"]["specialize"] = {
-        name: specialize.specialize(graph, attention=options.attention, plugins=recipe.plugins)
+        name: specialize.specialize(
+            graph, attention=options.attention, search=recipe.flavour in SEARCHING, plugins=recipe.plugins
+        )
         for name, graph in graphs.items()
     }
     progress("measure activations on samples")
@@ -70,7 +76,9 @@ def lower(
             f"{recipe.precision} picks fp32's best token in {found['best_token']:.1%} of the rows; expected at least "
             f"{options.min_agreement:.1%} (min_agreement); build another precision, or lower it"
         )
-    if dimensions.slots:  # last: a comparison with caches of the full size would take minutes
+    if (
+        dimensions is not None and dimensions.slots
+    ):  # last: a comparison with caches of the full size would take minutes
         for name, graph in graphs.items():
             specialize.fix_sizes(graph, {"N": dimensions.slots})
             graph.save_nodes(paths[name])

@@ -109,7 +109,7 @@ def _round_trip(graph: Graph, value: str, output: str, scale: Any, kind: int, dt
 
 
 def _stored(graph: Graph, weight: str, output: str, axis: int, kind: int, dtype: Any, top: float) -> onnx.NodeProto:
-    """The node that dequantises a weight stored in the low format. weight [out, in] with axis 0, [in, out] with axis 1."""
+    """The node that dequantises a weight stored in the low format: [out, in] with axis 0, [in, out] with axis 1."""
     array = np.asarray(graph.weights[weight], np.float32)
     scale = np.maximum(np.abs(array).max(axis=1 - axis) / top, LEAST_SCALE).astype(np.float32)
     steps = np.clip(array / np.expand_dims(scale, 1 - axis), -top, top)

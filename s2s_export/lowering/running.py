@@ -68,9 +68,11 @@ class Runner:
         letters |= {"C": n_steps, "N": n_steps * N_BEAMS}
         step = {entry["name"]: entry for entry in self.described["decoder_step"]["inputs"]}
         for name, entry in step.items():
+            shape = [letters[size] if isinstance(size, str) else size for size in entry["shape"]]
             if name not in values:
-                shape = [letters[size] if isinstance(size, str) else size for size in entry["shape"]]
-                values[name] = np.zeros(shape, numpy_type(entry["dtype"]))
+                values[name] = np.zeros(shape, entry["dtype"])
+            elif len(shape) > values[name].ndim:  # a recurrent decoder's first state: every beam starts from it
+                values[name] = np.repeat(values[name][:, None], N_BEAMS, axis=1)
         values["n_candidates"] = np.ones(1, np.int64)
         start = self.bundle.manifest["generation"].get("decoder_start_token_id") or 0
         fed, logits = [np.full((n_sources, N_BEAMS), start, np.int64)], []
@@ -116,10 +118,6 @@ def _next_tokens(logits: Any, first: bool) -> Any:
         return logits.argmax(axis=-1)
     best = np.argsort(-logits[:, 0], axis=-1, kind="stable")
     return best[:, np.minimum(np.arange(N_BEAMS), best.shape[1] - 1)]
-
-
-def numpy_type(name: str) -> Any:
-    return np.dtype(name)
 
 
 def _session(path: Path) -> Any:

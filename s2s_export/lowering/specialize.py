@@ -17,12 +17,13 @@ OPTIONAL_OUTPUTS = ("attention",)
 SEARCH_OUTPUTS = ("log_probs", "candidate_ids", "candidate_log_probs", "log_normalizer", "probe_log_probs")
 
 
-def specialize(graph: Graph, *, attention: bool, plugins: bool) -> dict[str, Any]:
-    """Changes `graph`. attention: keep that output. plugins: keep the attributes by which a parser takes our kernels.
+def specialize(graph: Graph, *, attention: bool, search: bool, plugins: bool) -> dict[str, Any]:
+    """Changes `graph`. Returns what was done.
 
-    Returns what was done.
+    attention: keep that output. search: keep the tail that finds the best tokens. plugins: keep the attributes by which
+    a parser takes our kernels.
     """
-    dropped = set(SEARCH_OUTPUTS) | (set() if attention else set(OPTIONAL_OUTPUTS))
+    dropped = (set() if search else set(SEARCH_OUTPUTS)) | (set() if attention else set(OPTIONAL_OUTPUTS))
     before = set(graph.outputs)
     n_pruned = graph.prune([name for name in graph.outputs if name not in dropped])
     n_native = 0

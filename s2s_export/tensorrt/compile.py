@@ -64,8 +64,8 @@ def compile_graph(
         if builder is None:
             raise BuildError(f"{library.name} made no builder ({messages.last_error()}); is its GPU driver working?")
         network = library.create_network(builder)
-        _parse(library, name, onnx_path, network, messages)
-        expected = gates.expected_layers(calls, library, recipe.plugins)
+        native = _parse(library, name, onnx_path, network, messages)
+        expected = gates.expected_layers(calls, native, library, recipe.plugins)
         layers = gates.check(name, network, messages, expected)
         attentions = gates.attentions(network, library)
         if taken_apart:
@@ -97,11 +97,11 @@ def _why(library: Library, name: str, reason: str, lacks_kernel: bool, recipe: R
 
 
 def read_calls(onnx_path: Path) -> tuple[Counter[str], dict[str, list[int | str]]]:
-    """How many nodes of each type of our domains a graph has; the shape of each input in letters and numbers."""
+    """How many nodes of each type a graph has; the shape of each input in letters and numbers."""
     import onnx
 
     model = onnx.load_model(onnx_path, load_external_data=False)
-    calls = Counter(node.op_type for node in model.graph.node if node.domain)
+    calls = Counter(node.op_type for node in model.graph.node)
     inputs = {
         value.name: [size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim]
         for value in model.graph.input
@@ -109,16 +109,18 @@ def read_calls(onnx_path: Path) -> tuple[Counter[str], dict[str, list[int | str]
     return calls, inputs
 
 
-def _parse(library: Library, name: str, path: Path, network: Any, messages: Messages) -> None:
+def _parse(library: Library, name: str, path: Path, network: Any, messages: Messages) -> set[str]:
+    """Fills `network`. Returns which of our functions the parser has layers of its own for."""
     parser = library.trt.OnnxParser(network, messages.logger)
     if parser.parse_from_file(str(path)):
-        return
+        return gates.natives(parser)
     reasons = []
     for i in range(parser.num_errors):
         error = parser.get_error(i)
         reasons.append(f"{error.node_operator() or 'graph'} '{error.node_name()}': {shortened(error.desc(), 200)}")
     raise BuildError(
-        f"{name}: {library.name} {library.version} can't read the graph ({'; '.join(reasons) or messages.last_error()}); "
+        f"{name}: {library.name} {library.version} can't read the graph "
+        f"({'; '.join(reasons) or messages.last_error()}); "
         "update the library, or build a target of another flavour"
     )
 

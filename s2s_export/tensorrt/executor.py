@@ -37,7 +37,7 @@ class Engines:
         self.graphs: Mapping[str, Any] = record["graphs"]
         self.messages = Messages(library)
         device.activate()
-        validity.check_record(folder, self.record, library, device.capability)
+        validity.check_record(folder, self.record, library, device.capability, bundle)
         if record["recipe"]["plugins"]:
             register_plugins(folder, self.record, library)
         self._runtime = library.trt.Runtime(self.messages.logger)
@@ -156,7 +156,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     """engine.json, or EngineError."""
     try:
         record = json.loads((folder / "engine.json").read_bytes())
-        record["graphs"], record["files"], record["recipe"], record["slots"], record["ranges"]  # noqa: B018
+        record["graphs"], record["files"], record["recipe"], record["slots"], record["ranges"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise EngineError(f"{folder}/engine.json: not readable ({error}); {validity.rebuild(folder, {})}") from error
     return dict(record)

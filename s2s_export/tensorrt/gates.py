@@ -15,7 +15,15 @@ from .library import Library
 from .messages import Messages
 
 ATTENTION, CACHE_UPDATE, PLUGIN = "ATTENTION_INPUT", "KV_CACHE_UPDATE", "PLUGIN_V3"
-WATCHED = (ATTENTION, CACHE_UPDATE, PLUGIN)
+QUANTIZE, DEQUANTIZE = "QUANTIZE", "DEQUANTIZE"
+SELF_ATTENTIONS = ("BeamSelfAttention", "BeamSelfAttentionBias")
+CROSS_ATTENTIONS = ("CrossAttention", "CrossAttentionBias")
+NATIVE_ATTENTION, NATIVE_CACHE_UPDATE = "TRT_Attention", "TRT_KVCacheUpdate"
+
+
+def natives(parser: Any) -> set[str]:
+    """Which functions of ours the parser replaces by layers of its own."""
+    return {name for name in (NATIVE_ATTENTION, NATIVE_CACHE_UPDATE) if parser.supports_operator(name)}
 
 
 def histogram(network: Any) -> dict[str, int]:
@@ -24,18 +32,19 @@ def histogram(network: Any) -> dict[str, int]:
     return dict(sorted(Counter(str(layer.type).rpartition(".")[2] for layer in layers).items()))
 
 
-def expected_layers(calls: Mapping[str, int], library: Library, plugins: bool) -> dict[str, int]:
-    """What the nodes of our domains should become. calls: how many nodes of each type the graph has."""
-    own = sum(calls.get(name, 0) for name in ("TRT_Attention",))
-    self_attentions = sum(calls.get(name, 0) for name in ("BeamSelfAttention", "BeamSelfAttentionBias"))
-    crossed = sum(calls.get(name, 0) for name in ("CrossAttention", "CrossAttentionBias"))
-    if plugins:
-        return {
-            ATTENTION: own if library.has_attention_layer else 0,
-            CACHE_UPDATE: 0,
-            PLUGIN: self_attentions + crossed,
-        }
-    return {ATTENTION: own + self_attentions + crossed, CACHE_UPDATE: 2 * self_attentions, PLUGIN: 0}
+def expected_layers(calls: Mapping[str, int], native: set[str], library: Library, plugins: bool) -> dict[str, int]:
+    """What a graph's nodes should become. calls: how many nodes of each type it has. native: see `natives`."""
+    mine = sum(calls.get(name, 0) for name in SELF_ATTENTIONS)
+    crossed = sum(calls.get(name, 0) for name in CROSS_ATTENTIONS)
+    attentions = calls.get(NATIVE_ATTENTION, 0) + (0 if plugins else mine + crossed)
+    updates = 0 if plugins else 2 * mine
+    return {
+        ATTENTION: attentions if NATIVE_ATTENTION in native else 0,  # an older parser takes the function's body
+        CACHE_UPDATE: updates if library.has_cache_layer else 0,
+        PLUGIN: mine + crossed if plugins else 0,
+        QUANTIZE: calls.get("QuantizeLinear", 0),
+        DEQUANTIZE: calls.get("DequantizeLinear", 0),
+    }
 
 
 def check(name: str, network: Any, messages: Messages, expected: Mapping[str, int]) -> dict[str, int]:
@@ -48,7 +57,7 @@ def check(name: str, network: Any, messages: Messages, expected: Mapping[str, in
     found = histogram(network)
     wrong = [
         f"{found.get(kind, 0)} {kind} layers, expected {expected[kind]}"
-        for kind in WATCHED
+        for kind in expected
         if found.get(kind, 0) != expected[kind]
     ]
     if wrong:

@@ -21,7 +21,7 @@ MIB = 1 << 20
 
 
 def load(flavour: str) -> Library:
-    """The library of a flavour. Raises BackendUnavailable, in one sentence with the pip line, when it can't be imported."""
+    """The library of a flavour. Raises BackendUnavailable, with the pip line, when it can't be imported."""
     try:
         module = importlib.import_module(MODULES[flavour])
         module.Builder, module.Runtime  # noqa: B018 (an incomplete installation lacks them)

@@ -109,8 +109,8 @@ class Device:
         status = self._driver.cuMemAlloc_v2(ctypes.byref(address), max(n_bytes, 1))
         if status == OUT_OF_MEMORY:
             raise BackendError(
-                f"{self.name} has {self.free_bytes / 2**20:.0f} MiB free, but {n_bytes / 2**20:.0f} MiB more are needed; "
-                "lower the batch size, or build the target with smaller ranges"
+                f"{self.name} has {self.free_bytes / 2**20:.0f} MiB free, but {n_bytes / 2**20:.0f} MiB more are "
+                "needed; lower the batch size, or build the target with smaller ranges"
             )
         self._check(status, f"allocating {n_bytes} bytes")
         return int(address.value)

@@ -1,7 +1,7 @@
 """What TensorRT says while it parses and builds.
 
-It logs; it does not raise. Some of what it logs as a warning is a wrong result later: an "Unused Input" is an input of a
-node that the parser dropped, and the graph then computes something else. Those are errors here.
+It logs; it does not raise. Some of what it logs as a warning is a wrong result later: an "Unused Input" is an input of
+a node that the parser dropped, and the graph then computes something else. Those are errors here.
 """
 
 from __future__ import annotations

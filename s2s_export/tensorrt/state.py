@@ -131,7 +131,8 @@ class EngineState:
     def step(self, tokens: Ints, parents: Ints, query: StepQuery) -> StepResult:
         if self._t >= self._limit:
             raise BackendError(
-                f"the engine has no position {self._t}: it was built for {self._limit} tokens; raise ranges.T and build again"
+                f"the engine has no position {self._t}: it was built for {self._limit} tokens; "
+                "raise ranges.T in its recipe and build it again"
             )
         if query.attention and "attention" not in self._outputs:
             raise BackendError(
@@ -191,7 +192,7 @@ class EngineState:
                 self._lane.set_address("decoder_step", which, self._addresses[which])
 
     def keep(self, sources: Ints) -> None:
-        """Sources move forward in their buffers; they are in ascending order, so none is overwritten before it moved."""
+        """Sources move forward in their buffers. They are in ascending order: none is overwritten before it moved."""
         self._device.activate()
         lane = self._lane
         for name in [*self._fixed, *self._carried]:

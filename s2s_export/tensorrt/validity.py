@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..bundle import Bundle
 from ..errors import EngineError
 from ..recipes import Recipe
 from .library import Library
@@ -20,9 +21,11 @@ def describe_target(library: Library, recipe: Recipe) -> dict[str, Any]:
     return {"compute_capabilities": [device.capability], "built_for": device.name}
 
 
-def check_record(folder: Path, engine: dict[str, Any], library: Library, capability: str) -> None:
-    """Raises EngineError for an engine of another library version or another GPU, with the command that rebuilds it."""
+def check_record(folder: Path, engine: dict[str, Any], library: Library, capability: str, bundle: Bundle) -> None:
+    """Raises EngineError for an engine of another bundle, library version or GPU, with the command that rebuilds it."""
     again = rebuild(folder, engine)
+    if engine.get("made_from") != bundle.hashes():
+        raise EngineError(f"{folder}: was built from another version of this bundle; {again}")
     built_with = str(engine.get("built_with", {}).get("library", ""))
     if built_with != f"{library.flavour} {library.version}":
         raise EngineError(

@@ -1,7 +1,7 @@
 """A GPU and a TensorRT that are neither: host memory, and engines that ONNX Runtime executes on it.
 
-They have the names that `s2s_export.tensorrt` uses of the real ones (test_contract.py compares them), so that all of the
-executor runs here: buffers, addresses, shapes, what is copied when. An "engine" is a file with the path of a graph.
+They have the names that `s2s_export.tensorrt` uses of the real ones (test_contract.py compares them), so that all of
+the executor runs here: buffers, addresses, shapes, what is copied when. An "engine" is a file with a graph's path.
 """
 
 from __future__ import annotations
@@ -181,6 +181,7 @@ def build(opened: Bundle, recipe: Recipe, folder: Path) -> Path:
         "target": recipe.name,
         "flavour": "tensorrt-rtx",
         "built_with": {"library": f"tensorrt-rtx {VERSION}"},
+        "made_from": opened.hashes(),
         "device": {"compute_capabilities": [CAPABILITY]},
         "recipe": asdict(recipe),
         "files": bundles.describe_files(engines),
