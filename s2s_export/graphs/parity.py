@@ -6,14 +6,14 @@ positions are all in the comparison: after every step each beam's logits must eq
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from ..backends.onnxruntime import OnnxRuntimeBackend, pad_sources, run
+from ..backends.onnxruntime import OnnxRuntimeBackend, pad_sources
 from ..bundle import Bundle
 from ..decoding.state import StepQuery
 from ..errors import ParityError
@@ -114,27 +114,76 @@ def _cross_cache(past: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
     return list(zip(cache.key_cache, cache.value_cache, strict=True))  # transformers before 4.54
 
 
+@dataclass
+class Expected:
+    """What PyTorch computed for some sources and random histories: all that a comparison needs of the model.
+
+    outputs: of the encoder and cross-KV-init graphs, by graph and name. steps: for each position the tokens and parents
+    [B,K] that lead there, the log-probabilities [B,K,V], the normalizer [B,K], the largest logit, and the weights
+    [B,K,L,H,S] or None.
+    """
+
+    sources: list[list[int]]
+    outputs: dict[str, dict[str, Any]]
+    steps: list[tuple[Any, Any, Any, Any, float, Any]]
+
+
 def measure(bundle: Bundle, reference: Reference, threads: int = 1) -> list[OutputError]:
     """Compare the bundle's graphs, run by ONNX Runtime, with `reference`."""
-    rng = np.random.default_rng(SEED)
-    backend = OnnxRuntimeBackend(bundle, threads)
-    sources = random_sources(bundle, rng)
-    ids, mask = pad_sources(sources, bundle.manifest["source"])
-    torch_ids, torch_mask = torch.from_numpy(ids), torch.from_numpy(mask)
-    errors = _Errors(GRAPH_TOLERANCE[bundle.manifest["precision"]])
+    return compare(bundle, expect(bundle, reference), threads)
 
-    values: dict[str, Any] = {"input_ids": ids, "source_mask": mask}
-    for graph, session, expected in (
-        ("encoder", backend.encoder, reference.encode(torch_ids, torch_mask)),
-        ("cross_kv_init", backend.cross_kv_init, reference.cross(torch_ids, torch_mask)),
-    ):
-        entries = backend.graphs[graph]
-        names = [entry["name"] for entry in entries["outputs"]]
-        found = run(session, names, {entry["name"]: values[entry["name"]] for entry in entries["inputs"]})
-        values.update(zip(names, found, strict=True))
-        for name in expected:
-            errors.add(graph, name.split(".")[0], values[name], expected[name].numpy(), mask)
-    _measure_steps(bundle, backend, reference, sources, torch_ids, torch_mask, errors, rng)
+
+def expect(bundle: Bundle, reference: Reference) -> Expected:
+    """Run PyTorch alone, so that a caller short of memory can let go of the model before `compare`."""
+    rng = np.random.default_rng(SEED)
+    sources = random_sources(bundle, rng)
+    ids, mask = (torch.from_numpy(array) for array in pad_sources(sources, bundle.manifest["source"]))
+    outputs = {
+        graph: {name: value.float().numpy() for name, value in values.items()}
+        for graph, values in (("encoder", reference.encode(ids, mask)), ("cross_kv_init", reference.cross(ids, mask)))
+    }
+    return Expected(sources, outputs, list(_expect_steps(bundle, reference, ids, mask, rng)))
+
+
+def _expect_steps(
+    bundle: Bundle, reference: Reference, ids: torch.Tensor, mask: torch.Tensor, rng: np.random.Generator
+) -> Iterator[tuple[Any, Any, Any, Any, float, Any]]:
+    rows = (ids.shape[0], N_BEAMS)
+    # No padding: a whole sequence of M2M100 numbers its positions around it, one step at a time can't.
+    padding = bundle.manifest["source"]["pad_token_id"]
+    no_padding = np.array([i for i in range(bundle.vocabulary_size) if i != padding])
+    history = np.zeros((*rows, 0), dtype=np.int64)
+    for t in range(min(N_STEPS, bundle.max_target_length or N_STEPS)):
+        parents = rng.integers(0, N_BEAMS if t else 1, rows)
+        tokens = rng.choice(no_padding, rows)
+        if t == 0:
+            tokens[:] = bundle.manifest["generation"].get("decoder_start_token_id", 0)
+        history = np.take_along_axis(history, parents[:, :, None], axis=1)
+        history = np.concatenate([history, tokens[:, :, None]], axis=2)
+        logits, weights = reference.step(ids, mask, torch.from_numpy(history.reshape(rows[0] * N_BEAMS, -1)))
+        logits = logits.float()
+        log_probs = torch.log_softmax(logits, dim=-1).numpy().reshape(*rows, -1)
+        normalizer = torch.logsumexp(logits, dim=-1).numpy().reshape(rows)
+        by_row = None if weights is None else weights.float().numpy().reshape(*rows, *weights.shape[1:])
+        yield tokens, parents, log_probs, normalizer, float(logits.abs().max()), by_row
+
+
+def compare(bundle: Bundle, expected: Expected, threads: int = 1) -> list[OutputError]:
+    """Run the bundle's graphs with ONNX Runtime and compare each output."""
+    errors = _Errors(GRAPH_TOLERANCE[bundle.manifest["precision"]])
+    # A backend of its own, so that the encoder's weights are gone when the decoder's are loaded.
+    found = OnnxRuntimeBackend(bundle, threads, prepack=False).encode(expected.sources)
+    for graph, values in expected.outputs.items():
+        for name, value in values.items():
+            errors.add(graph, name.split(".")[0], found[name], value, found["source_mask"])
+    state = OnnxRuntimeBackend(bundle, threads, prepack=False).start(found, N_BEAMS)
+    query = StepQuery(n_candidates=min(4, bundle.vocabulary_size), dense=True, attention=True)
+    for tokens, parents, log_probs, normalizer, largest, weights in expected.steps:
+        result = state.step(tokens, parents, query)
+        errors.add("decoder_step", "log_probs", result.log_probs, log_probs)
+        errors.add("decoder_step", "log_normalizer", result.log_normalizer, normalizer, scale=largest)
+        if weights is not None and result.attention is not None:
+            errors.add("decoder_step", "attention", result.attention, weights)
     return errors.list()
 
 
@@ -145,42 +194,6 @@ def random_sources(bundle: Bundle, rng: np.random.Generator) -> list[list[int]]:
     ids = np.array([i for i in range(size) if i != pad])
     limit = bundle.max_source_length or max(SOURCE_LENGTHS)
     return [rng.choice(ids, size=min(length, limit)).tolist() for length in SOURCE_LENGTHS]
-
-
-def _measure_steps(
-    bundle: Bundle,
-    backend: OnnxRuntimeBackend,
-    reference: Reference,
-    sources: Sequence[Sequence[int]],
-    ids: torch.Tensor,
-    mask: torch.Tensor,
-    errors: _Errors,
-    rng: np.random.Generator,
-) -> None:
-    n_sources, vocabulary = len(sources), bundle.vocabulary_size
-    no_padding = np.array([i for i in range(vocabulary) if i != bundle.manifest["source"]["pad_token_id"]])
-    state = backend.begin(sources, N_BEAMS)
-    history = np.zeros((n_sources, N_BEAMS, 0), dtype=np.int64)
-    query = StepQuery(n_candidates=min(4, vocabulary), dense=True, attention=True)
-    for t in range(min(N_STEPS, bundle.max_target_length or N_STEPS)):
-        parents = rng.integers(0, N_BEAMS if t else 1, (n_sources, N_BEAMS))
-        # No padding: a whole sequence of M2M100 numbers its positions around it, one step at a time can't.
-        tokens = rng.choice(no_padding, (n_sources, N_BEAMS))
-        if t == 0:
-            tokens[:] = bundle.manifest["generation"].get("decoder_start_token_id", 0)
-        history = np.take_along_axis(history, parents[:, :, None], axis=1)
-        history = np.concatenate([history, tokens[:, :, None]], axis=2)
-        result = state.step(tokens, parents, query)
-        rows = torch.from_numpy(history.reshape(n_sources * N_BEAMS, -1))
-        logits, weights = reference.step(ids, mask, rows)
-        expected = torch.log_softmax(logits.float(), dim=-1).numpy().reshape(n_sources, N_BEAMS, -1)
-        assert result.log_probs is not None
-        errors.add("decoder_step", "log_probs", result.log_probs, expected)
-        normalizer = torch.logsumexp(logits.float(), dim=-1).numpy().reshape(n_sources, N_BEAMS)
-        errors.add("decoder_step", "log_normalizer", result.log_normalizer, normalizer, scale=float(logits.abs().max()))
-        if weights is not None and result.attention is not None:
-            expected = weights.float().numpy().reshape(n_sources, N_BEAMS, *weights.shape[1:])
-            errors.add("decoder_step", "attention", result.attention, expected)
 
 
 class _Errors:

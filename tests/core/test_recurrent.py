@@ -105,5 +105,5 @@ def test_alignments_only_where_there_is_attention(trained):
 
 def test_a_target_beyond_the_limit_is_refused(trained):
     session = s2s_export.load(trained("gru")[1])
-    with pytest.raises(s2s_export.errors.S2SError, match="30"):
+    with pytest.raises(s2s_export.errors.S2SError, match="at most 31"):
         session.generate([[5, 2]], max_new_tokens=500)
