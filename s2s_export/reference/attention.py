@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import ReferenceConfig
-from .interface import EncoderDecoder, between, maxout, pack
+from .interface import EncoderDecoder, between, initialize_recurrence, maxout, pack
 
 
 class Memory(NamedTuple):
@@ -85,6 +85,8 @@ class AttentionEncoderDecoder(EncoderDecoder):
             self.key = nn.Linear(U, U, bias=config.score == "additive")
         self.decoder = nn.ModuleList(cell(E + U if layer == 0 else U, U) for layer in range(layers))
         self.readout = nn.Linear(U + E + U, 2 * E)
+        for layers in (self.encoder, *self.decoder):
+            initialize_recurrence(layers)
         self.output = self.make_output(E)
 
     def encode(self, input_ids: Tensor, source_mask: Tensor) -> Memory:

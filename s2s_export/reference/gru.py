@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import ReferenceConfig
-from .interface import EncoderDecoder, between, maxout, pack
+from .interface import EncoderDecoder, between, initialize_recurrence, maxout, pack
 
 
 class Memory(NamedTuple):
@@ -64,6 +64,8 @@ class GRUEncoderDecoder(EncoderDecoder):
         self.initial = nn.Linear(U, layers * U)
         self.decoder = nn.GRU(E + U, U, layers, batch_first=True, dropout=between(config, layers))
         self.readout = nn.Linear(U + E + U, 2 * E)
+        initialize_recurrence(self.encoder)
+        initialize_recurrence(self.decoder)
         self.output = self.make_output(E)
 
     def encode(self, input_ids: Tensor, source_mask: Tensor) -> Memory:

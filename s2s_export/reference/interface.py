@@ -36,8 +36,10 @@ class EncoderDecoder(nn.Module):
         self.config = config
         self.source_embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.target_embedding = nn.Embedding(config.vocab_size, config.d_model)
+        # As output weights, as which they may be tied, embeddings must be small; the input of a recurrence must not be.
+        std = 1.0 if config.hidden_size is not None and not config.tie_embeddings else config.d_model**-0.5
         for embedding in (self.source_embedding, self.target_embedding):
-            nn.init.normal_(embedding.weight, std=config.d_model**-0.5)
+            nn.init.normal_(embedding.weight, std=std)
         self.dropout = nn.Dropout(config.dropout)
 
     def make_output(self, width: int) -> nn.Linear:
@@ -105,6 +107,24 @@ def reverse_sources(input_ids: Tensor, lengths: Tensor) -> Tensor:
     position = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
     mirrored = lengths[:, None] - 1 - position
     return input_ids.gather(1, torch.where(mirrored >= 0, mirrored, position))
+
+
+def initialize_recurrence(layers: nn.Module) -> None:
+    """Start an nn.LSTM, nn.GRU or cell so that its state neither dies nor explodes over long sources.
+
+    Recurrent weights: orthogonal, gate by gate (1409.0473, section B.1). Input weights: Glorot's, gate by gate.
+    Biases: 0, but 1 in the forget gate of an LSTM (Jozefowicz, Zaremba, Sutskever 2015).
+    """
+    n_gates = 4 if isinstance(layers, (nn.LSTM, nn.LSTMCell)) else 3
+    for name, parameter in layers.named_parameters():
+        gates = parameter.detach().chunk(n_gates)
+        for number, gate in enumerate(gates):
+            if name.startswith("weight_hh"):
+                nn.init.orthogonal_(gate)
+            elif name.startswith("weight_ih"):
+                nn.init.xavier_uniform_(gate)
+            else:
+                nn.init.constant_(gate, 1.0 if n_gates == 4 and number == 1 and name.startswith("bias_ih") else 0.0)
 
 
 def between(config: ReferenceConfig, layers: int) -> float:

@@ -24,7 +24,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from .config import ReferenceConfig
-from .interface import EncoderDecoder, between, pack, reverse_sources
+from .interface import EncoderDecoder, between, initialize_recurrence, pack, reverse_sources
 
 
 class State(NamedTuple):
@@ -54,6 +54,8 @@ class LSTMEncoderDecoder(EncoderDecoder):
         layers, dropout = config.decoder_layers, between(config, config.decoder_layers)
         self.encoder = nn.LSTM(config.d_model, U, layers, batch_first=True, dropout=dropout)
         self.decoder = nn.LSTM(config.d_model, U, layers, batch_first=True, dropout=dropout)
+        initialize_recurrence(self.encoder)
+        initialize_recurrence(self.decoder)
         self.output = self.make_output(U)
 
     def encode(self, input_ids: Tensor, source_mask: Tensor) -> State:
