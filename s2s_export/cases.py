@@ -17,7 +17,8 @@ from typing import Any
 
 from .decoding import GenerationOptions, Hypothesis
 from .errors import InputError, S2SError
-from .runtime import DEFAULT_BATCH_SIZE, Session
+from .runtime import Session
+from .scheduling import DEFAULT_BATCH_SIZE, n_tokens
 from .text import from_utf8
 
 CONTENT = ("text", "input_ids", "audio")
@@ -102,9 +103,9 @@ def decode_cases(
     cases: Iterable[Case],
     *,
     batch_size: int = DEFAULT_BATCH_SIZE,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """The output line of each case, in order. progress: called with the number of cases that are done."""
+    """The output line of each case, in order. progress: called with how many cases and tokens are done."""
     cases = list(cases)
     done: list[dict[str, Any]] = [{"id": case.id, "error": case.error} for case in cases]
     groups: dict[GenerationOptions, list[int]] = defaultdict(list)
@@ -123,11 +124,11 @@ def _decode_group(
     sources: list[list[int]],
     options: GenerationOptions,
     batch_size: int,
-    progress: Callable[[int], None] | None,
+    progress: Callable[[int, int], None] | None,
 ) -> list[dict[str, Any]]:
-    def finished(indices: list[int], _: list[list[Hypothesis]]) -> None:
+    def finished(indices: list[int], hypotheses: list[list[Hypothesis]]) -> None:
         if progress:
-            progress(len(indices))
+            progress(len(indices), n_tokens(hypotheses))
 
     try:
         found = session.decode(sources, options, batch_size=batch_size, on_batch=finished)

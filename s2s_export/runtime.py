@@ -11,14 +11,18 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from . import backends, decoding, text
+from . import backends, decoding, scheduling, text
 from .bundle import Bundle, read
 from .decoding import GenerationOptions, Hypothesis
 from .errors import InputError, InvalidOption, UsageError
+from .machine import available_cores
+from .scheduling import DEFAULT_BATCH_SIZE
 
-DEFAULT_BATCH_SIZE = 16  # sources decoded side by side
+if TYPE_CHECKING:
+    from .shortlist.state import Shortlist
+
 Ids = Sequence[int]
 
 
@@ -28,24 +32,44 @@ def load(
     target: str | None = None,
     threads: int | None = None,
     *,
+    workers: int | None = 1,
+    shortlist: bool = False,
     verify: bool = True,
 ) -> Session:
     """Open a bundle.
 
     backend: "auto" takes the best that works here; see `s2s doctor`. target: which built engine to use, None for the
-    portable graphs or the backend's only engine. threads: of one call. verify: compare every file with its sha256.
-    Raises BundleError, BackendUnavailable, EngineError, UnknownOption.
+    portable graphs or the backend's only engine. threads: of one call; by default the machine's cores are shared out
+    among the workers. workers: batches of one call to `generate` or `translate` that are decoded side by side; they
+    share the weights, and on a CPU several of one thread get more done than one of several, given enough
+    batches; None takes as many as there are cores, on a CPU. shortlist: cut the output
+    projection to the tokens that `s2s shortlist` found for a batch's sources, which is faster and may change tokens of
+    the share of sentences that it measured. verify: compare every file with its sha256.
+    Raises BundleError, BackendUnavailable, EngineError, InvalidOption, UnknownOption.
     """
+    n_workers = scheduling.workers_of(workers, threads)
+    if threads is None and n_workers > 1:
+        threads = max(1, available_cores() // n_workers)
     opened = read(bundle, verify=verify)
-    return Session(opened, backends.open_backend(opened, backend, target, threads))
+    executor = backends.open_backend(opened, backend, target, threads)
+    if workers is None and executor.name not in scheduling.ON_CORES:
+        n_workers = 1
+    session = Session(opened, executor, n_workers)
+    if shortlist:
+        from .shortlist.state import open_shortlist
+
+        session.shortlist = open_shortlist(session.backend)
+    return session
 
 
 class Session:
     """Decodes with one bundle on one backend. Safe to call from several threads."""
 
-    def __init__(self, bundle: Bundle, backend: backends.Backend) -> None:
+    def __init__(self, bundle: Bundle, backend: backends.Backend, workers: int = 1) -> None:
         self.bundle = bundle
         self.backend = backend
+        self.workers = workers
+        self.shortlist: Shortlist | None = None
         entry = bundle.manifest.get("tokenizer")
         self._tokenizer = text.load(bundle.path / "tokenizer", entry) if entry else None
 
@@ -64,7 +88,7 @@ class Session:
 
     @property
     def has_attention(self) -> bool:
-        """Whether the model has cross-attention weights to align by; recurrent models of fixed-size context have none."""
+        """Whether the model has cross-attention weights to align by; a fixed-size context has none."""
         return any(
             output["name"] == "attention" for output in self.bundle.manifest["graphs"]["decoder_step"]["outputs"]
         )
@@ -144,24 +168,36 @@ class Session:
         alignments: bool | str = False,
         on_batch: Callable[[list[int], list[list[Hypothesis]]], None] | None = None,
     ) -> list[list[Hypothesis]]:
-        """Like `generate`, for checked sources and options. on_batch: called with indices and hypotheses of a batch."""
-        if batch_size < 1:
-            raise InvalidOption(f"batch_size is {batch_size}; expected at least 1")
+        """Like `generate`, for checked sources and options.
+
+        on_batch: called with indices and hypotheses of each batch as it is finished, by the thread that called.
+        """
+        batches = scheduling.plan_batches([len(source) for source in sources], batch_size, self.workers)
         if alignments and not self.has_attention:
             raise InvalidOption(
                 f"a model of the family '{self.bundle.manifest['family']}' has no attention, so there is no alignment; "
                 "don't ask for one"
             )
-        found: list[list[Hypothesis]] = [[] for _ in sources]
-        for indices in plan_batches([len(source) for source in sources], batch_size):
+
+        def decode_batch(indices: list[int]) -> list[list[Hypothesis]]:
             batch = [sources[i] for i in indices]
-            state = self.backend.begin(batch, options.n_rows)
+            state = self.begin(batch, options)
             hypotheses = decoding.decode(state, batch, options, alignments=alignments, source_numbers=indices)
-            for i, of_source in zip(indices, hypotheses, strict=True):
-                found[i] = [self._with_text(hypothesis) for hypothesis in of_source]
+            return [[self._with_text(hypothesis) for hypothesis in of_source] for of_source in hypotheses]
+
+        found: list[list[Hypothesis]] = [[] for _ in sources]
+        for indices, of_batch in scheduling.run(batches, decode_batch, self.workers):
+            for i, of_source in zip(indices, of_batch, strict=True):
+                found[i] = of_source
             if on_batch:
-                on_batch(indices, [found[i] for i in indices])
+                on_batch(indices, of_batch)
         return found
+
+    def begin(self, batch: Sequence[Ids], options: GenerationOptions) -> decoding.DecodeState:
+        """Encode a batch, ready for its first step."""
+        if self.shortlist is not None:
+            return self.shortlist.begin(batch, options)
+        return self.backend.begin(batch, options.n_rows)
 
     def translate(
         self,
@@ -206,7 +242,7 @@ class Session:
     def stream_ids(self, ids: Ids, options: GenerationOptions) -> Iterator[str]:
         """Like `stream`, for a checked source and options."""
         decoder = text.StreamDecoder(self.tokenizer)
-        state = self.backend.begin([ids], options.n_rows)
+        state = self.begin([ids], options)
         for tokens in decoding.decode_stream(state, ids, options):
             if part := decoder.push(tokens):
                 yield part
@@ -225,10 +261,3 @@ class Session:
         if self._tokenizer is None:
             return hypothesis
         return dataclasses.replace(hypothesis, text=self._tokenizer.decode(hypothesis.token_ids))
-
-
-def plan_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
-    """Indices of sources that are decoded together: longest first, so that neighbours need little padding."""
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]

@@ -5,6 +5,7 @@ A step gathers its states by `parents`; they are small, so each step makes new o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,18 +15,28 @@ from ..errors import BackendError
 
 
 class RecurrentState:
-    """See `decoding.state.DecodeState`. values: what the encoder and cross-KV-init graphs gave, by name."""
+    """See `decoding.state.DecodeState`.
+
+    step_for: the session for so many rows. values: what the encoder and cross-KV-init graphs gave, by name.
+    """
 
     def __init__(
-        self, session: Any, graph: Any, values: dict[str, Any], n_beams: int, vocabulary: int, limit: int | None
+        self,
+        step_for: Callable[[int], Any],
+        graph: Any,
+        values: dict[str, Any],
+        n_beams: int,
+        vocabulary: int,
+        limit: int | None,
     ) -> None:
         self.vocabulary_size = vocabulary
         self.n_beams = n_beams
         self.n_sources = int(values["source_mask"].shape[0])
-        self._session = session
+        self._step_for = step_for
         self._outputs = [entry["name"] for entry in graph["outputs"]]
         self._states = [e["name"] for e in graph["inputs"] if _output_of(e["name"]) in self._outputs]
         names = [entry["name"] for entry in graph["inputs"]]
+        self._wants = [name for name in names if name.startswith("want_")]
         self._fixed = {name: values[name] for name in names if name in values and name not in self._states}
         # The first states are one a source; every beam starts from them.
         self._current = {name: np.repeat(values[name][:, None], n_beams, axis=1) for name in self._states}
@@ -49,8 +60,9 @@ class RecurrentState:
             "n_candidates": np.array([query.n_candidates], dtype=np.int64),
             "probe_ids": probes if has_probes else np.zeros((self.n_sources, self.n_beams, 1), dtype=np.int64),
         }
+        feed |= {name: np.array(name.removeprefix("want_") in wanted) for name in self._wants}
         try:
-            found = self._session.run([*wanted, *map(_output_of, self._states)], feed)
+            found = self._step_for(tokens.size).run([*wanted, *map(_output_of, self._states)], feed)
         except Exception as error:
             message = str(error).strip().splitlines()[0][:300]
             raise BackendError(f"ONNX Runtime failed in the decoder step ({message})") from error

@@ -1,17 +1,23 @@
-"""ONNX Runtime on the CPU: the default that works on every machine."""
+"""ONNX Runtime on the CPU: the default that works on every machine.
+
+It runs the bundle's own graphs, or those of an engine that `s2s build` made for a CPU. An engine may have several
+decoder steps: one with `max_rows` serves batches of at most so many rows, and is opened when there is such a batch.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..bundle import Bundle
+from ..bundle import Bundle, inside
 from ..decoding.state import DecodeState, Ints, StepQuery, StepResult
 from ..errors import BackendError, BundleError, InvalidOption
+from . import _cpu_engine
 from ._recurrent import RecurrentState
 
 NAME = "onnxruntime"
@@ -29,41 +35,83 @@ def unavailable() -> str | None:
 
 
 def unfit(bundle: Bundle, target: str | None) -> str | None:
-    return None
+    return _cpu_engine.unfit(bundle, target)
 
 
-def open(bundle: Bundle, target: str | None = None, threads: int | None = None) -> OnnxRuntimeBackend:  # noqa: A001
-    """threads: of one call; the default is the machine's cores, at most 4 (a decode step has no more work than that)."""
+def open(bundle: Bundle, target: str | None = None, threads: int | None = None) -> OnnxRuntimeBackend:
+    """threads: of one call; by default the machine's cores, at most 4: a decode step has no more work than that."""
     if threads is not None and threads < 1:
         raise InvalidOption(f"threads is {threads}; expected at least 1")
-    return OnnxRuntimeBackend(bundle, threads or min(4, os.cpu_count() or 1))
+    engine, folder = _cpu_engine.choose(bundle, target) or (None, None)
+    return OnnxRuntimeBackend(bundle, threads or min(4, os.cpu_count() or 1), engine, folder)
 
 
 class OnnxRuntimeBackend:
-    """Three sessions over the bundle's graphs. Sessions are shared by threads; every decode has buffers of its own."""
+    """Sessions over a bundle's graphs. They are shared by threads; every decode has buffers of its own.
+
+    engine, folder: engine.json and where it lies; the bundle's own graphs without them. prepack: whether weights are
+    laid out anew for the kernels, which costs their size in memory; without it a step is many times slower.
+    """
 
     name = NAME
 
-    def __init__(self, bundle: Bundle, threads: int) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        threads: int,
+        engine: Mapping[str, Any] | None = None,
+        folder: Path | None = None,
+        *,
+        prepack: bool = True,
+    ) -> None:
         self.bundle = bundle
         self.threads = threads
-        graphs = bundle.manifest["graphs"]
-        self.graphs = graphs
-        self.encoder = _session(bundle.graph_path("encoder"), threads)
-        self.cross_kv_init = _session(bundle.graph_path("cross_kv_init"), threads)
-        self.decoder_step = _session(bundle.graph_path("decoder_step"), threads)
+        self.target = engine["target"] if engine and "target" in engine else None
+        self.graphs: Mapping[str, Any] = engine["graphs"] if engine else bundle.manifest["graphs"]
+        self._folder = folder or bundle.path
+        self.weights = self._folder if engine and engine["weights"] == "engine" else bundle.path
+        self._prepack = prepack
+        self._lock = threading.Lock()
+        steps = [name for name in self.graphs if name.startswith("decoder_step")]
+        self._steps = sorted(steps, key=self._max_rows)
+        self._sessions: dict[str, Any] = {}
+        self.encoder = self.session("encoder")
+        self.cross_kv_init = self.session("cross_kv_init")
+        self.session(self._steps[0])
 
-    def begin(self, sources: Sequence[Sequence[int]], n_beams: int) -> DecodeState:
+    def session(self, name: str) -> Any:
+        """The session of a graph, opened when it is first wanted."""
+        with self._lock:
+            if name not in self._sessions:
+                path = inside(self._folder, self.graphs[name]["file"])
+                self._sessions[name] = open_session(path, self.weights, self.threads, self._prepack)
+            return self._sessions[name]
+
+    def step_for(self, n_rows: int) -> Any:
+        """The session of the decoder step for so many rows."""
+        return self.session(next(name for name in self._steps if n_rows <= self._max_rows(name)))
+
+    def _max_rows(self, name: str) -> float:
+        return float(self.graphs[name].get("max_rows", float("inf")))
+
+    def encode(self, sources: Sequence[Sequence[int]]) -> dict[str, Any]:
+        """Inputs and outputs of the encoder and cross-KV-init graphs, by name."""
         ids, mask = pad_sources(sources, self.bundle.manifest["source"])
-        feed: dict[str, Any] = {"input_ids": ids, "source_mask": mask}
-        values = dict(feed)
+        values: dict[str, Any] = {"input_ids": ids, "source_mask": mask}
         for session, name in ((self.encoder, "encoder"), (self.cross_kv_init, "cross_kv_init")):
             wanted = {entry["name"]: values[entry["name"]] for entry in self.graphs[name]["inputs"]}
             names = [entry["name"] for entry in self.graphs[name]["outputs"]]
             values.update(zip(names, run(session, names, wanted), strict=True))
+        return values
+
+    def begin(self, sources: Sequence[Sequence[int]], n_beams: int) -> DecodeState:
+        return self.start(self.encode(sources), n_beams)
+
+    def start(self, values: dict[str, Any], n_beams: int) -> DecodeState:
+        """A batch's first step, from what `encode` gave."""
         if self.bundle.manifest["decoder"] == "recurrent":
             return RecurrentState(
-                self.decoder_step,
+                self.step_for,
                 self.graphs["decoder_step"],
                 values,
                 n_beams,
@@ -74,31 +122,31 @@ class OnnxRuntimeBackend:
 
 
 def pad_sources(sources: Sequence[Sequence[int]], rules: Any) -> tuple[Ints, Ints]:
-    """Ids [B,S] filled on the right, and the mask [B,S] of what may be attended to.
+    """Ids [B,S] filled on the right with the manifest's padding id, and the mask [B,S] of what may be attended to.
 
-    A padding id inside a source is masked as well, as `generate()` does when it has to make up an attention mask.
+    A padding id that a source itself holds is a token like any other, as for `generate()` with an encoder-decoder.
     """
     lengths = np.array([len(source) for source in sources])
-    pad = rules["pad_token_id"]
-    ids = np.full((len(sources), int(lengths.max())), pad if pad is not None else 0, dtype=np.int64)
+    ids = np.full((len(sources), int(lengths.max())), rules["pad_token_id"] or 0, dtype=np.int64)
     for row, source in zip(ids, sources, strict=True):
         row[: len(source)] = source
     mask = np.arange(ids.shape[1]) < lengths[:, None]
-    if rules["masks_padding"] and pad is not None:
-        masked = mask & (ids != pad)
-        mask = np.where(masked.any(axis=1, keepdims=True), masked, mask)
     return ids, mask.astype(np.int64)
 
 
-def _session(path: Path, threads: int) -> Any:
+def open_session(path: Path, weights: Path, threads: int, prepack: bool = True) -> Any:
+    """weights: the folder that holds the file of weights, which a graph names without a folder."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = QUIET
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights))
+    if not prepack:
+        options.add_session_config_entry("session.disable_prepacking", "1")
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no common base but Exception
         raise BundleError(
             f"{path}: ONNX Runtime {onnxruntime.__version__} can't load it ({_first_line(error)})"
@@ -127,7 +175,7 @@ class OnnxRuntimeState:
     def __init__(self, backend: OnnxRuntimeBackend, values: dict[str, Any], n_beams: int) -> None:
         self.vocabulary_size = backend.bundle.vocabulary_size
         self.n_beams = n_beams
-        self._session = backend.decoder_step
+        self._backend = backend
         self._inputs = {entry["name"]: entry for entry in backend.graphs["decoder_step"]["inputs"]}
         self._outputs = {entry["name"]: entry for entry in backend.graphs["decoder_step"]["outputs"]}
         self._limit = backend.bundle.max_target_length
@@ -158,7 +206,7 @@ class OnnxRuntimeState:
         if query.probe_ids is not None and n_probes:
             out["probe_ids"][...] = query.probe_ids
         try:
-            self._session.run_with_iobinding(binding)
+            out["_session"].run_with_iobinding(binding)
         except Exception as error:
             raise BackendError(f"ONNX Runtime failed in the decoder step ({_first_line(error)})") from error
         self._step = t + 1
@@ -222,12 +270,15 @@ class OnnxRuntimeState:
         if n_candidates > self.vocabulary_size:
             raise BackendError(f"{n_candidates} candidates wanted of a vocabulary of {self.vocabulary_size}")
         self._letters |= {"M": n_candidates, "Q": max(1, n_probes)}
-        binding = self._session.io_binding()
+        session = self._backend.step_for(self.n_sources * self.n_beams)
+        binding = session.io_binding()
         inputs = {
             **self._fixed,
             **self._buffers,
             "n_candidates": np.array([n_candidates], dtype=np.int64),
             "probe_ids": np.zeros((self.n_sources, self.n_beams, max(1, n_probes)), dtype=np.int64),
+            "want_log_probs": np.array(dense),
+            "want_attention": np.array(attention),
         }
         values = {name: OrtValue.ortvalue_from_numpy(inputs[name]) for name in self._inputs}
         for name, value in values.items():
@@ -242,7 +293,7 @@ class OnnxRuntimeState:
             binding.bind_ortvalue_output(name, OrtValue.ortvalue_from_numpy(out[name]))
         for name in self._caches:
             binding.bind_ortvalue_output(_output_of(name), values[name])  # the same memory: updated in place
-        out["_keep_alive"] = (inputs, values)
+        out |= {"_session": session, "_keep_alive": (inputs, values)}
         self._bindings[key] = (binding, out)
         return binding, out
 

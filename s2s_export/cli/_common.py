@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -21,7 +22,7 @@ def output_options(command: F) -> F:
 
 
 def session_options(command: F) -> F:
-    """--backend, --target, --threads, --batch-size."""
+    """--backend, --target, --threads, --batch-size. `worker_option` adds --workers."""
     for option in (
         click.option("--batch-size", type=click.IntRange(min=1), help="Sources decoded side by side."),
         click.option("--threads", type=click.IntRange(min=1), help="Threads of one call."),
@@ -32,6 +33,21 @@ def session_options(command: F) -> F:
     ):
         command = option(command)
     return command
+
+
+def shortlist_option(command: F) -> F:
+    """--shortlist/--no-shortlist."""
+    text = "Choose from the tokens that `s2s shortlist` found: faster, and a few outputs may change.  [default: no]"
+    return click.option("--shortlist/--no-shortlist", default=False, help=text)(command)
+
+
+def worker_option(command: F) -> F:
+    """--workers."""
+    return click.option(
+        "--workers",
+        type=click.IntRange(min=1),
+        help="Batches decoded side by side, sharing the weights; by default one a core for a file or stdin.",
+    )(command)
 
 
 def print_json(value: Any) -> None:
@@ -58,3 +74,18 @@ def bar(length: int, label: str, quiet: bool) -> Iterator[Callable[[int, str], N
             progress.update(steps)
 
         yield advance
+
+
+class Rate:
+    """Words for a progress bar: what is done, and sentences and tokens a second since it was made."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._begin = time.perf_counter()
+        self._n_sentences = self._n_tokens = 0
+
+    def add(self, n_sentences: int, n_tokens: int) -> str:
+        self._n_sentences += n_sentences
+        self._n_tokens += n_tokens
+        seconds = max(time.perf_counter() - self._begin, 1e-9)
+        return f"{self._label} {self._n_sentences / seconds:.1f} sentences/s {self._n_tokens / seconds:.0f} tokens/s"

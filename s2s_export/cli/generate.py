@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from ._common import bar, output_options, print_json, session_options, tell
+from ._common import Rate, bar, output_options, print_json, session_options, shortlist_option, tell, worker_option
 
 
 @click.command("generate", short_help="Batch work as JSON lines: ids or text, any option.")
@@ -17,6 +17,8 @@ from ._common import bar, output_options, print_json, session_options, tell
 @click.option("--input", "input_path", required=True, type=click.File("rb"), help="Cases, one JSON object a line.")
 @click.option("--output", "output_path", required=True, type=click.Path(allow_dash=True), help="Where results go.")
 @session_options
+@worker_option
+@shortlist_option
 @click.option("--truncate", is_flag=True, help="Cut sources that are longer than the model allows.")
 @output_options
 def command(
@@ -27,6 +29,8 @@ def command(
     target: str | None,
     threads: int | None,
     batch_size: int | None,
+    workers: int | None,
+    shortlist: bool,
     truncate: bool,
     quiet: bool,
     as_json: bool,
@@ -37,17 +41,22 @@ def command(
     gives {"id": ..., "error": ...}; the others still come out and the exit status is 1.
     """
     from ..cases import decode_cases, read_case
-    from ..runtime import DEFAULT_BATCH_SIZE, load
+    from ..runtime import load
+    from ..scheduling import DEFAULT_BATCH_SIZE
 
-    session = load(bundle, backend, target, threads)
+    session = load(bundle, backend, target, threads, workers=workers, shortlist=shortlist)
     tell(f"backend: {session.backend.name}", quiet or backend != "auto")
     lines = input_path.read().split(b"\n")
     if lines and not lines[-1].strip():
         lines.pop()
     cases = [read_case(session, line, number, truncate=truncate) for number, line in enumerate(lines, 1)]
+    rate = Rate("decoding")
     with bar(len(cases), "decoding", quiet) as advance:
         results = decode_cases(
-            session, cases, batch_size=batch_size or DEFAULT_BATCH_SIZE, progress=lambda n: advance(n, "")
+            session,
+            cases,
+            batch_size=batch_size or DEFAULT_BATCH_SIZE,
+            progress=lambda n, tokens: advance(n, rate.add(n, tokens)),
         )
     write_lines(output_path, (json.dumps(result, ensure_ascii=False) for result in results))
     failed = sum("error" in result for result in results)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ..errors import UsageError
-from ._common import bar, output_options, print_json, session_options, tell
+from ._common import Rate, bar, output_options, print_json, session_options, shortlist_option, tell, worker_option
 from ._options import generation_options, given
 
 
@@ -16,6 +16,8 @@ from ._options import generation_options, given
 @click.argument("bundle", type=click.Path())
 @click.argument("text", nargs=-1)
 @session_options
+@worker_option
+@shortlist_option
 @generation_options
 @click.option("--source-lang", help="Language of the source, for a model that has several.")
 @click.option("--target-lang", help="Language to translate into, for a model that has several.")
@@ -35,6 +37,8 @@ def command(
     target: str | None,
     threads: int | None,
     batch_size: int | None,
+    workers: int | None,
+    shortlist: bool,
     source_lang: str | None,
     target_lang: str | None,
     truncate: bool,
@@ -52,13 +56,17 @@ def command(
     """
     from ..alignments import check_path, write_alignments
     from ..cases import read_sources
-    from ..runtime import DEFAULT_BATCH_SIZE, load
+    from ..runtime import load
+    from ..scheduling import DEFAULT_BATCH_SIZE, n_tokens
 
     if alignments:
         check_path(alignments)
     if stream and (as_json or alignments):
         raise UsageError("--stream prints text as it comes; leave out --json and --alignments")
-    session = load(bundle, backend, target, threads)
+    one_by_one = bool(text) or stream  # texts typed on the command line are few: all cores for each
+    session = load(
+        bundle, backend, target, threads, workers=workers or (1 if one_by_one else None), shortlist=shortlist
+    )
     tell(f"backend: {session.backend.name}", quiet or backend != "auto")
     languages = {"source_lang": source_lang, "target_lang": target_lang}
     chosen = session.options(target_lang=target_lang, **given(options))
@@ -73,13 +81,14 @@ def command(
                 click.echo(part, nl=False)
             click.echo()
     else:
+        rate = Rate("translating")
         with bar(len(good), "translating", quiet) as advance:
             found = session.decode(
                 [sources[number] for number in good],
                 chosen,
                 batch_size=batch_size or DEFAULT_BATCH_SIZE,
                 alignments=bool(alignments),
-                on_batch=lambda indices, _: advance(len(indices), ""),
+                on_batch=lambda indices, done: advance(len(indices), rate.add(len(indices), n_tokens(done))),
             )
         if alignments:
             write_alignments(alignments, session, [sources[number] for number in good], found)
