@@ -143,7 +143,7 @@ def _tune(racer: Racer, folder: Path, plan: Plan, cores: int, progress: Progress
 
 def _of_opening(setting: dict[str, Any]) -> dict[str, Any]:
     """What of a setting is fixed when a system is opened."""
-    return {name: setting[name] for name in ("threads", "inter_threads") if name in setting}
+    return {name: setting[name] for name in ("threads", "inter_threads", "workers") if name in setting}
 
 
 def _ask(

@@ -11,9 +11,8 @@ from .charts import Bar, Series, bars, legend, lines
 from .table import MIB, of_work, render, threads_text
 from .work import Work
 
-N_COLOURS = 10
 # Ours are blues and greens, peers are warm: who is who shows before the legend is read.
-OURS = ("#0b5fa5", "#1c9aa8", "#2f9e63", "#6a51a3", "#74a9cf")
+OURS = ("#0b5fa5", "#74a9cf", "#1b7f4b", "#7bc8a4", "#5b3fa0", "#a897d8")
 PEERS = ("#d9480f", "#f0a202", "#a61e4d", "#8d6e63", "#5f6368")
 STYLE = """
 :root { color-scheme: light; }
@@ -33,7 +32,8 @@ polyline { fill: none; stroke-width: 2; }
 table { border-collapse: collapse; margin: 8px 0; font-variant-numeric: tabular-nums; font-size: 13.5px; }
 th, td { padding: 3px 10px; text-align: right; border-bottom: 1px solid #e4e8ec; white-space: nowrap; }
 th { font-weight: 600; border-bottom: 2px solid #c5ccd3; } td:first-child, th:first-child { text-align: left; }
-td.note { color: #a61e4d; text-align: left; } .wide { overflow-x: auto; }
+td:last-child, th:last-child { text-align: left; white-space: normal; }
+td.note { color: #a61e4d; min-width: 13em; } .wide { overflow-x: auto; }
 pre { background: #f6f8fa; padding: 14px; overflow-x: auto; font-size: 12px; line-height: 1.4; }
 """
 
@@ -244,11 +244,11 @@ def _file(record: dict[str, Any], colours: dict[str, int]) -> str:
         f"{file['num_beams']} beams. Every system at the setting that was fastest on the first {file['n_tuning']}."
     )
     settings = _table(
-        ("system", "seconds", "peak MiB", "equal sentences", "setting, notes"),
+        ("system", "seconds", "peak MiB", "equal sentences", "setting", "notes"),
         [
             (r["label"], f"{r['seconds']['p50']:.2f}", f"{r['peak_memory'] / MIB:.0f}",
              "-" if r["equal_sentences"] is None else f"{r['equal_sentences']:.0%}",
-             ", ".join([*(f"{k} {v}" for k, v in r["setting"].items()), *r["flags"]]))
+             ", ".join(f"{k} {v}" for k, v in r["setting"].items()), ", ".join(r["flags"]))
             for r in file["results"]
         ],
     )  # fmt: skip

@@ -15,7 +15,7 @@ from .rounds import Progress, Settings, race
 from .work import grid
 
 # Whose tokens the others are compared with: the first of these that ran.
-REFERENCES = ("transformers generate", "s2s onnxruntime portable")
+REFERENCES = ("transformers generate", "s2s portable")
 # Whose time is 1 in the column `speed`, the first of these that ran.
 BASELINES = ("CTranslate2 float32", "transformers generate")
 DEFAULT_PEERS = ("transformers", "torch-compile", "ctranslate2", "optimum")

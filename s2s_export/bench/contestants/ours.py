@@ -10,6 +10,7 @@ from ... import backends
 from ...bundle import Bundle, engines
 from ...decoding.state import DecodeState, Ints, StepQuery, StepResult
 from ...errors import S2SError, UnknownOption
+from ...shortlist import state as shortlist
 from ..work import NEUTRAL, Ids, end_id
 from . import OURS, Absent, Choice, Entry, Job, Marks, until_end, without_prompt
 
@@ -19,9 +20,10 @@ WEIGHT_BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.0, "fp8": 1.0}
 BACKEND_OF_FLAVOUR = {
     "cpu": "onnxruntime", "cuda": "onnxruntime-cuda", "tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt-rtx",
 }  # fmt: skip
-RUN_PORTABLE_GRAPHS = ("onnxruntime", "onnxruntime-cuda")
+RUN_PORTABLE_GRAPHS = ("onnxruntime", "onnxruntime-cuda", "torch")
+NOT_FOR_SPEED = ("torch",)  # takes part only when it is asked for
 PORTABLE = "portable"  # a target's name that stands for the bundle's graphs as they are
-SHORTLIST = "shortlist"  # the suffix of a label
+CPU = "onnxruntime"  # the backend that can cut the output projection too
 
 
 def entries(bundle: Bundle, choice: Choice) -> list[Entry]:
@@ -31,7 +33,7 @@ def entries(bundle: Bundle, choice: Choice) -> list[Entry]:
         if name not in known:
             raise UnknownOption(name, known, "backend")
     found = []
-    for name in choice.backends or known:
+    for name in choice.backends or [name for name in known if name not in NOT_FOR_SPEED]:
         targets = [PORTABLE] if name in RUN_PORTABLE_GRAPHS else []
         targets += [target for target, engine in built.items() if _backend(engine) == name]
         reason = known[name].unavailable()
@@ -48,17 +50,19 @@ def _entries_of(
     bundle: Bundle, backend: str, target: str, engine: dict[str, Any] | None, reason: str | None
 ) -> list[Entry]:
     precision = engine["precision"] if engine else bundle.manifest["precision"]
-    label = f"s2s {target}" if engine else f"s2s {backend} portable"
-    entry = Entry(
-        NAME,
-        label,
-        precision,
-        WEIGHT_BYTES.get(precision, 4.0),
-        {"backend": backend, "target": target},
-        reason,
-        engine.get("seconds") if engine else None,
-    )
-    return [entry]
+    label = f"s2s {target}" if backend == CPU or engine else f"s2s {backend} {target}"
+    options = {"backend": backend, "target": target}
+    bytes_ = WEIGHT_BYTES.get(precision, 4.0)
+    found = [Entry(NAME, label, precision, bytes_, options, reason, engine.get("seconds") if engine else None)]
+    if target in _shortlist_targets(bundle) and backend == CPU:
+        found.append(Entry(NAME, f"{label} shortlist", precision, bytes_, {**options, "shortlist": True}, reason))
+    return found
+
+
+def _shortlist_targets(bundle: Bundle) -> list[str]:
+    """Targets that the bundle's shortlist serves."""
+    folder = bundle.path / shortlist.FOLDER
+    return list(shortlist.read_record(folder)["targets"]) if (folder / shortlist.RECORD).is_file() else []
 
 
 def _backend(engine: dict[str, Any]) -> str:
@@ -76,6 +80,8 @@ def open(job: Job, folder: str) -> Ours:
     backend, target = options.pop("backend"), options.pop("target")
     try:
         # The hashes were compared when the run began; a service that loads a bundle it trusts does not do it either.
+        # Only there can the bundle's graphs be asked for although an engine was built; elsewhere they have no name.
+        target = None if target == PORTABLE and backend != CPU else target
         session = load(job.bundle, backend, target, job.threads, verify=False, **options)
     except S2SError as error:
         raise Absent(str(error)) from error
@@ -90,7 +96,14 @@ class Ours:
         self.marks = Marks()
         self.session = session
         self._ends = end_id(session.bundle)
-        session.backend = TimedBackend(session.backend, self.marks)
+        self._begin = session.begin
+        session.begin = self._timed_begin
+
+    def _timed_begin(self, *arguments: Any) -> TimedState:
+        started = time.perf_counter()
+        state = self._begin(*arguments)
+        self.marks.encoder(time.perf_counter() - started)
+        return TimedState(state, self.marks)
 
     def decode(self, sources: Sequence[Ids], num_beams: int, new_tokens: int) -> list[Ids]:
         session = self.session
@@ -105,18 +118,19 @@ class Ours:
     ) -> list[Ids]:
         session = self.session
         options = session.options(**{**NEUTRAL, "num_beams": num_beams, "max_new_tokens": max_new_tokens})
-        scheduling = {name: value for name, value in setting.items() if name != "threads"}
-        found = session.decode([list(source) for source in sources], options, **scheduling)
+        found = session.decode([list(source) for source in sources], options, batch_size=setting["batch_size"])
         ends = set(options.eos_token_id)
         return [until_end(best[0].token_ids, len(options.prompt), ends) for best in found]
 
 
 def settings(cores: int) -> list[dict[str, Any]]:
     """Ways to translate a file, of which the fastest is taken."""
-    found = [{"threads": 1, "batch_size": size} for size in (8, 16, 32)]
-    if cores > 1:
-        found += [{"threads": cores, "batch_size": size} for size in (16, 32, 64)]
-    return found
+    shapes = sorted({(1, cores), (cores, 1)})
+    return [
+        {"threads": threads, "workers": workers, "batch_size": size}
+        for threads, workers in shapes
+        for size in (8, 16, 32)
+    ]
 
 
 def _library(backend: str) -> dict[str, str]:
@@ -125,23 +139,6 @@ def _library(backend: str) -> dict[str, str]:
 
         return {"onnxruntime": onnxruntime.__version__}
     return {}
-
-
-class TimedBackend:
-    """A backend that marks when sources were encoded and when each decoder step began."""
-
-    def __init__(self, backend: Any, marks: Marks) -> None:
-        self._backend = backend
-        self._marks = marks
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._backend, name)
-
-    def begin(self, *arguments: Any, **options: Any) -> TimedState:
-        started = time.perf_counter()
-        state = self._backend.begin(*arguments, **options)
-        self._marks.encoder(time.perf_counter() - started)
-        return TimedState(state, self._marks)
 
 
 class TimedState:
