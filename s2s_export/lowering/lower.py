@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,8 +66,10 @@ def lower(
     for name, graph in graphs.items():
         graph.save(paths[name])
     progress("compare with fp32")
-    found = _measure_agreement(bundle, graphs, paths, seen, folder)
-    found["how"] = "the same graphs on ONNX Runtime's CPU, fed the tokens that fp32 chose"
+    found = _measure_agreement(bundle, graphs, seen, folder)
+    found["how"] = (
+        "the graphs on ONNX Runtime's CPU, every value rounded as its type says, fed the tokens that fp32 chose"
+    )
     summary.append(agreement.line(recipe.precision, found))
     if not found["finite"]:
         raise BuildError(f"{recipe.precision} gives logits that are not finite on the samples; expected numbers; raise "
@@ -132,27 +135,12 @@ def _largest(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(found, key=lambda entry: -entry["largest"])[:REPORTED]
 
 
-def _measure_agreement(
-    bundle: Bundle,
-    graphs: Mapping[str, Graph],
-    paths: Mapping[str, Path],
-    seen: Activations,
-    folder: Path,
-) -> dict[str, Any]:
-    """The files themselves run, but for bf16, of which a rounding copy runs."""
-    emulated = any(kind == graphs_module.BFLOAT16 for graph in graphs.values() for kind in graph.types.values())
-    described = {name: graph.describe() for name, graph in graphs.items()}
-    if not emulated:
-        runner = Runner(bundle, paths, described)
-        return {**agreement.compare(seen.traces, runner.follow(seen.traces)), "bf16_by_rounding": False}
+def _measure_agreement(bundle: Bundle, graphs: Mapping[str, Graph], seen: Activations, folder: Path) -> dict[str, Any]:
+    """Of copies that round where the graphs do: a CPU that runs the files themselves would round less."""
     copies = {name: rounding.rounded(graph) for name, graph in graphs.items()}
-    places = {name: folder / f".{name}.rounded.onnx" for name in graphs}
-    try:
+    with tempfile.TemporaryDirectory(prefix=".rounded-", dir=folder) as scratch:
+        paths = {name: Path(scratch) / f"{name}.onnx" for name in graphs}
         for name, copy in copies.items():
-            copy.save(places[name])
-        runner = Runner(bundle, places, {n: c.describe() for n, c in copies.items()})
-        return {**agreement.compare(seen.traces, runner.follow(seen.traces)), "bf16_by_rounding": True}
-    finally:
-        for place in places.values():
-            place.unlink(missing_ok=True)
-            place.with_suffix(".weights").unlink(missing_ok=True)
+            copy.save(paths[name])
+        runner = Runner(bundle, paths, {name: copy.describe() for name, copy in copies.items()})
+        return agreement.compare(seen.traces, runner.follow(seen.traces))

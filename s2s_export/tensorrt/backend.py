@@ -40,7 +40,8 @@ class TensorRTBackend:
 
 def unavailable(flavour: str) -> str | None:
     """Why this flavour can't work on this machine. Looks for the package and the GPU first: importing takes seconds."""
-    if importlib.util.find_spec(libraries.MODULES[flavour]) is None:
+    found = importlib.util.find_spec(libraries.MODULES[flavour])
+    if found is None or found.origin is None:  # a folder that happens to have its name is no library
         return f"{libraries.NAMES[flavour]} is not installed; {libraries.INSTALL[flavour]}"
     return memory.unavailable() or libraries.unavailable(flavour)
 

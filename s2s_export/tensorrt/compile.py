@@ -75,6 +75,7 @@ def compile_graph(
         with contextlib.nullcontext() if taken_apart else quiet():
             engine = _build(library, name, builder, network, config, messages, progress)
         if engine is not None:
+            gates.check_inputs(name, messages)
             break
         reason = messages.last_error()
         lacks_kernel = any(NO_KERNEL in text for text in messages.errors)

@@ -55,7 +55,6 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "cuMemcpy2DAsync_v2": (ctypes.POINTER(_Rows), _HANDLE),
     "cuMemsetD8Async": (_POINTER, ctypes.c_ubyte, _SIZE, _HANDLE),
     "cuStreamCreate": (ctypes.POINTER(_HANDLE), ctypes.c_uint),
-    "cuStreamDestroy_v2": (_HANDLE,),
     "cuStreamSynchronize": (_HANDLE,),
 }
 
@@ -136,9 +135,6 @@ class Device:
         stream = _HANDLE()
         self._check(self._driver.cuStreamCreate(ctypes.byref(stream), NON_BLOCKING), "making a stream")
         return int(stream.value or 0)
-
-    def destroy_stream(self, stream: int) -> None:
-        self._driver.cuStreamDestroy_v2(stream)
 
     def synchronize(self, stream: int) -> None:
         """Wait. An error of anything that was queued shows here."""

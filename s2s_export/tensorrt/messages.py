@@ -10,7 +10,7 @@ from typing import Any
 
 from .library import Library
 
-DROPPED = ("Unused Input", "not supported and will be ignored", "is ignored")
+DROPPED = ("Unused Input", "is unused or used only at compile-time", "will be ignored", "is ignored")
 # Said of graphs that are as they should be.
 EXPECTED = ("Int64 binding", "already exists, the output tensors", "will not be queryable")
 KEPT = 400  # messages; a verbose build has hundreds of thousands

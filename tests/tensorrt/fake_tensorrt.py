@@ -128,8 +128,23 @@ class FakeEngine:
         options.intra_op_num_threads, options.log_severity_level = 1, 3
         self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
-    def create_execution_context(self) -> FakeContext:
+    def create_runtime_config(self) -> FakeRuntimeConfig:
+        return FakeRuntimeConfig()
+
+    def create_execution_context(self, config: FakeRuntimeConfig) -> FakeContext:
+        assert config.cache is not None
         return FakeContext(self.session)
+
+
+class FakeRuntimeConfig:
+    cache: object = None
+
+    def create_runtime_cache(self) -> object:
+        return object()
+
+    def set_runtime_cache(self, cache: object) -> bool:
+        self.cache = cache
+        return True
 
 
 class FakeContext:
