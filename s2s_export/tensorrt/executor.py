@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 
 from ..bundle import GRAPHS, Bundle, inside
 from ..errors import BackendError, EngineError
-from . import validity
+from . import finished, validity
 from .library import Library
 from .messages import Messages
 
@@ -42,7 +43,14 @@ class Engines:
             register_plugins(folder, self.record, library)
         self._runtime = library.trt.Runtime(self.messages.logger)
         self._engines = {name: self._load(name) for name in GRAPHS}
-        self._configs = {name: self._configure(engine) for name, engine in self._engines.items()}
+        caches: dict[str, Any] = {}
+        self._configs: dict[str, Any] = {}
+        for name, engine in self._engines.items():
+            kept_as = f"{self.record['key'][:20]}-{name}-{device.capability}"
+            self._configs[name], cache = finished.attach(engine, kept_as)
+            if cache is not None:
+                caches[kept_as] = cache
+        weakref.finalize(self, finished.keep, caches)
         self._lanes: list[Lane] = []
         self._lock = threading.Lock()
 
@@ -62,15 +70,6 @@ class Engines:
         if engine is None:
             raise EngineError(f"{path}: {self.library.name} can't load it ({self.messages.last_error()}); {again}")
         return engine
-
-    def _configure(self, engine: Any) -> Any:
-        """TensorRT-RTX finishes kernels for this GPU when they are first used; a cache keeps them for the next time."""
-        if not hasattr(engine, "create_runtime_config"):
-            return None
-        config = engine.create_runtime_config()
-        if hasattr(config, "create_runtime_cache"):
-            config.set_runtime_cache(config.create_runtime_cache())
-        return config
 
     def create_context(self, name: str) -> Any:
         engine, config = self._engines[name], self._configs[name]
@@ -156,7 +155,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     """engine.json, or EngineError."""
     try:
         record = json.loads((folder / "engine.json").read_bytes())
-        record["graphs"], record["files"], record["recipe"], record["slots"], record["ranges"]
+        [record[key] for key in ("graphs", "files", "recipe", "slots", "ranges", "key")]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise EngineError(f"{folder}/engine.json: not readable ({error}); {validity.rebuild(folder, {})}") from error
     return dict(record)

@@ -136,11 +136,22 @@ class FakeEngine:
         return FakeContext(self.session)
 
 
+class FakeRuntimeCache:
+    blob = b"nothing yet"
+
+    def serialize(self) -> bytes:
+        return self.blob + b", finished"
+
+    def deserialize(self, blob: bytes) -> bool:
+        self.blob = blob
+        return True
+
+
 class FakeRuntimeConfig:
     cache: object = None
 
-    def create_runtime_cache(self) -> object:
-        return object()
+    def create_runtime_cache(self) -> FakeRuntimeCache:
+        return FakeRuntimeCache()
 
     def set_runtime_cache(self, cache: object) -> bool:
         self.cache = cache
@@ -196,6 +207,7 @@ def build(opened: Bundle, recipe: Recipe, folder: Path) -> Path:
         "target": recipe.name,
         "flavour": "tensorrt-rtx",
         "built_with": {"library": f"tensorrt-rtx {VERSION}"},
+        "key": "0123456789abcdef01234567",
         "made_from": opened.hashes(),
         "device": {"compute_capabilities": [CAPABILITY]},
         "recipe": asdict(recipe),

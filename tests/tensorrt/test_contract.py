@@ -29,6 +29,7 @@ USED = {
     "Runtime": ["deserialize_cuda_engine", "get_engine_validity", "engine_header_size"],
     "ICudaEngine": ["create_execution_context", "create_runtime_config"],
     "IRuntimeConfig": ["create_runtime_cache", "set_runtime_cache"],
+    "IRuntimeCache": ["serialize", "deserialize"],
     "IExecutionContext": ["set_input_shape", "set_tensor_address", "execute_async_v3"],
     "MemoryPoolType": ["WORKSPACE"],
     "PreviewFeature": ["ALIASED_PLUGIN_IO_10_03"],
@@ -48,7 +49,12 @@ def test_the_real_classes_have_what_is_used(trt, name):
 
 @pytest.mark.parametrize(
     ("fake", "real"),
-    [("FakeContext", "IExecutionContext"), ("FakeEngine", "ICudaEngine"), ("FakeRuntimeConfig", "IRuntimeConfig")],
+    [
+        ("FakeContext", "IExecutionContext"),
+        ("FakeEngine", "ICudaEngine"),
+        ("FakeRuntimeConfig", "IRuntimeConfig"),
+        ("FakeRuntimeCache", "IRuntimeCache"),
+    ],
 )
 def test_the_fakes_have_nothing_that_the_real_ones_lack(trt, fake, real):
     for name, function in inspect.getmembers(getattr(fake_tensorrt, fake), inspect.isfunction):

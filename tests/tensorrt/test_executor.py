@@ -39,6 +39,11 @@ SEARCHES = {
 PRECISE = 1e-5  # of a score: fp32 on the same machine, sums in another order
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 @pytest.fixture
 def opened(copied, tmp_path):
     """opened(model, ...) -> session on the fake device, its device, the bundle's path."""
@@ -159,6 +164,20 @@ def test_threads_have_lanes_of_their_own(opened):
     for thread in threads:
         thread.join()
     assert [found[i] for i in range(len(SOURCES))] == expected
+
+
+def test_finished_kernels_are_kept_for_the_next_process(opened, tmp_path):
+    kept = tmp_path / "cache" / "s2s_export" / "kernels"
+    session, _, path = opened("t5")
+    folder = path / "engines" / "small-fp32"
+    del session
+    gc.collect()
+    files = sorted(kept.iterdir())
+    assert [file.name for file in files] == [f"0123456789abcdef0123-{n}-8.9" for n in sorted(bundle.GRAPHS)]
+    assert files[0].read_bytes() == b"nothing yet, finished"
+    TensorRTBackend("x", bundle.read(path), folder, fake_library(), FakeDevice())
+    gc.collect()
+    assert files[0].read_bytes() == b"nothing yet, finished, finished"
 
 
 # What a batch can ask for that the engine was not built for

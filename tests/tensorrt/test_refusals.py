@@ -243,7 +243,8 @@ def test_a_cancelled_monitor_stops_the_library(trt):
 
 
 @pytest.fixture
-def engine(copied, tmp_path):
+def engine(copied, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     path = copied("t5")
     folder = fake_build(bundle.read(path), recipe("fp32"), tmp_path)
 

@@ -1,0 +1,111 @@
+"""ONNX Runtime on CUDA: the same code bound to the CPU's memory, since that is what there is here."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from tiny_names import FAMILIES, RECURRENT
+
+import s2s_export
+from s2s_export import bundle
+from s2s_export.backends import onnxruntime_cuda as cuda
+from s2s_export.build import build
+from s2s_export.decoding.state import StepQuery
+from s2s_export.errors import BackendError, EngineError, InvalidOption
+from s2s_export.runtime import Session
+
+SOURCES = [[5, 9, 3], [7, 8, 9, 10, 11, 12, 4, 6, 3], [30], [9] * 12, [3, 5, 7, 9]]
+RECIPE = 'flavour = "cuda"\nprecision = "{}"\n{}[options]\nn_samples = 4\nn_steps = 6\n{}'
+
+
+def write(tmp_path, precision="fp16", keys="", options=""):
+    file = tmp_path / "mine.toml"
+    file.write_text(RECIPE.format(precision, keys, options))
+    return str(file)
+
+
+def on_cpu(path, target=None):
+    opened = bundle.read(path)
+    return Session(opened, cuda.OnnxRuntimeCudaBackend(opened, *cuda._choose(opened, target), device="cpu"))
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, *RECURRENT])
+def test_tokens_equal_the_cpu_backends(bundled, name, monkeypatch):
+    monkeypatch.setattr(cuda, "FIRST_CAPACITY", 4)  # caches grow on the way
+    session, reference = on_cpu(bundled(name)), s2s_export.load(bundled(name), backend="onnxruntime", threads=1)
+    for search in (
+        {"num_beams": 1},
+        {"num_beams": 3, "num_return_sequences": 2},
+        {"num_beams": 2, "no_repeat_ngram_size": 2},
+    ):
+        found = session.generate(SOURCES, max_new_tokens=18, **search)
+        expected = reference.generate(SOURCES, max_new_tokens=18, **search)
+        assert [[h.token_ids for h in of] for of in found] == [[h.token_ids for h in of] for of in expected]
+
+
+@pytest.mark.parametrize("name", ["marian", "t5", "gru"])
+def test_the_fp16_target_is_near(copied, tmp_path, name):
+    path = copied(name)
+    engine = build(path, write(tmp_path)).engine
+    assert engine["agreement"]["best_token"] > 0.9
+    session, reference = on_cpu(path, "mine"), s2s_export.load(path, backend="onnxruntime", threads=1)
+    found = session.generate(SOURCES, num_beams=1, max_new_tokens=6)
+    expected = reference.generate(SOURCES, num_beams=1, max_new_tokens=6)
+    assert all(np.isfinite(h[0].score) for h in found)
+    assert sum(f[0].token_ids == e[0].token_ids for f, e in zip(found, expected, strict=True)) >= 3
+
+
+def test_sources_leave(bundled):
+    session = on_cpu(bundled("marian"))
+    state, alone = session.backend.begin(SOURCES, 2), session.backend.begin([SOURCES[1]], 2)
+    tokens, parents = np.full((5, 2), 7), np.zeros((5, 2), np.int64)
+    state.step(tokens, parents, StepQuery())
+    alone.step(tokens[:1], parents[:1], StepQuery())
+    state.keep(np.array([1]))
+    found, expected = (s.step(tokens[:1], parents[:1], StepQuery(3, dense=True)) for s in (state, alone))
+    np.testing.assert_allclose(found.log_probs, expected.log_probs, atol=1e-5)
+
+
+def test_alignments_need_an_engine_that_gives_them(copied, tmp_path):
+    path = copied("marian")
+    build(path, write(tmp_path))
+    with pytest.raises(BackendError, match="set attention = true"):
+        on_cpu(path, "mine").generate(SOURCES[:1], max_new_tokens=4, alignments=True)
+    build(path, write(tmp_path, options="attention = true\n"))
+    assert on_cpu(path, "mine").generate(SOURCES[:1], max_new_tokens=4, alignments=True)[0][0].alignment is not None
+
+
+@pytest.mark.parametrize(
+    ("precision", "keys", "message"),
+    [
+        ("int8", "", "precision is int8, expected fp32 or fp16"),
+        ("fp16", "plugins = true\n", "ONNX Runtime has none of ours"),
+        ("fp16", "[ranges]\nB = { min = 1, opt = 1, max = 1 }\n", "ONNX Runtime takes any shape"),
+    ],
+)
+def test_recipes_that_it_cannot_serve(copied, tmp_path, precision, keys, message):
+    with pytest.raises(InvalidOption, match=message):
+        build(copied("t5"), write(tmp_path, precision, keys))
+
+
+def test_engines_that_are_not_what_was_built(copied, tmp_path):
+    path = copied("t5")
+    folder = build(path, write(tmp_path)).path
+    graph = folder / "encoder.onnx"
+    whole = graph.read_bytes()
+    graph.write_bytes(whole[:-1])
+    with pytest.raises(
+        EngineError, match=r"is missing or not as long as it was; run: s2s build .* --target mine --force"
+    ):
+        on_cpu(path, "mine")
+    graph.write_bytes(b"x" * len(whole))
+    with pytest.raises(EngineError, match="ONNX Runtime can't load it"):
+        on_cpu(path, "mine")
+    graph.write_bytes(whole)
+    record = json.loads((folder / "engine.json").read_text())
+    (folder / "engine.json").write_text(json.dumps({**record, "made_from": {}}))
+    with pytest.raises(EngineError, match="another version of this bundle"):
+        on_cpu(path, "mine")
+    assert "for target 'other'; run: s2s build" in cuda.unfit(bundle.read(path), "other")
