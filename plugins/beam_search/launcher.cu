@@ -1,5 +1,6 @@
 // The kernels of beam search by name, and their launchers.
 #include "../common/instances.cuh"
+#include "loop_kernels.cuh"
 #include "top.cuh"
 #include "update.cuh"
 
@@ -62,6 +63,6 @@ S2S_EXPORT int s2s_beam_search_by_name(const char* name, const void* given, cons
   int status = launch_by_name<LogSoftmaxTopParameters>(kTopInstances, name, given, grid, threads);
   if (status == kNoKernel) status = launch_by_name<BeamUpdateParameters>(kUpdateInstances, name, given, grid, threads);
   if (status == kNoKernel) status = launch_by_name<BeamStopParameters>(kStopInstances, name, given, grid, threads);
-  return status;
+  return status == kNoKernel ? loop_kernel_by_name(name, given, grid, threads) : status;
 }
 #endif

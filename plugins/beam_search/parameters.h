@@ -17,6 +17,7 @@ typedef struct LogSoftmaxTopParameters {
   float* candidate_log_probs;  /* [R, M], best first */
   int64_t* candidate_ids;      /* [R, M]; of equal logits the lower token first */
   int32_t rows, vocabulary, candidates, lists; /* lists: s2s_log_softmax_top_lists(V) */
+  int32_t keeps_values; /* 1: candidate_log_probs are the values given, which are not logits, and not normalised */
 } LogSoftmaxTopParameters;
 
 enum { S2S_EARLY_STOPPING_FALSE = 0, S2S_EARLY_STOPPING_TRUE = 1 }; /* "never" differs only in the bound, see below */
@@ -39,6 +40,7 @@ typedef struct BeamUpdateParameters {
   int32_t* pool_tokens;             /* [B, K] in and out: its last token */
   int32_t* open;                    /* [B] in and out: 1 while something better may still come */
   int32_t* all_hit;                 /* [B] out: 1 when every candidate ends */
+  const int32_t* stop;              /* [1]: a step after the end changes nothing */
   int32_t sources, beams, candidates, n_end;
   int32_t prompt;                   /* tokens of the decoder prompt */
   int32_t limit;                    /* max_length - prompt: at most this many tokens are generated */
@@ -51,8 +53,8 @@ typedef struct BeamStopParameters {
   const int32_t* open;          /* [B] */
   const int32_t* all_hit;       /* [B] */
   const int32_t* pool_finished; /* [B, K] */
-  int64_t* position;            /* [1] in and out: advanced by one */
-  int32_t* stop;                /* [1] out */
+  int64_t* position;            /* [1] in and out: advanced by one unless the search stops */
+  int32_t* stop;                /* [1] in and out: once set, nothing changes */
   int32_t sources, beams, early_stopping;
 } BeamStopParameters;
 

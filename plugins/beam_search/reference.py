@@ -136,11 +136,11 @@ class Search:
         state["all_hit"][b] = hit.all()
 
     def stop(self) -> bool:
-        """Sets the stop flag and goes to the next position."""
+        """Sets the stop flag, or goes to the next position."""
         state = self.arrays
         settled = self.early_stopping is True and state["pool_finished"].all()
         state["stop"][0] = not (state["open"].any() and not settled and not state["all_hit"].all())
-        state["position"][0] += 1
+        state["position"][0] += not state["stop"][0]
         return bool(state["stop"][0])
 
     def hypotheses(self, source: int) -> list[tuple[float, list[int]]]:

@@ -15,17 +15,85 @@ def fields(pointers: str, integers: str) -> tuple[tuple[str, type], ...]:
 class LogSoftmaxTopParameters(ctypes.Structure):
     _fields_ = fields(
         "logits list_values list_ids list_maximum list_sum log_normalizer candidate_log_probs candidate_ids",
-        "rows vocabulary candidates lists",
+        "rows vocabulary candidates lists keeps_values",
     )
 
 
 class BeamUpdateParameters(ctypes.Structure):
     _fields_ = fields(
         "candidate_log_probs candidate_ids position end_ids length_divisor scores next_tokens tokens parents ancestors "
-        "pool_scores pool_finished pool_steps pool_parents pool_tokens open all_hit",
+        "pool_scores pool_finished pool_steps pool_parents pool_tokens open all_hit stop",
         "sources beams candidates n_end prompt limit capacity early_stopping bound_at_limit",
     )
 
 
 class BeamStopParameters(ctypes.Structure):
     _fields_ = fields("open all_hit pool_finished position stop", "sources beams early_stopping")
+
+
+# loop_parameters.h
+
+
+class NormalizeParameters(ctypes.Structure):
+    _fields_ = fields("logits list_maximum list_sum scores choice stop", "rows vocabulary lists")
+
+
+class DeviceRule(ctypes.Structure):
+    _fields_ = (
+        *fields("", "effect which first_length last_length n first_id count first_amount"),
+        ("amount", ctypes.c_float),
+    )
+
+
+class RulesParameters(ctypes.Structure):
+    _fields_ = fields(
+        "rules n_rules ids amounts history sources position stop scores choice",
+        "n_sources beams vocabulary history_width source_width",
+    )
+
+
+class DrawParameters(ctypes.Structure):
+    _fields_ = fields(
+        "scores beam_scores seed numbers position stop race drawn_ids drawn_beams drawn_sums",
+        "n_sources beams vocabulary n_drawn",
+    )
+
+
+class DrawnUpdateParameters(ctypes.Structure):
+    _fields_ = (("update", BeamUpdateParameters), *fields("drawn_ids drawn_beams drawn_sums", ""))
+
+
+class RecordParameters(ctypes.Structure):
+    _fields_ = fields(
+        "scores candidate_log_probs candidate_ids tokens parents pool_steps pool_parents pool_tokens position stop "
+        "token_scores finished_scores history",
+        "n_sources beams vocabulary candidates prompt limit history_width",
+    )
+
+
+class RowUpdateParameters(ctypes.Structure):
+    _fields_ = fields(
+        "chosen_ids chosen_log_probs scores end_ids position stop finished n_generated next_tokens tokens "
+        "token_scores history",
+        "rows vocabulary n_end fill prompt limit history_width",
+    )
+
+
+class PublishParameters(ctypes.Structure):
+    _fields_ = (
+        *fields(
+            "tokens parents pool_steps pool_parents pool_tokens pool_finished open position stop news progress", ""
+        ),
+        ("condition", ctypes.c_uint64),
+        *fields("", "n_sources beams prompt early_stopping"),
+    )
+
+
+# In the order of s2s_beam_search_sizes.
+ALL = (
+    *(LogSoftmaxTopParameters, BeamUpdateParameters, BeamStopParameters, NormalizeParameters, DeviceRule),
+    *(RulesParameters, DrawParameters, DrawnUpdateParameters, RecordParameters, RowUpdateParameters),
+    PublishParameters,
+)
+EFFECTS = ("ban", "add", "scale", "grow", "only", "temperature", "remove_invalid", "top_k", "top_p", "renormalize")
+NAMED = ("listed", "history", "source", "ngram", "source_ngram", "sequences")

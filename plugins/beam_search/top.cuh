@@ -143,7 +143,8 @@ __device__ __forceinline__ void merge_lists(const LogSoftmaxTopParameters& given
     }
     if (lane == 0) {
       given.candidate_ids[static_cast<int64_t>(row) * given.candidates + m] = best.id;
-      given.candidate_log_probs[static_cast<int64_t>(row) * given.candidates + m] = (best.value - maximum) - log_sum;
+      given.candidate_log_probs[static_cast<int64_t>(row) * given.candidates + m] =
+          given.keeps_values ? best.value : (best.value - maximum) - log_sum;
     }
   }
 }

@@ -164,20 +164,33 @@ __device__ __forceinline__ void close(const BeamUpdateParameters& given, int sou
   given.all_hit[source] = all_hit;
 }
 
-__device__ __forceinline__ void beam_update(const BeamUpdateParameters& given) {
-  SHARED_MEMORY(UpdateShared, shared);
-  const int source = blockIdx.x;
-  const int step = static_cast<int>(*given.position) - given.prompt + 1;
-  const int n_chosen = (given.n_end > 1 ? 1 + given.n_end : 2) * given.beams;
-  if (step < 0 || step >= given.limit) return;  // past the tables: the same for all threads
-  choose(given, source, n_chosen, shared);
+__device__ __forceinline__ int candidates_of_a_step(const BeamUpdateParameters& given) {
+  return (given.n_end > 1 ? 1 + given.n_end : 2) * given.beams;
+}
+
+// From shared.chosen to the tables.
+__device__ __forceinline__ void go_on(const BeamUpdateParameters& given, int source, int step, int n_chosen,
+                                      UpdateShared& shared) {
   advance(given, source, step, n_chosen, shared);
   finish(given, source, step, n_chosen, shared);
   if (threadIdx.x == 0) close(given, source, step, n_chosen, shared);
 }
 
-// After all sources: whether the whole batch stops, and the next position. One warp.
+__device__ __forceinline__ void beam_update(const BeamUpdateParameters& given) {
+  SHARED_MEMORY(UpdateShared, shared);
+  const int source = blockIdx.x;
+  const int step = static_cast<int>(*given.position) - given.prompt + 1;
+  const int n_chosen = candidates_of_a_step(given);
+  if (*given.stop || step < 0 || step >= given.limit) return;  // past the end: the same for all threads
+  choose(given, source, n_chosen, shared);
+  go_on(given, source, step, n_chosen, shared);
+}
+
+// After all sources: whether the whole batch stops, and the next position where it does not. One warp.
 __device__ __forceinline__ void beam_stop(const BeamStopParameters& given) {
+  const int stopped = *given.stop;
+  __syncwarp();
+  if (stopped) return;
   int open = 0, all_hit = 1, all_full = 1;
   for (int b = threadIdx.x; b < given.sources; b += 32) {
     open |= given.open[b];
@@ -189,7 +202,8 @@ __device__ __forceinline__ void beam_stop(const BeamStopParameters& given) {
   all_full = __ballot_sync(0xffffffffu, !all_full) == 0;
   if (threadIdx.x == 0) {
     const bool settled = given.early_stopping == S2S_EARLY_STOPPING_TRUE && all_full;
-    *given.stop = !(open && !settled && !all_hit);
-    *given.position += 1;
+    const bool goes_on = open && !settled && !all_hit;
+    *given.stop = !goes_on;
+    if (goes_on) *given.position += 1;
   }
 }

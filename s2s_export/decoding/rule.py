@@ -22,6 +22,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from .device_form import DeviceForm
 from .state import Floats, Ints
 
 NO_TOKEN = -1
@@ -67,6 +68,10 @@ class Rule:
 
     shift_invariant: bool = True
     reads_history: bool = False
+
+    def device_form(self, max_length: int) -> DeviceForm | None:
+        """The same rule for a device, for texts of up to `max_length` tokens. None: it has no such form."""
+        return None
 
 
 class SparseRule(Rule):

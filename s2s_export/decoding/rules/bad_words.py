@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..completions import Completions
+from ..device_form import DeviceForm
 from ..options import GenerationOptions
 from ..rule import Edit, SparseRule, View, compact
 
@@ -17,6 +18,7 @@ class BadWords(SparseRule):
 
     def __init__(self, words: list[tuple[int, ...]]) -> None:
         self._completions = Completions(words)
+        self._words = tuple(words)
         self.reads_history = self._completions.reads_history
         self._constant = Edit("ban", self._completions.constant) if self._completions.constant is not None else None
 
@@ -25,6 +27,9 @@ class BadWords(SparseRule):
             return self._constant
         ids = self._completions.find(view)
         return Edit("ban", compact(ids, ids >= 0))
+
+    def device_form(self, max_length: int) -> DeviceForm:
+        return DeviceForm("ban", "sequences", sequences=self._words)
 
 
 def from_options(options: GenerationOptions, vocabulary_size: int) -> BadWords | None:

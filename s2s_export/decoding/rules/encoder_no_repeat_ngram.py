@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..device_form import DeviceForm
 from ..options import GenerationOptions
 from ..rule import Edit, SparseRule, View, compact
 
@@ -33,6 +34,9 @@ class EncoderNoRepeatNgram(SparseRule):
         suffix = view.history()[:, :, None, view.length + 1 - self._n :]  # [B, K, 1, n-1]
         repeats = (windows[..., :-1] == suffix).all(axis=-1) & can_be_banned
         return Edit("ban", compact(np.broadcast_to(last, repeats.shape), repeats)) if repeats.any() else None
+
+    def device_form(self, max_length: int) -> DeviceForm:
+        return DeviceForm("ban", "source_ngram", n=self._n)
 
 
 def from_options(options: GenerationOptions, vocabulary_size: int) -> EncoderNoRepeatNgram | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..device_form import DeviceForm
 from ..options import GenerationOptions
 from ..rule import NO_TOKEN, Edit, SparseRule, View
 from ..state import Ints
@@ -32,6 +33,9 @@ class EncoderRepetitionPenalty(SparseRule):
             ids = np.where(ids < self._vocabulary_size, ids, NO_TOKEN)
             self._edit = (view.sources, Edit("scale", ids, self._amount))
         return self._edit[1]
+
+    def device_form(self, max_length: int) -> DeviceForm:
+        return DeviceForm("scale", "source", amount=self._amount)
 
 
 def from_options(options: GenerationOptions, vocabulary_size: int) -> EncoderRepetitionPenalty | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..device_form import DeviceForm, distinct
 from ..options import GenerationOptions
 from ..rule import Edit, SparseRule, View, shared_ids
 
@@ -26,6 +27,13 @@ class ExponentialDecay(SparseRule):
     def edit(self, view: View) -> Edit | None:
         n = view.length - self._start
         return Edit("grow", self._ids, self._factor**n - 1.0) if n > 0 else None
+
+    def device_form(self, max_length: int) -> DeviceForm:
+        lengths = range(1, max(max_length - self._start, 0) + 1)
+        amounts = tuple(self._factor**n - 1.0 for n in lengths)
+        first = self._start + 1
+        ids = distinct(self._ids.ravel())
+        return DeviceForm("grow", first_length=first, last_length=first + len(amounts) - 1, ids=ids, amounts=amounts)
 
 
 def from_options(options: GenerationOptions, vocabulary_size: int) -> ExponentialDecay | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..device_form import DeviceForm, distinct
 from ..options import GenerationOptions
 from ..rule import Edit, SparseRule, View, shared_ids
 
@@ -19,6 +20,9 @@ class ForcedBos(SparseRule):
 
     def edit(self, view: View) -> Edit | None:
         return self._edit if view.length == 1 else None
+
+    def device_form(self, max_length: int) -> DeviceForm:
+        return DeviceForm("only", first_length=1, last_length=1, ids=distinct(self._edit.ids.ravel()))
 
 
 def from_options(options: GenerationOptions, vocabulary_size: int) -> ForcedBos | None:

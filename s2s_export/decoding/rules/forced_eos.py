@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..device_form import DeviceForm, distinct
 from ..options import GenerationOptions
 from ..rule import Edit, SparseRule, View, shared_ids
 
@@ -20,6 +21,10 @@ class ForcedEos(SparseRule):
 
     def edit(self, view: View) -> Edit | None:
         return self._edit if view.length == self._last else None
+
+    def device_form(self, max_length: int) -> DeviceForm:
+        ids = distinct(self._edit.ids.ravel())
+        return DeviceForm("only", first_length=self._last, last_length=self._last, ids=ids)
 
 
 def from_options(options: GenerationOptions, vocabulary_size: int) -> ForcedEos | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..device_form import DeviceForm, distinct
 from ..options import GenerationOptions
 from ..rule import Edit, SparseRule, View, shared_ids
 
@@ -21,6 +22,9 @@ class MinLength(SparseRule):
 
     def edit(self, view: View) -> Edit | None:
         return self._edit if view.length < self._min_length else None
+
+    def device_form(self, max_length: int) -> DeviceForm:
+        return DeviceForm("ban", last_length=self._min_length - 1, ids=distinct(self._edit.ids.ravel()))
 
 
 def from_options(options: GenerationOptions, vocabulary_size: int) -> MinLength | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..device_form import DeviceForm
 from ..options import GenerationOptions
 from ..rule import Edit, SparseRule, View, compact
 
@@ -31,6 +32,9 @@ class NoRepeatNgram(SparseRule):
         for i in range(self._n - 1):
             repeats &= history[:, :, i : i + n_windows] == history[:, :, n_windows + i, None]
         return Edit("ban", compact(history[:, :, self._n - 1 :], repeats)) if repeats.any() else None
+
+    def device_form(self, max_length: int) -> DeviceForm:
+        return DeviceForm("ban", "ngram", n=self._n)
 
 
 def from_options(options: GenerationOptions, vocabulary_size: int) -> NoRepeatNgram | None:

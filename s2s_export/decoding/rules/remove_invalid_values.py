@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..device_form import DeviceForm
 from ..options import GenerationOptions
 from ..rule import DenseRule, View
 from ..state import Floats
@@ -22,6 +23,9 @@ class RemoveInvalidValues(DenseRule):
     def apply(self, scores: Floats, view: View) -> Floats:
         limits = np.finfo(np.float32)
         return np.nan_to_num(scores, copy=False, nan=0.0, posinf=float(limits.max), neginf=float(limits.min))
+
+    def device_form(self, max_length: int) -> DeviceForm:
+        return DeviceForm("remove_invalid")
 
 
 def from_options(options: GenerationOptions, vocabulary_size: int) -> RemoveInvalidValues | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..device_form import DeviceForm
 from ..numerics import log_softmax
 from ..options import GenerationOptions
 from ..rule import DenseRule, View
@@ -18,6 +19,9 @@ class Renormalize(DenseRule):
 
     def apply(self, scores: Floats, view: View) -> Floats:
         return log_softmax(scores)
+
+    def device_form(self, max_length: int) -> DeviceForm:
+        return DeviceForm("renormalize")
 
 
 def from_options(options: GenerationOptions, vocabulary_size: int) -> Renormalize | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..device_form import DeviceForm
 from ..options import GenerationOptions
 from ..rule import Edit, SparseRule, View
 
@@ -22,6 +23,9 @@ class RepetitionPenalty(SparseRule):
 
     def edit(self, view: View) -> Edit:
         return Edit("scale", view.history(), self._penalty)
+
+    def device_form(self, max_length: int) -> DeviceForm:
+        return DeviceForm("scale", "history", amount=self._penalty)
 
 
 def from_options(options: GenerationOptions, vocabulary_size: int) -> RepetitionPenalty | None:

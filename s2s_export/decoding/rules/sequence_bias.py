@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..completions import Completions
+from ..device_form import DeviceForm
 from ..options import GenerationOptions
 from ..rule import Edit, SparseRule, View
 
@@ -21,6 +22,7 @@ class SequenceBias(SparseRule):
 
     def __init__(self, biases: tuple[tuple[tuple[int, ...], float], ...]) -> None:
         self._completions = Completions([word for word, _ in biases])
+        self._words = tuple(biases[i][0] for i in self._completions.permutation)
         self._amounts = np.asarray([biases[i][1] for i in self._completions.permutation], dtype=np.float32)
         self.reads_history = self._completions.reads_history
         self._constant = (
@@ -29,6 +31,10 @@ class SequenceBias(SparseRule):
 
     def edit(self, view: View) -> Edit:
         return self._constant or Edit("add", self._completions.find(view), self._amounts)
+
+    def device_form(self, max_length: int) -> DeviceForm:
+        amounts = tuple(float(amount) for amount in self._amounts)
+        return DeviceForm("add", "sequences", sequences=self._words, amounts=amounts)
 
 
 def from_options(options: GenerationOptions, vocabulary_size: int) -> SequenceBias | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..device_form import DeviceForm
 from ..options import GenerationOptions
 from ..rule import DenseRule, View
 from ..state import Floats
@@ -22,6 +23,9 @@ class Temperature(DenseRule):
 
     def apply(self, scores: Floats, view: View) -> Floats:
         return scores / self._temperature
+
+    def device_form(self, max_length: int) -> DeviceForm:
+        return DeviceForm("temperature", amount=float(self._temperature))
 
 
 def from_options(options: GenerationOptions, vocabulary_size: int) -> Temperature | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..device_form import DeviceForm
 from ..options import GenerationOptions
 from ..rule import MINUS_INFINITY, DenseRule, View
 from ..state import Floats
@@ -24,6 +25,9 @@ class TopK(DenseRule):
         k = min(self._k, scores.shape[-1])
         threshold = -np.partition(-scores, k - 1, axis=-1)[..., k - 1 : k]
         return np.where(scores < threshold, MINUS_INFINITY, scores)
+
+    def device_form(self, max_length: int) -> DeviceForm:
+        return DeviceForm("top_k", n=self._k)
 
 
 def from_options(options: GenerationOptions, vocabulary_size: int) -> TopK | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..device_form import DeviceForm
 from ..numerics import cumulative, softmax
 from ..options import GenerationOptions
 from ..rule import MINUS_INFINITY, DenseRule, View
@@ -31,6 +32,9 @@ class TopP(DenseRule):
         out = np.empty_like(scores)
         np.put_along_axis(out, order, np.where(remove, MINUS_INFINITY, ascending), axis=-1)
         return out
+
+    def device_form(self, max_length: int) -> DeviceForm:
+        return DeviceForm("top_p", n=self._keep, amount=float(self._removed))
 
 
 def from_options(options: GenerationOptions, vocabulary_size: int) -> TopP | None:

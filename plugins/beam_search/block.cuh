@@ -1,0 +1,70 @@
+// What the kernels of the loop share: values that all threads of a block agree on, and scans over the block.
+#pragma once
+
+#include "../common/elements.cuh"
+
+constexpr int kBlockThreads = 512;
+constexpr int kBlockWarps = kBlockThreads / 32;
+
+struct BlockShared {
+  double scan[2][kBlockThreads];
+  double warp_double[kBlockWarps];
+  float warp_float[kBlockWarps];
+  int64_t warp_place[kBlockWarps];
+};
+
+__device__ __forceinline__ double block_sum(double value, BlockShared& shared) {
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
+  if (threadIdx.x % 32 == 0) shared.warp_double[threadIdx.x / 32] = value;
+  __syncthreads();
+  double sum = 0.0;
+  for (int w = 0; w < kBlockWarps; ++w) sum += shared.warp_double[w];
+  __syncthreads();
+  return sum;
+}
+
+__device__ __forceinline__ float block_maximum(float value, BlockShared& shared) {
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) value = fmaxf(value, __shfl_xor_sync(0xffffffffu, value, step));
+  if (threadIdx.x % 32 == 0) shared.warp_float[threadIdx.x / 32] = value;
+  __syncthreads();
+  float maximum = shared.warp_float[0];
+  for (int w = 1; w < kBlockWarps; ++w) maximum = fmaxf(maximum, shared.warp_float[w]);
+  __syncthreads();
+  return maximum;
+}
+
+// The sum of the values of all threads before this one.
+__device__ __forceinline__ double block_before(double value, BlockShared& shared) {
+  const int i = threadIdx.x;
+  int now = 0;
+  shared.scan[0][i] = value;
+  __syncthreads();
+  for (int step = 1; step < kBlockThreads; step *= 2, now ^= 1) {
+    shared.scan[now ^ 1][i] = shared.scan[now][i] + (i >= step ? shared.scan[now][i - step] : 0.0);
+    __syncthreads();
+  }
+  const double before = i ? shared.scan[now][i - 1] : 0.0;
+  __syncthreads();
+  return before;
+}
+
+// A thread's share of [0, n): neighbours, in the order of threads.
+struct Share {
+  int64_t first, end;
+};
+__device__ __forceinline__ Share share_of(int64_t n) {
+  const int64_t each = (n + kBlockThreads - 1) / kBlockThreads;
+  const int64_t first = min(static_cast<int64_t>(threadIdx.x) * each, n);
+  return {first, min(first + each, n)};
+}
+
+// Products that no compiler merges with the addition after them.
+__device__ __forceinline__ float product(float a, float b) {
+#ifdef __CUDACC__
+  return __fmul_rn(a, b);
+#else
+  return a * b;
+#endif
+}

@@ -1,0 +1,71 @@
+// The loop's kernels by name. Grids, threads and parameters are in launches.py; whoever loads the binary launches them.
+#pragma once
+
+#include <cstring>
+
+#include "rules.cuh"
+#include "sampling.cuh"
+#include "steps.cuh"
+
+#define NORMALIZE_KERNELS(element, Type)                                                                           \
+  extern "C" __global__ void __launch_bounds__(kBlockThreads) row_statistics_##element(NormalizeParameters given) { \
+    row_statistics<Type>(given);                                                                                   \
+  }                                                                                                                \
+  extern "C" __global__ void __launch_bounds__(kBlockThreads) write_scores_##element(NormalizeParameters given) {   \
+    write_scores<Type>(given);                                                                                     \
+  }
+NORMALIZE_KERNELS(fp32, float)
+NORMALIZE_KERNELS(fp16, __half)
+NORMALIZE_KERNELS(bf16, __nv_bfloat16)
+extern "C" __global__ void __launch_bounds__(kBlockThreads) apply_decoding_rules(RulesParameters given) { apply_rules(given); }
+extern "C" __global__ void __launch_bounds__(kBlockThreads) draw_row_tokens(DrawParameters given) { draw_row(given); }
+extern "C" __global__ void __launch_bounds__(kBlockThreads) draw_beam_tokens(DrawParameters given) { draw_beams(given); }
+extern "C" __global__ void __launch_bounds__(kUpdateThreads) drawn_update_step(DrawnUpdateParameters given) {
+  beam_update_drawn(given);
+}
+extern "C" __global__ void __launch_bounds__(kRecordThreads) record_search_step(RecordParameters given) { record_step(given); }
+extern "C" __global__ void __launch_bounds__(kRecordThreads) row_update_step(RowUpdateParameters given) { row_update(given); }
+extern "C" __global__ void __launch_bounds__(kRecordThreads) publish_step(PublishParameters given) { publish(given); }
+
+#ifndef __CUDACC__
+// The host build is asked for a kernel by its name, as a driver is after loading a binary.
+template <auto kernel, class Parameters>
+int run_kernel(const void* given, dim3 grid, dim3 block) {
+  return launch(kernel, grid, block, nullptr, *static_cast<const Parameters*>(given));
+}
+struct NamedKernel {
+  const char* name;
+  int (*run)(const void*, dim3, dim3);
+};
+#define NAMED(kernel, Parameters) {#kernel, run_kernel<kernel, Parameters>}
+inline const NamedKernel kKernels[] = {
+    NAMED(row_statistics_fp32, NormalizeParameters),
+    NAMED(row_statistics_fp16, NormalizeParameters),
+    NAMED(row_statistics_bf16, NormalizeParameters),
+    NAMED(write_scores_fp32, NormalizeParameters),
+    NAMED(write_scores_fp16, NormalizeParameters),
+    NAMED(write_scores_bf16, NormalizeParameters),
+    NAMED(apply_decoding_rules, RulesParameters),
+    NAMED(draw_row_tokens, DrawParameters),
+    NAMED(draw_beam_tokens, DrawParameters),
+    NAMED(drawn_update_step, DrawnUpdateParameters),
+    NAMED(record_search_step, RecordParameters),
+    NAMED(row_update_step, RowUpdateParameters),
+    NAMED(publish_step, PublishParameters),
+};
+inline int loop_kernel_by_name(const char* name, const void* given, const uint32_t* grid, uint32_t threads) {
+  for (const NamedKernel& entry : kKernels)
+    if (std::strcmp(entry.name, name) == 0) return entry.run(given, dim3(grid[0], grid[1], grid[2]), dim3(threads));
+  return kNoKernel;
+}
+#endif
+
+// Sizes of the parameter structures, for whoever mirrors them in another language.
+S2S_EXPORT int s2s_beam_search_sizes(int32_t* sizes, int n) {
+  const int32_t all[] = {sizeof(LogSoftmaxTopParameters), sizeof(BeamUpdateParameters),  sizeof(BeamStopParameters),
+                         sizeof(NormalizeParameters),     sizeof(DeviceRule),            sizeof(RulesParameters),
+                         sizeof(DrawParameters),          sizeof(DrawnUpdateParameters), sizeof(RecordParameters),
+                         sizeof(RowUpdateParameters),     sizeof(PublishParameters)};
+  for (int i = 0; i < n && i < static_cast<int>(sizeof all / sizeof *all); ++i) sizes[i] = all[i];
+  return sizeof all / sizeof *all;
+}

@@ -1,0 +1,51 @@
+"""The launches of the loop's kernels, beside those of launches.py. loop_kernels.cuh names the kernels."""
+
+from __future__ import annotations
+
+from ..common.nodes import Launch
+from .structures import (
+    DrawnUpdateParameters,
+    DrawParameters,
+    NormalizeParameters,
+    PublishParameters,
+    RecordParameters,
+    RowUpdateParameters,
+    RulesParameters,
+)
+
+BLOCK_THREADS = 512
+RECORD_THREADS = 128
+
+
+def log_probs(element: str, given: NormalizeParameters) -> list[Launch]:
+    """The log-probabilities of all tokens: two launches."""
+    grid = (given.lists, given.rows, 1)
+    return [Launch(f"{name}_{element}", grid, BLOCK_THREADS) for name in ("row_statistics", "write_scores")]
+
+
+def rules(given: RulesParameters) -> Launch:
+    return Launch("apply_decoding_rules", (given.n_sources * given.beams, 2 if given.choice else 1, 1), BLOCK_THREADS)
+
+
+def draw_rows(given: DrawParameters) -> Launch:
+    return Launch("draw_row_tokens", (given.n_sources * given.beams, 1, 1), BLOCK_THREADS)
+
+
+def draw_beams(given: DrawParameters) -> Launch:
+    return Launch("draw_beam_tokens", (given.n_sources, 1, 1), BLOCK_THREADS)
+
+
+def drawn_update(given: DrawnUpdateParameters) -> Launch:
+    return Launch("drawn_update_step", (given.update.sources, 1, 1), 256)
+
+
+def record(given: RecordParameters) -> Launch:
+    return Launch("record_search_step", (given.n_sources, 1, 1), RECORD_THREADS)
+
+
+def row_update(given: RowUpdateParameters) -> Launch:
+    return Launch("row_update_step", (1, 1, 1), RECORD_THREADS)
+
+
+def publish(given: PublishParameters) -> Launch:
+    return Launch("publish_step", (1, 1, 1), RECORD_THREADS)

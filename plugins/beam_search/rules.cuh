@@ -1,0 +1,272 @@
+// Log-probabilities of all tokens, and the decoding rules on them. decoding/rules is the definition.
+//
+// One block per row goes through the rules in order and edits the row in place, as the definition does with the whole
+// distribution: same order, same fp32 operations. The normaliser is computed before, from all tokens, and stays.
+#pragma once
+
+#include "block.cuh"
+#include "loop_parameters.h"
+
+// Two launches for the log-probabilities: the slices' maxima and sums, then the values.
+template <typename T>
+__device__ __forceinline__ void row_statistics(const NormalizeParameters& given) {
+  SHARED_MEMORY(BlockShared, shared);
+  if (*given.stop) return;
+  const int list = blockIdx.x, row = blockIdx.y;
+  const int slice = (given.vocabulary + given.lists - 1) / given.lists;
+  const int first = min(list * slice, given.vocabulary), end = min(first + slice, given.vocabulary);
+  const T* logits = static_cast<const T*>(given.logits) + static_cast<int64_t>(row) * given.vocabulary;
+  float maximum = -INFINITY;
+  for (int id = first + threadIdx.x; id < end; id += kBlockThreads) maximum = fmaxf(maximum, to_float(logits[id]));
+  maximum = block_maximum(maximum, shared);
+  double sum = 0.0;
+  for (int id = first + threadIdx.x; id < end; id += kBlockThreads) {
+    const float value = to_float(logits[id]);
+    sum += value == maximum ? 1.f : expf(value - maximum);
+  }
+  sum = block_sum(sum, shared);
+  if (threadIdx.x == 0) {
+    given.list_maximum[static_cast<int64_t>(row) * given.lists + list] = maximum;
+    given.list_sum[static_cast<int64_t>(row) * given.lists + list] = static_cast<float>(sum);
+  }
+}
+
+template <typename T>
+__device__ __forceinline__ void write_scores(const NormalizeParameters& given) {
+  if (*given.stop) return;
+  const int list = blockIdx.x, row = blockIdx.y;
+  const int slice = (given.vocabulary + given.lists - 1) / given.lists;
+  const int first = min(list * slice, given.vocabulary), end = min(first + slice, given.vocabulary);
+  const float* maxima = given.list_maximum + static_cast<int64_t>(row) * given.lists;
+  const float* sums = given.list_sum + static_cast<int64_t>(row) * given.lists;
+  float maximum = -INFINITY;
+  for (int l = 0; l < given.lists; ++l) maximum = fmaxf(maximum, maxima[l]);
+  float sum = 0.f;
+  for (int l = 0; l < given.lists; ++l) sum += sums[l] * (maxima[l] == maximum ? 1.f : expf(maxima[l] - maximum));
+  const float log_sum = logf(sum);
+  const int64_t row_start = static_cast<int64_t>(row) * given.vocabulary;
+  const T* logits = static_cast<const T*>(given.logits) + row_start;
+  for (int id = first + threadIdx.x; id < end; id += kBlockThreads) {
+    const float value = to_float(logits[id]);
+    given.scores[row_start + id] = (value - maximum) - log_sum;
+    if (given.choice != nullptr) given.choice[row_start + id] = value;
+  }
+}
+
+// A row in the eyes of its rules.
+struct RuleView {
+  float* scores;           // [V]
+  const int32_t* history;  // [H]
+  const int32_t* source;   // [S]
+  const int32_t* ids;
+  const float* amounts;
+  int vocabulary, length, source_width;
+};
+
+__device__ __forceinline__ bool same_tokens(const int32_t* a, const int32_t* b, int n) {
+  for (int i = 0; i < n; ++i)
+    if (a[i] != b[i]) return false;
+  return true;
+}
+
+__device__ __forceinline__ int mentions(const DeviceRule& rule, const RuleView& view) {
+  if (rule.which == S2S_HISTORY) return view.length;
+  if (rule.which == S2S_SOURCE) return view.source_width;
+  if (rule.which == S2S_NGRAM) return max(view.length - rule.n + 1, 0);
+  if (rule.which == S2S_SOURCE_NGRAM) return view.length < rule.n - 1 ? 0 : max(view.source_width - rule.n + 1, 0);
+  return rule.count;
+}
+
+// The token of mention i, or -1.
+__device__ __forceinline__ int32_t mentioned(const DeviceRule& rule, const RuleView& view, int i) {
+  int32_t token;
+  if (rule.which == S2S_LISTED) {
+    token = view.ids[rule.first_id + i];
+  } else if (rule.which == S2S_HISTORY) {
+    token = view.history[i];
+  } else if (rule.which == S2S_SOURCE) {
+    token = view.source[i];
+  } else if (rule.which == S2S_SEQUENCES) {
+    const int32_t* record = view.ids + rule.first_id + static_cast<int64_t>(i) * (rule.n + 1);
+    const int before = record[0] - 1;
+    const bool ends_text = before <= view.length && same_tokens(record + 1, view.history + view.length - before, before);
+    token = ends_text ? record[1 + before] : -1;
+  } else {
+    const int32_t* window = (rule.which == S2S_NGRAM ? view.history : view.source) + i;
+    const int32_t* suffix = view.history + view.length - (rule.n - 1);
+    token = same_tokens(window, suffix, rule.n - 1) ? window[rule.n - 1] : -1;
+  }
+  return token < view.vocabulary ? token : -1;
+}
+
+__device__ __forceinline__ bool first_mention(const DeviceRule& rule, const RuleView& view, int i, int32_t token) {
+  for (int j = 0; j < i; ++j)
+    if (mentioned(rule, view, j) == token) return false;
+  return true;
+}
+
+__device__ __forceinline__ float grown(float before, float amount) {
+  const float growth = product(fabsf(before), amount);
+  return before - before == 0.f ? before + growth : before;  // infinities and NaN stay
+}
+
+// Rules about named tokens. Each different token is changed by one thread, once.
+__device__ __forceinline__ void edit(const DeviceRule& rule, const RuleView& view) {
+  if (rule.effect == S2S_ONLY) {
+    for (int id = threadIdx.x; id < view.vocabulary; id += kBlockThreads) view.scores[id] = -INFINITY;
+    __syncthreads();
+  }
+  const int n = mentions(rule, view);
+  for (int i = threadIdx.x; i < n; i += kBlockThreads) {
+    const int32_t token = mentioned(rule, view, i);
+    if (token < 0) continue;
+    if (rule.effect == S2S_BAN) {
+      view.scores[token] = -INFINITY;
+    } else if (rule.effect == S2S_ONLY) {
+      view.scores[token] = 0.f;
+    } else if (first_mention(rule, view, i, token)) {
+      const float before = view.scores[token];
+      float after;
+      if (rule.effect == S2S_SCALE) {
+        after = before < 0.f ? before * rule.amount : before / rule.amount;
+      } else if (rule.effect == S2S_GROW) {
+        after = grown(before, view.amounts[rule.first_amount + view.length - rule.first_length]);
+      } else {
+        float sum = 0.f;
+        for (int j = i; j < n; ++j)
+          if (mentioned(rule, view, j) == token) sum += view.amounts[rule.first_amount + j];
+        after = before + sum;
+      }
+      view.scores[token] = after;
+    }
+  }
+}
+
+// Floats in order as unsigned numbers; a NaN comes last. 0 is below all.
+__device__ __forceinline__ uint32_t order_of(float value) {
+  union {
+    float number;
+    uint32_t bits;
+  } as{value};
+  if (value != value) return 1u;
+  if (value == 0.f) as.bits = 0u;
+  return as.bits & 0x80000000u ? ~as.bits : as.bits | 0x80000000u;
+}
+
+// Keeps the k best and what equals the k-th.
+__device__ __forceinline__ void keep_top_k(const RuleView& view, int k, BlockShared& shared) {
+  k = min(k, view.vocabulary);
+  uint32_t threshold = 0;  // the largest with at least k tokens at or above it
+  for (int bit = 31; bit >= 0; --bit) {
+    const uint32_t tried = threshold | 1u << bit;
+    int count = 0;
+    for (int id = threadIdx.x; id < view.vocabulary; id += kBlockThreads) count += order_of(view.scores[id]) >= tried;
+    if (block_sum(count, shared) >= k) threshold = tried;
+  }
+  for (int id = threadIdx.x; id < view.vocabulary; id += kBlockThreads)
+    if (order_of(view.scores[id]) < threshold) view.scores[id] = -INFINITY;
+}
+
+struct Softmax {
+  float maximum, sum;
+  __device__ __forceinline__ float of(float value) const { return expf(value - maximum) / sum; }
+};
+
+__device__ __forceinline__ Softmax softmax_of(const RuleView& view, BlockShared& shared) {
+  float maximum = -INFINITY;
+  for (int id = threadIdx.x; id < view.vocabulary; id += kBlockThreads) maximum = fmaxf(maximum, view.scores[id]);
+  maximum = block_maximum(maximum, shared);
+  double sum = 0.0;
+  for (int id = threadIdx.x; id < view.vocabulary; id += kBlockThreads) sum += expf(view.scores[id] - maximum);
+  return {maximum, static_cast<float>(block_sum(sum, shared))};
+}
+
+// Removes the least likely whose probabilities add up to at most `removed`, all but `keep`. Of equals the lower goes first.
+__device__ __forceinline__ void keep_top_p(const RuleView& view, float removed, int keep, BlockShared& shared) {
+  const Softmax softmax = softmax_of(view, shared);
+  const int most = view.vocabulary - keep;
+  if (most <= 0) return;
+  uint32_t limit = 0;  // the largest such that all tokens at or below it may go
+  double gone = 0.0, n_gone = 0.0;
+  for (int bit = 31; bit >= 0; --bit) {
+    const uint32_t tried = limit | 1u << bit;
+    double sum = 0.0;
+    int count = 0;
+    for (int id = threadIdx.x; id < view.vocabulary; id += kBlockThreads) {
+      const float value = view.scores[id];
+      if (order_of(value) <= tried) {
+        sum += softmax.of(value);
+        ++count;
+      }
+    }
+    sum = block_sum(sum, shared);
+    const double n = block_sum(count, shared);
+    if (static_cast<float>(sum) <= removed && n <= most) {
+      limit = tried;
+      gone = sum;
+      n_gone = n;
+    }
+  }
+  // Of the tokens with the next larger score, as many of the first ones as still may go.
+  float next = INFINITY;
+  for (int id = threadIdx.x; id < view.vocabulary; id += kBlockThreads)
+    if (order_of(view.scores[id]) > limit) next = fminf(next, view.scores[id]);
+  next = -block_maximum(-next, shared);
+  const float each = softmax.of(next);
+  const Share share = share_of(view.vocabulary);
+  int equals = 0;
+  for (int64_t id = share.first; id < share.end; ++id) equals += view.scores[id] == next;
+  double place = block_before(equals, shared);
+  for (int64_t id = share.first; id < share.end; ++id) {
+    const float value = view.scores[id];
+    bool goes = order_of(value) <= limit;
+    if (value == next) {
+      place += 1.0;
+      goes = static_cast<float>(gone + place * each) <= removed && n_gone + place <= most;
+    }
+    if (goes) view.scores[id] = -INFINITY;
+  }
+}
+
+__device__ __forceinline__ void apply_rule(const DeviceRule& rule, const RuleView& view, BlockShared& shared) {
+  if (rule.effect <= S2S_ONLY) return edit(rule, view);
+  if (rule.effect == S2S_TOP_K) return keep_top_k(view, rule.n, shared);
+  if (rule.effect == S2S_TOP_P) return keep_top_p(view, rule.amount, rule.n, shared);
+  Softmax softmax{0.f, 1.f};
+  if (rule.effect == S2S_RENORMALIZE) softmax = softmax_of(view, shared);
+  const float log_sum = logf(softmax.sum);
+  for (int id = threadIdx.x; id < view.vocabulary; id += kBlockThreads) {
+    float value = view.scores[id];
+    if (rule.effect == S2S_TEMPERATURE) {
+      value = value / rule.amount;
+    } else if (rule.effect == S2S_RENORMALIZE) {
+      value = (value - softmax.maximum) - log_sum;
+    } else if (rule.effect == S2S_REMOVE_INVALID) {
+      constexpr float kLargest = 3.40282346638528859812e38f;
+      value = value != value ? 0.f : fminf(fmaxf(value, -kLargest), kLargest);
+    }
+    view.scores[id] = value;
+  }
+}
+
+__device__ __forceinline__ void apply_rules(const RulesParameters& given) {
+  SHARED_MEMORY(BlockShared, shared);
+  if (*given.stop) return;
+  const int64_t row = blockIdx.x;
+  RuleView view;
+  view.scores = (blockIdx.y == 0 ? given.scores : given.choice) + row * given.vocabulary;
+  view.history = given.history + row * given.history_width;
+  view.source = given.sources + row / given.beams * given.source_width;
+  view.ids = given.ids;
+  view.amounts = given.amounts;
+  view.vocabulary = given.vocabulary;
+  view.length = static_cast<int>(*given.position) + 1;
+  view.source_width = given.source_width;
+  const int n_rules = *given.n_rules;
+  for (int i = 0; i < n_rules; ++i) {
+    const DeviceRule rule = given.rules[i];
+    if (view.length < rule.first_length || view.length > rule.last_length) continue;
+    apply_rule(rule, view, shared);
+    __syncthreads();
+  }
+}

@@ -1,0 +1,128 @@
+// Draws. decoding/draws.py is the definition: Philox4x64-10 with the same keys and counters, so that the same tokens are
+// drawn as on a CPU wherever rounding does not decide.
+#pragma once
+
+#include "block.cuh"
+#include "loop_parameters.h"
+
+__device__ __forceinline__ uint64_t high_product(uint64_t a, uint64_t b) {
+#ifdef __CUDACC__
+  return __umul64hi(a, b);
+#else
+  return static_cast<uint64_t>((static_cast<unsigned __int128>(a) * b) >> 64);
+#endif
+}
+
+// Number `index` of the stream with key (seed, source) and counter (0, 0, row, length), between 0 and 1.
+__device__ __forceinline__ double uniform(uint64_t seed, uint64_t source, uint64_t row, uint64_t length, uint64_t index) {
+  uint64_t counter[4] = {1 + index / 4, 0, row, length};  // numpy's generator counts up before its first block
+  uint64_t key[2] = {seed, source};
+  for (int round = 0; round < 10; ++round) {
+    const uint64_t high0 = high_product(0xD2E7470EE14C6C93ull, counter[0]), low0 = 0xD2E7470EE14C6C93ull * counter[0];
+    const uint64_t high1 = high_product(0xCA5A826395121157ull, counter[2]), low1 = 0xCA5A826395121157ull * counter[2];
+    counter[0] = high1 ^ counter[1] ^ key[0];
+    counter[1] = low1;
+    counter[2] = high0 ^ counter[3] ^ key[1];
+    counter[3] = low0;
+    key[0] += 0x9E3779B97F4A7C15ull;
+    key[1] += 0xBB67AE8584CAA73Bull;
+  }
+  const uint64_t bits = index % 4 == 0 ? counter[0] : index % 4 == 1 ? counter[1] : index % 4 == 2 ? counter[2] : counter[3];
+  return (static_cast<double>(bits >> 11) + 0.5) * 0x1p-53;
+}
+
+// A token for a row, with the probabilities of the row's softmax. One block per row.
+__device__ __forceinline__ void draw_row(const DrawParameters& given) {
+  SHARED_MEMORY(BlockShared, shared);
+  if (*given.stop) return;
+  const int row = blockIdx.x, V = given.vocabulary;
+  const float* scores = given.scores + static_cast<int64_t>(row) * V;
+  float maximum = -INFINITY;
+  for (int id = threadIdx.x; id < V; id += kBlockThreads) maximum = fmaxf(maximum, scores[id]);
+  maximum = block_maximum(maximum, shared);
+  const Share share = share_of(V);
+  double mine = 0.0;
+  for (int64_t id = share.first; id < share.end; ++id) mine += expf(scores[id] - maximum);
+  const double before = block_before(mine, shared), total = block_sum(mine, shared);
+  const uint64_t length = static_cast<uint64_t>(*given.position) + 1;
+  const double point =
+      total * uniform(*given.seed, given.numbers[row / given.beams], row % given.beams, length, 0);
+  // The first token at which the running sum is above the point; the last possible one where rounding leaves none.
+  if (threadIdx.x == 0) shared.warp_place[0] = V - 1;
+  __syncthreads();
+  if (before <= point && point < before + mine) {
+    double sum = before;
+    int64_t id = share.first;
+    for (; id + 1 < share.end; ++id) {
+      sum += expf(scores[id] - maximum);
+      if (sum > point) break;
+    }
+    shared.warp_place[0] = id;  // shares do not overlap: one thread at most
+  }
+  __syncthreads();
+  if (threadIdx.x == 0) given.drawn_ids[row] = shared.warp_place[0];
+}
+
+struct Racer {
+  double value;
+  int64_t place;
+};
+__device__ __forceinline__ bool ahead(const Racer& a, const Racer& b) {
+  return a.value > b.value || (a.value == b.value && a.place < b.place);
+}
+
+// The thread's best after `last`.
+__device__ __forceinline__ Racer best_after(const double* race, const Share& share, const Racer& last) {
+  Racer best{-INFINITY, INT64_MAX};
+  for (int64_t place = share.first; place < share.end; ++place) {
+    const Racer racer{race[place], place};
+    if (ahead(last, racer) && ahead(racer, best)) best = racer;
+  }
+  return best;
+}
+
+// n_drawn different continuations of a source, by the exponential race. One block per source.
+__device__ __forceinline__ void draw_beams(const DrawParameters& given) {
+  SHARED_MEMORY(BlockShared, shared);
+  if (*given.stop) return;
+  const int source = blockIdx.x;
+  const int64_t n = static_cast<int64_t>(given.beams) * given.vocabulary;
+  const float* scores = given.scores + source * n;
+  const float* beam_scores = given.beam_scores + source * given.beams;
+  double* race = given.race + source * n;
+  const uint64_t seed = *given.seed, number = given.numbers[source], length = static_cast<uint64_t>(*given.position) + 1;
+  const Share share = share_of(n);
+  int64_t possible = 0;
+  for (int64_t at = share.first; at < share.end; ++at) possible += scores[at] + beam_scores[at / given.vocabulary] > -INFINITY;
+  uint64_t index = static_cast<uint64_t>(block_before(static_cast<double>(possible), shared));
+  for (int64_t at = share.first; at < share.end; ++at) {
+    const float sum = scores[at] + beam_scores[at / given.vocabulary];
+    race[at] = sum > -INFINITY ? sum - log(-log(uniform(seed, number, 0, length, index++))) : -INFINITY;
+  }
+  Racer mine = best_after(race, share, Racer{INFINITY, -1});  // a thread reads only what it wrote
+  for (int d = 0; d < given.n_drawn; ++d) {
+    Racer best = mine;
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2) {
+      const Racer other{__shfl_xor_sync(0xffffffffu, best.value, step), __shfl_xor_sync(0xffffffffu, best.place, step)};
+      if (ahead(other, best)) best = other;
+    }
+    if (threadIdx.x % 32 == 0) {
+      shared.warp_double[threadIdx.x / 32] = best.value;
+      shared.warp_place[threadIdx.x / 32] = best.place;
+    }
+    __syncthreads();
+    for (int w = 0; w < kBlockWarps; ++w) {
+      const Racer other{shared.warp_double[w], shared.warp_place[w]};
+      if (ahead(other, best)) best = other;
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      const int64_t at = static_cast<int64_t>(source) * given.n_drawn + d;
+      given.drawn_beams[at] = static_cast<int32_t>(best.place / given.vocabulary);
+      given.drawn_ids[at] = best.place % given.vocabulary;
+      given.drawn_sums[at] = scores[best.place] + beam_scores[best.place / given.vocabulary];
+    }
+    if (best.place == mine.place) mine = best_after(race, share, best);
+  }
+}

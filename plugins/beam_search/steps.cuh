@@ -1,0 +1,130 @@
+// The end of a step: what is kept of it for the hypotheses and the rules, rows that are no beams, and what the host sees.
+#pragma once
+
+#include "loop_parameters.h"
+#include "update.cuh"
+
+#ifndef __CUDACC__
+// The host build's stand-ins: a condition is a number in memory, and there is one thread, so nothing to fence.
+inline void cudaGraphSetConditional(uint64_t condition, unsigned value) { *reinterpret_cast<unsigned*>(condition) = value; }
+inline void __threadfence_system() {}
+#endif
+
+constexpr int kRecordThreads = 128;
+
+// Beam search over candidates that were drawn: they come in the order of the draw.
+__device__ __forceinline__ void beam_update_drawn(const DrawnUpdateParameters& given) {
+  SHARED_MEMORY(UpdateShared, shared);
+  const int source = blockIdx.x;
+  const int step = static_cast<int>(*given.update.position) - given.update.prompt + 1;
+  const int n_chosen = candidates_of_a_step(given.update);
+  if (*given.update.stop || step < 0 || step >= given.update.limit) return;
+  for (int c = threadIdx.x; c < n_chosen; c += blockDim.x) {
+    const int64_t at = static_cast<int64_t>(source) * n_chosen + c;
+    shared.chosen[c] = Offer{number(given.drawn_sums[at]), given.drawn_beams[at], static_cast<int32_t>(given.drawn_ids[at])};
+  }
+  __syncthreads();
+  go_on(given.update, source, step, n_chosen, shared);
+}
+
+// The log-probability of a beam's token, from the distribution or from its candidates.
+__device__ __forceinline__ float score_of(const RecordParameters& given, int source, int beam, int32_t token) {
+  const int64_t row = static_cast<int64_t>(source) * given.beams + beam;
+  if (given.scores != nullptr) return given.scores[row * given.vocabulary + token];
+  for (int m = 0; m < given.candidates; ++m)
+    if (given.candidate_ids[row * given.candidates + m] == token)
+      return given.candidate_log_probs[row * given.candidates + m];
+  return -INFINITY;
+}
+
+// One block per source, after the update: the scores of the tokens that were taken, and every beam's text.
+__device__ __forceinline__ void record_step(const RecordParameters& given) {
+  const int source = blockIdx.x, K = given.beams;
+  const int step = static_cast<int>(*given.position) - given.prompt + 1;
+  if (*given.stop || step < 0 || step >= given.limit) return;
+  const int64_t at = (static_cast<int64_t>(step) * given.n_sources + source) * K;
+  const int32_t* tokens = given.tokens + at;
+  const int32_t* parents = given.parents + at;
+  for (int k = threadIdx.x; k < K; k += blockDim.x) {
+    given.token_scores[at + k] = score_of(given, source, parents[k], tokens[k]);
+    const int place = source * K + k;
+    if (given.pool_steps[place] == step) {
+      int earlier = 0;
+      for (int j = 0; j < k; ++j) earlier += given.pool_steps[source * K + j] == step;
+      given.finished_scores[at + earlier] = score_of(given, source, given.pool_parents[place], given.pool_tokens[place]);
+    }
+  }
+  if (given.history == nullptr) return;
+  // A thread owns a position: it reads all beams' tokens before it writes any.
+  int32_t* history = given.history + static_cast<int64_t>(source) * K * given.history_width;
+  const int length = given.prompt + step;
+  for (int t = threadIdx.x; t <= length && t < given.history_width; t += blockDim.x) {
+    int32_t old[kUpdateBeams];
+    for (int k = 0; k < K; ++k) old[k] = t < length ? history[parents[k] * given.history_width + t] : tokens[k];
+    for (int k = 0; k < K; ++k) history[k * given.history_width + t] = old[k];
+  }
+}
+
+// Greedy search and independent samples: a step of all rows, and its end. One block.
+__device__ __forceinline__ void row_update(const RowUpdateParameters& given) {
+  SHARED_MEMORY(int32_t, running);
+  const int64_t position = *given.position;
+  const int stopped = *given.stop;
+  const int step = static_cast<int>(position) - given.prompt + 1;
+  if (threadIdx.x == 0) running = 0;
+  __syncthreads();
+  if (stopped || step < 0 || step >= given.limit) return;  // the same for all threads
+  for (int row = threadIdx.x; row < given.rows; row += blockDim.x) {
+    const int was_finished = given.finished[row];
+    const int32_t chosen = static_cast<int32_t>(given.chosen_ids[row]);
+    const int32_t token = was_finished ? given.fill : chosen;
+    int finished = was_finished;
+    for (int e = 0; e < given.n_end; ++e) finished |= given.end_ids[e] == token;
+    given.finished[row] = finished;
+    given.n_generated[row] += !was_finished;
+    given.next_tokens[row] = token;
+    const int64_t at = static_cast<int64_t>(step) * given.rows + row;
+    given.tokens[at] = token;
+    given.token_scores[at] = given.scores != nullptr ? given.scores[static_cast<int64_t>(row) * given.vocabulary + chosen]
+                                                     : given.chosen_log_probs[row];
+    if (given.history != nullptr && given.prompt + step < given.history_width)
+      given.history[static_cast<int64_t>(row) * given.history_width + given.prompt + step] = token;
+    if (!finished) running = 1;  // all writers write the same
+  }
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    if (running && step + 1 < given.limit) *given.position = position + 1;
+    else *given.stop = 1;
+  }
+}
+
+// The last launch of a step, one block: tells the host, and the WHILE node whether there is another step.
+__device__ __forceinline__ void publish(const PublishParameters& given) {
+  const int K = given.beams, stop = *given.stop;
+  const int step = static_cast<int>(*given.position) - given.prompt + (stop ? 1 : 0);
+  if (given.news != nullptr && step >= 0) {
+    for (int b = threadIdx.x; b < given.n_sources; b += blockDim.x) {
+      const int64_t at = (static_cast<int64_t>(step) * given.n_sources + b) * K;
+      int32_t* news = given.news + (static_cast<int64_t>(step) * given.n_sources + b) * (2 * K + 4);
+      for (int k = 0; k < K; ++k) {
+        news[k] = given.tokens[at + k];
+        news[K + k] = given.parents != nullptr ? given.parents[at + k] : k;
+      }
+      int full = 1;
+      news[2 * K] = given.pool_steps[b * K];
+      if (given.parents == nullptr) continue;
+      news[2 * K + 1] = given.pool_parents[b * K];
+      news[2 * K + 2] = given.pool_tokens[b * K];
+      for (int k = 0; k < K; ++k) full &= given.pool_finished[b * K + k] != 0;
+      news[2 * K + 3] = full && (given.early_stopping == S2S_EARLY_STOPPING_TRUE || !given.open[b]);
+    }
+  }
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    __threadfence_system();  // the block's writes happened before, by the barrier
+    volatile int32_t* progress = given.progress;
+    progress[1] = stop;
+    progress[0] = step + 1;
+    if (given.condition != 0) cudaGraphSetConditional(given.condition, stop ? 0u : 1u);
+  }
+}

@@ -1,0 +1,269 @@
+"""The loop on a device: tables are filled, steps are queued, the tables come back once.
+
+A step is the decoder's own launches and those of `steps.py`. The first step after a change of plan is queued launch by
+launch, as libraries set themselves up in their first call; then it is captured. Modes:
+
+    "while"    a graph with one WHILE node whose body is the step: one launch a batch
+    "replay"   a graph of one step, launched once a step, a few steps ahead of what the host has seen
+    "queue"    no graph: every launch by itself
+    "auto"     "while" where the device allows it, else "replay"
+
+A step after the end changes nothing, so that steps may be queued ahead.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..decoding.hypothesis import Hypothesis
+from ..decoding.options import GenerationOptions
+from ..errors import BackendError, InvalidOption, UnknownOption
+from . import walk
+from .faults import DeviceLost
+from .interface import Device, Graph, StepExecutor
+from .rules import DeviceRules, serialise
+from .steps import StepLaunches
+from .stream import News
+from .tables import Arena, Plan, first_values, make_plan
+
+Mode = Literal["auto", "while", "replay", "queue"]
+MODES = ("auto", "while", "replay", "queue")
+STEPS_AHEAD = 2  # steps queued beyond the last one known to have run: hides the launch, wastes at most so many
+OnPrefix = Callable[[int, list[int]], None]
+
+
+class DeviceSearch:
+    """Searches of one executor after another batch, on one device. Not shared between threads; threads have one each.
+
+    Memory and graphs are kept for the next call with the same plan.
+    """
+
+    def __init__(self, device: Device, executor: StepExecutor) -> None:
+        self.device = device
+        self.executor = executor
+        self._held: _Held | None = None
+        self._lost: str | None = None
+
+    def run(
+        self,
+        sources: Sequence[Sequence[int]],
+        options: GenerationOptions,
+        *,
+        mode: Mode = "auto",
+        on_prefix: OnPrefix | None = None,
+        source_numbers: Sequence[int] | None = None,
+    ) -> list[list[Hypothesis]]:
+        """The outputs of every source, best first. Arguments are those of `decoding.decode`.
+
+        Raises InvalidOption for what a device can't do, DeviceLost when it fails while it decodes.
+        """
+        if mode not in MODES:
+            raise UnknownOption(mode, MODES, "loop mode")
+        if self._lost is not None:
+            raise DeviceLost(self._lost)
+        if len(sources) != self.executor.n_sources:
+            raise InvalidOption(
+                f"{len(sources)} sources for an executor of {self.executor.n_sources}; expected as many; "
+                "make it for the batch that is decoded"
+            )
+        try:
+            self.device.activate()
+            return self._run(sources, options, self._mode(mode), on_prefix, source_numbers)
+        except DeviceLost as error:
+            self._lost = str(error)
+            raise
+
+    def _mode(self, mode: Mode) -> Mode:
+        if mode == "auto":
+            return "while" if self.device.while_graphs else "replay"
+        if mode == "while" and not self.device.while_graphs:
+            raise BackendError(
+                f"{self.device.name} has no WHILE graphs; expected a driver of CUDA 12.4 or later; update it, or take "
+                "the mode 'replay'"
+            )
+        return mode
+
+    def _run(
+        self,
+        sources: Sequence[Sequence[int]],
+        options: GenerationOptions,
+        mode: Mode,
+        on_prefix: OnPrefix | None,
+        source_numbers: Sequence[int] | None,
+    ) -> list[list[Hypothesis]]:
+        rules = serialise(options, self.executor.vocabulary_size)
+        padded = _padded(sources)
+        plan = make_plan(self.executor, options, rules, padded.shape[1], streams=on_prefix is not None)
+        held = self._hold(plan)
+        numbers = range(len(sources)) if source_numbers is None else source_numbers
+        held.begin(options, rules, padded, numbers)
+        news = News(plan, options.prompt, held.news) if on_prefix is not None else None
+        n_told = 0
+
+        def tell(n_steps: int) -> None:
+            nonlocal n_told
+            while on_prefix is not None and news is not None and n_told < n_steps:
+                for source, tokens in news.read(n_told):
+                    on_prefix(source, tokens)
+                n_told += 1
+
+        if mode == "while":
+            held.run_while(tell)
+        else:
+            held.run_steps(tell, graph=mode == "replay")
+        results = held.results(options)
+        if on_prefix is not None and news is not None:
+            for source, outputs in enumerate(results):
+                if rest := news.finish(source, outputs[0].token_ids):
+                    on_prefix(source, rest)
+        return results
+
+    def _hold(self, plan: Plan) -> _Held:
+        if self._held is None or self._held.plan != plan:
+            self.close()
+            self._held = _Held(self.device, self.executor, plan)
+        return self._held
+
+    def close(self) -> None:
+        """Gives memory and graphs back."""
+        if self._held is not None:
+            self._held.close()
+            self._held = None
+
+
+class _Held:
+    """Memory and graphs of one plan."""
+
+    def __init__(self, device: Device, executor: StepExecutor, plan: Plan) -> None:
+        self.plan = plan
+        self._device = device
+        self._executor = executor
+        self._stream = executor.stream
+        self._arena = Arena(plan)
+        what = f"the tables of {plan.n_sources} sources with {plan.beams} beams and {plan.vocabulary} tokens"
+        self._address = device.allocate(self._arena.n_bytes, what)
+        self._image = np.zeros(self._arena.image_bytes, np.uint8)
+        self.news, news_address = device.mapped((plan.limit, plan.n_sources, 2 * plan.beams + 4), np.int32)
+        self._progress, progress_address = device.mapped((2,), np.int32)
+        addresses = {name: self._address + offset for name, offset in self._arena.offsets.items()}
+        addresses |= {"news": news_address if plan.streams else 0, "progress": progress_address}
+        self._launches = StepLaunches(plan, executor, addresses)
+        self._graphs: dict[str, Graph] = {}
+
+    def begin(
+        self, options: GenerationOptions, rules: DeviceRules, padded: NDArray[np.int64], numbers: Sequence[int]
+    ) -> None:
+        """Fills the tables, and feeds the prompt but for its last token."""
+        device, plan, mask = self._device, self.plan, (1 << 64) - 1
+        first_values(self._arena, self._image, options, rules, padded)
+        seed = secrets.randbits(64) if options.seed is None else options.seed & mask
+        self._arena.view("seed", self._image)[0] = seed
+        self._arena.view("numbers", self._image)[:] = np.array([number & mask for number in numbers], np.uint64)
+        self._progress[:] = 0
+        device.to_device(self._address, self._image, self._stream)
+        if self._executor.ancestors:
+            # Every beam has written its own prompt; later entries are set when their position is reached.
+            ancestors = np.empty((plan.n_sources, plan.beams, plan.capacity), np.int64)
+            ancestors[...] = np.arange(plan.beams)[:, None]
+            device.to_device(self._executor.ancestors, ancestors, self._stream)
+            device.synchronize(self._stream)
+        for position, token in enumerate(options.prompt):
+            fed = np.full((plan.n_sources, plan.beams), token, np.int64)
+            at = np.array([position], np.int64)
+            device.to_device(self._executor.token, fed, self._stream)
+            device.to_device(self._executor.position, at, self._stream)
+            if position < plan.prompt - 1:
+                self._executor.enqueue(self._stream)
+            device.synchronize(self._stream)  # the arrays above may go
+
+    # Steps
+
+    def _queue_step(self, condition: int = 0) -> None:
+        self._executor.enqueue(self._stream)
+        for launch, given in self._launches.queue(condition):
+            self._device.run(launch, given, self._stream)
+
+    def _capture(self, kind: str) -> Graph | None:
+        """The graph, or None where it has yet to be made: the first step of a plan is queued and not captured."""
+        return self._graphs.get(kind)
+
+    def run_while(self, tell: Callable[[int], None]) -> None:
+        graph = self._capture("while")
+        if graph is None:
+            self._queue_step()
+            self._wait(1, tell)
+            if self._progress[1]:
+                return
+            graph = self._graphs["while"] = self._device.capture_while(self._stream, self._queue_step)
+        graph.launch(self._stream)
+        self._wait(self.plan.limit, tell)
+
+    def run_steps(self, tell: Callable[[int], None], *, graph: bool) -> None:
+        for step in range(self.plan.limit):
+            made = self._capture("step") if graph else None
+            if made is not None:
+                made.launch(self._stream)
+            else:
+                self._queue_step()
+            self._wait(step + 1 - STEPS_AHEAD, tell)
+            if self._progress[1]:
+                break
+            if graph and made is None:
+                self._device.synchronize(self._stream)
+                self._graphs["step"] = self._device.capture(self._stream, self._queue_step)
+        self._wait(self.plan.limit, tell)
+
+    def _wait(self, n_steps: int, tell: Callable[[int], None]) -> None:
+        """Until so many steps have run, or the search is at its end. Looks at mapped memory and asks the driver at
+        times, which is how a lost device shows."""
+        seen, asked = -1, time.monotonic()
+        while True:
+            done, stop = int(self._progress[0]), int(self._progress[1])
+            if done != seen:
+                tell(done)
+                seen = done
+            if stop or done >= n_steps:
+                return
+            if time.monotonic() - asked > 0.001:
+                asked = time.monotonic()
+                if self._device.is_idle(self._stream) and int(self._progress[0]) == seen and not self._progress[1]:
+                    raise BackendError(
+                        f"{self._device.name} has nothing left to do after {seen} steps and the search has not ended; "
+                        "expected a step to say so; this is a defect, report it"
+                    )
+
+    # The end
+
+    def results(self, options: GenerationOptions) -> list[list[Hypothesis]]:
+        names = walk.BEAM_TABLES if self.plan.is_beam_search else walk.ROW_TABLES
+        n_steps = int(self._progress[0])
+        tables: dict[str, NDArray[Any]] = {}
+        for name in names:
+            shape, dtype = self._arena.tables[name]
+            if shape[0] == self.plan.limit and len(shape) == 3:
+                shape = (n_steps, *shape[1:])  # the rest was never written
+            tables[name] = np.empty(shape, dtype)
+            self._device.to_host(tables[name], self._address + self._arena.offsets[name], self._stream)
+        self._device.synchronize(self._stream)
+        return walk.beams(tables, options) if self.plan.is_beam_search else walk.rows(tables, options)
+
+    def close(self) -> None:
+        for graph in self._graphs.values():
+            graph.close()
+        self._graphs.clear()
+        self._device.free(self._address)
+        self._device.release_mapped(self.news)
+        self._device.release_mapped(self._progress)
+
+
+def _padded(sources: Sequence[Sequence[int]]) -> NDArray[np.int64]:
+    out = np.full((len(sources), max(map(len, sources), default=0)), -1, np.int64)
+    for row, source in zip(out, sources, strict=True):
+        row[: len(source)] = source
+    return out
