@@ -15,8 +15,9 @@ from ..bundle import Bundle
 from .graph import FLOAT, Graph
 from .running import Runner, Trace
 
-KEPT = 16384  # values kept of each tensor, spread evenly over what was seen
-KEPT_A_CALL = 512
+SEED = 1712
+KEPT = 65536  # values kept of each tensor
+KEPT_A_CALL = 2048
 MASKED = 1e8  # scores of masked places are constants, not activations
 
 
@@ -26,6 +27,7 @@ class Observed:
 
     largest: float = 0.0
     kept: list[Any] = field(default_factory=list)
+    rng: Any = field(default_factory=lambda: np.random.default_rng(SEED))
 
     def add(self, array: Any) -> None:
         flat = np.abs(array.reshape(-1))
@@ -34,7 +36,9 @@ class Observed:
             return
         self.largest = max(self.largest, float(flat.max()))
         if sum(part.size for part in self.kept) < KEPT:
-            self.kept.append(flat[:: max(1, flat.size // KEPT_A_CALL)].astype(np.float32))
+            # At random: evenly spaced ones would be the same few channels of each row.
+            chosen = flat if flat.size <= KEPT_A_CALL else self.rng.choice(flat, KEPT_A_CALL, replace=False)
+            self.kept.append(chosen.astype(np.float32))
 
     @property
     def values(self) -> Any:

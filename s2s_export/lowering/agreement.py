@@ -11,15 +11,14 @@ from .running import Trace
 
 
 def compare(expected: Sequence[Trace], found: Sequence[Trace]) -> dict[str, Any]:
-    """What engine.json records.
+    """What engine.json records, over all rows whose text had not ended.
 
     best_token: share of rows with the same best token. among_clear: the same where fp32's best leads by more than 1 %
     of its largest logit. max_error: the largest difference of two logits, relative: divided by the largest logit.
     mean_kl: mean Kullback-Leibler divergence of the distributions, in nats.
     """
-    pairs = [(e.logits, f.logits) for e, f in zip(expected, found, strict=True)]
-    reference = np.concatenate([e.reshape(-1, e.shape[-1]) for e, _ in pairs])
-    lowered = np.concatenate([f.reshape(-1, f.shape[-1]) for _, f in pairs])
+    reference = np.concatenate([e.logits[e.is_open] for e in expected])
+    lowered = np.concatenate([f.logits[e.is_open] for e, f in zip(expected, found, strict=True)])
     finite = bool(np.isfinite(lowered).all())
     if not finite:
         return {"finite": False, "rows": len(reference), "best_token": 0.0}

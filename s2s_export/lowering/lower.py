@@ -57,7 +57,7 @@ def lower(
         for name, graph in graphs.items()
     }
     progress("measure activations on samples")
-    sources, origin = samples.sources(bundle, options.n_samples)
+    sources, origin = samples.sources(bundle, options.n_samples, options.samples)
     seen = activations.measure(bundle, graphs, sources, options.n_steps)
     report["samples"] = {"sources": origin, "n_sources": len(sources), "n_steps": options.n_steps}
     progress(f"convert to {recipe.precision}")

@@ -26,12 +26,14 @@ Observe = Callable[[str, str, Any], None]  # graph, value's name, array
 
 @dataclass(frozen=True)
 class Trace:
-    """One batch that was decoded: its padded sources, the tokens that were fed [T,B,K], the logits [T,B,K,V]."""
+    """One batch that was decoded: its padded sources, the tokens that were fed [T,B,K], the logits [T,B,K,V], and
+    whether the text had not ended before [T,B,K]."""
 
     ids: Any
     mask: Any
     tokens: Any
     logits: Any
+    is_open: Any
 
 
 class Runner:
@@ -75,7 +77,8 @@ class Runner:
                 values[name] = np.repeat(values[name][:, None], N_BEAMS, axis=1)
         values["n_candidates"] = np.ones(1, np.int64)
         start = self.bundle.manifest["generation"].get("decoder_start_token_id") or 0
-        fed, logits = [np.full((n_sources, N_BEAMS), start, np.int64)], []
+        fed, logits, is_open = [np.full((n_sources, N_BEAMS), start, np.int64)], [], []
+        ends = self._ends()
         for t in range(n_steps):
             if tokens is not None:
                 fed[t:] = [tokens[t]]
@@ -90,8 +93,15 @@ class Runner:
                 if (updated := output_of(name)) in out:
                     values[name] = out[updated]
             logits.append(np.asarray(out["logits"], np.float32))
+            before = np.take_along_axis(is_open[-1], parents, axis=1) if t else np.ones((n_sources, N_BEAMS), bool)
+            is_open.append(before & ~(np.isin(fed[t], ends) if t else np.zeros_like(before)))
             fed.append(_next_tokens(logits[-1], first=t == 0))
-        return Trace(ids, mask, np.stack(fed[:n_steps]), np.stack(logits))
+        return Trace(ids, mask, np.stack(fed[:n_steps]), np.stack(logits), np.stack(is_open))
+
+    def _ends(self) -> list[int]:
+        """Tokens that end a text."""
+        eos = self.bundle.manifest["generation"].get("eos_token_id")
+        return eos if isinstance(eos, list) else [] if eos is None else [eos]
 
     def _feed(self, values: dict[str, Any], tokens: Any, parents: Any, t: int) -> None:
         values["token"], values["position"] = tokens, np.array([t], np.int64)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from .. import text
 from ..bundle import Bundle
-from ..errors import S2SError
+from ..errors import InvalidOption, S2SError
 
 SEED = 1706
 LENGTHS = (1, 3, 5, 8, 12, 16, 24, 32)  # tokens of random sources
@@ -32,8 +34,13 @@ SENTENCES = (
 )
 
 
-def sources(bundle: Bundle, count: int) -> tuple[list[list[int]], str]:
-    """`count` sources of token ids within the model's limit, and in a few words where they come from."""
+def sources(bundle: Bundle, count: int, file: str = "") -> tuple[list[list[int]], str]:
+    """At most `count` sources of token ids within the model's limit, and in a few words where they come from.
+
+    file: where to read them from, a line each, up to a tab.
+    """
+    if file:
+        return _read(bundle, count, Path(file))
     found: list[list[int]] = []
     entry = bundle.manifest.get("tokenizer")
     if entry:
@@ -46,6 +53,22 @@ def sources(bundle: Bundle, count: int) -> tuple[list[list[int]], str]:
     if found:
         return [found[i % len(found)] for i in range(min(count, len(found)))], f"{min(count, len(found))} sentences"
     return _random(bundle, count), f"{count} sources of random ids"
+
+
+def _read(bundle: Bundle, count: int, path: Path) -> tuple[list[list[int]], str]:
+    entry = bundle.manifest.get("tokenizer")
+    if not entry:
+        raise InvalidOption(f"{path}: can't be used as samples, as the bundle has no tokenizer; leave `samples` out")
+    try:
+        lines = [line.split("\t")[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise InvalidOption(f"{path}: can't be read as UTF-8 text ({error}); expected a source a line") from error
+    if not lines:
+        raise InvalidOption(f"{path}: has no lines; expected a source a line")
+    tokenizer = text.load(bundle.path / "tokenizer", entry)
+    spread = lines[:: max(1, len(lines) // count)][:count]
+    found = [tokenizer.encode(line)[: bundle.max_source_length] for line in spread]
+    return found, f"{len(found)} lines of {path.name}"
 
 
 def _random(bundle: Bundle, count: int) -> list[list[int]]:

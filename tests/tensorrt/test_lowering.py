@@ -175,14 +175,6 @@ def test_a_build_below_the_wanted_agreement_fails(growing, tmp_path):
         lowered(growing, tmp_path, "int8", options={"min_agreement": 1.0, "n_steps": 24})
 
 
-def test_samples_are_the_tokenizers_sentences_or_random_ids(bundled):
-    opened = bundle.read(bundled("marian"))
-    found, origin = samples.sources(opened, 8)
-    assert origin == "8 sources of random ids"
-    assert all(1 <= len(ids) <= 48 for ids in found)
-    assert samples.sources(opened, 8)[0] == found
-
-
 @pytest.mark.parametrize(("kind", "dtype"), [("fp16", np.float16), ("bf16", ml_dtypes.bfloat16)])
 def test_the_copy_for_a_cpu_rounds_every_value(bundled, tmp_path, kind, dtype):
     opened = bundle.read(bundled("bart"))
