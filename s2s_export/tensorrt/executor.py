@@ -43,10 +43,10 @@ class Engines:
             register_plugins(folder, self.record, library)
         self._runtime = library.trt.Runtime(self.messages.logger)
         self._engines = {name: self._load(name) for name in GRAPHS}
-        caches: dict[str, Any] = {}
+        caches: dict[Path, Any] = {}
         self._configs: dict[str, Any] = {}
         for name, engine in self._engines.items():
-            kept_as = f"{self.record['key'][:20]}-{name}-{device.capability}"
+            kept_as = finished.folder() / f"{self.record['key'][:20]}-{name}-{device.capability}"
             self._configs[name], cache = finished.attach(engine, kept_as)
             if cache is not None:
                 caches[kept_as] = cache

@@ -18,9 +18,9 @@ def folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "s2s_export" / "kernels"
 
 
-def attach(engine: Any, name: str) -> tuple[Any, Any]:
-    """The runtime configuration of an engine and its cache, filled with what was kept under `name`; None where the
-    library has neither."""
+def attach(engine: Any, file: Path) -> tuple[Any, Any]:
+    """The runtime configuration of an engine and its cache, filled with what was kept in `file`; None where the library
+    has neither."""
     if not hasattr(engine, "create_runtime_config"):
         return None, None
     config = engine.create_runtime_config()
@@ -28,20 +28,20 @@ def attach(engine: Any, name: str) -> tuple[Any, Any]:
         return config, None
     cache = config.create_runtime_cache()
     with contextlib.suppress(OSError):
-        cache.deserialize((folder() / name).read_bytes())
+        cache.deserialize(file.read_bytes())
     config.set_runtime_cache(cache)
     return config, cache
 
 
-def keep(caches: dict[str, Any]) -> None:
-    """Write what was finished, by name; each file appears whole."""
-    for name, cache in caches.items():
+def keep(caches: dict[Path, Any]) -> None:
+    """Write what was finished, by file; each appears whole."""
+    for file, cache in caches.items():
         with contextlib.suppress(OSError):
             data = bytes(cache.serialize())
-            folder().mkdir(parents=True, exist_ok=True)
-            if (folder() / name).is_file() and (folder() / name).stat().st_size == len(data):
+            if file.is_file() and file.stat().st_size == len(data):
                 continue
-            handle, temporary = tempfile.mkstemp(dir=folder(), prefix=f".{name}.")
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            os.replace(temporary, folder() / name)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+            with os.fdopen(handle, "wb") as opened:
+                opened.write(data)
+            os.replace(temporary, file)
