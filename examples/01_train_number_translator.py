@@ -254,8 +254,8 @@ Exact match of `transformers.generate` with 4 beams on {n_test} sources for each
 
 {n_parameters:,} parameters, {n_pieces} pieces, {steps} steps in {minutes:.0f} minutes of CPU time on one thread,
 seed {seed}; torch {torch}, transformers {transformers}. The training text is generated: see
-`s2s_export/training/corpus.py`. Weights are stored in half precision and, as `config.json` says, computed with in single
-precision.
+`s2s_export/training/corpus.py`. Weights are stored in half precision and, as `config.json` says, computed with in
+single precision.
 """
 
 SHOWN = (
