@@ -6,7 +6,7 @@ one that has none does not run on a device, and says so.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,6 +40,6 @@ class DeviceForm:
     amount: float = 0.0
 
 
-def distinct(ids: Sequence[int]) -> tuple[int, ...]:
+def distinct(ids: Iterable[int]) -> tuple[int, ...]:
     """Each id once, in order: a listed token is changed once however often it is named."""
     return tuple(dict.fromkeys(int(i) for i in ids))

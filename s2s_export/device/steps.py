@@ -54,7 +54,7 @@ class StepLaunches:
         return found
 
     def _fill(
-        self, structure: Any, renamed: Mapping[str, int | None] | None = None, **numbers: int
+        self, structure: Any, renamed: Mapping[str, int | None] | None = None, **numbers: Any
     ) -> ctypes.Structure:
         """Pointers by their fields' names, from `renamed` or from the tables."""
         given: ctypes.Structure = structure(**numbers)

@@ -1,0 +1,167 @@
+// A stand-in for libcuda with cuda.h's own prototypes: memory is the host's, kernels are the emulation's, what is captured
+// is kept and run at launch. Only what the device loop calls.
+#include <cuda.h>
+#include <dlfcn.h>
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "beam_search/loop_parameters.h"
+
+using Call = std::function<int()>;
+struct FakeGraph {
+  std::vector<Call> calls;
+  FakeGraph* body = nullptr;
+  unsigned condition = 0;
+};
+typedef int (*ByName)(const char*, const void*, const uint32_t*, uint32_t);
+static std::map<void*, FakeGraph*> capturing;
+static int version = 13000, failure = 0, fail_at = -1;
+static FakeGraph* handles[1];
+
+static int queue(void* stream, Call call) {
+  auto found = capturing.find(stream);
+  if (found != capturing.end()) {
+    found->second->calls.push_back(call);
+    return 0;
+  }
+  if (!failure) failure = call();
+  return failure;
+}
+static size_t size_of(const std::string& name) {
+  if (name.find("top") != std::string::npos && name.find("stop") == std::string::npos) return sizeof(LogSoftmaxTopParameters);
+  const std::map<std::string, size_t> sizes = {
+      {"beam_update_step", sizeof(BeamUpdateParameters)}, {"beam_stop_step", sizeof(BeamStopParameters)},
+      {"apply_decoding_rules", sizeof(RulesParameters)},  {"draw_row_tokens", sizeof(DrawParameters)},
+      {"draw_beam_tokens", sizeof(DrawParameters)},       {"drawn_update_step", sizeof(DrawnUpdateParameters)},
+      {"record_search_step", sizeof(RecordParameters)},   {"row_update_step", sizeof(RowUpdateParameters)},
+      {"publish_step", sizeof(PublishParameters)}};
+  auto found = sizes.find(name);
+  return found == sizes.end() ? sizeof(NormalizeParameters) : found->second;
+}
+struct FakeKernel {
+  ByName launch;
+  std::string name;
+};
+
+extern "C" {
+// What tests steer it with.
+void fake_reset(int driver_version, int fail_at_launch) { version = driver_version, failure = 0, fail_at = fail_at_launch; }
+int fake_call(void* stream, void (*function)()) { return queue(stream, [function] { function(); return 0; }); }
+
+CUresult cuInit(unsigned) { return CUDA_SUCCESS; }
+CUresult cuGetErrorString(CUresult, const char** text) { *text = "the fake's text"; return CUDA_SUCCESS; }
+CUresult cuDriverGetVersion(int* out) { *out = version; return CUDA_SUCCESS; }
+CUresult cuDeviceGetCount(int* n) { *n = 1; return CUDA_SUCCESS; }
+CUresult cuDeviceGet(CUdevice* device, int) { *device = 0; return CUDA_SUCCESS; }
+CUresult cuDeviceGetName(char* name, int n, CUdevice) { strncpy(name, "fake GPU", n); return CUDA_SUCCESS; }
+CUresult cuDeviceGetAttribute(int* value, CUdevice_attribute, CUdevice) { *value = 9; return CUDA_SUCCESS; }
+CUresult cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice) { *context = (CUcontext)1; return CUDA_SUCCESS; }
+CUresult cuCtxSetCurrent(CUcontext) { return CUDA_SUCCESS; }
+CUresult cuMemGetInfo(size_t* free, size_t* total) { *free = *total = 1 << 20; return CUDA_SUCCESS; }
+CUresult cuMemAlloc(CUdeviceptr* address, size_t n) {
+  if (n > (64u << 20)) return CUDA_ERROR_OUT_OF_MEMORY;
+  void* pointer = aligned_alloc(256, (n + 255) / 256 * 256);
+  memset(pointer, 0xff, n);
+  *address = (CUdeviceptr)pointer;
+  return CUDA_SUCCESS;
+}
+CUresult cuMemFree(CUdeviceptr address) { free((void*)address); return CUDA_SUCCESS; }
+CUresult cuMemHostAlloc(void** pointer, size_t n, unsigned) { *pointer = calloc(1, n); return CUDA_SUCCESS; }
+CUresult cuMemHostGetDevicePointer(CUdeviceptr* address, void* pointer, unsigned) { *address = (CUdeviceptr)pointer; return CUDA_SUCCESS; }
+CUresult cuMemFreeHost(void* pointer) { free(pointer); return CUDA_SUCCESS; }
+CUresult cuMemcpyHtoDAsync(CUdeviceptr to, const void* from, size_t n, CUstream stream) {
+  return (CUresult)queue(stream, [=] { memcpy((void*)to, from, n); return 0; });
+}
+CUresult cuMemcpyDtoHAsync(void* to, CUdeviceptr from, size_t n, CUstream stream) {
+  return (CUresult)queue(stream, [=] { memcpy(to, (void*)from, n); return 0; });
+}
+CUresult cuMemcpyDtoDAsync(CUdeviceptr, CUdeviceptr, size_t, CUstream) { return CUDA_SUCCESS; }
+CUresult cuMemcpy2DAsync(const CUDA_MEMCPY2D*, CUstream) { return CUDA_SUCCESS; }
+CUresult cuMemsetD8Async(CUdeviceptr, unsigned char, size_t, CUstream) { return CUDA_SUCCESS; }
+CUresult cuStreamCreate(CUstream* stream, unsigned) { *stream = (CUstream)7; return CUDA_SUCCESS; }
+CUresult cuStreamDestroy(CUstream) { return CUDA_SUCCESS; }
+CUresult cuStreamSynchronize(CUstream) { return (CUresult)failure; }
+CUresult cuStreamQuery(CUstream) { return (CUresult)failure; }
+
+CUresult cuLibraryLoadData(CUlibrary* library, const void* code, CUjit_option*, void**, unsigned, CUlibraryOption*, void**, unsigned) {
+  if (version < 13000) return CUDA_ERROR_UNSUPPORTED_PTX_VERSION;
+  *library = (CUlibrary)dlopen(static_cast<const char*>(code), RTLD_NOW);
+  return *library ? CUDA_SUCCESS : CUDA_ERROR_INVALID_IMAGE;
+}
+CUresult cuLibraryGetKernel(CUkernel* kernel, CUlibrary library, const char* name) {
+  *kernel = (CUkernel) new FakeKernel{(ByName)dlsym(library, "s2s_beam_search_by_name"), name};
+  return CUDA_SUCCESS;
+}
+CUresult cuLaunchKernel(CUfunction function, unsigned x, unsigned y, unsigned z, unsigned threads, unsigned, unsigned,
+                        unsigned, CUstream stream, void** arguments, void**) {
+  FakeKernel* kernel = (FakeKernel*)function;
+  const char* first = static_cast<const char*>(arguments[0]);
+  std::vector<char> copied(first, first + size_of(kernel->name));
+  return (CUresult)queue(stream, [=] {
+    if (fail_at >= 0 && fail_at-- == 0) return (int)CUDA_ERROR_ILLEGAL_ADDRESS;
+    const uint32_t grid[3] = {x, y, z};
+    return kernel->launch(kernel->name.c_str(), copied.data(), grid, threads);
+  });
+}
+
+CUresult cuStreamBeginCapture(CUstream stream, CUstreamCaptureMode mode) {
+  if (mode != CU_STREAM_CAPTURE_MODE_RELAXED) return CUDA_ERROR_INVALID_VALUE;
+  capturing[stream] = new FakeGraph;
+  return CUDA_SUCCESS;
+}
+CUresult cuStreamEndCapture(CUstream stream, CUgraph* graph) {
+  *graph = (CUgraph)capturing[stream];
+  capturing.erase(stream);
+  return CUDA_SUCCESS;
+}
+CUresult cuGraphCreate(CUgraph* graph, unsigned) { *graph = (CUgraph) new FakeGraph; return CUDA_SUCCESS; }
+CUresult cuGraphConditionalHandleCreate(CUgraphConditionalHandle* handle, CUgraph graph, CUcontext context, unsigned value, unsigned flags) {
+  if (context != (CUcontext)1 || value != 1 || flags != CU_GRAPH_COND_ASSIGN_DEFAULT) return CUDA_ERROR_INVALID_VALUE;
+  *handle = (CUgraphConditionalHandle)&((FakeGraph*)graph)->condition;
+  return CUDA_SUCCESS;
+}
+CUresult cuGraphAddNode(CUgraphNode* node, CUgraph graph, const CUgraphNode* before, const CUgraphEdgeData* edges, size_t n, CUgraphNodeParams* given) {
+  FakeGraph* outer = (FakeGraph*)graph;
+  const bool is_right = given->type == CU_GRAPH_NODE_TYPE_CONDITIONAL && given->conditional.type == CU_GRAPH_COND_TYPE_WHILE &&
+                        given->conditional.size == 1 && given->conditional.ctx == (CUcontext)1 && !before && !edges && !n &&
+                        given->conditional.handle == (CUgraphConditionalHandle)&outer->condition;
+  if (!is_right) return CUDA_ERROR_INVALID_VALUE;
+  outer->body = new FakeGraph;
+  static CUgraph bodies[1];
+  bodies[0] = (CUgraph)outer->body;
+  given->conditional.phGraph_out = bodies;
+  *node = (CUgraphNode)outer->body;
+  return CUDA_SUCCESS;
+}
+CUresult cuStreamBeginCaptureToGraph(CUstream stream, CUgraph graph, const CUgraphNode*, const CUgraphEdgeData*, size_t, CUstreamCaptureMode mode) {
+  if (mode != CU_STREAM_CAPTURE_MODE_RELAXED) return CUDA_ERROR_INVALID_VALUE;
+  capturing[stream] = (FakeGraph*)graph;
+  return CUDA_SUCCESS;
+}
+CUresult cuGraphInstantiate(CUgraphExec* executable, CUgraph graph, unsigned long long flags) {
+  *executable = (CUgraphExec)graph;
+  return flags ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
+}
+CUresult cuGraphLaunch(CUgraphExec executable, CUstream stream) {
+  FakeGraph* graph = (FakeGraph*)executable;
+  for (const Call& call : graph->calls) queue(stream, call);
+  if (graph->body) {
+    graph->condition = 1;
+    while (graph->condition && !failure)
+      for (const Call& call : graph->body->calls) queue(stream, call);
+  }
+  return CUDA_SUCCESS;  // a failure shows when the stream is asked
+}
+CUresult cuGraphExecDestroy(CUgraphExec) { return CUDA_SUCCESS; }
+CUresult cuGraphDestroy(CUgraph) { return CUDA_SUCCESS; }
+CUresult cuEventCreate(CUevent* event, unsigned) { *event = (CUevent)1; return CUDA_SUCCESS; }
+CUresult cuEventRecord(CUevent, CUstream) { return CUDA_SUCCESS; }
+CUresult cuEventElapsedTime(float* ms, CUevent, CUevent) { *ms = 2.5f; return CUDA_SUCCESS; }
+CUresult cuEventDestroy(CUevent) { return CUDA_SUCCESS; }
+}
