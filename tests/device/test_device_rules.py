@@ -1,0 +1,180 @@
+"""The rules kernel alone: one step on random scores, each rule by itself, against its definition."""
+
+from __future__ import annotations
+
+import ctypes
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+from device_helpers import (
+    fill,
+    launches,
+    loop_launches,
+    missing_compiler,
+    random_sources,
+    resolved,
+    schedule,
+    structures,
+)
+
+from s2s_export.decoding.chain import edit_dense
+from s2s_export.decoding.draws import Draws
+from s2s_export.decoding.rule import SparseRule, View
+from s2s_export.decoding.rules import active
+from s2s_export.device.host import HostDevice, _library
+from s2s_export.device.rules import forms, serialise
+from s2s_export.errors import InvalidOption
+
+if missing_compiler():
+    pytest.skip(str(missing_compiler()), allow_module_level=True)
+
+V = 40
+RULES: dict[str, Any] = {
+    "sequence_bias": {(3,): -1.5, (4, 3): 2.0, (5, 4, 3): 0.25, (7, 9): 1.0},
+    "encoder_repetition_penalty": 1.5,
+    "repetition_penalty": 1.7,
+    "no_repeat_ngram_size": 2,
+    "encoder_no_repeat_ngram_size": 2,
+    "bad_words_ids": [[4], [3, 5], [4, 4, 6]],
+    "min_length": 5,
+    "forced_bos_token_id": 7,
+    "forced_eos_token_id": [2, 3],
+    "remove_invalid_values": True,
+    "exponential_decay_length_penalty": (1, 1.3),
+    "suppress_tokens": [8, 9],
+    "begin_suppress_tokens": [10],
+    "temperature": 0.7,
+    "top_k": 5,
+    "top_p": 0.8,
+    "renormalize_logits": True,
+}
+SOFTMAXES = ("top_p", "renormalize_logits")
+
+
+def apply(chosen: dict[str, Any], scores: np.ndarray, history: np.ndarray, sources: np.ndarray) -> np.ndarray:
+    """scores [B, K, V] after the kernel."""
+    B, K, length = history.shape
+    options = resolved(chosen, V)
+    rules = serialise(options, V)
+    arrays = {
+        "rules": rules.records.copy(),
+        "n_rules": np.array([rules.n_rules], np.int32),
+        "ids": rules.ids if rules.ids.size else np.zeros(1, np.int32),
+        "amounts": rules.amounts if rules.amounts.size else np.zeros(1, np.float32),
+        "history": history.astype(np.int32),
+        "sources": sources.astype(np.int32),
+        "position": np.array([length - 1], np.int64),
+        "stop": np.zeros(1, np.int32),
+        "scores": scores.copy(),
+    }
+    sizes = {"n_sources": B, "beams": K, "vocabulary": V, "history_width": length, "source_width": sources.shape[1]}
+    given = fill(structures.RulesParameters, arrays, **sizes)
+    HostDevice().run(loop_launches.rules(given), given, 0)
+    return arrays["scores"]
+
+
+def define(chosen: dict[str, Any], scores: np.ndarray, history: np.ndarray, sources: np.ndarray) -> np.ndarray:
+    view = View(history.shape[2], sources, lambda: history)
+    scores = scores.copy()
+    for rule in active(resolved(chosen, V), V):
+        if isinstance(rule, SparseRule):
+            edit = rule.edit(view)
+            scores = scores if edit is None else edit_dense(scores, edit)
+        else:
+            scores = rule.apply(scores, view)  # type: ignore[attr-defined]
+    return scores
+
+
+def random_scores(rng: np.random.Generator, B: int, K: int) -> np.ndarray:
+    scores = rng.standard_normal((B, K, V)) * rng.choice([1, 4])
+    kind = rng.integers(4)
+    if kind == 1:
+        scores = np.round(scores)
+    elif kind == 2:
+        scores[rng.random(scores.shape) < 0.5] = -np.inf
+        scores[..., 11] = 0.5
+    return scores.astype(np.float32)
+
+
+@pytest.mark.parametrize("name", [*RULES, "all"])
+def test_rule(name: str) -> None:
+    chance, rng = random.Random(name), np.random.default_rng(len(name))
+    for i in range(5 if name in ("top_k", "top_p", "all") else 12):
+        names = list(RULES) if name == "all" else [name]
+        if name == "all":
+            names.remove("forced_bos_token_id")
+            names.remove("remove_invalid_values")
+        chosen = {key: RULES[key] for key in names}
+        chosen |= {"num_beams": 1, "decoder_start_token_id": 1, "eos_token_id": [2, 6], "max_length": 9}
+        chosen |= {"do_sample": name in ("temperature", "top_k", "top_p", "all")}
+        if name != "top_k" and name != "all":
+            chosen["top_k"] = 0
+        B, K, length = chance.randint(1, 3), chance.randint(1, 3), chance.choice([1, 2, 4, 8])
+        history = rng.integers(1, 8, (B, K, length))
+        history[..., 0] = 1
+        sources = np.full((B, 8), -1)
+        for row, source in zip(sources, random_sources(chance, B, 10), strict=True):
+            row[: len(source)] = source
+        scores = random_scores(rng, B, K)
+        if name == "remove_invalid_values":
+            scores[..., :3] = np.nan, np.inf, -np.inf
+        schedule(i)
+        found, expected = apply(chosen, scores, history, sources), define(chosen, scores, history, sources)
+        np.testing.assert_array_equal(np.isfinite(found), np.isfinite(expected))
+        if set(SOFTMAXES) & set(names):
+            np.testing.assert_allclose(found, expected, 2e-6, 2e-6)
+        else:
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_every_rule_has_a_form_or_is_refused_by_name() -> None:
+    without = {name for name, has_form in forms().items() if not has_form}
+    assert without == {"top_h", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"}
+    wanted = {"top_h": 0.5, "min_p": 0.1, "typical_p": 0.5, "epsilon_cutoff": 0.1, "eta_cutoff": 0.1}
+    for name, value in wanted.items():
+        options = resolved({"do_sample": True, name: value, "decoder_start_token_id": 1, "eos_token_id": 2}, V)
+        with pytest.raises(InvalidOption, match=rf"^{name} can't be applied on a device; expected .*top_k"):
+            serialise(options, V)
+
+
+@pytest.mark.parametrize("beams", [False, True])
+def test_draws_are_numpys(beams: bool) -> None:
+    """The same tokens from the same seeds, keys and counters."""
+    rng = np.random.default_rng(7)
+    for i in range(12):
+        B, K, seed, length = 2, 2, int(rng.integers(2**63)), int(rng.integers(1, 300))
+        numbers = rng.integers(2**40, size=B)
+        scores = random_scores(rng, B, K)
+        arrays = {
+            "scores": scores,
+            "beam_scores": rng.standard_normal((B, K)).astype(np.float32),
+            "seed": np.array([seed], np.uint64),
+            "numbers": numbers.astype(np.uint64),
+            "position": np.array([length - 1], np.int64),
+            "stop": np.zeros(1, np.int32),
+            "race": np.zeros((B, K, V)),
+            "drawn_ids": np.full((B, 6 if beams else K), -1, np.int64),
+            "drawn_beams": np.full((B, 6), -1, np.int32),
+            "drawn_sums": np.zeros((B, 6), np.float32),
+        }
+        given = fill(structures.DrawParameters, arrays, n_sources=B, beams=K, vocabulary=V, n_drawn=6)
+        schedule(i)
+        launch = loop_launches.draw_beams(given) if beams else loop_launches.draw_rows(given)
+        HostDevice().run(launch, given, 0)
+        draws = Draws(seed, numbers.tolist())
+        if beams:
+            sums = (scores + arrays["beam_scores"][:, :, None]).reshape(B, -1)
+            at = draws.without_replacement(sums, 6, np.arange(B), length)
+            np.testing.assert_array_equal(arrays["drawn_beams"] * V + arrays["drawn_ids"], at)
+            np.testing.assert_array_equal(arrays["drawn_sums"], np.take_along_axis(sums, at, axis=1))
+        else:
+            np.testing.assert_array_equal(arrays["drawn_ids"], draws.one_each(scores, np.arange(B), length))
+
+
+def test_structures_are_those_of_the_header() -> None:
+    sizes = (ctypes.c_int32 * 32)()
+    n = _library().s2s_beam_search_sizes(sizes, 32)
+    assert list(sizes[:n]) == [ctypes.sizeof(structure) for structure in structures.ALL]
+    assert launches.top_lists(58101) == 114
