@@ -84,10 +84,11 @@ def _run_side_by_side(
         waiting.put(None)
 
     def work() -> None:
-        while (batch := waiting.get()) is not None and not stop.is_set():
+        while not stop.is_set() and (batch := waiting.get()) is not None:
             try:
                 finished.put((batch, decode(batch), None))
             except BaseException as error:
+                stop.set()
                 finished.put((batch, None, error))
 
     workers = [threading.Thread(target=work, name=f"s2s-worker-{i}", daemon=True) for i in range(n_workers)]

@@ -19,18 +19,23 @@ from ..decoding.state import DecodeState, Ints, StepQuery, StepResult
 from ..errors import BackendError, BundleError, InvalidOption
 from . import _cpu_engine
 from ._recurrent import RecurrentState
+from ._slots import Ancestors, Slots
 
 NAME = "onnxruntime"
-FIRST_CAPACITY = 16  # positions a cache has room for at first
-GROWTH = 1.5  # a full cache grows by this factor, so that copies stay below twice the tokens decoded
+OLDEST = (1, 25)  # the first ONNX Runtime whose CPU kernels include TensorScatter-24
 QUIET = 3  # ONNX Runtime's log level: errors only
 
 
 def unavailable() -> str | None:
     try:
-        import onnxruntime  # noqa: F401
+        import onnxruntime
     except ImportError as error:
         return f"onnxruntime can't be imported ({error}); pip install onnxruntime"
+    if tuple(int(part) for part in onnxruntime.__version__.split(".")[:2]) < OLDEST:
+        return (
+            f"ONNX Runtime {onnxruntime.__version__} does not run opset 24, expected {OLDEST[0]}.{OLDEST[1]} or newer; "
+            "pip install -U onnxruntime (its packages for Python 3.10 end before that: use Python 3.11 or newer)"
+        )
     return None
 
 
@@ -75,9 +80,11 @@ class OnnxRuntimeBackend:
         steps = [name for name in self.graphs if name.startswith("decoder_step")]
         self._steps = sorted(steps, key=self._max_rows)
         self._sessions: dict[str, Any] = {}
+        # The largest first: while a session is opened its weights are in memory twice.
+        if len(self._steps) == 1:
+            self.session(self._steps[0])
         self.encoder = self.session("encoder")
         self.cross_kv_init = self.session("cross_kv_init")
-        self.session(self._steps[0])
 
     def session(self, name: str) -> Any:
         """The session of a graph, opened when it is first wanted."""
@@ -167,46 +174,51 @@ def _first_line(error: Exception) -> str:
 class OnnxRuntimeState:
     """One batch in flight. Step inputs live in numpy arrays that ONNX Runtime reads in place.
 
-    Buffers (letters of docs/architecture.md): token, position, parents or ancestors, n_candidates, probe_ids, and the
-    caches self_key.l / self_value.l [B,H,N,D], updated in place. A recurrent decoder has states [B,K,...] instead, of
-    which there are two of each, read and written in turn.
+    Buffers (letters of docs/architecture.md): token, position, what says which slots a beam sees (_slots.py),
+    n_candidates, probe_ids, and the caches self_key.l / self_value.l [B,H,N,D], updated in place.
     """
 
     def __init__(self, backend: OnnxRuntimeBackend, values: dict[str, Any], n_beams: int) -> None:
         self.vocabulary_size = backend.bundle.vocabulary_size
         self.n_beams = n_beams
-        self._backend = backend
         self._inputs = {entry["name"]: entry for entry in backend.graphs["decoder_step"]["inputs"]}
         self._outputs = {entry["name"]: entry for entry in backend.graphs["decoder_step"]["outputs"]}
         self._limit = backend.bundle.max_target_length
         self._step = 0
         mask = values["source_mask"]
         self.n_sources = int(mask.shape[0])
+        # Kept when the batch shrinks: which kernel computes a step should not depend on when others finish.
+        self._session = backend.step_for(self.n_sources * n_beams)
         self._fixed = {name: value for name, value in values.items() if name in self._inputs}
         self._caches = [name for name in self._inputs if f"{_output_of(name)}" in self._outputs]
         self._letters = {"B": self.n_sources, "K": n_beams, "S": int(mask.shape[1])}
         self._buffers: dict[str, Any] = {}
-        self._capacity = 0
         self._bindings: dict[tuple[int, int, bool, bool], tuple[Any, dict[str, Any]]] = {}
-        self._grow(FIRST_CAPACITY)
+        form = Slots if "self_mask" in self._inputs else Ancestors
+        self._table: Slots | Ancestors = form(self.n_sources, n_beams, self._limit)
+        self._letters["N"] = self._table.n_slots
+        for name in ["token", "position", *self._caches]:
+            if name in self._inputs:
+                self._allocate(name)
 
     def step(self, tokens: Ints, parents: Ints, query: StepQuery) -> StepResult:
         t = self._step
         if self._limit is not None and t >= self._limit:
             raise BackendError(f"the decoder has no position {t}: the model's limit is {self._limit} tokens")
-        if t >= self._capacity:
-            self._grow(max(t + 1, int(self._capacity * GROWTH)))
+        if self._table.is_full:
+            self._make_room()
         buffers = self._buffers
         buffers["token"][...] = tokens
-        buffers["position"][0] = t
-        self._follow(parents, t)
+        if "position" in buffers:
+            buffers["position"][0] = t
+        self._table.follow(parents)
         n_probes = 0 if query.probe_ids is None else query.probe_ids.shape[2]
         key = (query.n_candidates, n_probes, query.dense, query.attention)
         binding, out = self._bindings.get(key) or self._bind(key)
         if query.probe_ids is not None and n_probes:
             out["probe_ids"][...] = query.probe_ids
         try:
-            out["_session"].run_with_iobinding(binding)
+            self._session.run_with_iobinding(binding)
         except Exception as error:
             raise BackendError(f"ONNX Runtime failed in the decoder step ({_first_line(error)})") from error
         self._step = t + 1
@@ -219,39 +231,21 @@ class OnnxRuntimeState:
             attention=out.get("attention"),
         )
 
-    def _follow(self, parents: Ints, t: int) -> None:
-        """Record whose history each beam continues: ancestors[b,k,:t] = ancestors[b,parents[b,k],:t]."""
-        beams = np.arange(self.n_beams)
-        ancestors = self._buffers["ancestors"]
-        if t and (parents != beams).any():
-            ancestors[:, :, :t] = np.take_along_axis(ancestors[:, :, :t], parents[:, :, None], axis=1)
-        ancestors[:, :, t] = beams
-
     def keep(self, sources: Ints) -> None:
         self.n_sources = len(sources)
         self._letters["B"] = self.n_sources
         self._fixed = {name: np.ascontiguousarray(value[sources]) for name, value in self._fixed.items()}
-        for name in [*self._caches, "ancestors"]:
+        for name in self._caches:
             self._buffers[name] = np.ascontiguousarray(self._buffers[name][sources])
+        self._table.keep(sources)
         self._allocate("token")
         self._bindings.clear()
 
-    def _grow(self, capacity: int) -> None:
-        """Make room for `capacity` positions, keeping what the caches hold."""
-        if self._limit is not None:
-            capacity = min(capacity, self._limit)
-        old = self._buffers
-        self._letters |= {"C": capacity, "N": capacity * self.n_beams}
-        self._buffers = {}
-        for name in ["token", "position", "ancestors", *self._caches]:
-            if name in self._inputs:
-                self._allocate(name)
-        if old:
-            n = self._capacity
-            self._buffers["ancestors"][:, :, :n] = old["ancestors"]
-            for name in self._caches:
-                self._buffers[name][:, :, : n * self.n_beams] = old[name]
-        self._capacity = capacity
+    def _make_room(self) -> None:
+        self._table.make_room()
+        self._letters["N"] = self._table.n_slots
+        for name in self._caches:
+            self._buffers[name] = self._table.move(self._buffers[name])
         self._bindings.clear()
 
     def _shape(self, entry: Any) -> list[int]:
@@ -259,7 +253,7 @@ class OnnxRuntimeState:
 
     def _allocate(self, name: str) -> None:
         entry = self._inputs[name]
-        # Zeros: a slot that was never written is masked, and 0 * NaN would still be NaN.
+        # Zeros: see _slots.py.
         self._buffers[name] = np.zeros(self._shape(entry), dtype=entry["dtype"])
 
     def _bind(self, key: tuple[int, int, bool, bool]) -> tuple[Any, dict[str, Any]]:
@@ -270,11 +264,12 @@ class OnnxRuntimeState:
         if n_candidates > self.vocabulary_size:
             raise BackendError(f"{n_candidates} candidates wanted of a vocabulary of {self.vocabulary_size}")
         self._letters |= {"M": n_candidates, "Q": max(1, n_probes)}
-        session = self._backend.step_for(self.n_sources * self.n_beams)
+        session = self._session
         binding = session.io_binding()
         inputs = {
             **self._fixed,
             **self._buffers,
+            **self._table.inputs,
             "n_candidates": np.array([n_candidates], dtype=np.int64),
             "probe_ids": np.zeros((self.n_sources, self.n_beams, max(1, n_probes)), dtype=np.int64),
             "want_log_probs": np.array(dense),
@@ -293,7 +288,7 @@ class OnnxRuntimeState:
             binding.bind_ortvalue_output(name, OrtValue.ortvalue_from_numpy(out[name]))
         for name in self._caches:
             binding.bind_ortvalue_output(_output_of(name), values[name])  # the same memory: updated in place
-        out |= {"_session": session, "_keep_alive": (inputs, values)}
+        out["_keep_alive"] = (inputs, values)
         self._bindings[key] = (binding, out)
         return binding, out
 

@@ -120,12 +120,13 @@ def build(bundle: Bundle, recipe: Recipe, folder: Path, progress: Callable[[str]
 
 def rewrite(bundle: Bundle, recipe: Recipe) -> tuple[dict[str, Graph], dict[str, list[Applied]]]:
     """The engine's graphs by name, and what each pass did to each of them."""
-    from ..cpu import candidates, ondemand, products
+    from ..cpu import candidates, ondemand, products, slots
     from ..lowering import graph as graphs
 
     found = {name: graphs.load(bundle.graph_path(name), name) for name in GRAPHS}
     passes: dict[str, list[Applied]] = {name: [] for name in GRAPHS}
-    passes[STEP] += [ondemand.apply(found[STEP]), candidates.apply(found[STEP])]
+    # First what prunes, as pruning knows no branches.
+    passes[STEP] += [apply(found[STEP]) for apply in (slots.apply, ondemand.apply, candidates.apply)]
     if recipe.precision == "int8":
         options, store = _options(recipe), products.Quantised()
         schemes = {"encoder": options["encoder"], "cross_kv_init": options["encoder"], STEP: options["step"]}
