@@ -171,10 +171,20 @@ def plot(results: dict, path: Path) -> None:
                 axis.plot(middles, values, style, marker="o", markersize=3, color=COLOURS[name], label=label)
         axis.set(xlabel="source length, tokens", ylabel=title, ylim=(-3, 103))
         axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=8, loc="best")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncol=len(COLOURS), fontsize=8)
     figure.suptitle("What source length does to a context of fixed size, and to attention")
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, 0.1, 1, 1))
     figure.savefig(path, dpi=120)
+
+
+def cpu_name() -> str:
+    """As Linux names it, or the architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    return next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), platform.machine())
 
 
 def main() -> None:
@@ -192,7 +202,7 @@ def main() -> None:
     arguments.results.mkdir(parents=True, exist_ok=True)
     results = {
         "command": f"examples/03_length_experiment.py --steps {arguments.steps} --test-size {arguments.test_size}",
-        "machine": f"{platform.machine()} {platform.system()}, one CPU thread, torch {torch.__version__}",
+        "machine": f"{cpu_name()}, {platform.system()}, one CPU thread, torch {torch.__version__}",
         "corpus": {"pairs": arguments.pairs, "max_words": MAX_WORDS, "kinds": KINDS, "language": "de"},
         "options": OPTIONS,
         "models": {},
