@@ -44,7 +44,7 @@ def write_alignments(
 
 
 def describe(session: Session, source: Sequence[int], hypothesis: Hypothesis) -> dict[str, Any]:
-    """source and target tokens, and weights [T, S] by target token, of a hypothesis that was asked for its alignment."""
+    """source and target tokens, and weights [T, S] by target token, of a hypothesis that has its alignment."""
     weights = hypothesis.alignment
     assert weights is not None
     target = hypothesis.token_ids[len(hypothesis.token_ids) - len(weights) :]
