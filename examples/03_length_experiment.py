@@ -145,11 +145,8 @@ def table(results: dict) -> str:
             f"| {name} | {t['parameters']:,} | {t['steps']} | {t['validation_loss']:.3f} | {t['cpu_seconds']:.0f} |"
         )
     n = sorted({r["n"] for model in results["models"].values() for r in model["scores"]})
-    lines += [
-        "",
-        f"Columns: source length in tokens. {n[0]} to {n[-1]} held-out sources each. {results['machine']}.",
-        "",
-    ]
+    lines += ["", f"Columns: source length in tokens; {n[0]} or more held-out sources each."]
+    lines += [f"{results['machine']}; `python {results['command']}`.", ""]
     return "\n".join(lines)
 
 
