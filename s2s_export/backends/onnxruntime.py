@@ -94,6 +94,12 @@ class OnnxRuntimeBackend:
                 self._sessions[name] = open_session(path, self.weights, self.threads, self._prepack)
             return self._sessions[name]
 
+    def release_steps(self) -> None:
+        """Close the decoder steps, for whoever decodes with others; one opens again when it is wanted."""
+        with self._lock:
+            for name in self._steps:
+                self._sessions.pop(name, None)
+
     def step_for(self, n_rows: int) -> Any:
         """The session of the decoder step for so many rows."""
         return self.session(next(name for name in self._steps if n_rows <= self._max_rows(name)))

@@ -165,20 +165,18 @@ def _result(
         "peak_memory": max(run["memory"].get("peak", 0) for run in runs),
         "equal_sentences": None,
         "speed": None,
+        "speed_against": None,
         "around": around,
         "flags": noise.flags(runs, around),
         "tokens": runs[0]["tokens"],
     }
 
 
-def add_comparison(file: dict[str, Any], references: list[str], baselines: list[str]) -> None:
-    """Fill in `equal_sentences` and `speed`; the tokens themselves leave the record."""
+def add_agreement(file: dict[str, Any], references: list[str]) -> None:
+    """Fill in `equal_sentences`; the tokens themselves leave the record."""
     results = file["results"]
     tokens = {result["label"]: result.pop("tokens") for result in results}
-    seconds = {result["label"]: result["seconds"]["p50"] for result in results}
     reference = next((name for name in references if name in tokens), None)
-    base = next((seconds[name] for name in baselines if name in seconds), max(seconds.values(), default=0.0))
-    for result in results:
-        result["speed"] = base / result["seconds"]["p50"]
-        if reference:
+    if reference:
+        for result in results:
             result["equal_sentences"] = agreement(tokens[result["label"]], tokens[reference])[0]

@@ -185,7 +185,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _numbers(record: dict[str, Any]) -> str:
     parts = []
-    header = ("system", "encoder ms", "first token ms", "step ms", "sentence p50 ms", "p90", "p99", "tokens/s",
+    header = ("system", "encoder ms", "first token ms", "step ms", "sentence p50 ms", "p90", "p99", "tokens/s", "speed",
               "of the floor", "equal sentences", "notes")  # fmt: skip
     for threads in _threads(record):
         for work in _works(record, threads):
@@ -194,11 +194,8 @@ def _numbers(record: dict[str, Any]) -> str:
     if not parts:
         return ""
     reference = record["settings"].get("reference")
-    about = (
-        f"Equal: hypotheses equal to those of {reference}."
-        if reference
-        else "No reference ran to compare outputs with."
-    )
+    equal = f"hypotheses equal to those of {reference}" if reference else "no fp32 reference ran to compare with"
+    about = f"Speed: against CTranslate2 at the same precision, or transformers where it did not run. Equal: {equal}."
     return f"<h2>Latency</h2><p class='quiet'>{escape(about)}</p>" + "".join(parts)
 
 
@@ -210,6 +207,7 @@ def _number_row(result: dict[str, Any]) -> tuple[str, ...]:
     return (
         result["label"], ms(result["encoder"]), ms(result["first_token"]), ms(result["step"]), ms(result["sentence"]),
         ms(result["sentence"], "p90"), ms(result["sentence"], "p99"), f"{result['tokens_per_second']:.0f}",
+        "-" if result["speed"] is None else f"{result['speed']:.2f}x",
         "-" if floor is None else f"{floor:.0%}", "-" if equal is None else f"{equal:.0%}", ", ".join(result["flags"]),
     )  # fmt: skip
 

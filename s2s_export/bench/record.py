@@ -16,6 +16,7 @@
         tokens_per_second     batch_size * new_tokens / median call
         peak_memory           bytes resident at most, during this work
         floor_share           floor of a step / step; null without a floor
+        speed                 times as fast as `speed_against`: CTranslate2 at the same precision, or transformers
         equal_sentences, equal_tokens    shares equal to the reference's best hypothesis; null without a reference
         flags                 why the measurement may be off; [] where nothing speaks against it
     file                      the same for a translated file, see files.py; null without --file
@@ -26,15 +27,18 @@ Times are seconds, memory is bytes. All quantiles are over the rounds.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .. import machine
 from ..bundle import Bundle
 from . import noise
 from .bandwidth import floor_of
+from .contestants import Entry
 from .work import Ids
 
+# Contestants whose time is 1 in `speed`.
+BASELINES = ("ctranslate2", "transformers")
 FORMAT = "s2s-bench"
 FORMAT_VERSION = 1
 
@@ -88,6 +92,8 @@ def summarize(result: dict[str, Any], bandwidth: dict[str, Any], weight_bytes: f
         "floor_share": floor / step["p50"] if floor and step["p50"] > 0 else None,
         "equal_sentences": None,
         "equal_tokens": None,
+        "speed": None,
+        "speed_against": None,
         "around": result["around"],
         "flags": noise.flags(calls, result["around"]),
     }
@@ -105,15 +111,41 @@ def add_agreement(
     summaries: Sequence[dict[str, Any]], results: Sequence[dict[str, Any]], references: list[str]
 ) -> None:
     """Fill in `equal_sentences` and `equal_tokens` against the first of `references` that took part in each work."""
-    by_work: dict[tuple[Any, ...], dict[str, list[Ids]]] = {}
+    tokens_of: dict[tuple[Any, ...], dict[str, list[Ids]]] = {}
     for result in results:
-        by_work.setdefault(_work_key(result), {})[result["label"]] = result["tokens"]
+        tokens_of.setdefault(_work_key(result), {})[result["label"]] = result["tokens"]
     for summary, result in zip(summaries, results, strict=True):
-        present = by_work[_work_key(result)]
+        present = tokens_of[_work_key(result)]
         label = next((name for name in references if name in present), None)
         if label is not None:
             found = agreement(result["tokens"], present[label])
             summary["equal_sentences"], summary["equal_tokens"] = found
+
+
+def add_speed(results: Sequence[dict[str, Any]], entries: Sequence[Entry], seconds: Callable[[Any], float]) -> None:
+    """Fill in `speed` and `speed_against`: how many times as fast as the first of BASELINES that ran at the same
+    precision, or ran at all. results: of the same work. seconds: of a result.
+    """
+    by_label = {entry.label: entry for entry in entries}
+    for result in results:
+        precision = by_label[result["label"]].precision
+        rivals = [
+            other
+            for name in BASELINES
+            for other in sorted(results, key=lambda r: by_label[r["label"]].precision != precision)
+            if by_label[other["label"]].contestant == name
+        ]
+        if rivals:
+            result["speed"] = seconds(rivals[0]) / seconds(result)
+            result["speed_against"] = rivals[0]["label"]
+
+
+def by_work(results: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Results in groups of the same work, in order."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for result in results:
+        groups.setdefault(_work_key(result), []).append(result)
+    return list(groups.values())
 
 
 def _work_key(result: dict[str, Any]) -> tuple[Any, ...]:

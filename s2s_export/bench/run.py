@@ -15,9 +15,7 @@ from .rounds import Progress, Settings, race
 from .work import grid
 
 # Whose tokens the others are compared with: the first of these that ran.
-REFERENCES = ("transformers generate", "s2s portable")
-# Whose time is 1 in the column `speed`, the first of these that ran.
-BASELINES = ("CTranslate2 float32", "transformers generate")
+REFERENCES = ("transformers generate", "s2s portable", "s2s cpu-fp32")
 DEFAULT_PEERS = ("transformers", "torch-compile", "ctranslate2", "optimum")
 
 
@@ -65,9 +63,11 @@ def bench(path: str, options: Options, command: str, progress: Progress = lambda
         racers, results = race(settings, entries, works, threads, progress)
         summaries = [record.summarize(r, done["bandwidth"], _weight_bytes(entries, r["label"])) for r in results]
         record.add_agreement(summaries, results, list(REFERENCES))
+        for group in record.by_work(summaries):
+            record.add_speed(group, entries, lambda result: result["sentence"]["p50"])
         done["contestants"] += [racer.record() for racer in racers]
         done["results"] += summaries
-    _name_references(about, {result["label"] for result in done["results"]})
+    _name_reference(about, {result["label"] for result in done["results"]})
     return done
 
 
@@ -107,13 +107,13 @@ def _translate_file(
     racers, done["file"] = files.race(settings, entries, plan, progress)
     done["contestants"] = [racer.record() for racer in racers]
     done["bandwidth"] = {"reason": "a file has no single step to compare it with", "floors": []}
-    files.add_comparison(done["file"], list(REFERENCES), list(BASELINES))
-    _name_references(done["settings"], {result["label"] for result in done["file"]["results"]})
+    files.add_agreement(done["file"], list(REFERENCES))
+    record.add_speed(done["file"]["results"], entries, lambda result: result["seconds"]["p50"])
+    _name_reference(done["settings"], {result["label"] for result in done["file"]["results"]})
 
 
-def _name_references(about: dict[str, Any], measured: set[str]) -> None:
+def _name_reference(about: dict[str, Any], measured: set[str]) -> None:
     about["reference"] = next((name for name in REFERENCES if name in measured), None)
-    about["baseline"] = next((name for name in BASELINES if name in measured), None)
 
 
 def _weight_bytes(entries: Sequence[Entry], label: str) -> float:

@@ -70,9 +70,7 @@ def _block(record: dict[str, Any], threads: int, work: dict[str, int]) -> str:
         f"{work['source_length']}, {work['new_tokens']} new tokens, {threads_text(threads)}"
     )
     by_label = {entry["label"]: entry for entry in record["contestants"]}
-    slowest = max(result["sentence"]["p50"] for result in chosen)
-    base = next((r["sentence"]["p50"] for r in chosen if r["label"] == record["settings"].get("baseline")), slowest)
-    rows = [_row(result, by_label[result["label"]], base) for result in chosen]
+    rows = [_row(result, by_label[result["label"]]) for result in chosen]
     return f"{title}\n{align([HEADER, UNITS, *rows])}"
 
 
@@ -80,7 +78,7 @@ def of_work(record: dict[str, Any], threads: int, work: dict[str, int]) -> list[
     return [r for r in record["results"] if r["threads"] == threads and all(r[key] == work[key] for key in work)]
 
 
-def _row(result: dict[str, Any], entry: dict[str, Any], base: float) -> tuple[str, ...]:
+def _row(result: dict[str, Any], entry: dict[str, Any]) -> tuple[str, ...]:
     steps = result["steps"] or {}
     equal = result["equal_sentences"]
     equal_tokens = result["equal_tokens"]
@@ -96,7 +94,7 @@ def _row(result: dict[str, Any], entry: dict[str, Any], base: float) -> tuple[st
         _ms(result["sentence"], "p90"),
         _ms(result["sentence"], "p99"),
         f"{result['tokens_per_second']:.0f}",
-        f"{base / result['sentence']['p50']:.2f}",
+        "-" if result["speed"] is None else f"{result['speed']:.2f}",
         "-" if result["floor_share"] is None else f"{result['floor_share']:.0%}".rstrip("%"),
         f"{result['peak_memory'] / MIB:.0f}",
         "-" if equal is None else f"{equal:.0%}".rstrip("%") + f"/{equal_tokens:.0%}".rstrip("%"),
@@ -168,7 +166,7 @@ def _file(file: dict[str, Any]) -> str:
                 f"{result['seconds']['max']:.2f}",
                 f"{file['n_sentences'] / result['seconds']['p50']:.1f}",
                 f"{result['n_tokens'] / result['seconds']['p50']:.0f}",
-                f"{result['speed']:.2f}",
+                "-" if result["speed"] is None else f"{result['speed']:.2f}",
                 f"{result['peak_memory'] / MIB:.0f}",
                 "-" if equal is None else f"{equal:.0%}",
                 ", ".join([*(f"{k} {v}" for k, v in result["setting"].items()), *result["flags"]]),
@@ -195,8 +193,9 @@ def _legend(record: dict[str, Any]) -> str:
     lines = [
         "encoder, first, step and sentence are medians over the rounds; '-' where a system can't be looked into",
         "step: (sentence - first) / (new tokens - 1); its p90 and p99 are of single steps, first to last",
-        f"speed: against {record['settings'].get('baseline') or 'the slowest'}; floor: the share of a step that it",
-        "must take to read the weights once; peak: resident memory of the process, files it maps included",
+        "speed: against CTranslate2 at the same precision, or transformers where it did not run",
+        "floor: the share of a step that it must take to read the weights once",
+        "peak: resident memory of the process, files it maps included",
         f"equal: sentences/tokens equal to those of {reference}",
         "notes: spread of the rounds over 15 %, time spent waiting for a core, and what other processes took meanwhile",
     ]

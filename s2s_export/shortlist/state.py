@@ -98,6 +98,7 @@ def open_shortlist(backend: Any) -> Shortlist:
         path = inside(folder, name)
         if not path.is_file() or path.stat().st_size != entry["bytes"]:
             raise BundleError(f"{path}: is missing or has another size than {entry['bytes']}; run `{make}` again")
+    backend.release_steps()  # Two sets of decoder weights in memory would be one too many.
     return Shortlist(backend, record, folder)
 
 
