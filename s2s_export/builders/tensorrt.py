@@ -55,9 +55,10 @@ def version(recipe: Recipe) -> str:
 
 
 def build(bundle: Bundle, recipe: Recipe, folder: Path, progress: Callable[[str], None]) -> dict[str, Any]:
-    from ..lowering import dimensions, lower, options
+    from ..lowering import dimensions, expand, lower, options
     from ..tensorrt import validity
     from ..tensorrt.compile import compile_graph
+    from ..tensorrt.messages import Messages
 
     library = _library(recipe)
     chosen = options.read(recipe)
@@ -67,7 +68,8 @@ def build(bundle: Bundle, recipe: Recipe, folder: Path, progress: Callable[[str]
         progress("compile our kernels")
         _copy_kernels(recipe, folder)
     with tempfile.TemporaryDirectory(prefix="s2s-build-") as scratch:
-        lowered = lower.lower(bundle, recipe, fitted, chosen, Path(scratch), progress)
+        lacking = library.lacking(expand.EXPANSIONS, Messages(library).logger)
+        lowered = lower.lower(bundle, recipe, fitted, chosen, Path(scratch), progress, lacking)
         compiled = {}
         for name in GRAPHS:
             progress(f"compile {name}")

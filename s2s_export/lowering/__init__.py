@@ -3,6 +3,7 @@
     graph.py         a graph in memory: nodes, weights, element types
     dimensions.py    a recipe's ranges fitted to a model; how many slots a cache has
     specialize.py    outputs that the target does not want go, static sizes come
+    expand.py        operators that an older parser lacks, written out
     samples.py       sources to try things on
     running.py       the three graphs on ONNX Runtime, step by step
     activations.py   what every value reaches on the samples

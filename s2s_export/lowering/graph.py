@@ -97,6 +97,22 @@ class Graph:
         self.weights = {name: array for name, array in self.weights.items() if name in needed}
         return n_removed
 
+    def merge_equal_weights(self) -> int:
+        """Weights of the same bytes get one name: a compiler stores what has two names twice. Returns how many went."""
+        first: dict[tuple[Any, ...], str] = {}
+        renamed: dict[str, str] = {}
+        for name, array in self.weights.items():
+            if array.nbytes >= SMALL:
+                key = (array.dtype.name, array.shape, hashlib.sha256(np.ascontiguousarray(array).tobytes()).digest())
+                kept = first.setdefault(key, name)
+                if kept != name:
+                    renamed[name] = kept
+        for node in self.model.graph.node:
+            node.input[:] = [renamed.get(name, name) for name in node.input]
+        for name in renamed:
+            del self.weights[name]
+        return len(renamed)
+
     def save(self, path: Path) -> int:
         """Write the graph and, beside it, `<stem>.weights` with every distinct tensor once. Returns bytes of both."""
         model = onnx.ModelProto()

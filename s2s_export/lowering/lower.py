@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..bundle import GRAPHS, Bundle
 from ..errors import BuildError
+from ..graphs.functions import PLUGINS
 from ..recipes import Recipe
-from . import activations, agreement, overflow, precision, quantize, rounding, samples, specialize
+from . import activations, agreement, expand, overflow, precision, quantize, rounding, samples, specialize
 from . import graph as graphs_module
 from .activations import Activations
 from .dimensions import Dimensions
@@ -42,10 +43,12 @@ def lower(
     options: LoweringOptions,
     folder: Path,
     progress: Callable[[str], None],
+    lacking: Collection[str] = (),
 ) -> Lowered:
     """Write `<graph>.onnx` for each of the three graphs into `folder`. Raises BuildError.
 
-    dimensions: what the library wants to be static; None for one that takes any shape.
+    dimensions: what the library wants to be static; None for one that takes any shape. lacking: operators that it does
+    not know.
     """
     progress("read the graphs")
     graphs = {name: graphs_module.load(bundle.graph_path(name), name) for name in GRAPHS}
@@ -56,12 +59,15 @@ def lower(
         )
         for name, graph in graphs.items()
     }
+    if lacking:
+        report["passes"]["expand"] = {name: expand.expand(graph, lacking) for name, graph in graphs.items()}
     progress("measure activations on samples")
     sources, origin = samples.sources(bundle, options.n_samples, options.samples)
     seen = activations.measure(bundle, graphs, sources, options.n_steps)
     report["samples"] = {"sources": origin, "n_sources": len(sources), "n_steps": options.n_steps}
     progress(f"convert to {recipe.precision}")
     summary = _convert(recipe, options, graphs, seen, report)
+    report["passes"]["merge_equal_weights"] = {name: graph.merge_equal_weights() for name, graph in graphs.items()}
     paths = {name: folder / f"{name}.onnx" for name in GRAPHS}
     for name, graph in graphs.items():
         graph.save(paths[name])
@@ -79,11 +85,12 @@ def lower(
             f"{recipe.precision} picks fp32's best token in {found['best_token']:.1%} of the rows; expected at least "
             f"{options.min_agreement:.1%} (min_agreement); build another precision, or lower it"
         )
-    if (
-        dimensions is not None and dimensions.slots
-    ):  # last: a comparison with caches of the full size would take minutes
-        for name, graph in graphs.items():
-            specialize.fix_sizes(graph, {"N": dimensions.slots})
+    # Last: a comparison with caches of the full size would take minutes, and none is possible without the bodies.
+    for name, graph in graphs.items():
+        n_changed = specialize.drop_functions(graph, PLUGINS) if recipe.plugins else 0
+        if dimensions is not None and dimensions.slots:
+            n_changed += specialize.fix_sizes(graph, {"N": dimensions.slots})
+        if n_changed:
             graph.save_nodes(paths[name])
     described = {name: graph.describe() for name, graph in graphs.items()}
     return Lowered(paths, described, report, found, summary)

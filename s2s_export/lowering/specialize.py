@@ -49,3 +49,15 @@ def fix_sizes(graph: Graph, sizes: Mapping[str, int]) -> int:
                 size.dim_value = sizes[size.dim_param]
                 n_fixed += 1
     return n_fixed
+
+
+def drop_functions(graph: Graph, domain: str) -> int:
+    """Bodies of a domain's functions go: TensorRT before 10.7 takes a body where it sees one, and not the plugin.
+
+    Returns how many went.
+    """
+    kept = [function for function in graph.model.functions if function.domain != domain]
+    n_dropped = len(graph.model.functions) - len(kept)
+    graph.model.ClearField("functions")
+    graph.model.functions.extend(kept)
+    return n_dropped

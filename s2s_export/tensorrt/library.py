@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import ModuleType
@@ -89,6 +89,15 @@ class Library:
             flag = getattr(self.trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
             flags = 0 if flag is None or _is_always_strong(self.trt) else 1 << int(flag)
         return builder.create_network(flags)
+
+    def lacking(self, operators: Iterable[str], logger: Any) -> list[str]:
+        """Those of `operators` that the ONNX parser does not know."""
+        builder = self.trt.Builder(logger)
+        if builder is None:
+            raise BuildError(f"{self.name} {self.version} made no builder; is its GPU driver working? run s2s doctor")
+        network = self.create_network(builder)  # in a variable: the parser does not keep it alive
+        parser = self.trt.OnnxParser(network, logger)
+        return [name for name in operators if not parser.supports_operator(name)]
 
     def set_compute_capabilities(self, config: Any, capabilities: Sequence[str]) -> None:
         """Raises BuildError for one that the library does not know."""

@@ -162,7 +162,8 @@ def test_an_opus_mt_size_model_builds_at_the_real_ranges(tmp_path, trt, target):
     assert step["decomposed_attentions"] == 0
     assert step["layers"]["ATTENTION_INPUT"] == step["layers"]["KV_CACHE_UPDATE"] == 12
     assert engine["agreement"]["among_clear"] > 0.95
-    assert step["bytes"] < 130 * 2**20
+    # 41 MiB of layers in fp16; embedding and output projection, 57 MiB each, are one weight, but laid out twice.
+    assert step["bytes"] < (175 if target == "rtx-fp16" else 155) * 2**20
 
 
 def test_ranges_may_be_one_size(compiled):

@@ -118,8 +118,7 @@ def test_a_tied_weight_is_stored_once(bundled, tmp_path):
     size = bundle.read(bundled("marian")).vocabulary_size
     tables = [i for i in model.graph.initializer if list(i.dims) == [size, 24]]
     places = {next(e.value for e in i.external_data if e.key == "offset") for i in tables}
-    assert len(tables) >= 1
-    assert len(places) == 1
+    assert len(tables) == len(places) == 1
 
 
 # Overflow
