@@ -87,6 +87,9 @@ class CudaDevice(memory.Device):
     def release_mapped(self, array: NDArray[Any]) -> None:
         self.driver.cuMemFreeHost(array.ctypes.data)
 
+    def destroy_stream(self, stream: int) -> None:
+        self.driver.cuStreamDestroy_v2(stream)
+
     def is_idle(self, stream: int) -> bool:
         status = self.driver.cuStreamQuery(stream)
         if status == graphs.NOT_READY:

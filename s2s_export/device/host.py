@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -118,6 +119,15 @@ class HostDevice:
 
     def to_host(self, array: NDArray[Any], address: int, stream: int) -> None:
         self.call(functools.partial(ctypes.memmove, array.ctypes.data, address, array.nbytes))
+
+    def move(self, target: int, source: int, n_bytes: int, stream: int) -> None:
+        self.call(functools.partial(ctypes.memmove, target, source, n_bytes))
+
+    def seconds(self, stream: int, body: Callable[[], None]) -> float:
+        """Of the emulation: says nothing of a GPU."""
+        begin = time.perf_counter()
+        body()
+        return time.perf_counter() - begin
 
     def run(self, launch: Launch, given: ctypes.Structure, stream: int) -> None:
         copied = type(given).from_buffer_copy(given)  # as a driver copies a kernel's arguments

@@ -24,6 +24,7 @@ from device_helpers import (
 )
 
 from s2s_export.decoding import Hypothesis
+from s2s_export.device.rules import serialise
 
 if missing_compiler():
     pytest.skip(str(missing_compiler()), allow_module_level=True)
@@ -46,9 +47,13 @@ def compare(seed: int, **fixed: Any) -> int:
         if chance.random() < 0.5:
             chosen["top_p"] = chance.choice([0.0, 0.3, 0.7, 0.95])
         chosen.pop("remove_invalid_values", None)  # the largest float, divided by a temperature, is a numpy warning
+    if chosen.get("remove_invalid_values"):
+        chosen.pop("exponential_decay_length_penalty", None)  # grows the largest float: infinite minus infinite
     options = resolved(chosen, vocabulary_size)
     sources = random_sources(chance, chance.randint(1, 3), vocabulary_size)
     kind, element = chance.choice(KINDS), chance.choice(list(DTYPES))
+    if kind == "ties" and options.num_beams == 1 and serialise(options, vocabulary_size).changes_choice:
+        kind = "plain"  # the definition makes logits of log-probabilities, which splits equal ones by rounding
     script = random_script(seed, vocabulary_size, options.eos_token_id, kind, element)
     numbers = [chance.randrange(1000) for _ in sources]
     told: tuple[list[Any], list[Any]] = ([], [])
@@ -90,18 +95,17 @@ def joined(told: list[tuple[int, list[int]]]) -> dict[int, list[int]]:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_searches(seed: int) -> None:
-    assert sum(compare(1000 * seed + i) for i in range(20)) >= 20
+    assert sum(compare(1000 * seed + i) for i in range(12)) >= 12
 
 
 @pytest.mark.parametrize("beams", [1, 2, 3, 5, 7, 11, 16])
 def test_numbers_of_beams(beams: int) -> None:
-    for i in range(2):
-        compare(7000 + 20 * beams + i, num_beams=beams, max_new_tokens=4, eos_token_id=[2, 5])
+    compare(7000 + 20 * beams, num_beams=beams, max_new_tokens=4, eos_token_id=[2, 5])
 
 
 @pytest.mark.parametrize("beams", [1, 3])
 def test_draws(beams: int) -> None:
-    for i in range(6):
+    for i in range(3):
         compare(9000 + 100 * beams + i, num_beams=beams, do_sample=True, max_new_tokens=3)
 
 
