@@ -1,0 +1,44 @@
+"""Whole searches with the kernels under the address and undefined-behaviour sanitizers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from device_helpers import missing_compiler
+
+from s2s_export import plugin_sources
+
+RUN = """
+import ctypes, sys
+sys.path.insert(0, {here!r})
+from s2s_export import plugin_sources
+from s2s_export.device import host
+build = plugin_sources.module("build")
+library = ctypes.CDLL(str(build.host_library("beam_search", sanitize=True)))
+host._library = lambda: library
+import test_device_loop as loop
+for seed in range(300_000, 300_060):
+    loop.compare(seed, max_new_tokens=4)
+for seed in range(310_000, 310_010):
+    loop.compare(seed, max_new_tokens=3, do_sample=True)
+print("clean", end="")
+"""
+
+
+@pytest.mark.slow
+def test_no_access_out_of_bounds() -> None:
+    if missing_compiler():
+        pytest.skip(str(missing_compiler()))
+    compiler = plugin_sources.module("build").find_compiler("c++", "g++", "clang++")
+    runtime = subprocess.run([compiler, "-print-file-name=libasan.so"], capture_output=True, text=True).stdout.strip()
+    if not Path(runtime).is_file():
+        pytest.skip(f"{compiler} has no libasan.so")
+    options = "detect_leaks=0:detect_stack_use_after_return=0"
+    environment = {**os.environ, "LD_PRELOAD": runtime, "ASAN_OPTIONS": options, "PYTHONMALLOC": "malloc"}
+    code = RUN.format(here=str(Path(__file__).parent))
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (0, "clean"), result.stderr[-4000:]
