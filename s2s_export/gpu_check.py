@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__, backends, build, bundle, machine, recipes
-from .errors import S2SError
+from .errors import BackendUnavailable, S2SError
 from .recipes import Recipe
 from .runtime import Session, load
 from .tensorrt import memory
@@ -66,8 +66,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"{path.name} {target}", file=sys.stderr)
                 result["runs"].append(check(path, target, device.capability, 2 if given.quick else ROUNDS))
                 write(given.folder, result)
+    result["device_loop"] = check_loop(given.quick)
+    write(given.folder, result)
     print((given.folder / "gpu_check.md").read_text())
-    return 0 if all(run["ok"] for run in result["runs"]) else 1
+    return 0 if all(run["ok"] for run in result["runs"]) and "error" not in result["device_loop"] else 1
+
+
+def check_loop(quick: bool) -> dict[str, Any]:
+    """The search on the GPU (docs/gpu.md): its kernels against their emulation, and their times."""
+    from .device import check as device_check
+    from .device.cuda import CudaDevice
+
+    try:
+        found = device_check.run(CudaDevice(), quick=quick)
+    except BackendUnavailable as error:
+        return {"skipped": str(error)}
+    except Exception as error:  # as in `check`
+        return {"error": f"{type(error).__name__}: {error}"}
+    if different := found["agreement"]["different"]:
+        found["error"] = f"{len(different)} searches differ from their emulation"
+    return found
 
 
 def suiting(capability: str) -> list[str]:
@@ -178,6 +196,13 @@ def write(folder: Path, result: dict[str, Any]) -> None:
                 f"{entry['sources']} | {entry['largest_score_difference']:.1e} | {entry['gpu_ms']} | "
                 f"{entry['cpu_ms']} |"
             )
+    if (loop := result.get("device_loop")) is not None:
+        lines += ["", "The search on the GPU, logits standing still:", ""]
+        lines += [f"{what}: {loop[what]}" for what in ("skipped", "error") if what in loop]
+        if "times" in loop:
+            from .device.check import table
+
+            lines.append(table(loop))
     (folder / "gpu_check.md").write_text("\n".join(lines) + "\n")
 
 
