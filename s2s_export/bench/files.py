@@ -25,7 +25,7 @@ from .record import agreement
 from .rounds import Progress, Racer, Settings, prepared_folder
 from .work import Ids
 
-N_TUNING = 96  # sentences on which settings are compared
+N_TUNING = 48  # sentences on which settings are compared
 
 
 @dataclass(frozen=True)
