@@ -46,6 +46,7 @@ class StillExecutor:
         self.n_sources, self.n_beams, self.vocabulary_size = logits.shape
         self.capacity, self.element = capacity, "fp32"
         self._device = device
+        self.signature: object = id(self)
         self.stream = device.create_stream()
         self.token = device.allocate(self.n_sources * self.n_beams * 8, "tokens")
         self.position = device.allocate(8, "the position")
@@ -198,7 +199,7 @@ def plan_report(batch: int, beams: int, vocabulary_size: int, options: Generatio
 
     class Sizes:
         n_sources, n_beams, capacity, element = batch, beams, options.max_length, "fp16"
-        token = position = ancestors = logits = stream = 0
+        token = position = ancestors = logits = stream = signature = 0
 
         def enqueue(self, stream: int) -> None: ...
 

@@ -13,7 +13,7 @@ from ..decoding.hypothesis import Hypothesis
 from ..decoding.options import GenerationOptions
 from ..errors import BackendError
 from ..tensorrt.state import EngineState
-from .interface import Device
+from .interface import Device, StepExecutor
 from .loop import DeviceSearch, Mode
 
 ELEMENTS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
@@ -41,9 +41,58 @@ class EngineExecutor:
         self.ancestors = addresses["ancestors"]
         self.logits = addresses["logits"]
         self.stream = self._lane.stream
+        # Buffers grow and move, and shapes follow the source length's bucket: a graph is good for one set of them.
+        self.signature: object = (
+            id(self._lane),
+            tuple(sorted(addresses.items())),
+            tuple(sorted(state._letters.items())),
+        )
 
     def enqueue(self, stream: int) -> None:
         self._lane.launch("decoder_step")
+
+
+class EngineSearch:
+    """Batches one after another, on the memory and graphs of the last one where they fit. Not shared between threads.
+
+    begin: a backend's. The state of a batch is let go before the next begins, so that its lane is the next one's.
+    """
+
+    def __init__(self, device: Device, begin: Callable[[Sequence[Sequence[int]], int], Any]) -> None:
+        self._device = device
+        self._begin = begin
+        self._search: DeviceSearch | None = None
+
+    def decode(
+        self, sources: Sequence[Sequence[int]], options: GenerationOptions, *, mode: Mode = "auto", **given: Any
+    ) -> list[list[Hypothesis]]:
+        """As `decode` below."""
+        if self._search is not None:
+            self._search.use(_Gone(self._search.executor))
+        executor = EngineExecutor(self._begin(sources, options.n_rows))
+        if self._search is None:
+            self._search = DeviceSearch(self._device, executor)
+        else:
+            self._search.use(executor)
+        return self._search.run(sources, options, mode=mode, **given)
+
+    def close(self) -> None:
+        if self._search is not None:
+            self._search.close()
+
+
+class _Gone:
+    """In an executor's place between two batches: its numbers without its state, whose lane is free again."""
+
+    def __init__(self, executor: StepExecutor) -> None:
+        self.n_sources, self.n_beams = executor.n_sources, executor.n_beams
+        self.vocabulary_size, self.capacity = executor.vocabulary_size, executor.capacity
+        self.element, self.stream, self.signature = executor.element, executor.stream, executor.signature
+        self.token, self.position = executor.token, executor.position
+        self.ancestors, self.logits = executor.ancestors, executor.logits
+
+    def enqueue(self, stream: int) -> None:
+        raise BackendError("a step of a batch that is over was queued; expected none; this is a defect, report it")
 
 
 def decode(
@@ -58,7 +107,7 @@ def decode(
 ) -> list[list[Hypothesis]]:
     """As `decoding.decode`, with the search on the device. begin: a backend's, which encodes sources for some beams.
 
-    A batch makes its own graphs here; what serves many batches keeps an executor and a `DeviceSearch`.
+    A batch makes its own graphs here; `EngineSearch` keeps them.
     """
     search = DeviceSearch(device, EngineExecutor(begin(sources, options.n_rows)))
     try:

@@ -98,6 +98,7 @@ class StepExecutor(Protocol):
     ancestors: int
     logits: int
     stream: int
+    signature: object  # equal for two executors whose steps a captured graph can't tell apart
 
     def enqueue(self, stream: int) -> None:
         """Queues one step: it reads token and position, writes the caches at that position, and the logits."""

@@ -47,6 +47,7 @@ class DeviceSearch:
     def __init__(self, device: Device, executor: StepExecutor) -> None:
         self.device = device
         self.executor = executor
+        self._signature = executor.signature
         self._held: _Held | None = None
         self._lost: str | None = None
 
@@ -130,6 +131,15 @@ class DeviceSearch:
             self._held = _Held(self.device, self.executor, plan)
         return self._held
 
+    def use(self, executor: StepExecutor) -> None:
+        """Another batch. Memory and graphs stay where its step is the same launch as the last one's."""
+        if self._held is not None and self._signature != executor.signature:
+            self.close()
+        self.executor = executor
+        self._signature = executor.signature
+        if self._held is not None:
+            self._held.use(executor)
+
     def close(self) -> None:
         """Gives memory and graphs back."""
         if self._held is not None:
@@ -181,6 +191,9 @@ class _Held:
             if position < plan.prompt - 1:
                 self._executor.enqueue(self._stream)
             device.synchronize(self._stream)  # the arrays above may go
+
+    def use(self, executor: StepExecutor) -> None:
+        self._executor = executor
 
     # Steps
 

@@ -72,6 +72,7 @@ class ScriptedExecutor:
         self.n_sources, self.n_beams, self.vocabulary_size = B, K, V = shape
         self.device, self.capacity, self.element = device, capacity, element
         self.script = script
+        self.signature = id(self)
         self.stream = device.create_stream()
         self.token = device.allocate(B * K * 8)
         self.position = device.allocate(8)

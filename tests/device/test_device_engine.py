@@ -23,7 +23,7 @@ from small import recipe
 import s2s_export
 from s2s_export import bundle
 from s2s_export.device import DeviceSearch
-from s2s_export.device.engine import EngineExecutor, decode
+from s2s_export.device.engine import EngineExecutor, EngineSearch, decode
 from s2s_export.device.host import HostDevice
 from s2s_export.runtime import Session
 from s2s_export.tensorrt.backend import TensorRTBackend
@@ -89,3 +89,20 @@ def test_a_decode_in_one_call(make: Any) -> None:
     found = decode(HostDevice(), session.backend.begin, SOURCES, options, mode="queue")
     expected = session.decode(SOURCES, options)
     assert [of[0].token_ids for of in found] == [of[0].token_ids for of in expected]
+
+
+def test_batches_share_memory_where_their_steps_are_one(make: Any) -> None:
+    session, _ = make("marian")
+    options = session.options(max_new_tokens=5, num_beams=2)
+    device = HostDevice()
+    search = EngineSearch(device, session.backend.begin)
+    held = []
+    for sources in (SOURCES[:2], [SOURCES[1], [4, 3]], SOURCES[:1]):
+        found = search.decode(sources, options, mode="queue")
+        expected = session.decode(sources, options)
+        assert [of[0].token_ids for of in found] == [of[0].token_ids for of in expected]
+        assert search._search is not None
+        held.append(search._search._held)
+    assert held[0] is held[1] and held[1] is not held[2]
+    search.close()
+    assert device.allocated == 0
