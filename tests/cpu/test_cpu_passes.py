@@ -37,8 +37,8 @@ def wide(tmp_path_factory):
 def test_counts(wide):
     _, passes = cpu.rewrite(wide, recipes.load("cpu-int8"))
     counts = {graph: {done.name: done.count for done in found} for graph, found in passes.items()}
-    assert counts["encoder"] == {"int8 products by block": 4, "int8 embedding": 1}
-    assert counts["cross_kv_init"] == {"int8 products by block": 2, "int8 embedding": 0}
+    assert counts["encoder"] == {"int8 products by channel": 4, "int8 embedding": 1}
+    assert counts["cross_kv_init"] == {"int8 products by channel": 2, "int8 embedding": 0}
     step = {"slots in the runtime's hands": 2, "outputs on demand": 2, "two-step top-k": 1, "int8 embedding": 1}
     products_of_a_step = 2 * 6 + 1
     assert counts["decoder_step"] == {**step, "int8 products by channel": products_of_a_step}
