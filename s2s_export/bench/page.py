@@ -185,8 +185,8 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _numbers(record: dict[str, Any]) -> str:
     parts = []
-    header = ("system", "encoder ms", "first token ms", "step ms", "sentence p50 ms", "p90", "p99", "tokens/s", "speed",
-              "of the floor", "equal sentences", "notes")  # fmt: skip
+    header = ("system", "encoder ms", "first ms", "step ms", "sentence ms", "p90", "p99", "tokens/s", "speed", "floor",
+              "equal", "notes")  # fmt: skip
     for threads in _threads(record):
         for work in _works(record, threads):
             rows = [_number_row(result) for result in of_work(record, threads, work)]
@@ -195,7 +195,10 @@ def _numbers(record: dict[str, Any]) -> str:
         return ""
     reference = record["settings"].get("reference")
     equal = f"hypotheses equal to those of {reference}" if reference else "no fp32 reference ran to compare with"
-    about = f"Speed: against CTranslate2 at the same precision, or transformers where it did not run. Equal: {equal}."
+    about = (
+        "Sentence: a whole call, median, p90 and p99. Speed: against CTranslate2 at the same precision, or "
+        f"transformers where it did not run. Floor: its share of the step. Equal: {equal}."
+    )
     return f"<h2>Latency</h2><p class='quiet'>{escape(about)}</p>" + "".join(parts)
 
 
