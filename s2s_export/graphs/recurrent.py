@@ -99,7 +99,7 @@ def emit(model: Recurrent, store: WeightStore) -> dict[str, onnx.ModelProto]:
 
 
 def _encoder(model: Recurrent, store: WeightStore) -> onnx.ModelProto:
-    """Gives encoder_states [B,S,U] for attention, context [B,U] for a summary, else final_hidden, final_cell [B,L,U]."""
+    """Gives encoder_states [B,S,U] for attention, context [B,U] for a summary, else the last states [B,L,U]."""
     g = GraphBuilder("encoder", store)
     units = model.decoder[0].size
     ids = g.input("input_ids", INT64, ["B", "S"])
