@@ -97,6 +97,12 @@ def _is_below(path: Path, folder: Path) -> bool:
     return path.resolve().is_relative_to(folder.resolve())
 
 
+def output_of(name: str) -> str:
+    """The output of a decoder step that becomes the input `name` of the next: self_key.3 -> self_key_out.3."""
+    stem, _, layer = name.partition(".")
+    return f"{stem}_out.{layer}" if layer else f"{stem}_out"
+
+
 def sha256(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:

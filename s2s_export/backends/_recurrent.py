@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..bundle import output_of
 from ..decoding.state import Ints, StepQuery, StepResult
 from ..errors import BackendError
 
@@ -34,7 +35,7 @@ class RecurrentState:
         self.n_sources = int(values["source_mask"].shape[0])
         self._step_for = step_for
         self._outputs = [entry["name"] for entry in graph["outputs"]]
-        self._states = [e["name"] for e in graph["inputs"] if _output_of(e["name"]) in self._outputs]
+        self._states = [e["name"] for e in graph["inputs"] if output_of(e["name"]) in self._outputs]
         names = [entry["name"] for entry in graph["inputs"]]
         self._wants = [name for name in names if name.startswith("want_")]
         self._fixed = {name: values[name] for name in names if name in values and name not in self._states}
@@ -62,7 +63,7 @@ class RecurrentState:
         }
         feed |= {name: np.array(name.removeprefix("want_") in wanted) for name in self._wants}
         try:
-            found = self._step_for(tokens.size).run([*wanted, *map(_output_of, self._states)], feed)
+            found = self._step_for(tokens.size).run([*wanted, *map(output_of, self._states)], feed)
         except Exception as error:
             message = str(error).strip().splitlines()[0][:300]
             raise BackendError(f"ONNX Runtime failed in the decoder step ({message})") from error
@@ -82,9 +83,3 @@ class RecurrentState:
         self.n_sources = len(sources)
         self._fixed = {name: value[sources] for name, value in self._fixed.items()}
         self._current = {name: value[sources] for name, value in self._current.items()}
-
-
-def _output_of(name: str) -> str:
-    """hidden.3 -> hidden_out.3"""
-    stem, _, layer = name.partition(".")
-    return f"{stem}_out.{layer}"

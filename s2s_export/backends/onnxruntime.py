@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..bundle import Bundle, inside
+from ..bundle import Bundle, inside, output_of
 from ..decoding.state import DecodeState, Ints, StepQuery, StepResult
 from ..errors import BackendError, BundleError, InvalidOption
 from . import _cpu_engine
@@ -196,7 +196,7 @@ class OnnxRuntimeState:
         # Kept when the batch shrinks: which kernel computes a step should not depend on when others finish.
         self._session = backend.step_for(self.n_sources * n_beams)
         self._fixed = {name: value for name, value in values.items() if name in self._inputs}
-        self._caches = [name for name in self._inputs if f"{_output_of(name)}" in self._outputs]
+        self._caches = [name for name in self._inputs if output_of(name) in self._outputs]
         self._letters = {"B": self.n_sources, "K": n_beams, "S": int(mask.shape[1])}
         self._buffers: dict[str, Any] = {}
         self._bindings: dict[tuple[int, int, bool, bool], tuple[Any, dict[str, Any]]] = {}
@@ -293,13 +293,7 @@ class OnnxRuntimeState:
             out[name] = np.empty(self._shape(entry), dtype=entry["dtype"])
             binding.bind_ortvalue_output(name, OrtValue.ortvalue_from_numpy(out[name]))
         for name in self._caches:
-            binding.bind_ortvalue_output(_output_of(name), values[name])  # the same memory: updated in place
+            binding.bind_ortvalue_output(output_of(name), values[name])  # the same memory: updated in place
         out["_keep_alive"] = (inputs, values)
         self._bindings[key] = (binding, out)
         return binding, out
-
-
-def _output_of(name: str) -> str:
-    """self_key.3 -> self_key_out.3"""
-    stem, _, layer = name.partition(".")
-    return f"{stem}_out.{layer}"

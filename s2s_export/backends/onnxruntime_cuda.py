@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..bundle import Bundle, engines, inside
+from ..bundle import Bundle, engines, inside, output_of
 from ..decoding.state import DecodeState, Ints, StepQuery, StepResult
 from ..errors import BackendError, EngineError, InvalidOption
 from .onnxruntime import pad_sources
@@ -138,7 +138,7 @@ class CudaState:
         graph = backend.graphs["decoder_step"]
         self._inputs = {entry["name"]: entry for entry in graph["inputs"]}
         self._outputs = {entry["name"]: entry for entry in graph["outputs"]}
-        carried = [name for name in self._inputs if _output_of(name) in self._outputs]
+        carried = [name for name in self._inputs if output_of(name) in self._outputs]
         self._states = [name for name in carried if "K" in self._inputs[name]["shape"]]
         self._caches = [name for name in carried if name not in self._states]
         self._values = {name: value for name, value in values.items() if name in self._inputs}
@@ -197,8 +197,8 @@ class CudaState:
         for name in self._inputs:
             binding.bind_ortvalue_input(name, self._values[name])
         for name in self._caches:
-            binding.bind_ortvalue_output(_output_of(name), self._values[name])
-        made = [_output_of(name) for name in self._states]
+            binding.bind_ortvalue_output(output_of(name), self._values[name])
+        made = [output_of(name) for name in self._states]
         for name in (*wanted, *made):
             binding.bind_output(name, self._backend.device)
         _run(session, binding, "decoder_step")
@@ -250,9 +250,3 @@ def _run(session: Any, binding: Any, graph: str) -> None:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0][:300]
-
-
-def _output_of(name: str) -> str:
-    """self_key.3 -> self_key_out.3"""
-    stem, _, layer = name.partition(".")
-    return f"{stem}_out.{layer}"

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..bundle import GRAPHS, Bundle
+from ..bundle import GRAPHS, Bundle, output_of
 from ..decoding.state import Ints, StepQuery, StepResult
 from ..errors import BackendError
 from .onnxruntime import pad_sources
@@ -75,7 +75,7 @@ class TorchState:
         self._limit = backend.bundle.max_target_length
         self._inputs = {entry["name"]: entry["shape"] for entry in graph["inputs"]}
         self._outputs = {entry["name"] for entry in graph["outputs"]}
-        self._carried = [name for name in self._inputs if _output_of(name) in self._outputs]
+        self._carried = [name for name in self._inputs if output_of(name) in self._outputs]
         self._values = {name: value for name, value in values.items() if name in self._inputs}
         for name in self._carried:
             if name in values:  # a first state, one a source
@@ -90,7 +90,7 @@ class TorchState:
         parents = parents if t else np.zeros_like(tokens)
         small = self._small_inputs(tokens, parents, query)
         found = self._graph.run({**self._values, **small})
-        self._values |= {name: found[_output_of(name)] for name in self._carried}
+        self._values |= {name: found[output_of(name)] for name in self._carried}
         self._step = t + 1
 
         def host(name: str, wanted: bool = True) -> Any:
@@ -135,9 +135,3 @@ class TorchState:
         self.n_sources = len(sources)
         self._values = {name: value[sources] for name, value in self._values.items()}
         self._ancestors = self._ancestors[sources]
-
-
-def _output_of(name: str) -> str:
-    """self_key.3 -> self_key_out.3"""
-    stem, _, layer = name.partition(".")
-    return f"{stem}_out.{layer}"

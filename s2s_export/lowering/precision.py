@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from ..bundle import output_of
 from .graph import BFLOAT16, FLOAT, FLOAT16, NUMPY_TYPES, Graph, element_type
 
 TYPE_NAMES = {FLOAT: "fp32", FLOAT16: "fp16", BFLOAT16: "bf16"}
@@ -194,12 +195,6 @@ def boundaries(graphs: Mapping[str, Graph], low: str) -> dict[str, int]:
             if out in outputs:
                 found[out] = TYPES[low]
     return found
-
-
-def output_of(name: str) -> str:
-    """self_key.3 -> self_key_out.3"""
-    stem, _, layer = name.partition(".")
-    return f"{stem}_out.{layer}" if layer else f"{stem}_out"
 
 
 def _tables_that_multiply(graph: Graph) -> set[str]:

@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 
 from ..backends.onnxruntime import pad_sources
-from ..bundle import GRAPHS, Bundle
+from ..bundle import GRAPHS, Bundle, output_of
 from ..errors import BuildError
-from .precision import output_of
 
 N_BEAMS = 2
 SWAP_EVERY = 5  # steps

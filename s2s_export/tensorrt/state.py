@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..backends.onnxruntime import pad_sources
+from ..bundle import output_of
 from ..decoding.state import Ints, StepQuery, StepResult
 from ..errors import BackendError, InvalidOption
 from . import candidates
@@ -40,7 +41,7 @@ class EngineState:
         graph = engines.graphs["decoder_step"]
         self._inputs: Mapping[str, Any] = {entry["name"]: entry for entry in graph["inputs"]}
         self._outputs: Mapping[str, Any] = {entry["name"]: entry for entry in graph["outputs"]}
-        self._carried = [name for name in self._inputs if _output_of(name) in self._outputs]
+        self._carried = [name for name in self._inputs if output_of(name) in self._outputs]
         self._states = [name for name in self._carried if "K" in self._inputs[name]["shape"]]
         self._fixed: list[str] = []  # computed once per source
         slots = int(engines.record["slots"])
@@ -117,7 +118,7 @@ class EngineState:
             self._addresses[name] = address
         for name in self._carried:
             if name not in self._states:
-                self._addresses[_output_of(name)] = self._addresses[name]  # updated in place
+                self._addresses[output_of(name)] = self._addresses[name]  # updated in place
         for name in self._outputs:
             lane.set_address("decoder_step", name, self._addresses[name])
 
@@ -186,7 +187,7 @@ class EngineState:
     def _exchange_states(self) -> None:
         """States of a recurrent decoder are read from one buffer and written to another, in turn."""
         for name in self._states:
-            out = _output_of(name)
+            out = output_of(name)
             self._addresses[name], self._addresses[out] = self._addresses[out], self._addresses[name]
             for which in (name, out):
                 self._lane.set_address("decoder_step", which, self._addresses[which])
@@ -208,11 +209,11 @@ class EngineState:
             table = self._ancestors()
             table[...] = kept
             lane.upload(self._addresses["ancestors"], table)
-        states = {name: (self._addresses[name], self._addresses[_output_of(name)]) for name in self._states}
+        states = {name: (self._addresses[name], self._addresses[output_of(name)]) for name in self._states}
         self._bind_step()
         for name, (read, written) in states.items():
-            self._addresses[name], self._addresses[_output_of(name)] = read, written
-            for which in (name, _output_of(name)):
+            self._addresses[name], self._addresses[output_of(name)] = read, written
+            for which in (name, output_of(name)):
                 lane.set_address("decoder_step", which, self._addresses[which])
 
     def _shape(self, entry: Any) -> list[int]:
@@ -249,9 +250,3 @@ def _is_dynamic(entry: Any) -> bool:
 
 def _n_bytes(shape: list[int], dtype: str) -> int:
     return int(np.prod(shape)) * ELEMENT_BYTES[dtype]
-
-
-def _output_of(name: str) -> str:
-    """self_key.3 -> self_key_out.3"""
-    stem, _, layer = name.partition(".")
-    return f"{stem}_out.{layer}"
