@@ -5,12 +5,14 @@
 
 constexpr int kBlockThreads = 512;
 constexpr int kBlockWarps = kBlockThreads / 32;
+constexpr int kMostSums = 6;
 
 struct BlockShared {
   double scan[2][kBlockThreads];
   double warp_double[kBlockWarps];
   float warp_float[kBlockWarps];
   int64_t warp_place[kBlockWarps];
+  uint64_t warp_sums[kMostSums][kBlockWarps];
 };
 
 __device__ __forceinline__ double block_sum(double value, BlockShared& shared) {
@@ -22,6 +24,25 @@ __device__ __forceinline__ double block_sum(double value, BlockShared& shared) {
   for (int w = 0; w < kBlockWarps; ++w) sum += shared.warp_double[w];
   __syncthreads();
   return sum;
+}
+
+// Of several integers at once, in place.
+template <int N>
+__device__ __forceinline__ void block_sums(uint64_t (&values)[N], BlockShared& shared) {
+  static_assert(N <= kMostSums, "more sums than BlockShared has room for");
+#pragma unroll
+  for (int i = 0; i < N; ++i) {
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2) values[i] += __shfl_xor_sync(0xffffffffu, values[i], step);
+    if (threadIdx.x % 32 == 0) shared.warp_sums[i][threadIdx.x / 32] = values[i];
+  }
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < N; ++i) {
+    values[i] = 0;
+    for (int w = 0; w < kBlockWarps; ++w) values[i] += shared.warp_sums[i][w];
+  }
+  __syncthreads();
 }
 
 __device__ __forceinline__ float block_maximum(float value, BlockShared& shared) {

@@ -15,10 +15,12 @@ typedef struct NormalizeParameters {
   int32_t rows, vocabulary, lists;
 } NormalizeParameters;
 
-/* What a rule does. Up to S2S_ONLY to the tokens that it names, see decoding/rule.py; the others to all of them. */
+/* What a rule does. Up to S2S_ONLY to the tokens that it names, see decoding/rule.py; up to S2S_RENORMALIZE to all scores;
+ * the others keep some tokens. */
 enum {
   S2S_BAN = 0, S2S_ADD = 1, S2S_SCALE = 2, S2S_GROW = 3, S2S_ONLY = 4,
-  S2S_TEMPERATURE = 5, S2S_REMOVE_INVALID = 6, S2S_TOP_K = 7, S2S_TOP_P = 8, S2S_RENORMALIZE = 9
+  S2S_TEMPERATURE = 5, S2S_REMOVE_INVALID = 6, S2S_RENORMALIZE = 7,
+  S2S_TOP_K = 8, S2S_TOP_P = 9, S2S_TOP_H = 10, S2S_MIN_P = 11, S2S_TYPICAL_P = 12, S2S_EPSILON = 13, S2S_ETA = 14
 };
 
 /* Which tokens it names. */
@@ -35,10 +37,11 @@ enum {
 typedef struct DeviceRule {
   int32_t effect, which;
   int32_t first_length, last_length; /* of the text so far, prompt included: where the rule is active */
-  int32_t n;                         /* see above; of top-k the k; of top-p the tokens to keep */
+  int32_t n;                         /* see above; of top-k the k; of top-h the tokens it looks at; of other filters the
+                                        tokens to keep */
   int32_t first_id, count;
   int32_t first_amount; /* ADD: of each mention; GROW: by length - first_length; else unused */
-  float amount;         /* SCALE, TEMPERATURE; of top-p 1 - p */
+  float amount;         /* SCALE, TEMPERATURE; of top-p 1 - p; of other filters what their option says */
 } DeviceRule;
 
 typedef struct RulesParameters {

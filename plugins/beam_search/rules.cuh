@@ -4,7 +4,7 @@
 // distribution: same order, same fp32 operations. The normaliser is computed before, from all tokens, and stays.
 #pragma once
 
-#include "block.cuh"
+#include "filters.cuh"
 #include "loop_parameters.h"
 
 // Two launches for the log-probabilities: the slices' maxima and sums, then the values.
@@ -142,111 +142,40 @@ __device__ __forceinline__ void edit(const DeviceRule& rule, const RuleView& vie
   }
 }
 
-// Floats in order as unsigned numbers; a NaN comes last. 0 is below all.
-__device__ __forceinline__ uint32_t order_of(float value) {
-  union {
-    float number;
-    uint32_t bits;
-  } as{value};
-  if (value != value) return 1u;
-  if (value == 0.f) as.bits = 0u;
-  return as.bits & 0x80000000u ? ~as.bits : as.bits | 0x80000000u;
-}
-
-// Keeps the k best and what equals the k-th.
-__device__ __forceinline__ void keep_top_k(const RuleView& view, int k, BlockShared& shared) {
-  k = min(k, view.vocabulary);
-  uint32_t threshold = 0;  // the largest with at least k tokens at or above it
-  for (int bit = 31; bit >= 0; --bit) {
-    const uint32_t tried = threshold | 1u << bit;
-    int count = 0;
-    for (int id = threadIdx.x; id < view.vocabulary; id += kBlockThreads) count += order_of(view.scores[id]) >= tried;
-    if (block_sum(count, shared) >= k) threshold = tried;
+__device__ __forceinline__ void apply_filter(const DeviceRule& rule, const Row& row, BlockShared& shared) {
+  switch (rule.effect) {
+    case S2S_TOP_K: return keep_top_k(row, rule.n, shared);
+    case S2S_TOP_P: return keep_top_p(row, rule.amount, rule.n, shared);
+    case S2S_TOP_H: return keep_top_h(row, rule.amount, rule.n, shared);
+    case S2S_MIN_P: return keep_min_p(row, rule.amount, rule.n, shared);
+    case S2S_TYPICAL_P: return keep_typical(row, rule.amount, rule.n, shared);
+    case S2S_EPSILON: return keep_epsilon(row, rule.amount, rule.n, shared);
+    case S2S_ETA: return keep_eta(row, rule.amount, rule.n, shared);
   }
-  for (int id = threadIdx.x; id < view.vocabulary; id += kBlockThreads)
-    if (order_of(view.scores[id]) < threshold) view.scores[id] = -INFINITY;
 }
 
-struct Softmax {
-  float maximum, sum;
-  __device__ __forceinline__ float of(float value) const { return expf(value - maximum) / sum; }
-};
-
-__device__ __forceinline__ Softmax softmax_of(const RuleView& view, BlockShared& shared) {
-  float maximum = -INFINITY;
-  for (int id = threadIdx.x; id < view.vocabulary; id += kBlockThreads) maximum = fmaxf(maximum, view.scores[id]);
-  maximum = block_maximum(maximum, shared);
-  double sum = 0.0;
-  for (int id = threadIdx.x; id < view.vocabulary; id += kBlockThreads) sum += expf(view.scores[id] - maximum);
-  return {maximum, static_cast<float>(block_sum(sum, shared))};
-}
-
-// Removes the least likely whose probabilities add up to at most `removed`, all but `keep`. Of equals the lower goes first.
-__device__ __forceinline__ void keep_top_p(const RuleView& view, float removed, int keep, BlockShared& shared) {
-  const Softmax softmax = softmax_of(view, shared);
-  const int most = view.vocabulary - keep;
-  if (most <= 0) return;
-  uint32_t limit = 0;  // the largest such that all tokens at or below it may go
-  double gone = 0.0, n_gone = 0.0;
-  for (int bit = 31; bit >= 0; --bit) {
-    const uint32_t tried = limit | 1u << bit;
-    double sum = 0.0;
-    int count = 0;
-    for (int id = threadIdx.x; id < view.vocabulary; id += kBlockThreads) {
-      const float value = view.scores[id];
-      if (order_of(value) <= tried) {
-        sum += softmax.of(value);
-        ++count;
-      }
+// Every score by itself.
+__device__ __forceinline__ void rescale(const DeviceRule& rule, const Row& row, BlockShared& shared) {
+  Softmax softmax{0.f, 1.f};
+  if (rule.effect == S2S_RENORMALIZE) softmax = softmax_of(row, shared);
+  for (int id = threadIdx.x; id < row.vocabulary; id += kBlockThreads) {
+    float value = row.scores[id];
+    if (rule.effect == S2S_TEMPERATURE) {
+      value = value / rule.amount;
+    } else if (rule.effect == S2S_RENORMALIZE) {
+      value = softmax.log_of(value);
+    } else {
+      value = value != value ? 0.f : fminf(fmaxf(value, -kLargest), kLargest);
     }
-    sum = block_sum(sum, shared);
-    const double n = block_sum(count, shared);
-    if (static_cast<float>(sum) <= removed && n <= most) {
-      limit = tried;
-      gone = sum;
-      n_gone = n;
-    }
-  }
-  // Of the tokens with the next larger score, as many of the first ones as still may go.
-  float next = INFINITY;
-  for (int id = threadIdx.x; id < view.vocabulary; id += kBlockThreads)
-    if (order_of(view.scores[id]) > limit) next = fminf(next, view.scores[id]);
-  next = -block_maximum(-next, shared);
-  const float each = softmax.of(next);
-  const Share share = share_of(view.vocabulary);
-  int equals = 0;
-  for (int64_t id = share.first; id < share.end; ++id) equals += view.scores[id] == next;
-  double place = block_before(equals, shared);
-  for (int64_t id = share.first; id < share.end; ++id) {
-    const float value = view.scores[id];
-    bool goes = order_of(value) <= limit;
-    if (value == next) {
-      place += 1.0;
-      goes = static_cast<float>(gone + place * each) <= removed && n_gone + place <= most;
-    }
-    if (goes) view.scores[id] = -INFINITY;
+    row.scores[id] = value;
   }
 }
 
 __device__ __forceinline__ void apply_rule(const DeviceRule& rule, const RuleView& view, BlockShared& shared) {
   if (rule.effect <= S2S_ONLY) return edit(rule, view);
-  if (rule.effect == S2S_TOP_K) return keep_top_k(view, rule.n, shared);
-  if (rule.effect == S2S_TOP_P) return keep_top_p(view, rule.amount, rule.n, shared);
-  Softmax softmax{0.f, 1.f};
-  if (rule.effect == S2S_RENORMALIZE) softmax = softmax_of(view, shared);
-  const float log_sum = logf(softmax.sum);
-  for (int id = threadIdx.x; id < view.vocabulary; id += kBlockThreads) {
-    float value = view.scores[id];
-    if (rule.effect == S2S_TEMPERATURE) {
-      value = value / rule.amount;
-    } else if (rule.effect == S2S_RENORMALIZE) {
-      value = (value - softmax.maximum) - log_sum;
-    } else if (rule.effect == S2S_REMOVE_INVALID) {
-      constexpr float kLargest = 3.40282346638528859812e38f;
-      value = value != value ? 0.f : fminf(fmaxf(value, -kLargest), kLargest);
-    }
-    view.scores[id] = value;
-  }
+  const Row row{view.scores, view.vocabulary};
+  if (rule.effect <= S2S_RENORMALIZE) return rescale(rule, row, shared);
+  apply_filter(rule, row, shared);
 }
 
 __device__ __forceinline__ void apply_rules(const RulesParameters& given) {

@@ -95,5 +95,9 @@ ALL = (
     *(RulesParameters, DrawParameters, DrawnUpdateParameters, RecordParameters, RowUpdateParameters),
     PublishParameters,
 )
-EFFECTS = ("ban", "add", "scale", "grow", "only", "temperature", "remove_invalid", "top_k", "top_p", "renormalize")
+EFFECTS = (
+    *("ban", "add", "scale", "grow", "only"),
+    *("temperature", "remove_invalid", "renormalize"),
+    *("top_k", "top_p", "top_h", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"),
+)
 NAMED = ("listed", "history", "source", "ngram", "source_ngram", "sequences")

@@ -12,24 +12,26 @@ from typing import Literal
 
 ALWAYS = 2**31 - 1
 
-Effect = Literal[
-    "ban", "add", "scale", "grow", "only", "temperature", "remove_invalid", "top_k", "top_p", "renormalize"
-]
+Edited = Literal["ban", "add", "scale", "grow", "only"]
+Rescaled = Literal["temperature", "remove_invalid", "renormalize"]
+Filtered = Literal["top_k", "top_p", "top_h", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"]
 Named = Literal["listed", "history", "source", "ngram", "source_ngram", "sequences"]
 
 
 @dataclass(frozen=True)
 class DeviceForm:
-    """effect: the kinds of `rule.Edit`, and what changes the whole distribution. named: which tokens an edit is about.
+    """effect: the kinds of `rule.Edit`, what changes every score by itself, and what keeps some tokens of the whole
+    distribution. named: which tokens an edit is about.
 
     first_length, last_length: tokens so far, prompt included, from and up to which the rule is active.
-    n: of an n-gram; the k of top_k; how many tokens top_p keeps at least. ids: the listed tokens.
+    n: of an n-gram; the k of top_k; how many tokens top_h looks at; how many the other filters keep at least.
+    ids: the listed tokens.
     sequences: of each the last token is meant where the others end the text.
     amounts: of each mention (add), or of each length from `first_length` on (grow). amount: of scale, temperature; for
-    top_p the share that is removed.
+    top_p the share that is removed, for the other filters what their option says.
     """
 
-    effect: Effect
+    effect: Edited | Rescaled | Filtered
     named: Named = "listed"
     first_length: int = 0
     last_length: int = ALWAYS

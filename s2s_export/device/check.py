@@ -88,7 +88,17 @@ def options_for(chance: random.Random, vocabulary_size: int) -> GenerationOption
     for name in chance.sample(sorted(may), chance.choice([0, 0, 1, 2, 3])):
         given[name] = may[name]
     if chance.random() < 0.3:
-        given |= {"do_sample": True, "seed": chance.randrange(2**64), "top_k": chance.choice([0, 5, 50]), "top_p": 0.9}
+        given |= {"do_sample": True, "seed": chance.randrange(2**64), "top_k": chance.choice([0, 5, 50])}
+        filters = {
+            "top_p": 0.9,
+            "top_h": 0.7,
+            "min_p": 0.05,
+            "typical_p": 0.9,
+            "epsilon_cutoff": 0.01,
+            "eta_cutoff": 0.01,
+        }
+        name = chance.choice(sorted(filters))
+        given[name] = filters[name]
     return resolve({}, given, vocabulary_size=vocabulary_size)
 
 

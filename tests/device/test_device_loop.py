@@ -31,6 +31,13 @@ if missing_compiler():
 
 MODES = ("while", "replay", "queue")
 KINDS = ("plain", "ties", "eager", "masked")
+FILTERS = {
+    "top_h": [0.3, 0.7],
+    "min_p": [0.02, 0.3],
+    "typical_p": [0.3, 0.9],
+    "epsilon_cutoff": [0.01, 0.2],
+    "eta_cutoff": [0.01, 0.2],
+}
 # exp and sums over at most 40 tokens, in numpy's and in the kernel's order; then some additions of the results.
 RELATIVE = ABSOLUTE = 4e-6
 
@@ -46,6 +53,8 @@ def compare(seed: int, **fixed: Any) -> int:
             chosen["temperature"] = chance.choice([0.5, 1.3, 2.0])
         if chance.random() < 0.5:
             chosen["top_p"] = chance.choice([0.0, 0.3, 0.7, 0.95])
+        for name in chance.sample(sorted(FILTERS), chance.choice([0, 1, 1, 2])):
+            chosen[name] = chance.choice(FILTERS[name])
         chosen.pop("remove_invalid_values", None)  # the largest float, divided by a temperature, is a numpy warning
     if chosen.get("remove_invalid_values"):
         chosen.pop("exponential_decay_length_penalty", None)  # grows the largest float: infinite minus infinite
@@ -105,7 +114,7 @@ def test_numbers_of_beams(beams: int) -> None:
 
 @pytest.mark.parametrize("beams", [1, 3])
 def test_draws(beams: int) -> None:
-    for i in range(3):
+    for i in range(8):
         compare(9000 + 100 * beams + i, num_beams=beams, do_sample=True, max_new_tokens=3)
 
 

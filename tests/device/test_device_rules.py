@@ -15,14 +15,15 @@ from device_helpers import (
     missing_compiler,
     random_sources,
     resolved,
+    rules_applied,
+    rules_defined,
     schedule,
     structures,
 )
 
-from s2s_export.decoding.chain import edit_dense
 from s2s_export.decoding.draws import Draws
-from s2s_export.decoding.rule import SparseRule, View
-from s2s_export.decoding.rules import active
+from s2s_export.decoding.rule import Rule
+from s2s_export.decoding.rules.min_p import MinP
 from s2s_export.device.host import HostDevice, _library
 from s2s_export.device.rules import forms, serialise
 from s2s_export.errors import InvalidOption
@@ -51,40 +52,6 @@ RULES: dict[str, Any] = {
     "renormalize_logits": True,
 }
 SOFTMAXES = ("top_p", "renormalize_logits")
-
-
-def apply(chosen: dict[str, Any], scores: np.ndarray, history: np.ndarray, sources: np.ndarray) -> np.ndarray:
-    """scores [B, K, V] after the kernel."""
-    B, K, length = history.shape
-    options = resolved(chosen, V)
-    rules = serialise(options, V)
-    arrays = {
-        "rules": rules.records.copy(),
-        "n_rules": np.array([rules.n_rules], np.int32),
-        "ids": rules.ids if rules.ids.size else np.zeros(1, np.int32),
-        "amounts": rules.amounts if rules.amounts.size else np.zeros(1, np.float32),
-        "history": history.astype(np.int32),
-        "sources": sources.astype(np.int32),
-        "position": np.array([length - 1], np.int64),
-        "stop": np.zeros(1, np.int32),
-        "scores": scores.copy(),
-    }
-    sizes = {"n_sources": B, "beams": K, "vocabulary": V, "history_width": length, "source_width": sources.shape[1]}
-    given = fill(structures.RulesParameters, arrays, **sizes)
-    HostDevice().run(loop_launches.rules(given), given, 0)
-    return arrays["scores"]
-
-
-def define(chosen: dict[str, Any], scores: np.ndarray, history: np.ndarray, sources: np.ndarray) -> np.ndarray:
-    view = View(history.shape[2], sources, lambda: history)
-    scores = scores.copy()
-    for rule in active(resolved(chosen, V), V):
-        if isinstance(rule, SparseRule):
-            edit = rule.edit(view)
-            scores = scores if edit is None else edit_dense(scores, edit)
-        else:
-            scores = rule.apply(scores, view)  # type: ignore[attr-defined]
-    return scores
 
 
 def random_scores(rng: np.random.Generator, B: int, K: int) -> np.ndarray:
@@ -121,7 +88,7 @@ def test_rule(name: str) -> None:
         if name == "remove_invalid_values":
             scores[..., :3] = np.nan, np.inf, -np.inf
         schedule(i)
-        found, expected = apply(chosen, scores, history, sources), define(chosen, scores, history, sources)
+        found, expected = (do(chosen, scores, history, sources) for do in (rules_applied, rules_defined))
         np.testing.assert_array_equal(np.isfinite(found), np.isfinite(expected))
         if set(SOFTMAXES) & set(names):
             np.testing.assert_allclose(found, expected, 2e-6, 2e-6)
@@ -129,14 +96,15 @@ def test_rule(name: str) -> None:
             np.testing.assert_array_equal(found, expected)
 
 
-def test_every_rule_has_a_form_or_is_refused_by_name() -> None:
-    without = {name for name, has_form in forms().items() if not has_form}
-    assert without == {"top_h", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"}
-    wanted = {"top_h": 0.5, "min_p": 0.1, "typical_p": 0.5, "epsilon_cutoff": 0.1, "eta_cutoff": 0.1}
-    for name, value in wanted.items():
-        options = resolved({"do_sample": True, name: value, "decoder_start_token_id": 1, "eos_token_id": 2}, V)
-        with pytest.raises(InvalidOption, match=rf"^{name} can't be applied on a device; expected .*top_k"):
-            serialise(options, V)
+def test_every_rule_has_a_form() -> None:
+    assert all(forms().values()), forms()
+
+
+def test_a_rule_without_a_form_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MinP, "device_form", Rule.device_form)
+    options = resolved({"do_sample": True, "min_p": 0.1, "decoder_start_token_id": 1, "eos_token_id": 2}, V)
+    with pytest.raises(InvalidOption, match=r"^min_p can't be applied on a device; expected .*top_k"):
+        serialise(options, V)
 
 
 @pytest.mark.parametrize("beams", [False, True])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..device_form import DeviceForm
 from ..numerics import keep_best, softmax
 from ..options import GenerationOptions
 from ..rule import DenseRule, View
@@ -24,6 +25,9 @@ class EpsilonCutoff(DenseRule):
 
     def apply(self, scores: Floats, view: View) -> Floats:
         return keep_best(scores, softmax(scores) < self._epsilon, self._keep)
+
+    def device_form(self, max_length: int) -> DeviceForm:
+        return DeviceForm("epsilon_cutoff", n=self._keep, amount=float(self._epsilon))
 
 
 def from_options(options: GenerationOptions, vocabulary_size: int) -> EpsilonCutoff | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..device_form import DeviceForm
 from ..numerics import keep_best, log_softmax, softmax
 from ..options import GenerationOptions
 from ..rule import DenseRule, View
@@ -29,6 +30,9 @@ class EtaCutoff(DenseRule):
         entropy = -(log_probs * probabilities).sum(axis=-1, keepdims=True)
         threshold = np.minimum(self._eta, np.sqrt(self._eta) * np.exp(-entropy))
         return keep_best(scores, probabilities < threshold, self._keep)
+
+    def device_form(self, max_length: int) -> DeviceForm:
+        return DeviceForm("eta_cutoff", n=self._keep, amount=float(self._eta))
 
 
 def from_options(options: GenerationOptions, vocabulary_size: int) -> EtaCutoff | None:

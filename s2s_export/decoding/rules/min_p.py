@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..device_form import DeviceForm
 from ..numerics import softmax
 from ..options import GenerationOptions
 from ..rule import MINUS_INFINITY, DenseRule, View
@@ -28,6 +29,9 @@ class MinP(DenseRule):
         best = np.argsort(-probabilities, axis=-1, kind="stable")[..., : self._keep]
         np.put_along_axis(remove, best, False, axis=-1)
         return np.where(remove, MINUS_INFINITY, scores)
+
+    def device_form(self, max_length: int) -> DeviceForm:
+        return DeviceForm("min_p", n=self._keep, amount=float(self._p))
 
 
 def from_options(options: GenerationOptions, vocabulary_size: int) -> MinP | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..device_form import DeviceForm
 from ..numerics import cumulative, softmax
 from ..options import GenerationOptions
 from ..rule import MINUS_INFINITY, DenseRule, View
@@ -17,7 +18,7 @@ MOST_LIKELY = 100
 class TopH(DenseRule):
     """`TopHLogitsWarper` (arXiv 2509.02510): entropies are those of the 100 most likely tokens, renormalised.
 
-    Device: the best 100 tokens, sums over them, the share.
+    Device: the share, how many tokens it looks at; the best of them sorted.
     """
 
     def __init__(self, share: float) -> None:
@@ -38,6 +39,9 @@ class TopH(DenseRule):
         out = np.full_like(scores, MINUS_INFINITY)
         np.put_along_axis(out, best, np.where(keep, top, MINUS_INFINITY), axis=-1)
         return out
+
+    def device_form(self, max_length: int) -> DeviceForm:
+        return DeviceForm("top_h", n=MOST_LIKELY, amount=float(self._share))
 
 
 def from_options(options: GenerationOptions, vocabulary_size: int) -> TopH | None:

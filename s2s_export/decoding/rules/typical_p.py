@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..device_form import DeviceForm
 from ..numerics import cumulative, log_softmax, softmax
 from ..options import GenerationOptions
 from ..rule import MINUS_INFINITY, DenseRule, View
@@ -15,7 +16,7 @@ ORDER = 200
 class TypicalP(DenseRule):
     """`TypicalLogitsWarper` (arXiv 2202.00666).
 
-    Device: p, how many tokens to keep at least; a sort.
+    Device: p, how many tokens to keep at least; a threshold found by bisection.
     """
 
     def __init__(self, mass: float, keep: int) -> None:
@@ -37,6 +38,9 @@ class TypicalP(DenseRule):
         out = np.empty_like(scores)
         np.put_along_axis(out, order, np.where(remove, MINUS_INFINITY, nearest_first), axis=-1)
         return out
+
+    def device_form(self, max_length: int) -> DeviceForm:
+        return DeviceForm("typical_p", n=self._keep, amount=float(self._mass))
 
 
 def from_options(options: GenerationOptions, vocabulary_size: int) -> TypicalP | None:
