@@ -1,8 +1,9 @@
 """Compiles the plugins: kernels for GPUs (nvcc) and the same kernels for this CPU (a C++ compiler).
 
-Results live in the user's cache folder, `$XDG_CACHE_HOME/s2s_export/plugins` or `~/.cache/...`, in a folder named by a
-hash of sources, flags, architecture and compiler. A lock keeps two processes from building the same thing, and a result
-is moved into place whole. Nothing is ever written beside the sources.
+A wheel brings the binaries for GPUs with it (hatch_build.py); they are taken where they were made of these very
+sources. All else lives in the user's cache folder, `$XDG_CACHE_HOME/s2s_export/plugins` or `~/.cache/...`, in a folder
+named by a hash of sources, flags, architecture and compiler. A lock keeps two processes from building the same thing,
+and a result is moved into place whole. Nothing is ever written beside the sources.
 
     for folder in build.folders():
         build.fatbin(folder)            for all architectures; build.fatbin(folder, (89,)) for one
@@ -27,6 +28,7 @@ from s2s_export.errors import BuildError
 
 ROOT = Path(__file__).resolve().parent
 ARCHITECTURES = (75, 80, 86, 87, 89, 90, 100, 110, 120)
+PACKAGED = "kernels"  # beside this folder, in an installed wheel
 PTX_ARCHITECTURE = 75  # the lowest, so that the driver can compile for any that the list lacks
 DEVICE_FLAGS = ("-std=c++17", "-O3", "--threads", "1", "-Xptxas", "-v")
 HOST_FLAGS = (
@@ -85,7 +87,10 @@ def ptx(folder: str) -> Path:
 
 
 def fatbin(folder: str, architectures: Sequence[int] = ARCHITECTURES) -> Path:
-    """One compressed binary for all `architectures`, with PTX for newer ones."""
+    """One compressed binary for all `architectures`, with PTX for newer ones: the package's own where it has them."""
+    packaged = ROOT.parent / PACKAGED / packaged_name(folder)
+    if set(architectures) <= set(ARCHITECTURES) and packaged.is_file():
+        return packaged
     tool = str(toolkit() / "bin" / "fatbinary")
     if not Path(tool).is_file():
         raise BuildError(f"no {tool}; expected it in the CUDA toolkit; reinstall the toolkit")
@@ -97,6 +102,11 @@ def fatbin(folder: str, architectures: Sequence[int] = ARCHITECTURES) -> Path:
         return _run([tool, *flags[:2], f"--create={output}", *images])
 
     return _cached(folder, f"{folder}.fatbin", (tool, *flags), combine)
+
+
+def packaged_name(folder: str) -> str:
+    """What the package calls the folder's binary for all architectures: by its sources, so that no other is taken."""
+    return f"{folder}-{source_hash(folder)[:20]}.fatbin"
 
 
 def usage(binary: Path) -> list[Usage]:
@@ -137,7 +147,8 @@ def find_nvcc() -> str:
     found = shutil.which("nvcc") or (shutil.which("nvcc", path=str(Path(home) / "bin")) if home else None)
     if found is None:
         raise BuildError(
-            "no nvcc; expected the CUDA toolkit on the path or in $CUDA_HOME; install it, or set CUDA_HOME"
+            "no nvcc to compile GPU kernels with; expected the CUDA toolkit on the path or in $CUDA_HOME; install it, "
+            "set CUDA_HOME, or install a wheel of this version that has compiled kernels"
         )
     return found
 

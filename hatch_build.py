@@ -1,0 +1,50 @@
+"""The wheel's own step: GPU kernels compiled for every architecture, so that a machine without nvcc has them.
+
+Each folder with kernels becomes `s2s_export/_data/kernels/FOLDER-HASH.fatbin`, where plugins/build.py looks first. HASH
+is that of its sources: a binary of other sources is never found. The binaries are data for GPUs, the same beside every
+host, so the wheel stays py3-none-any. Editable installations compile when they need to.
+
+    S2S_EXPORT_KERNELS=auto      compiled where there is an nvcc (the default); else left out, and said on stderr
+    S2S_EXPORT_KERNELS=require   no nvcc is an error
+    S2S_EXPORT_KERNELS=none      left out
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+VARIABLE = "S2S_EXPORT_KERNELS"
+CHOICES = ("auto", "require", "none")
+
+
+class KernelsHook(BuildHookInterface):  # type: ignore[type-arg]
+    PLUGIN_NAME = "custom"
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        if version == "editable":
+            return
+        choice = os.environ.get(VARIABLE, "auto")
+        if choice not in CHOICES:
+            raise SystemExit(f"{VARIABLE} is '{choice}'; expected one of {', '.join(CHOICES)}; set one of these")
+        if choice == "none":
+            return
+        sys.path.insert(0, self.root)
+        from s2s_export import plugin_sources
+        from s2s_export.errors import BuildError
+
+        build = plugin_sources.module("build")
+        try:
+            build.find_nvcc()
+        except BuildError as missing:
+            if choice == "require":
+                raise SystemExit(f"{VARIABLE} is 'require', and there is {missing}") from None
+            print(f"s2s-export: the wheel has no compiled GPU kernels: {missing}", file=sys.stderr)
+            return
+        for folder in build.folders():
+            print(f"s2s-export: compiling {folder} for {len(build.ARCHITECTURES)} architectures", file=sys.stderr)
+            target = f"s2s_export/_data/{build.PACKAGED}/{build.packaged_name(folder)}"
+            build_data["force_include"][str(build.fatbin(folder))] = target
