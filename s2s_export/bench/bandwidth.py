@@ -71,17 +71,31 @@ def read_speed(n_bytes: int, threads: int) -> float:
     return n_bytes / float(json.loads(done.stdout))
 
 
-def floors(bundle: Bundle, weight_bytes: set[float], threads: list[int]) -> dict[str, Any]:
+def gpu_read_speed() -> float:
+    """Bytes a second that a GPU copies, read and written, in a process of its own. Raises CalledProcessError."""
+    code = "from s2s_export.device import check, cuda; print(check.bandwidth(cuda.CudaDevice()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=300)
+    return float(done.stdout)
+
+
+def floors(bundle: Bundle, weight_bytes: set[float], threads: list[int], device: str = "cpu") -> dict[str, Any]:
     """For each thread count and size of a weight in bytes: the read speed and the floor of a step in seconds."""
     parameters = step_parameters(bundle)
     if isinstance(parameters, str):
         return {"reason": parameters, "floors": []}
     found = []
+    if device == "cuda":
+        try:
+            of_gpu = gpu_read_speed()
+        except subprocess.CalledProcessError as error:
+            words = error.stderr.decode(errors="replace").strip().splitlines()
+            return {"reason": f"the GPU's bandwidth can't be measured ({words[-1] if words else 'no reason given'})",
+                    "floors": []}  # fmt: skip
     for n_threads in threads:
         for size in sorted(weight_bytes):
             n_bytes = int(parameters * size)
             # More threads than one may read no faster, and never set the floor lower.
-            speed = max(read_speed(n_bytes, n) for n in {1, n_threads})
+            speed = of_gpu if device == "cuda" else max(read_speed(n_bytes, n) for n in {1, n_threads})
             found.append({
                 "threads": n_threads, "weight_bytes": size, "bytes": n_bytes, "bytes_per_second": speed,
                 "step_seconds": n_bytes / speed,

@@ -8,6 +8,7 @@ import selectors
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,7 +24,7 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 class Worker:
     """A process that holds one contestant. Use as a context manager, or call `close`."""
 
-    def __init__(self, threads: int, python: str | None = None) -> None:
+    def __init__(self, threads: int, python: str | None = None, environment: Mapping[str, str] | None = None) -> None:
         package = Path(__file__).resolve().parents[2]
         path = [str(package), *filter(None, [os.environ.get("PYTHONPATH")])]
         variables = {name: str(threads) for name in THREAD_VARIABLES}
@@ -35,7 +36,7 @@ class Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._log,
-                env={**os.environ, **variables, **offline},
+                env={**os.environ, **variables, **offline, **(environment or {})},
             )
         except OSError as error:
             self._log.close()

@@ -65,8 +65,9 @@ class Racer:
         job = asdict(self._job)
         job["threads"] = options.pop("threads", self.threads)
         job["options"] = {**job["options"], **options}
+        environment = getattr(modules()[self.entry.contestant], "environment", lambda folder: {})
         try:
-            self.worker = Worker(job["threads"], self.python)
+            self.worker = Worker(job["threads"], self.python, environment(str(folder)))
             self.opened = self.worker.ask("open", job=job, folder=str(folder))
         except Absent as reason:
             self.fail(reason)
@@ -107,11 +108,17 @@ class Racer:
 
 
 def race(
-    settings: Settings, entries: Sequence[Entry], works: Sequence[Work], threads: int, progress: Progress
-) -> tuple[list[Racer], list[dict[str, Any]]]:
-    """Every entry over all work with `threads` threads: how each fared, and one result for each entry and work."""
+    settings: Settings,
+    entries: Sequence[Entry],
+    works: Sequence[Work],
+    threads: int,
+    progress: Progress,
+    done: Callable[[list[Racer], list[dict[str, Any]]], None],
+) -> None:
+    """Every entry over all work with `threads` threads. done: called after each piece of work, with how each entry
+    fares so far, and a result of each for this work.
+    """
     racers = [Racer(entry, settings, threads) for entry in entries]
-    results = []
     with ExitStack() as stack:
         for number, racer in enumerate(racers):
             folder = prepared_folder(stack, number)
@@ -121,8 +128,7 @@ def race(
             stack.callback(racer.close)
             racer.open(folder)
         for work in works:
-            results += _over(settings, racers, work, threads, progress)
-    return racers, results
+            done(racers, _over(settings, racers, work, threads, progress))
 
 
 def prepared_folder(stack: ExitStack, number: int) -> Path:

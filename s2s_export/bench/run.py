@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,11 @@ from .. import bundle as bundles
 from ..errors import InvalidOption, UnknownOption
 from . import bandwidth, files, record
 from .contestants import OURS, Choice, Entry, modules, peers
-from .rounds import Progress, Settings, race
+from .rounds import Progress, Racer, Settings, race
 from .work import grid
 
 # Whose tokens the others are compared with: the first of these that ran.
-REFERENCES = ("transformers generate", "s2s portable", "s2s cpu-fp32")
+REFERENCES = ("transformers generate", "transformers generate fp16", "s2s portable", "s2s cpu-fp32")
 DEFAULT_PEERS = ("transformers", "torch-compile", "ctranslate2", "optimum")
 
 
@@ -33,15 +33,26 @@ class Options:
     threads: tuple[int, ...] = (1,)
     repeats: int = 5
     pythons: dict[str, str] = field(default_factory=dict)
+    first: tuple[int, int] | None = None  # batch size and beams that are measured before all others
     file: str | None = None
     max_new_tokens: int = 128
 
 
-def bench(path: str, options: Options, command: str, progress: Progress = lambda text: None) -> dict[str, Any]:
-    """Measure, and return the record (`record.py`). Raises BundleError, InvalidOption, UnknownOption."""
+def bench(
+    path: str,
+    options: Options,
+    command: str,
+    progress: Progress = lambda text: None,
+    save: Callable[[dict[str, Any]], None] = lambda done: None,
+) -> dict[str, Any]:
+    """Measure, and return the record (`record.py`). save: is given the record after each piece of work.
+
+    Raises BundleError, InvalidOption, UnknownOption.
+    """
     bundle = bundles.read(path)
     _check(options)
     works = grid(bundle, options.batch_sizes, options.num_beams, options.source_lengths, options.new_tokens)
+    works.sort(key=lambda work: (work.batch_size, work.num_beams) != options.first)
     settings = Settings(bundle, options.checkpoint, options.repeats, options.pythons)
     entries = _entries(bundle, options)
     about = {
@@ -58,16 +69,20 @@ def bench(path: str, options: Options, command: str, progress: Progress = lambda
         return done
     progress("read speed of this machine")
     sizes = {entry.weight_bytes for entry in entries if entry.weight_bytes}
-    done["bandwidth"] = bandwidth.floors(bundle, sizes, list(options.threads))
+    done["bandwidth"] = bandwidth.floors(bundle, sizes, list(options.threads), options.choice.device)
     for threads in options.threads:
-        racers, results = race(settings, entries, works, threads, progress)
-        summaries = [record.summarize(r, done["bandwidth"], _weight_bytes(entries, r["label"])) for r in results]
-        record.add_agreement(summaries, results, list(REFERENCES))
-        for group in record.by_work(summaries):
-            record.add_speed(group, entries, lambda result: result["sentence"]["p50"])
-        done["contestants"] += [racer.record() for racer in racers]
-        done["results"] += summaries
-    _name_reference(about, {result["label"] for result in done["results"]})
+        others = done["contestants"]
+
+        def add(racers: list[Racer], results: list[dict[str, Any]], others: list[dict[str, Any]] = others) -> None:
+            summaries = [record.summarize(r, done["bandwidth"], _weight_bytes(entries, r["label"])) for r in results]
+            record.add_agreement(summaries, results, list(REFERENCES))
+            record.add_speed(summaries, entries, lambda result: result["sentence"]["p50"])
+            done["contestants"] = others + [racer.record() for racer in racers]
+            done["results"] += summaries
+            _name_reference(about, {result["label"] for result in done["results"]})
+            save(done)
+
+        race(settings, entries, works, threads, progress, add)
     return done
 
 

@@ -42,6 +42,8 @@ class Names(click.ParamType):
 @click.option("--checkpoint", type=click.Path(), help="The checkpoint it was exported from; peers need it.")
 @click.option("--backends", type=Names(), help="Of ours; see `s2s doctor`. [default: all]")
 @click.option("--targets", type=Names(), help="Built engines, or 'portable' for the graphs as they are. [default: all]")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True,
+              help="Where all systems run; on a GPU the floor is that of its memory.")  # fmt: skip
 @click.option("--peers", type=Names(), default="transformers,torch-compile,ctranslate2,optimum", show_default=True,
               help="Other systems; '' for none.")  # fmt: skip
 @click.option("--peer-python", multiple=True, metavar="PEER=PYTHON", help="Interpreter that a peer is installed in.")
@@ -64,6 +66,7 @@ def command(
     checkpoint: str | None,
     backends: tuple[str, ...] | None,
     targets: tuple[str, ...] | None,
+    device: str,
     peers: tuple[str, ...],
     peer_python: tuple[str, ...],
     json_path: str | None,
@@ -85,7 +88,9 @@ def command(
         if path != "-" and not Path(path).absolute().parent.is_dir():
             raise InvalidOption(f"{path}: its folder does not exist; create it first")
     pythons = dict(_peer_python(text) for text in peer_python)
-    options = Options(checkpoint=checkpoint, choice=Choice(backends, targets), peers=peers, pythons=pythons, **given)
+    options = Options(
+        checkpoint=checkpoint, choice=Choice(backends, targets, device), peers=peers, pythons=pythons, **given
+    )
     line = shlex.join(["s2s", *sys.argv[1:]])
     record = bench(bundle, options, line, lambda stage: tell(stage, quiet))
     if json_path == "-":

@@ -5,6 +5,7 @@ A contestant's module defines
     NAME                        as --peers says it, or "s2s" for ourselves
     entries(bundle, choice)     its entries in the race: a system may run at several precisions. Called in the parent
                                 process; imports nothing heavy
+    environment(folder)         optional: variables that the process of `open` starts with; `folder` is prepared
     prepare(job, folder)        optional: make in `folder` what `open` reads (a conversion). Runs and is timed in a
                                 process of its own, so that it does not count as the contestant's memory
     open(job, folder) -> System in the worker process. Raises Absent with the reason when it can't run here
@@ -50,10 +51,20 @@ class Entry:
 
 @dataclass(frozen=True)
 class Choice:
-    """What the user asked for: backends and targets of ours (None: all there are), and threads."""
+    """What the user asked for: backends, targets and searches of ours (None: all there are), and where all run.
+
+    searches: as `s2s_export.load` takes them; only on a GPU is there more than one.
+    """
 
     backends: tuple[str, ...] | None = None
     targets: tuple[str, ...] | None = None
+    device: str = "cpu"
+    searches: tuple[str, ...] | None = None
+
+    @property
+    def reason_if_for_cpus(self) -> str | None:
+        """Why a contestant that is measured on CPUs only takes no part."""
+        return None if self.device == "cpu" else "measured on CPUs only"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""CTranslate2, in float32 and int8, at its default settings for this processor.
+"""CTranslate2, in float32 and int8 at its default settings for this processor, or in float16 on a GPU.
 
 It takes text tokens, not ids. The conversion is given a vocabulary of made-up words, one for each id, so that the
 checkpoint needs no tokenizer and nothing but the model is measured.
@@ -14,17 +14,20 @@ from typing import Any
 
 from ...bundle import Bundle
 from ..work import Ids
-from . import Absent, Choice, Entry, Job, Marks
+from . import Absent, Choice, Entry, Job, Marks, _cublas
 
 NAME = "ctranslate2"
-PRECISIONS = {"fp32": ("float32", 4.0), "int8": ("int8", 1.0)}
+PRECISIONS = {
+    "cpu": {"fp32": ("float32", 4.0), "int8": ("int8", 1.0)},
+    "cuda": {"fp16": ("float16", 2.0)},
+}
 IDS = "ids.json"
 
 
 def entries(bundle: Bundle, choice: Choice) -> list[Entry]:
     return [
-        Entry(NAME, f"CTranslate2 {theirs}", ours, weight_bytes, {"compute_type": theirs})
-        for ours, (theirs, weight_bytes) in PRECISIONS.items()
+        Entry(NAME, f"CTranslate2 {theirs}", ours, weight_bytes, {"compute_type": theirs, "device": choice.device})
+        for ours, (theirs, weight_bytes) in PRECISIONS[choice.device].items()
     ]
 
 
@@ -81,6 +84,12 @@ def prepare(job: Job, folder: str) -> None:
     except (ValueError, AttributeError, KeyError) as error:
         raise Absent(f"its converter can't take this checkpoint ({str(error).splitlines()[0][:200]})") from error
     (Path(folder) / IDS).write_text(json.dumps(vocabulary.words), encoding="utf-8")
+    if job.options["device"] == "cuda":
+        _cublas.link(Path(folder) / _cublas.FOLDER)
+
+
+def environment(folder: str) -> dict[str, str]:
+    return _cublas.environment(Path(folder) / _cublas.FOLDER)
 
 
 def open(job: Job, folder: str) -> CTranslate2:
@@ -94,13 +103,16 @@ def open(job: Job, folder: str) -> CTranslate2:
         raise Absent(f"ctranslate2 can't be imported ({error}); pip install 's2s-export[bench]'") from error
     words = json.loads((Path(folder) / IDS).read_text(encoding="utf-8"))
     workers = job.options.get("inter_threads", 1)
-    translator = ctranslate2.Translator(
-        str(Path(folder) / NAME),
-        device="cpu",
-        compute_type=job.options["compute_type"],
-        inter_threads=workers,
-        intra_threads=job.threads,
-    )
+    try:
+        translator = ctranslate2.Translator(
+            str(Path(folder) / NAME),
+            device=job.options["device"],
+            compute_type=job.options["compute_type"],
+            inter_threads=workers,
+            intra_threads=job.threads,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise Absent(f"it can't run on this {job.options['device']} ({str(error).splitlines()[0][:200]})") from error
     return CTranslate2(translator, words, {"ctranslate2": ctranslate2.__version__})
 
 

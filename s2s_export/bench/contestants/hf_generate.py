@@ -1,4 +1,4 @@
-"""transformers' own generate() on PyTorch, fp32: the reference for tokens, and what most people run."""
+"""transformers' own generate() on PyTorch, fp32, on a GPU fp16: the reference for tokens, and what most people run."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ __all__ = ["NAME", "entries", "open", "settings"]
 
 
 def entries(bundle: Bundle, choice: Choice) -> list[Entry]:
+    if choice.device == "cuda":
+        return [Entry(NAME, "transformers generate fp16", "fp16", 2.0, {"device": "cuda"})]
     return [Entry(NAME, "transformers generate", "fp32", 4.0)]
 
 

@@ -21,7 +21,7 @@ __all__ = ["NAME", "entries", "open", "prepare", "settings"]
 
 
 def entries(bundle: Bundle, choice: Choice) -> list[Entry]:
-    return [Entry(NAME, "optimum-onnx", "fp32", 4.0)]
+    return [Entry(NAME, "optimum-onnx", "fp32", 4.0, reason=choice.reason_if_for_cpus)]
 
 
 def prepare(job: Job, folder: str) -> None:

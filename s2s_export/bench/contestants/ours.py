@@ -23,6 +23,7 @@ BACKEND_OF_FLAVOUR = {
 RUN_PORTABLE_GRAPHS = ("onnxruntime", "onnxruntime-cuda", "torch")
 NOT_FOR_SPEED = ("torch",)  # takes part only when it is asked for
 PORTABLE = "portable"  # a target's name that stands for the bundle's graphs as they are
+SEARCHES = ("device", "host")  # on a GPU: where the search runs
 CPU = "onnxruntime"  # the backend that can cut the output projection too
 
 
@@ -33,7 +34,8 @@ def entries(bundle: Bundle, choice: Choice) -> list[Entry]:
         if name not in known:
             raise UnknownOption(name, known, "backend")
     found = []
-    for name in choice.backends or [name for name in known if name not in NOT_FOR_SPEED]:
+    hosts = (CPU, *NOT_FOR_SPEED) if choice.device == "cuda" else NOT_FOR_SPEED
+    for name in choice.backends or [name for name in known if name not in hosts]:
         targets = [PORTABLE] if name in RUN_PORTABLE_GRAPHS else []
         targets += [target for target, engine in built.items() if _backend(engine) == name]
         reason = known[name].unavailable()
@@ -41,19 +43,25 @@ def entries(bundle: Bundle, choice: Choice) -> list[Entry]:
             found.append(_absent(name, reason or "no engine of it in the bundle; see `s2s build`"))
         for target in targets:
             if choice.targets is None or target in choice.targets:
-                found += _entries_of(bundle, name, target, built.get(target), reason)
+                found += _entries_of(bundle, name, target, built.get(target), reason, choice)
     missing = [t for t in choice.targets or () if t != PORTABLE and t not in built]
     return found + [_absent(t, f"not built: s2s build {bundle.path} --target {t}") for t in missing]
 
 
 def _entries_of(
-    bundle: Bundle, backend: str, target: str, engine: dict[str, Any] | None, reason: str | None
+    bundle: Bundle, backend: str, target: str, engine: dict[str, Any] | None, reason: str | None, choice: Choice
 ) -> list[Entry]:
     precision = engine["precision"] if engine else bundle.manifest["precision"]
     label = f"s2s {target}" if backend == CPU or engine else f"s2s {backend} {target}"
     options = {"backend": backend, "target": target}
     bytes_ = WEIGHT_BYTES.get(precision, 4.0)
-    found = [Entry(NAME, label, precision, bytes_, options, reason, engine.get("seconds") if engine else None)]
+    seconds = engine.get("seconds") if engine else None
+    if choice.device == "cuda":
+        return [
+            Entry(NAME, f"{label} {search}", precision, bytes_, {**options, "search": search}, reason, seconds)
+            for search in choice.searches or SEARCHES
+        ]
+    found = [Entry(NAME, label, precision, bytes_, options, reason, seconds)]
     if target in _shortlist_targets(bundle) and backend == CPU:
         found.append(Entry(NAME, f"{label} shortlist", precision, bytes_, {**options, "shortlist": True}, reason))
     return found

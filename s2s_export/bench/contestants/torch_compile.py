@@ -20,8 +20,8 @@ __all__ = ["NAME", "entries", "open", "settings"]
 
 
 def entries(bundle: Bundle, choice: Choice) -> list[Entry]:
-    reason = None
-    if not any(shutil.which(name) for name in COMPILERS):
+    reason = choice.reason_if_for_cpus
+    if reason is None and not any(shutil.which(name) for name in COMPILERS):
         reason = f"torch.compile needs a C++ compiler; found none of {', '.join(COMPILERS)}"
     return [Entry(NAME, "torch.compile generate", "fp32", 4.0, reason=reason)]
 

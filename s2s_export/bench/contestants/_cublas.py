@@ -1,0 +1,42 @@
+"""CTranslate2's wheel wants the libraries of cuBLAS 12. Where only those of 13 are, as beside a torch for CUDA 13,
+links with the older names serve: it looks up a dozen functions by name, and both have them. Not yet run on a GPU.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from pathlib import Path
+
+FOLDER = "libraries"
+WANTED = {"libcublas.so.12": "libcublas.so.13", "libcublasLt.so.12": "libcublasLt.so.13"}
+PLACES = ("nvidia/cu13/lib", "nvidia/cublas/lib")  # of NVIDIA's wheels, below a folder of packages
+
+
+def link(folder: Path) -> None:
+    """Makes the links in `folder`; nothing where the wanted libraries load, or none is there to link to."""
+    if all(_loads(name) for name in WANTED):
+        return
+    for place in (Path(entry) / place for entry in sys.path for place in PLACES):
+        if all((place / newer).is_file() for newer in WANTED.values()):
+            folder.mkdir()
+            for older, newer in WANTED.items():
+                (folder / older).symlink_to((place / newer).resolve())
+                (folder / newer).symlink_to((place / newer).resolve())
+            return
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """What makes the loader find the links: it reads the path as a process starts."""
+    if not folder.is_dir():
+        return {}
+    return {"LD_LIBRARY_PATH": os.pathsep.join([str(folder), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])])}
+
+
+def _loads(name: str) -> bool:
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        return False
+    return True
