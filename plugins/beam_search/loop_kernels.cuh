@@ -3,6 +3,7 @@
 
 #include <cstring>
 
+#include "alignment.cuh"
 #include "rules.cuh"
 #include "sampling.cuh"
 #include "steps.cuh"
@@ -26,6 +27,14 @@ extern "C" __global__ void __launch_bounds__(kUpdateThreads) drawn_update_step(D
 extern "C" __global__ void __launch_bounds__(kRecordThreads) record_search_step(RecordParameters given) { record_step(given); }
 extern "C" __global__ void __launch_bounds__(kRecordThreads) row_update_step(RowUpdateParameters given) { row_update(given); }
 extern "C" __global__ void __launch_bounds__(kRecordThreads) publish_step(PublishParameters given) { publish(given); }
+
+#define ALIGNMENT_KERNEL(element, Type)                                                                                 \
+  extern "C" __global__ void __launch_bounds__(kAlignmentThreads) record_attention_##element(AlignmentParameters given) { \
+    record_attention<Type>(given);                                                                                      \
+  }
+ALIGNMENT_KERNEL(fp32, float)
+ALIGNMENT_KERNEL(fp16, __half)
+ALIGNMENT_KERNEL(bf16, __nv_bfloat16)
 
 #ifndef __CUDACC__
 // The host build is asked for a kernel by its name, as a driver is after loading a binary.
@@ -52,6 +61,9 @@ inline const NamedKernel kKernels[] = {
     NAMED(record_search_step, RecordParameters),
     NAMED(row_update_step, RowUpdateParameters),
     NAMED(publish_step, PublishParameters),
+    NAMED(record_attention_fp32, AlignmentParameters),
+    NAMED(record_attention_fp16, AlignmentParameters),
+    NAMED(record_attention_bf16, AlignmentParameters),
 };
 inline int loop_kernel_by_name(const char* name, const void* given, const uint32_t* grid, uint32_t threads) {
   for (const NamedKernel& entry : kKernels)

@@ -16,6 +16,10 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
+NO_ATTENTION = (
+    "this engine gives no cross-attention weights, which alignments need; set attention = true under [options] of its "
+    "recipe and build it again"
+)
 
 
 @dataclass(frozen=True)

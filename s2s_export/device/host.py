@@ -34,7 +34,7 @@ def _library() -> ctypes.CDLL:
 class HostGraph:
     """Queued calls in order, and the condition under which they repeat."""
 
-    def __init__(self, calls: list[Callable[[], None]], condition: NDArray[np.uint32] | None = None) -> None:
+    def __init__(self, calls: list[Callable[[], object]], condition: NDArray[np.uint32] | None = None) -> None:
         self.calls = calls
         self._condition = condition
 
@@ -68,7 +68,7 @@ class HostDevice:
         self.n_launches = 0
         self.launched: list[str] = []
         self._blocks: dict[int, NDArray[np.uint8]] = {}
-        self._capturing: list[Callable[[], None]] | None = None
+        self._capturing = threading.local()  # `calls` of the thread that captures: streams are the threads' own
         self._is_lost = False
 
     def activate(self) -> None:
@@ -92,6 +92,12 @@ class HostDevice:
         block = self._blocks.pop(address)
         if (block[:CANARY] != 0xFF).any() or (block[-CANARY:] != 0xFF).any():
             raise BackendError("a kernel wrote outside its memory; expected it to stay inside; this is a defect")
+
+    def host_array(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+        return np.zeros(shape, dtype)
+
+    def free_host(self, array: NDArray[Any]) -> None:
+        pass
 
     def mapped(self, shape: tuple[int, ...], dtype: Any) -> tuple[NDArray[Any], int]:
         array = np.zeros(shape, dtype)
@@ -123,6 +129,19 @@ class HostDevice:
     def move(self, target: int, source: int, n_bytes: int, stream: int) -> None:
         self.call(functools.partial(ctypes.memmove, target, source, n_bytes))
 
+    def columns_to_device(self, address: int, array: NDArray[Any], n_columns: int, stream: int) -> None:
+        for number, row in enumerate(array):
+            self.to_device(address + number * row.nbytes, row[:n_columns], stream)
+
+    def move_rows(
+        self, target: int, target_pitch: int, source: int, source_pitch: int, n_bytes: int, n_rows: int, stream: int
+    ) -> None:
+        for row in range(n_rows):
+            self.move(target + row * target_pitch, source + row * source_pitch, n_bytes, stream)
+
+    def zero(self, address: int, n_bytes: int, stream: int) -> None:
+        self.call(functools.partial(ctypes.memset, address, 0, n_bytes))
+
     def seconds(self, stream: int, body: Callable[[], None]) -> float:
         """Of the emulation: says nothing of a GPU."""
         begin = time.perf_counter()
@@ -135,8 +154,9 @@ class HostDevice:
 
     def call(self, function: Callable[[], object]) -> None:
         """Queues a function: how an executor for this device does its work."""
-        if self._capturing is not None:
-            self._capturing.append(function)  # type: ignore[arg-type]
+        calls = getattr(self._capturing, "calls", None)
+        if calls is not None:
+            calls.append(function)
         else:
             function()
 
@@ -162,10 +182,11 @@ class HostDevice:
         condition = np.zeros(2, np.uint32)
         return HostGraph(self._captured(lambda: body(int(condition.ctypes.data))), condition)
 
-    def _captured(self, body: Callable[[], None]) -> list[Callable[[], None]]:
-        self._capturing = []
+    def _captured(self, body: Callable[[], None]) -> list[Callable[[], object]]:
+        calls: list[Callable[[], object]] = []
+        self._capturing.calls = calls
         try:
             body()
-            return self._capturing
+            return calls
         finally:
-            self._capturing = None
+            self._capturing.calls = None

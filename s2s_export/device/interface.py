@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -63,6 +64,14 @@ class Device(Protocol):
 
     def move(self, target: int, source: int, n_bytes: int, stream: int) -> None: ...
 
+    def move_rows(
+        self, target: int, target_pitch: int, source: int, source_pitch: int, n_bytes: int, n_rows: int, stream: int
+    ) -> None:
+        """The first bytes of each row into the first of another array's rows; pitches are whole rows, in bytes."""
+        ...
+
+    def zero(self, address: int, n_bytes: int, stream: int) -> None: ...
+
     def seconds(self, stream: int, body: Callable[[], None]) -> float:
         """How long the device takes for what `body` queues."""
         ...
@@ -80,12 +89,24 @@ class Device(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Attention:
+    """The cross-attention weights of a step: [B, K, layers, heads, width] in `element`, at `address`."""
+
+    address: int
+    layers: int
+    heads: int
+    width: int
+    element: str
+
+
 class StepExecutor(Protocol):
     """Runs the decoder's step for one batch whose sources are encoded. Addresses stay as they are while it lives.
 
     token [B, K] int64, position [1] int64 and ancestors [B, K, C] int64 are read from, and written by the loop;
     logits [B, K, V] in `element` ("fp32", "fp16", "bf16") are written. All numbers that change lie in device memory, so
-    that `enqueue` can be captured into a graph.
+    that `enqueue` can be captured into a graph. Three more members may be left out: `attention_of`, `is_capturable` and
+    `positions_of` below say what they mean.
     """
 
     n_sources: int
@@ -103,3 +124,20 @@ class StepExecutor(Protocol):
     def enqueue(self, stream: int) -> None:
         """Queues one step: it reads token and position, writes the caches at that position, and the logits."""
         ...
+
+
+def attention_of(executor: StepExecutor) -> Attention | None:
+    """`attention`: the weights that a step writes as well, or None."""
+    found: Attention | None = getattr(executor, "attention", None)
+    return found
+
+
+def is_capturable(executor: StepExecutor) -> bool:
+    """`capturable`: False for a step that no graph can hold. The host then runs each: `enqueue` waits for what was
+    queued, and returns when the logits are there."""
+    return bool(getattr(executor, "capturable", True))
+
+
+def positions_of(executor: StepExecutor) -> int:
+    """`positions`: how many tokens may be fed, where caches have room for more than the decoder takes."""
+    return int(getattr(executor, "positions", executor.capacity))

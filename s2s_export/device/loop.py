@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -26,7 +26,7 @@ from ..decoding.options import GenerationOptions
 from ..errors import BackendError, InvalidOption, UnknownOption
 from . import walk
 from .faults import DeviceLost
-from .interface import Device, Graph, StepExecutor
+from .interface import Device, Graph, StepExecutor, is_capturable
 from .rules import DeviceRules, serialise
 from .steps import StepLaunches
 from .stream import News
@@ -34,21 +34,30 @@ from .tables import Arena, Plan, first_values, make_plan
 
 Mode = Literal["auto", "while", "replay", "queue"]
 MODES = ("auto", "while", "replay", "queue")
+ASK_SECONDS = 0.001  # between two questions to the driver whether all is well
 STEPS_AHEAD = 2  # steps queued beyond the last one known to have run: hides the launch, wastes at most so many
+MOST_PLANS = 4  # kinds of calls whose memory and graphs are kept
+NO_WHILE = (
+    "the decoder's step is run by a library whose launches no graph can hold, so there is no WHILE graph; expected the "
+    "mode 'replay' or 'queue'; take one of them"
+)
 OnPrefix = Callable[[int, list[int]], None]
+Told = tuple[int, list[int]]  # a source, and tokens of its best output that became sure
+Running = Generator[Told, None, list[list[Hypothesis]]]
 
 
 class DeviceSearch:
     """Searches of one executor after another batch, on one device. Not shared between threads; threads have one each.
 
-    Memory and graphs are kept for the next call with the same plan.
+    Memory and graphs of the last few plans are kept for calls with equal ones.
     """
 
     def __init__(self, device: Device, executor: StepExecutor) -> None:
         self.device = device
         self.executor = executor
         self._signature = executor.signature
-        self._held: _Held | None = None
+        self._held: _Held | None = None  # what the last call ran on
+        self._kept: dict[Plan, _Held] = {}  # the one used last is the last
         self._lost: str | None = None
 
     def run(
@@ -59,11 +68,41 @@ class DeviceSearch:
         mode: Mode = "auto",
         on_prefix: OnPrefix | None = None,
         source_numbers: Sequence[int] | None = None,
+        alignments: bool = False,
     ) -> list[list[Hypothesis]]:
         """The outputs of every source, best first. Arguments are those of `decoding.decode`.
 
         Raises InvalidOption for what a device can't do, DeviceLost when it fails while it decodes.
         """
+        running = self.start(
+            sources,
+            options,
+            mode=mode,
+            tells=on_prefix is not None,
+            source_numbers=source_numbers,
+            alignments=alignments,
+        )
+        while True:
+            try:
+                source, tokens = next(running)
+            except StopIteration as end:
+                found: list[list[Hypothesis]] = end.value
+                return found
+            if on_prefix is not None:
+                on_prefix(source, tokens)
+
+    def start(
+        self,
+        sources: Sequence[Sequence[int]],
+        options: GenerationOptions,
+        *,
+        mode: Mode = "auto",
+        tells: bool = True,
+        source_numbers: Sequence[int] | None = None,
+        alignments: bool = False,
+    ) -> Running:
+        """A search that goes on while its generator is asked: it yields what becomes sure, if `tells`, and returns what
+        `run` does. The device does not wait for the asking. Closed early, it waits for what is queued."""
         if mode not in MODES:
             raise UnknownOption(mode, MODES, "loop mode")
         if self._lost is not None:
@@ -73,16 +112,44 @@ class DeviceSearch:
                 f"{len(sources)} sources for an executor of {self.executor.n_sources}; expected as many; "
                 "make it for the batch that is decoded"
             )
+        numbers = range(len(sources)) if source_numbers is None else source_numbers
         try:
             self.device.activate()
-            return self._run(sources, options, self._mode(mode), on_prefix, source_numbers)
+            chosen = self._mode(mode)
+            rules, padded = serialise(options, self.executor.vocabulary_size), _padded(sources)
+            plan = make_plan(self.executor, options, rules, padded.shape[1], streams=tells, alignments=alignments)
+            held = self._hold(plan)
+            held.begin(options, rules, padded, numbers)
+            return (yield from self._go_on(held, sources, options, chosen, tells))
         except DeviceLost as error:
             self._lost = str(error)
             raise
+        except GeneratorExit:  # nobody asks any more; what is queued still uses the memory
+            self.device.synchronize(self.executor.stream)
+            raise
+
+    def _go_on(
+        self, held: _Held, sources: Sequence[Sequence[int]], options: GenerationOptions, mode: Mode, tells: bool
+    ) -> Running:
+        news = News(held.plan, options.prompt, held.news) if tells else None
+        n_told = 0
+        steps = held.run_while() if mode == "while" else held.run_steps(graph=mode == "replay")
+        for n_steps in steps:
+            while news is not None and n_told < n_steps:
+                yield from news.read(n_told)
+                n_told += 1
+        results = held.results(options, [len(source) for source in sources])
+        for source, outputs in enumerate(results):
+            if news is not None and (rest := news.finish(source, outputs[0].token_ids)):
+                yield source, rest
+        return results
 
     def _mode(self, mode: Mode) -> Mode:
+        can_repeat = self.device.while_graphs and is_capturable(self.executor)
         if mode == "auto":
-            return "while" if self.device.while_graphs else "replay"
+            return "while" if can_repeat else "replay"
+        if mode == "while" and not is_capturable(self.executor):
+            raise BackendError(NO_WHILE)
         if mode == "while" and not self.device.while_graphs:
             raise BackendError(
                 f"{self.device.name} has no WHILE graphs; expected a driver of CUDA 12.4 or later; update it, or take "
@@ -90,61 +157,30 @@ class DeviceSearch:
             )
         return mode
 
-    def _run(
-        self,
-        sources: Sequence[Sequence[int]],
-        options: GenerationOptions,
-        mode: Mode,
-        on_prefix: OnPrefix | None,
-        source_numbers: Sequence[int] | None,
-    ) -> list[list[Hypothesis]]:
-        rules = serialise(options, self.executor.vocabulary_size)
-        padded = _padded(sources)
-        plan = make_plan(self.executor, options, rules, padded.shape[1], streams=on_prefix is not None)
-        held = self._hold(plan)
-        numbers = range(len(sources)) if source_numbers is None else source_numbers
-        held.begin(options, rules, padded, numbers)
-        news = News(plan, options.prompt, held.news) if on_prefix is not None else None
-        n_told = 0
-
-        def tell(n_steps: int) -> None:
-            nonlocal n_told
-            while on_prefix is not None and news is not None and n_told < n_steps:
-                for source, tokens in news.read(n_told):
-                    on_prefix(source, tokens)
-                n_told += 1
-
-        if mode == "while":
-            held.run_while(tell)
-        else:
-            held.run_steps(tell, graph=mode == "replay")
-        results = held.results(options)
-        if on_prefix is not None and news is not None:
-            for source, outputs in enumerate(results):
-                if rest := news.finish(source, outputs[0].token_ids):
-                    on_prefix(source, rest)
-        return results
-
     def _hold(self, plan: Plan) -> _Held:
-        if self._held is None or self._held.plan != plan:
-            self.close()
-            self._held = _Held(self.device, self.executor, plan)
-        return self._held
+        held = self._kept.pop(plan, None)
+        while held is None and len(self._kept) >= MOST_PLANS:
+            self._kept.pop(next(iter(self._kept))).close()
+        if held is None:
+            held = _Held(self.device, self.executor, plan)
+        self._held = self._kept[plan] = held
+        return held
 
     def use(self, executor: StepExecutor) -> None:
         """Another batch. Memory and graphs stay where its step is the same launch as the last one's."""
-        if self._held is not None and self._signature != executor.signature:
+        if self._signature != executor.signature:
             self.close()
         self.executor = executor
         self._signature = executor.signature
-        if self._held is not None:
-            self._held.use(executor)
+        for held in self._kept.values():
+            held.use(executor)
 
     def close(self) -> None:
         """Gives memory and graphs back."""
-        if self._held is not None:
-            self._held.close()
-            self._held = None
+        for held in self._kept.values():
+            held.close()
+        self._kept.clear()
+        self._held = None
 
 
 class _Held:
@@ -199,72 +235,87 @@ class _Held:
 
     def _queue_step(self, condition: int = 0) -> None:
         self._executor.enqueue(self._stream)
+        self._queue_search(condition)
+
+    def _queue_search(self, condition: int = 0) -> None:
         for launch, given in self._launches.queue(condition):
             self._device.run(launch, given, self._stream)
 
-    def _capture(self, kind: str) -> Graph | None:
-        """The graph, or None where it has yet to be made: the first step of a plan is queued and not captured."""
-        return self._graphs.get(kind)
-
-    def run_while(self, tell: Callable[[int], None]) -> None:
-        graph = self._capture("while")
+    def run_while(self) -> Iterator[int]:
+        """How many steps have run, whenever that changes. The first step of a plan is queued and not captured."""
+        graph = self._graphs.get("while")
         if graph is None:
             self._queue_step()
-            self._wait(1, tell)
+            yield from self._wait(1)
             if self._progress[1]:
                 return
             graph = self._graphs["while"] = self._device.capture_while(self._stream, self._queue_step)
         graph.launch(self._stream)
-        self._wait(self.plan.limit, tell)
+        yield from self._wait(self.plan.limit)
 
-    def run_steps(self, tell: Callable[[int], None], *, graph: bool) -> None:
+    def run_steps(self, *, graph: bool) -> Iterator[int]:
+        """The same, step by step. Of a step that no graph can hold, the graph has what follows it."""
+        can_capture = is_capturable(self._executor)
+        ahead = STEPS_AHEAD if can_capture else 0
         for step in range(self.plan.limit):
-            made = self._capture("step") if graph else None
-            if made is not None:
-                made.launch(self._stream)
-            else:
+            made = self._graphs.get("step") if graph else None
+            if made is None:
                 self._queue_step()
-            self._wait(step + 1 - STEPS_AHEAD, tell)
+            else:
+                if not can_capture:
+                    self._executor.enqueue(self._stream)
+                made.launch(self._stream)
+            yield from self._wait(step + 1 - ahead)
             if self._progress[1]:
                 break
             if graph and made is None:
                 self._device.synchronize(self._stream)
-                self._graphs["step"] = self._device.capture(self._stream, self._queue_step)
-        self._wait(self.plan.limit, tell)
+                body = self._queue_step if can_capture else self._queue_search
+                self._graphs["step"] = self._device.capture(self._stream, body)
+        yield from self._wait(self.plan.limit)
 
-    def _wait(self, n_steps: int, tell: Callable[[int], None]) -> None:
+    def _wait(self, n_steps: int) -> Iterator[int]:
         """Until so many steps have run, or the search is at its end. Looks at mapped memory and asks the driver at
         times, which is how a lost device shows."""
         seen, asked = -1, time.monotonic()
         while True:
             done, stop = int(self._progress[0]), int(self._progress[1])
             if done != seen:
-                tell(done)
+                yield done
                 seen = done
             if stop or done >= n_steps:
                 return
-            if time.monotonic() - asked > 0.001:
+            if time.monotonic() - asked > ASK_SECONDS:
                 asked = time.monotonic()
                 if self._device.is_idle(self._stream) and int(self._progress[0]) == seen and not self._progress[1]:
                     raise BackendError(
                         f"{self._device.name} has nothing left to do after {seen} steps and the search has not ended; "
                         "expected a step to say so; this is a defect, report it"
                     )
+            time.sleep(0)  # other threads' searches need Python too
 
     # The end
 
-    def results(self, options: GenerationOptions) -> list[list[Hypothesis]]:
-        names = walk.BEAM_TABLES if self.plan.is_beam_search else walk.ROW_TABLES
+    def results(self, options: GenerationOptions, source_lengths: Sequence[int]) -> list[list[Hypothesis]]:
+        names = [*(walk.BEAM_TABLES if self.plan.is_beam_search else walk.ROW_TABLES)]
+        names += ["alignment"] if self.plan.attention is not None else []
         n_steps = int(self._progress[0])
+        if self.plan.is_cut and n_steps == self.plan.limit:
+            positions = self.plan.prompt + self.plan.limit - 1
+            raise BackendError(
+                f"the engine has no position {positions}: it was built for {positions} tokens; raise ranges.T in its "
+                "recipe and build it again, or lower max_new_tokens"
+            )
         tables: dict[str, NDArray[Any]] = {}
         for name in names:
             shape, dtype = self._arena.tables[name]
-            if shape[0] == self.plan.limit and len(shape) == 3:
+            if shape[0] == self.plan.limit and len(shape) >= 3:
                 shape = (n_steps, *shape[1:])  # the rest was never written
             tables[name] = np.empty(shape, dtype)
             self._device.to_host(tables[name], self._address + self._arena.offsets[name], self._stream)
         self._device.synchronize(self._stream)
-        return walk.beams(tables, options) if self.plan.is_beam_search else walk.rows(tables, options)
+        read = walk.beams if self.plan.is_beam_search else walk.rows
+        return read(tables, options, source_lengths)
 
     def close(self) -> None:
         for graph in self._graphs.values():

@@ -5,7 +5,8 @@
     one beam      [log-probabilities, rules] best token, row update, publish
     samples       log-probabilities, rules, draw, row update, publish
 
-Brackets: only where rules are active; the best tokens then come from the edited log-probabilities.
+Brackets: only where rules are active; the best tokens then come from the edited log-probabilities. Where alignments are
+asked for, the step's cross-attention is kept before all else.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .. import plugin_sources
-from .interface import Launch, StepExecutor
+from .interface import Attention, Launch, StepExecutor
 from .tables import Plan
 
 Queued = tuple[Launch, ctypes.Structure]
@@ -36,11 +37,14 @@ class StepLaunches:
         self._structures = plugin_sources.module("beam_search.structures")
         self._first = plugin_sources.module("beam_search.launches")
         self._loop = plugin_sources.module("beam_search.loop_launches")
+        self._alignment = plugin_sources.module("beam_search.alignment")
 
     def queue(self, condition: int = 0) -> list[Queued]:
         """condition: of the WHILE node that the step is captured into, or 0."""
         plan = self._plan
         found: list[Queued] = []
+        if plan.attention is not None:
+            found.append(self._keep_attention(plan.attention))
         if plan.is_dense:
             found += self._normalize()
         if plan.has_rules:
@@ -63,6 +67,20 @@ class StepLaunches:
                 chosen = renamed[name] if renamed is not None and name in renamed else self._at.get(name, 0)
                 setattr(given, name, chosen or None)
         return given
+
+    def _keep_attention(self, attention: Attention) -> Queued:
+        plan = self._plan
+        given = self._fill(
+            self._alignment.AlignmentParameters,
+            {"attention": attention.address},
+            rows=plan.rows,
+            layers=attention.layers,
+            heads=attention.heads,
+            width=attention.width,
+            prompt=plan.prompt,
+            limit=plan.limit,
+        )
+        return self._alignment.record(attention.element, given), given
 
     def _normalize(self) -> list[Queued]:
         plan = self._plan

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from .. import plugin_sources
 from ..decoding.options import GenerationOptions
+from ..decoding.state import NO_ATTENTION
 from ..errors import BackendError, InvalidOption
-from .interface import StepExecutor
+from .interface import Attention, StepExecutor, attention_of, positions_of
 from .rules import MOST_RULES, DeviceRules
 
 ALIGNMENT = 256
@@ -50,6 +51,8 @@ class Plan:
     bound_at_limit: bool
     fill: int
     streams: bool
+    is_cut: bool = False  # the decoder takes fewer tokens than max_length allows: a text that gets there is an error
+    attention: Attention | None = None  # whose mean over heads is kept of every step
 
     @property
     def rows(self) -> int:
@@ -82,10 +85,17 @@ Shape = tuple[int, ...]
 
 
 def make_plan(
-    executor: StepExecutor, options: GenerationOptions, rules: DeviceRules, source_width: int, *, streams: bool
+    executor: StepExecutor,
+    options: GenerationOptions,
+    rules: DeviceRules,
+    source_width: int,
+    *,
+    streams: bool,
+    alignments: bool = False,
 ) -> Plan:
     """The plan of a call. Raises BackendError or InvalidOption where executor or kernels are too small."""
     prompt = len(options.prompt)
+    most = min(options.max_length, positions_of(executor) + 1)  # the last token is not fed
     is_beam_search = options.num_beams > 1
     samples = bool(options.do_sample)
     plan = Plan(
@@ -95,7 +105,7 @@ def make_plan(
         capacity=executor.capacity,
         element=executor.element,
         prompt=prompt,
-        limit=options.max_length - prompt,
+        limit=most - prompt,
         n_end=len(options.eos_token_id),
         source_width=_rounded(source_width) if rules.reads_sources else 1,
         is_beam_search=is_beam_search,
@@ -110,7 +120,11 @@ def make_plan(
         bound_at_limit=options.early_stopping == "never" and options.length_penalty > 0.0,
         fill=options.pad_token_id if options.pad_token_id is not None else (*options.eos_token_id, 0)[0],
         streams=streams,
+        is_cut=most < options.max_length,
+        attention=attention_of(executor) if alignments else None,
     )
+    if alignments and plan.attention is None:
+        raise BackendError(NO_ATTENTION)
     _check(plan, options, rules)
     return plan
 
@@ -122,11 +136,11 @@ def _check(plan: Plan, options: GenerationOptions, rules: DeviceRules) -> None:
             f"the executor runs {plan.beams} beams and the search wants {options.n_rows}; expected as many; "
             "build the engine for that number of beams (ranges.K)"
         )
-    fed = options.max_length - 1  # the last token is not fed
-    if fed > plan.capacity:
+    if plan.limit < 1:
+        positions = plan.prompt + plan.limit - 1
         raise BackendError(
-            f"max_length is {options.max_length}, which feeds {fed} tokens, but the engine was built for "
-            f"{plan.capacity}; lower max_new_tokens, or raise ranges.T and build again"
+            f"the decoder's prompt has {plan.prompt} tokens, but the engine was built for {positions}; "
+            "shorten decoder_input_ids, or raise ranges.T in its recipe and build it again"
         )
     if rules.n_rules > MOST_RULES:
         raise InvalidOption(f"{rules.n_rules} decoding rules at once; a device takes {MOST_RULES}; use fewer")
@@ -138,7 +152,7 @@ def _check(plan: Plan, options: GenerationOptions, rules: DeviceRules) -> None:
         raise InvalidOption(
             f"num_beams is {plan.beams} with {plan.n_end} end tokens and {plan.vocabulary} tokens; a device takes up "
             f"to {MOST_BEAMS} beams, {launches.MOST_CHOSEN} candidates a step and as many tokens as candidates; "
-            "lower num_beams, or decode on a CPU backend"
+            "lower num_beams, or load with search='host'"
         )
 
 
@@ -191,6 +205,8 @@ def layout(plan: Plan) -> dict[str, tuple[Shape, type]]:
         by_the_loop["drawn_beams"] = ((B, plan.n_chosen), np.int32)
         by_the_loop["drawn_sums"] = ((B, plan.n_chosen), np.float32)
         by_the_loop["race"] = ((B, K, V), np.float64)
+    if plan.attention is not None:
+        by_the_loop["alignment"] = ((T, B, K, plan.attention.width), np.float32)
     return {**set_beforehand, **by_the_loop}
 
 
@@ -244,7 +260,8 @@ def first_values(
 
     table("end_ids")[: plan.n_end] = options.eos_token_id
     with np.errstate(over="ignore", under="ignore"):
-        table("length_divisor")[...] = [max(n, 1) ** float(options.length_penalty) for n in range(plan.limit + 1)]
+        lengths = [*range(plan.limit), options.max_length - plan.prompt]
+        table("length_divisor")[...] = [max(n, 1) ** float(options.length_penalty) for n in lengths]
     table("scores")[...] = FAR
     table("scores")[:, 0] = 0
     table("pool_scores")[...] = FAR

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "beam_search/alignment_parameters.h"
 #include "beam_search/loop_parameters.h"
 
 using Call = std::function<int()>;
@@ -35,6 +36,7 @@ static int queue(void* stream, Call call) {
 }
 static size_t size_of(const std::string& name) {
   if (name.find("top") != std::string::npos && name.find("stop") == std::string::npos) return sizeof(LogSoftmaxTopParameters);
+  if (name.find("attention") != std::string::npos) return sizeof(AlignmentParameters);
   const std::map<std::string, size_t> sizes = {
       {"beam_update_step", sizeof(BeamUpdateParameters)}, {"beam_stop_step", sizeof(BeamStopParameters)},
       {"apply_decoding_rules", sizeof(RulesParameters)},  {"draw_row_tokens", sizeof(DrawParameters)},

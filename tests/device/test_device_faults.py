@@ -8,11 +8,12 @@ import threading
 from typing import Any
 
 import pytest
-from device_helpers import ScriptedExecutor, missing_compiler, random_script, resolved
+from device_helpers import ScriptedExecutor, by_definition, missing_compiler, random_script, resolved
 
 from s2s_export.decoding.options import GenerationOptions
 from s2s_export.device import DeviceLost, DeviceSearch
 from s2s_export.device.host import HostDevice
+from s2s_export.device.loop import MOST_PLANS
 from s2s_export.device.rules import serialise
 from s2s_export.device.tables import Arena, make_plan
 from s2s_export.errors import BackendError, InvalidOption, UnknownOption
@@ -36,9 +37,24 @@ def search_of(
 
 
 def test_a_sentence_longer_than_the_bucket() -> None:
-    options = options_of(max_new_tokens=9)
-    with pytest.raises(BackendError, match=r"max_length is 10, which feeds 9 tokens, but .* built for 8; lower"):
-        search_of(HostDevice(), options).run([[3]], options)
+    """Eight positions: a text that gets beyond them is an error, whatever max_length allows; a shorter one is not."""
+    endless = options_of(max_new_tokens=30, min_new_tokens=30, num_beams=2)
+    with pytest.raises(
+        BackendError, match=r"no position 8: it was built for 8 tokens; raise ranges.T .* max_new_tokens"
+    ):
+        search_of(HostDevice(), endless).run([[3]], endless)
+    for given in ({}, {"num_beams": 2}, {"num_beams": 3, "early_stopping": "never"}):
+        options = options_of(
+            max_new_tokens=30, forced_bos_token_id=5, exponential_decay_length_penalty=(1, 9.0), **given
+        )
+        script = random_script(1, V, (), "plain")
+        found = search_of(HostDevice(), options).run([[3]], options)
+        expected = by_definition(script, [[3]], options, V)
+        assert [h.token_ids for h in found[0]] == [h.token_ids for h in expected[0]]
+        assert len(found[0][0].token_ids) < 8
+    long_prompt = options_of(decoder_input_ids=[1] * 9)
+    with pytest.raises(BackendError, match="prompt has 9 tokens, but the engine was built for 8; shorten"):
+        search_of(HostDevice(), long_prompt).run([[3]], long_prompt)
 
 
 def test_out_of_memory() -> None:
@@ -92,7 +108,7 @@ def test_launches_of_a_step() -> None:
 
 
 def test_graphs_and_memory_are_kept() -> None:
-    """The second call of a plan runs on the first one's memory; another plan replaces it; closing gives all back."""
+    """The second call of a plan runs on the first one's memory; few plans are kept; closing gives all back."""
     options = options_of(num_beams=2)
     device = HostDevice()
     search = search_of(device, options)
@@ -102,8 +118,10 @@ def test_graphs_and_memory_are_kept() -> None:
     assert held > before
     assert [h.token_ids for h in search.run([[5]], options)[0]] == [h.token_ids for h in first[0]]
     assert device.allocated == held
-    search.run([[3]], options_of(num_beams=2, max_new_tokens=4))
-    assert device.allocated <= held
+    for n in range(1, 6):
+        search.run([[3]], options_of(num_beams=2, max_new_tokens=n))
+    assert device.allocated - before <= MOST_PLANS * (held - before)
+    assert len(search._kept) == MOST_PLANS
     search.close()
     assert device.allocated == before
 

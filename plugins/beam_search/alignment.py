@@ -1,0 +1,33 @@
+"""The arguments and the launch of the kernel that keeps a step's cross-attention (alignment.cuh), and what it computes."""
+
+from __future__ import annotations
+
+import ctypes
+
+import numpy as np
+from numpy.typing import NDArray
+
+from s2s_export.errors import BuildError
+
+from ..common.nodes import ELEMENTS, Launch
+from .structures import fields
+
+ALIGNMENT_THREADS = 128
+
+
+class AlignmentParameters(ctypes.Structure):
+    """alignment_parameters.h."""
+
+    _fields_ = fields("attention position stop alignment", "rows layers heads width prompt limit")
+
+
+def record(element: str, given: AlignmentParameters) -> Launch:
+    if element not in ELEMENTS:
+        raise BuildError(f"no kernel for attention in '{element}'; expected one of {', '.join(ELEMENTS)}; cast it")
+    return Launch(f"record_attention_{element}", (given.rows, 1, 1), ALIGNMENT_THREADS)
+
+
+def reference(attention: NDArray) -> NDArray:
+    """The mean over the last layer's heads [B, K, S] of attention [B, K, L, H, S], as `decoding` takes it."""
+    mean: NDArray = attention.astype(np.float32)[:, :, -1].mean(axis=2)
+    return mean
