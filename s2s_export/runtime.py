@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import backends, decoding, scheduling, text
+from . import backends, decoding, scheduling, searching, text
 from .bundle import Bundle, read
 from .decoding import GenerationOptions, Hypothesis
 from .errors import InputError, InvalidOption, UsageError
@@ -35,6 +35,7 @@ def load(
     workers: int | None = 1,
     shortlist: bool = False,
     verify: bool = True,
+    search: str = "auto",
 ) -> Session:
     """Open a bundle.
 
@@ -44,7 +45,8 @@ def load(
     share the weights, and on a CPU several of one thread get more done than one of several, given enough
     batches; None takes as many as there are cores, on a CPU. shortlist: cut the output
     projection to the tokens that `s2s shortlist` found for a batch's sources, which is faster and may change tokens of
-    the share of sentences that it measured. verify: compare every file with its sha256.
+    the share of sentences that it measured. verify: compare every file with its sha256. search: where the search runs,
+    "device", "host", or "auto" for the device where the backend has one; see searching.py.
     Raises BundleError, BackendUnavailable, EngineError, InvalidOption, UnknownOption.
     """
     n_workers = scheduling.workers_of(workers, threads)
@@ -54,7 +56,7 @@ def load(
     executor = backends.open_backend(opened, backend, target, threads)
     if workers is None and executor.name not in scheduling.ON_CORES:
         n_workers = 1
-    session = Session(opened, executor, n_workers)
+    session = Session(opened, executor, n_workers, search)
     if shortlist:
         from .shortlist.state import open_shortlist
 
@@ -63,12 +65,16 @@ def load(
 
 
 class Session:
-    """Decodes with one bundle on one backend. Safe to call from several threads."""
+    """Decodes with one bundle on one backend. Safe to call from several threads.
 
-    def __init__(self, bundle: Bundle, backend: backends.Backend, workers: int = 1) -> None:
+    searcher: what decodes batches; `searcher.where` is "device" or "host".
+    """
+
+    def __init__(self, bundle: Bundle, backend: backends.Backend, workers: int = 1, search: str = "auto") -> None:
         self.bundle = bundle
         self.backend = backend
         self.workers = workers
+        self.searcher = searching.choose(backend, search, lambda batch, options: self.begin(batch, options))
         self.shortlist: Shortlist | None = None
         entry = bundle.manifest.get("tokenizer")
         self._tokenizer = text.load(bundle.path / "tokenizer", entry) if entry else None
@@ -181,8 +187,7 @@ class Session:
 
         def decode_batch(indices: list[int]) -> list[list[Hypothesis]]:
             batch = [sources[i] for i in indices]
-            state = self.begin(batch, options)
-            hypotheses = decoding.decode(state, batch, options, alignments=alignments, source_numbers=indices)
+            hypotheses = self.searcher.decode(batch, options, alignments=alignments, source_numbers=indices)
             return [[self._with_text(hypothesis) for hypothesis in of_source] for of_source in hypotheses]
 
         found: list[list[Hypothesis]] = [[] for _ in sources]
@@ -194,7 +199,7 @@ class Session:
         return found
 
     def begin(self, batch: Sequence[Ids], options: GenerationOptions) -> decoding.DecodeState:
-        """Encode a batch, ready for its first step."""
+        """Encode a batch, ready for the first step of the host's search."""
         if self.shortlist is not None:
             return self.shortlist.begin(batch, options)
         return self.backend.begin(batch, options.n_rows)
@@ -242,8 +247,7 @@ class Session:
     def stream_ids(self, ids: Ids, options: GenerationOptions) -> Iterator[str]:
         """Like `stream`, for a checked source and options."""
         decoder = text.StreamDecoder(self.tokenizer)
-        state = self.begin([ids], options)
-        for tokens in decoding.decode_stream(state, ids, options):
+        for tokens in self.searcher.stream(ids, options):
             if part := decoder.push(tokens):
                 yield part
         if rest := decoder.finish():

@@ -6,18 +6,20 @@ A backend module defines
     unavailable()        why it can't work on this machine, in one sentence, or None
     open(bundle, target, threads) -> Backend
 
-and is found by listing this directory.
+and is found by listing this directory. A backend whose search can run where its graphs run offers that too
+(`SearchesItself`); `searching.py` chooses.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import ModuleType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ..bundle import Bundle
+from ..decoding import GenerationOptions, Hypothesis
 from ..decoding.state import DecodeState
 from ..errors import BackendUnavailable, UnknownOption
 
@@ -33,6 +35,45 @@ class Backend(Protocol):
 
     def begin(self, sources: Sequence[Sequence[int]], n_beams: int) -> DecodeState:
         """Encode `sources` (token ids, each at least one) and be ready for their first step with `n_beams` beams."""
+        ...
+
+
+class Searcher(Protocol):
+    """Decodes batches. Safe to use from several threads.
+
+    where: "host" or "device". why: the reason in one sentence, where a backend's search runs on the host although its
+    graphs run on a device; else empty.
+    """
+
+    where: str
+    why: str
+
+    def decode(
+        self,
+        sources: Sequence[Sequence[int]],
+        options: GenerationOptions,
+        *,
+        alignments: bool | str = False,
+        source_numbers: Sequence[int] | None = None,
+    ) -> list[list[Hypothesis]]:
+        """As `decoding.decode`."""
+        ...
+
+    def stream(self, source: Sequence[int], options: GenerationOptions) -> Iterator[list[int]]:
+        """As `decoding.decode_stream`."""
+        ...
+
+
+@runtime_checkable
+class SearchesItself(Protocol):
+    """A backend that decodes whole batches on its device."""
+
+    def lacks_device_search(self) -> str | None:
+        """Why this bundle's search can't run on the device, or None."""
+        ...
+
+    def device_search(self, mode: str) -> Searcher:
+        """mode: of device/loop.py. Raises BackendUnavailable, or BuildError where the kernels can't be had."""
         ...
 
 

@@ -1,7 +1,7 @@
 """ONNX Runtime on an NVIDIA GPU: the graphs of target `cuda-fp16`, or the bundle's own. Everything stays on the device.
 
-Inputs and outputs are bound to device memory once; a step uploads tokens, position and the ancestor table, and brings
-back the best tokens that the graph found. Caches are updated in place.
+The search on the device (_cuda_step.py) is the default. With the host's, a step uploads tokens, position and the
+ancestor table, and brings back the best tokens that the graph found. Caches are updated in place.
 """
 
 from __future__ import annotations
@@ -13,8 +13,14 @@ from typing import Any
 import numpy as np
 
 from ..bundle import Bundle, engines, inside, output_of
-from ..decoding.state import DecodeState, Ints, StepQuery, StepResult
+from ..decoding.state import NO_ATTENTION, DecodeState, Ints, StepQuery, StepResult
+from ..device import cuda
+from ..device.engine import unfit as unfit_for_search
+from ..device.host import HostDevice
+from ..device.loop import NO_WHILE, Mode
+from ..device.searcher import DeviceSearcher
 from ..errors import BackendError, EngineError, InvalidOption
+from ._cuda_step import CudaPlaces
 from .onnxruntime import pad_sources
 
 NAME = "onnxruntime-cuda"
@@ -105,6 +111,10 @@ class OnnxRuntimeCudaBackend:
         return session
 
     def begin(self, sources: Sequence[Sequence[int]], n_beams: int) -> DecodeState:
+        return CudaState(self, self.encode(sources), n_beams)
+
+    def encode(self, sources: Sequence[Sequence[int]]) -> dict[str, Any]:
+        """Inputs and outputs of encoder and cross-KV-init on the device, by name."""
         ids, mask = pad_sources(sources, self.bundle.manifest["source"])
         values = {"input_ids": self.value(ids), "source_mask": self.value(mask)}
         for name in ("encoder", "cross_kv_init"):
@@ -114,9 +124,25 @@ class OnnxRuntimeCudaBackend:
             outputs = [entry["name"] for entry in self.graphs[name]["outputs"]]
             for output in outputs:
                 binding.bind_output(output, self.device)
-            _run(self.sessions[name], binding, name)
+            self.run(name, binding)
             values.update(zip(outputs, binding.get_outputs(), strict=True))
-        return CudaState(self, values, n_beams, *ids.shape)
+        return values
+
+    def lacks_device_search(self) -> str | None:
+        return unfit_for_search(self.graphs["decoder_step"])
+
+    def device_search(self, mode: Mode) -> DeviceSearcher:
+        if mode == "while":
+            raise BackendError(NO_WHILE)
+        device = cuda.shared() if self.device == "cuda" else HostDevice()
+        return DeviceSearcher(CudaPlaces(self, device), mode)
+
+    def run(self, graph: str, binding: Any) -> None:
+        """Runs a graph as it is bound, and waits."""
+        try:
+            self.sessions[graph].run_with_iobinding(binding)
+        except Exception as error:
+            raise BackendError(f"ONNX Runtime failed in {graph} ({_first_line(error)})") from error
 
     def value(self, array: Any) -> Any:
         """A numpy array on the device."""
@@ -128,10 +154,9 @@ class OnnxRuntimeCudaBackend:
 class CudaState:
     """See `decoding.state.DecodeState`. values: what encoder and cross-KV-init gave, on the device."""
 
-    def __init__(
-        self, backend: OnnxRuntimeCudaBackend, values: dict[str, Any], n_beams: int, n_sources: int, length: int
-    ) -> None:
+    def __init__(self, backend: OnnxRuntimeCudaBackend, values: dict[str, Any], n_beams: int) -> None:
         self.vocabulary_size = backend.bundle.vocabulary_size
+        n_sources, length = values["source_mask"].shape()
         self.n_sources = n_sources
         self.n_beams = n_beams
         self._backend = backend
@@ -156,10 +181,7 @@ class CudaState:
         if self._limit is not None and t >= self._limit:
             raise BackendError(f"the decoder has no position {t}: the model's limit is {self._limit} tokens")
         if query.attention and "attention" not in self._outputs:
-            raise BackendError(
-                "this engine gives no cross-attention weights, which alignments need; set attention = true under "
-                "[options] of its recipe and build it again"
-            )
+            raise BackendError(NO_ATTENTION)
         if t >= self._capacity:
             self._grow(t * GROWTH)
         self._follow(parents, t)
@@ -201,7 +223,7 @@ class CudaState:
         made = [output_of(name) for name in self._states]
         for name in (*wanted, *made):
             binding.bind_output(name, self._backend.device)
-        _run(session, binding, "decoder_step")
+        self._backend.run("decoder_step", binding)
         values = binding.get_outputs()[len(self._caches) :]
         self._values.update(zip(self._states, values[len(wanted) :], strict=True))
         return {name: value.numpy() for name, value in zip(wanted, values, strict=False)}
@@ -239,13 +261,6 @@ class CudaState:
 
     def _shape(self, entry: Any) -> list[int]:
         return [self._letters[size] if isinstance(size, str) else size for size in entry["shape"]]
-
-
-def _run(session: Any, binding: Any, graph: str) -> None:
-    try:
-        session.run_with_iobinding(binding)
-    except Exception as error:
-        raise BackendError(f"ONNX Runtime failed in {graph} ({_first_line(error)})") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -1,12 +1,13 @@
 """A GPU: memory, kernels and graphs by the CUDA driver alone, through ctypes.
 
-Memory and copies are those of `tensorrt.memory`; here are kernels, graphs, mapped memory, and faults that tell a lost
-device from a failed call. Not yet run on a GPU: tests run it against a library that has the driver's functions.
+Memory and copies are those of `tensorrt.memory`; here are kernels, graphs and mapped memory. Not yet run on a GPU:
+tests run it against a library that has the driver's functions.
 """
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import plugin_sources
-from ..errors import BackendError, BackendUnavailable
+from ..errors import BackendUnavailable
 from ..tensorrt import memory
 from . import driver_graphs as graphs
-from . import faults
 from .driver_graphs import HANDLE
 from .interface import Launch
 
@@ -61,15 +61,11 @@ class CudaDevice(memory.Device):
         self._kernels: dict[str, Any] = {}
         self._lock = threading.Lock()
 
-    # Memory
+    def check(self, status: int, what: str) -> None:
+        """See `memory.Device`: what each of the driver's calls is given to."""
+        self._check(status, what)
 
-    def allocate(self, n_bytes: int, what: str = "tables") -> int:
-        address = ctypes.c_uint64()
-        status = self.driver.cuMemAlloc_v2(ctypes.byref(address), max(n_bytes, 1))
-        if status == faults.OUT_OF_MEMORY:
-            raise faults.out_of_memory(self.name, what, n_bytes, self.free_bytes)
-        self.check(status, f"allocating {n_bytes} bytes for {what}")
-        return int(address.value)
+    # Memory
 
     def mapped(self, shape: tuple[int, ...], dtype: Any) -> tuple[NDArray[Any], int]:
         count = int(np.prod(shape))
@@ -87,9 +83,6 @@ class CudaDevice(memory.Device):
     def release_mapped(self, array: NDArray[Any]) -> None:
         self.driver.cuMemFreeHost(array.ctypes.data)
 
-    def destroy_stream(self, stream: int) -> None:
-        self.driver.cuStreamDestroy_v2(stream)
-
     def is_idle(self, stream: int) -> bool:
         status = self.driver.cuStreamQuery(stream)
         if status == graphs.NOT_READY:
@@ -105,10 +98,15 @@ class CudaDevice(memory.Device):
         status = self.driver.cuLaunchKernel(kernel, *launch.grid, launch.threads, 1, 1, 0, stream, arguments, None)
         self.check(status, f"launching {launch.kernel}")
 
-    def _find(self, name: str) -> Any:
+    def load_kernels(self) -> None:
+        """Before they are needed, so that what is missing shows early."""
         with self._lock:
             if self._library is None:
                 self._library = self._load_binary()
+
+    def _find(self, name: str) -> Any:
+        self.load_kernels()
+        with self._lock:
             kernel = HANDLE()
             status = self.driver.cuLibraryGetKernel(ctypes.byref(kernel), self._library, name.encode())
             self.check(status, f"finding the kernel {name}")
@@ -192,14 +190,10 @@ class CudaDevice(memory.Device):
             self.driver.cuEventDestroy_v2(event)
         return elapsed.value / 1000
 
-    # Faults
 
-    def check(self, status: int, what: str) -> None:
-        self._check(status, what)
-
-    def _check(self, status: int, what: str, error: type[BackendError] = BackendError) -> None:
-        if status in faults.FATAL:
-            text = ctypes.c_char_p()
-            self._driver.cuGetErrorString(status, ctypes.byref(text))
-            raise faults.lost(self.name, what, status, text.value.decode() if text.value else "no text")
-        super()._check(status, what, error)
+@functools.cache
+def shared() -> CudaDevice:
+    """The process's GPU, with its kernels loaded. Raises BackendUnavailable, or BuildError where there is no binary."""
+    device = CudaDevice()
+    device.load_kernels()
+    return device

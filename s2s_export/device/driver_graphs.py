@@ -49,7 +49,6 @@ _OUT = ctypes.POINTER(HANDLE)
 FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "cuMemHostGetDevicePointer_v2": (ctypes.POINTER(ctypes.c_uint64), HANDLE, ctypes.c_uint),
     "cuStreamQuery": (HANDLE,),
-    "cuStreamDestroy_v2": (HANDLE,),
     "cuStreamBeginCapture_v2": (HANDLE, ctypes.c_int),
     "cuStreamEndCapture": (HANDLE, _OUT),
     "cuGraphInstantiateWithFlags": (_OUT, HANDLE, ctypes.c_ulonglong),

@@ -1,116 +1,131 @@
-"""TensorRT's decoder step as a `StepExecutor`, and the whole of a decode on a device with it.
+"""TensorRT's decoder step as a `StepExecutor`, and the places in which a device decodes with it.
 
-The state encodes the sources, holds the caches and has every address set when it is made; here only its last graph is
+The state encodes the sources, holds the caches and has every address set when it is made; here only its graphs are
 queued. Recurrent decoders exchange their states' buffers at each step, which a captured graph can't: they are refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
-from ..decoding.hypothesis import Hypothesis
 from ..decoding.options import GenerationOptions
 from ..errors import BackendError
-from ..tensorrt.state import EngineState
-from .interface import Device, StepExecutor
-from .loop import DeviceSearch, Mode
+from ..tensorrt.executor import Engines, Lane
+from ..tensorrt.state import EngineState, beams_for, bucket
+from .interface import Attention, Device, Graph, StepExecutor
+from .narrow import NarrowExecutor
 
 ELEMENTS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+
+
+def unfit(decoder_step: Mapping[str, Any]) -> str | None:
+    """Why a model's search can't run on the device, by its decoder step's description."""
+    if any(entry["name"] == "ancestors" for entry in decoder_step["inputs"]):
+        return None
+    return (
+        "this model's decoder has states and no caches, which change places at every step; the search on the device "
+        "takes transformers"
+    )
+
+
+def attention_at(decoder_step: Mapping[str, Any], address: int, width: int) -> Attention | None:
+    """What a step says of the attention that it writes to `address`, with sources of `width` tokens."""
+    for entry in decoder_step["outputs"]:
+        if entry["name"] == "attention":
+            *_, layers, heads, _ = entry["shape"]
+            return Attention(address, int(layers), int(heads), width, ELEMENTS[entry["dtype"]])
+    return None
 
 
 class EngineExecutor:
     """state: fresh, before its first step; it belongs to the executor from then on."""
 
     def __init__(self, state: EngineState) -> None:
-        inputs, addresses = state._inputs, state._addresses
-        if "ancestors" not in inputs:
-            raise BackendError(
-                "this model's decoder has states and no caches; expected a transformer for the search on the device; "
-                "decode with the host's search"
-            )
+        graph, addresses = state._engines.graphs["decoder_step"], state._addresses
+        if (reason := unfit(graph)) is not None:
+            raise BackendError(f"{reason}; decode with the host's search (search='host')")
         self._state = state
         self._lane = state._lane
         self.n_sources = state.n_sources
         self.n_beams = state._rows
         self.vocabulary_size = state.vocabulary_size
         self.capacity = int(state._letters["C"])
+        self.positions = state._limit
         self.element = ELEMENTS[str(state._outputs["logits"]["dtype"])]
         self.token = addresses["token"]
         self.position = addresses["position"]
         self.ancestors = addresses["ancestors"]
         self.logits = addresses["logits"]
+        self.attention = attention_at(graph, addresses.get("attention", 0), int(state._letters["S"]))
         self.stream = self._lane.stream
-        # Buffers grow and move, and shapes follow the source length's bucket: a graph is good for one set of them.
-        self.signature: object = (
-            id(self._lane),
-            tuple(sorted(addresses.items())),
-            tuple(sorted(state._letters.items())),
-        )
+        self.signature: object = (id(self._lane), state.signature)
 
     def enqueue(self, stream: int) -> None:
         self._lane.launch("decoder_step")
 
 
-class EngineSearch:
-    """Batches one after another, on the memory and graphs of the last one where they fit. Not shared between threads.
+class Front:
+    """Encoder and cross-KV-init as one graph. The first call with a signature is queued, since libraries set themselves
+    up in it, and then captured; later ones are replayed."""
 
-    begin: a backend's. The state of a batch is let go before the next begins, so that its lane is the next one's.
-    """
-
-    def __init__(self, device: Device, begin: Callable[[Sequence[Sequence[int]], int], Any]) -> None:
+    def __init__(self, device: Device, stream: int) -> None:
         self._device = device
-        self._begin = begin
-        self._search: DeviceSearch | None = None
+        self._stream = stream
+        self._signature: object = None
+        self._graph: Graph | None = None
 
-    def decode(
-        self, sources: Sequence[Sequence[int]], options: GenerationOptions, *, mode: Mode = "auto", **given: Any
-    ) -> list[list[Hypothesis]]:
-        """As `decode` below."""
-        if self._search is not None:
-            self._search.use(_Gone(self._search.executor))
-        executor = EngineExecutor(self._begin(sources, options.n_rows))
-        if self._search is None:
-            self._search = DeviceSearch(self._device, executor)
-        else:
-            self._search.use(executor)
-        return self._search.run(sources, options, mode=mode, **given)
+    def queue(self, signature: object, body: Callable[[], None]) -> None:
+        if self._graph is not None and signature == self._signature:
+            self._graph.launch(self._stream)
+            return
+        self.close()
+        body()
+        self._device.synchronize(self._stream)
+        self._graph, self._signature = self._device.capture(self._stream, body), signature
 
     def close(self) -> None:
-        if self._search is not None:
-            self._search.close()
+        if self._graph is not None:
+            self._graph.close()
+            self._graph = None
 
 
-class _Gone:
-    """In an executor's place between two batches: its numbers without its state, whose lane is free again."""
+class EnginePlace:
+    """A lane, and the graph of what runs on it once a batch. See `searcher.Place`."""
 
-    def __init__(self, executor: StepExecutor) -> None:
-        self.n_sources, self.n_beams = executor.n_sources, executor.n_beams
-        self.vocabulary_size, self.capacity = executor.vocabulary_size, executor.capacity
-        self.element, self.stream, self.signature = executor.element, executor.stream, executor.signature
-        self.token, self.position = executor.token, executor.position
-        self.ancestors, self.logits = executor.ancestors, executor.logits
+    def __init__(self, engines: Engines, device: Device) -> None:
+        self._engines = engines
+        self._device = device
+        self._lane = Lane(engines)
+        self._front = Front(device, self._lane.stream)
 
-    def enqueue(self, stream: int) -> None:
-        raise BackendError("a step of a batch that is over was queued; expected none; this is a defect, report it")
+    def begin(
+        self, sources: Sequence[Sequence[int]], options: GenerationOptions, *, graphs: bool, alignments: bool
+    ) -> StepExecutor:
+        queue = {"queue": self._front.queue} if graphs else {}
+        state = EngineState(self._engines, [list(s) for s in sources], options.n_rows, self._lane, **queue)
+        executor = EngineExecutor(state)
+        if executor.n_beams == options.n_rows:
+            return executor
+        return NarrowExecutor(executor, options.n_rows, self._device, self._lane.buffer)
+
+    def close(self) -> None:
+        self._front.close()
+        self._lane.close()
 
 
-def decode(
-    device: Device,
-    begin: Callable[[Sequence[Sequence[int]], int], Any],
-    sources: Sequence[Sequence[int]],
-    options: GenerationOptions,
-    *,
-    mode: Mode = "auto",
-    on_prefix: Callable[[int, list[int]], None] | None = None,
-    source_numbers: Sequence[int] | None = None,
-) -> list[list[Hypothesis]]:
-    """As `decoding.decode`, with the search on the device. begin: a backend's, which encodes sources for some beams.
+class EnginePlaces:
+    """See `searcher.Places`."""
 
-    A batch makes its own graphs here; `EngineSearch` keeps them.
-    """
-    search = DeviceSearch(device, EngineExecutor(begin(sources, options.n_rows)))
-    try:
-        return search.run(sources, options, mode=mode, on_prefix=on_prefix, source_numbers=source_numbers)
-    finally:
-        search.close()
+    def __init__(self, engines: Engines, device: Device) -> None:
+        self.device = device
+        self.most_sources: int | None = int(engines.record["ranges"]["B"]["max"])
+        self._engines = engines
+
+    def shape_of(self, sources: Sequence[Sequence[int]], options: GenerationOptions) -> Hashable:
+        """Batches of one shape have equal launches: sources, beams that the engine runs, and the bucket."""
+        record = self._engines.record
+        return len(sources), beams_for(record, options.n_rows), bucket(record, max(map(len, sources)))
+
+    def make(self) -> EnginePlace:
+        return EnginePlace(self._engines, self.device)

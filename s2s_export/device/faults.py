@@ -14,6 +14,10 @@ class DeviceLost(BackendError):
     """The device failed in mid-decode. The sentences of the batch are lost, and the process's context with them."""
 
 
+class OutOfMemory(BackendError):
+    """The device has no room. What was decoded before goes on."""
+
+
 def lost(name: str, what: str, status: int, reason: str) -> DeviceLost:
     return DeviceLost(
         f"{name} was lost while {what} (CUDA error {status}, {reason}); expected it to stay; these sentences have no "
@@ -21,9 +25,9 @@ def lost(name: str, what: str, status: int, reason: str) -> DeviceLost:
     )
 
 
-def out_of_memory(name: str, what: str, needed: int, free: int | None) -> BackendError:
+def out_of_memory(name: str, what: str, needed: int, free: int | None) -> OutOfMemory:
     has = "" if free is None else f", {free / 2**20:.1f} MiB are free"
-    return BackendError(
+    return OutOfMemory(
         f"{name} has no room for {what}: {needed / 2**20:.1f} MiB asked for{has}; lower the batch size, the number of "
-        "beams or max_new_tokens"
+        "beams or max_new_tokens, or build the target with smaller ranges"
     )

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..bundle import Bundle
 from ..decoding.state import DecodeState
+from ..device import cuda
+from ..device.engine import EnginePlaces
+from ..device.engine import unfit as unfit_for_search
+from ..device.interface import Device
+from ..device.loop import Mode
+from ..device.searcher import DeviceSearcher
 from ..errors import EngineError
 from . import library as libraries
 from . import memory
@@ -22,17 +28,33 @@ from .state import EngineState
 class TensorRTBackend:
     """Engines of one target. Safe to use from several threads: each batch in flight has a lane of its own."""
 
-    def __init__(self, name: str, bundle: Bundle, folder: Path, library: Library, device: Any) -> None:
+    def __init__(
+        self,
+        name: str,
+        bundle: Bundle,
+        folder: Path,
+        library: Library,
+        device: Any,
+        search_device: Callable[[], Device] = cuda.shared,
+    ) -> None:
+        """device: of the engines. search_device: the same GPU as the search wants it, made when it is wanted."""
         self.name = name
         self.bundle = bundle
         self.target = folder.name
         self.engines = Engines(bundle, folder, read_record(folder), library, device)
+        self._search_device = search_device
         self.max_sources = int(self.engines.record["ranges"]["B"]["max"])
 
     def begin(self, sources: Sequence[Sequence[int]], n_beams: int) -> DecodeState:
         if len(sources) <= self.max_sources:
             return self._part(sources, n_beams)
         return PartedState(lambda part: self._part(part, n_beams), sources, self.max_sources)
+
+    def lacks_device_search(self) -> str | None:
+        return unfit_for_search(self.engines.graphs["decoder_step"])
+
+    def device_search(self, mode: Mode) -> DeviceSearcher:
+        return DeviceSearcher(EnginePlaces(self.engines, self._search_device()), mode)
 
     def _part(self, sources: Sequence[Sequence[int]], n_beams: int) -> EngineState:
         return EngineState(self.engines, [list(source) for source in sources], n_beams)

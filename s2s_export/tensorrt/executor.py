@@ -19,11 +19,9 @@ import numpy as np
 
 from ..bundle import GRAPHS, Bundle, inside
 from ..errors import BackendError, EngineError
-from . import finished, validity
+from . import finished, memory, validity
 from .library import Library
 from .messages import Messages
-
-ELEMENT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4, "bool": 1}
 
 
 class Engines:
@@ -104,20 +102,12 @@ class Lane:
         self.device.activate()
         self.stream = self.device.create_stream()
         self._contexts = {name: engines.create_context(name) for name in GRAPHS}
-        self._buffers: dict[str, tuple[int, int]] = {}  # name -> address, bytes
+        self.buffers = memory.Buffers(self.device, self.stream)
         self._staging: dict[str, Any] = {}
 
     def buffer(self, name: str, shape: Sequence[int], dtype: str) -> int:
         """The address of device memory for a tensor, the same each time unless it has to grow."""
-        needed = int(np.prod(shape)) * ELEMENT_BYTES[dtype]
-        address, size = self._buffers.get(name, (0, 0))
-        if size < needed or not address:
-            if address:
-                self.device.synchronize(self.stream)
-                self.device.free(self._buffers.pop(name)[0])
-            address = self.device.allocate(needed)
-            self._buffers[name] = (address, needed)
-        return address
+        return self.buffers.get(name, shape, dtype)
 
     def staging(self, name: str, shape: Sequence[int], dtype: Any) -> Any:
         """A page-locked array, the same memory each time unless it has to grow."""
@@ -146,6 +136,15 @@ class Lane:
         """Queue one graph. Nothing is waited for."""
         if not self._contexts[graph].execute_async_v3(self.stream):
             raise BackendError(f"{graph}: the launch failed ({self.engines.messages.last_error()}); run s2s doctor")
+
+    def close(self) -> None:
+        """Gives all memory back. Nothing of it may be in use."""
+        self.buffers.close()
+        for array in self._staging.values():
+            self.device.free_host(array)
+        self._staging.clear()
+        self._contexts.clear()
+        self.device.destroy_stream(self.stream)
 
     def upload(self, address: int, array: Any) -> None:
         self.device.to_device(address, array, self.stream)

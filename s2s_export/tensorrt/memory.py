@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from ..device import faults
 from ..errors import BackendError, BackendUnavailable
 
 LIBRARY = "libcuda.so.1"
-OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
 CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
 NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
+ELEMENT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4, "bool": 1}
 _POINTER, _SIZE, _INT = ctypes.c_uint64, ctypes.c_size_t, ctypes.c_int
 _HANDLE = ctypes.c_void_p
 
@@ -55,12 +57,15 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "cuMemcpy2DAsync_v2": (ctypes.POINTER(_Rows), _HANDLE),
     "cuMemsetD8Async": (_POINTER, ctypes.c_ubyte, _SIZE, _HANDLE),
     "cuStreamCreate": (ctypes.POINTER(_HANDLE), ctypes.c_uint),
+    "cuStreamDestroy_v2": (_HANDLE,),
     "cuStreamSynchronize": (_HANDLE,),
 }
 
 
 class Device:
     """One GPU, its primary context retained. Raises BackendUnavailable without a driver or a GPU."""
+
+    name = "the GPU"  # until its own is known
 
     def __init__(self, index: int = 0) -> None:
         self._driver = _load()
@@ -102,16 +107,13 @@ class Device:
 
     # Memory
 
-    def allocate(self, n_bytes: int) -> int:
-        """The address of `n_bytes` of device memory. Raises BackendError when there is too little."""
+    def allocate(self, n_bytes: int, what: str = "a tensor") -> int:
+        """The address of `n_bytes` of device memory for `what`. Raises OutOfMemory when there is too little."""
         address = _POINTER()
         status = self._driver.cuMemAlloc_v2(ctypes.byref(address), max(n_bytes, 1))
-        if status == OUT_OF_MEMORY:
-            raise BackendError(
-                f"{self.name} has {self.free_bytes / 2**20:.0f} MiB free, but {n_bytes / 2**20:.0f} MiB more are "
-                "needed; lower the batch size, or build the target with smaller ranges"
-            )
-        self._check(status, f"allocating {n_bytes} bytes")
+        if status == faults.OUT_OF_MEMORY:
+            raise faults.out_of_memory(self.name, what, n_bytes, self.free_bytes)
+        self._check(status, f"allocating {n_bytes} bytes for {what}")
         return int(address.value)
 
     def free(self, address: int) -> None:
@@ -135,6 +137,9 @@ class Device:
         stream = _HANDLE()
         self._check(self._driver.cuStreamCreate(ctypes.byref(stream), NON_BLOCKING), "making a stream")
         return int(stream.value or 0)
+
+    def destroy_stream(self, stream: int) -> None:
+        self._driver.cuStreamDestroy_v2(stream)
 
     def synchronize(self, stream: int) -> None:
         """Wait. An error of anything that was queued shows here."""
@@ -162,15 +167,58 @@ class Device:
     def move(self, target: int, source: int, n_bytes: int, stream: int) -> None:
         self._check(self._driver.cuMemcpyDtoDAsync_v2(target, source, n_bytes, stream), "copying on the GPU")
 
+    def move_rows(
+        self, target: int, target_pitch: int, source: int, source_pitch: int, n_bytes: int, n_rows: int, stream: int
+    ) -> None:
+        """The first bytes of each row into the first of another array's rows; pitches are whole rows, in bytes."""
+        block = _Rows(
+            src_type=DEVICE, src_device=source, src_pitch=source_pitch, dst_type=DEVICE, dst_device=target,
+            dst_pitch=target_pitch, width=n_bytes, height=n_rows,
+        )  # fmt: skip
+        self._check(self._driver.cuMemcpy2DAsync_v2(ctypes.byref(block), stream), "copying on the GPU")
+
     def zero(self, address: int, n_bytes: int, stream: int) -> None:
         self._check(self._driver.cuMemsetD8Async(address, 0, n_bytes, stream), "clearing memory")
 
     def _check(self, status: int, what: str, error: type[BackendError] = BackendError) -> None:
+        """Raises `error` unless a driver's call succeeded, DeviceLost where no later one will."""
         if status:
             text = ctypes.c_char_p()
             self._driver.cuGetErrorString(status, ctypes.byref(text))
             reason = text.value.decode() if text.value else "no text"
+            if status in faults.FATAL:
+                raise faults.lost(self.name, what, status, reason)
             raise error(f"{what} failed with CUDA error {status} ({reason}); expected success; run s2s doctor")
+
+
+class Buffers:
+    """Device memory by name, for tensors whose shapes change from batch to batch. device: or what looks like it."""
+
+    def __init__(self, device: Any, stream: int) -> None:
+        self._device = device
+        self._stream = stream
+        self._places: dict[str, tuple[int, int]] = {}  # address, bytes
+
+    def get(self, name: str, shape: Sequence[int], dtype: str) -> int:
+        """The address of a tensor's memory, the same each time unless it has to grow."""
+        needed = n_bytes(shape, dtype)
+        address, size = self._places.get(name, (0, 0))
+        if size < needed or not address:
+            if address:
+                self._device.synchronize(self._stream)
+                self._device.free(self._places.pop(name)[0])
+            address = self._device.allocate(needed, f"{name} [{', '.join(map(str, shape))}]")
+            self._places[name] = (address, needed)
+        return address
+
+    def close(self) -> None:
+        for address, _ in self._places.values():
+            self._device.free(address)
+        self._places.clear()
+
+
+def n_bytes(shape: Sequence[int], dtype: str) -> int:
+    return int(np.prod(shape)) * ELEMENT_BYTES[dtype]
 
 
 @functools.cache

@@ -7,26 +7,40 @@ ancestor table that exist so far. Back come the logits. Caches and what was comp
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from ..backends.onnxruntime import pad_sources
 from ..bundle import output_of
-from ..decoding.state import Ints, StepQuery, StepResult
+from ..decoding.state import NO_ATTENTION, Ints, StepQuery, StepResult
 from ..errors import BackendError, InvalidOption
 from . import candidates
-from .executor import ELEMENT_BYTES, Engines, Lane
+from .executor import Engines, Lane
+from .memory import n_bytes
 
 FED = ("token", "position", "ancestors", "parents")
+FRONT = ("encoder", "cross_kv_init")  # what runs once a batch
+Queue = Callable[[object, Callable[[], None]], None]  # queues what a function queues; the same for equal objects
 
 
 class EngineState:
     """See `decoding.state.DecodeState`. An engine may have been built for other numbers of beams than the search wants;
-    then it runs the next larger one, whose last rows nobody reads."""
+    then it runs the next larger one, whose last rows nobody reads.
 
-    def __init__(self, engines: Engines, sources: list[list[int]], n_beams: int) -> None:
+    lane: the caller's; by default one that is given back with the state. queue: how encoder and cross-KV-init are
+    queued, so that a caller may capture them; by default launch by launch.
+    """
+
+    def __init__(
+        self,
+        engines: Engines,
+        sources: list[list[int]],
+        n_beams: int,
+        lane: Lane | None = None,
+        queue: Queue = lambda signature, body: body(),
+    ) -> None:
         self.vocabulary_size = engines.bundle.vocabulary_size
         self.n_sources = len(sources)
         self.n_beams = n_beams
@@ -36,8 +50,9 @@ class EngineState:
         self._limit = int(engines.record["target_length"])
         self._t = 0
         self._rows = beams_for(engines.record, n_beams)
-        self._lane: Lane = engines.take_lane()
-        weakref.finalize(self, engines.return_lane, self._lane)
+        self._lane = lane or engines.take_lane()
+        if lane is None:
+            weakref.finalize(self, engines.return_lane, self._lane)
         graph = engines.graphs["decoder_step"]
         self._inputs: Mapping[str, Any] = {entry["name"]: entry for entry in graph["inputs"]}
         self._outputs: Mapping[str, Any] = {entry["name"]: entry for entry in graph["outputs"]}
@@ -47,12 +62,12 @@ class EngineState:
         slots = int(engines.record["slots"])
         self._letters = {"B": self.n_sources, "K": self._rows, "N": slots, "C": slots // self._rows if slots else 1}
         self._addresses: dict[str, int] = {}
-        self._encode(sources)
+        self._encode(sources, queue)
         self._begin()
 
     # Before the first step
 
-    def _encode(self, sources: list[list[int]]) -> None:
+    def _encode(self, sources: list[list[int]], queue: Queue) -> None:
         """Encoder and cross-KV-init, queued; the second writes where the decoder step reads."""
         lane = self._lane
         ids, mask = pad_sources(sources, self._engines.bundle.manifest["source"])
@@ -65,14 +80,23 @@ class EngineState:
             staged[:, : array.shape[1]] = array
             self._addresses[name] = lane.buffer(name, staged.shape, "int64")
             lane.upload(self._addresses[name], staged)
-        for graph in ("encoder", "cross_kv_init"):
+        for graph in FRONT:
             described = self._engines.graphs[graph]
             self._bind(graph, described["inputs"])
             for entry in described["outputs"]:
                 shape = self._shape(entry)
                 self._addresses[entry["name"]] = lane.buffer(entry["name"], shape, entry["dtype"])
                 lane.set_address(graph, entry["name"], self._addresses[entry["name"]])
-            lane.launch(graph)
+        queue(self.signature, self._launch_front)
+
+    def _launch_front(self) -> None:
+        for graph in FRONT:
+            self._lane.launch(graph)
+
+    @property
+    def signature(self) -> object:
+        """Equal where launches are: buffers grow and move, and shapes follow the batch and the source's bucket."""
+        return tuple(sorted(self._addresses.items())), tuple(sorted(self._letters.items()))
 
     def _begin(self) -> None:
         lane = self._lane
@@ -86,7 +110,7 @@ class EngineState:
             if name in self._carried and name not in self._states:
                 self._addresses[name] = lane.buffer(name, shape, entry["dtype"])
                 # Zeros: a slot that was never written is masked, and 0 * NaN would still be NaN.
-                lane.device.zero(self._addresses[name], _n_bytes(shape, entry["dtype"]), lane.stream)
+                lane.device.zero(self._addresses[name], n_bytes(shape, entry["dtype"]), lane.stream)
             elif name in FED:
                 self._addresses[name] = lane.buffer(name, shape, entry["dtype"])
         if "ancestors" in self._inputs:
@@ -136,10 +160,7 @@ class EngineState:
                 "raise ranges.T in its recipe and build it again"
             )
         if query.attention and "attention" not in self._outputs:
-            raise BackendError(
-                "this engine gives no cross-attention weights, which alignments need; set attention = true under "
-                "[options] of its recipe and build it again"
-            )
+            raise BackendError(NO_ATTENTION)
         self._device.activate()
         lane = self._lane
         self._feed(tokens, parents)
@@ -198,7 +219,7 @@ class EngineState:
         lane = self._lane
         for name in [*self._fixed, *self._carried]:
             entry = self._inputs[name]
-            size = _n_bytes(self._shape(entry)[1:], entry["dtype"])
+            size = n_bytes(self._shape(entry)[1:], entry["dtype"])
             for target, source in enumerate(sources.tolist()):
                 if target != source:
                     address = self._addresses[name]
@@ -246,7 +267,3 @@ def bucket(record: Mapping[str, Any], length: int) -> int:
 
 def _is_dynamic(entry: Any) -> bool:
     return any(isinstance(size, str) for size in entry["shape"])
-
-
-def _n_bytes(shape: list[int], dtype: str) -> int:
-    return int(np.prod(shape)) * ELEMENT_BYTES[dtype]

@@ -1,4 +1,4 @@
-"""A real decoder under the device loop: TensorRT's executor on a stand-in, its step captured, the search in kernels.
+"""Sessions that decode on a device: engines and search on the same emulated GPU, captured into its graphs.
 
 Nothing of the runtime for GPUs is left out here but the GPU: engines are executed by ONNX Runtime, kernels by their
 emulation, on the same host memory.
@@ -6,103 +6,291 @@ emulation, on the same host memory.
 
 from __future__ import annotations
 
+import gc
 import shutil
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("onnx")
 sys.path.insert(0, str(Path(__file__).parents[1] / "tensorrt"))
 
 from device_helpers import missing_compiler
-from fake_tensorrt import FakeDevice, build, fake_library
+from fake_tensorrt import EmulatedGpu, FakeContext, build, fake_library
 from small import recipe
 
 import s2s_export
 from s2s_export import bundle
-from s2s_export.device import DeviceSearch
-from s2s_export.device.engine import EngineExecutor, EngineSearch, decode
-from s2s_export.device.host import HostDevice
+from s2s_export.device import DeviceLost, searcher
+from s2s_export.device.loop import DeviceSearch
+from s2s_export.errors import BackendError, InvalidOption
 from s2s_export.runtime import Session
 from s2s_export.tensorrt.backend import TensorRTBackend
 
 if missing_compiler():
     pytest.skip(str(missing_compiler()), allow_module_level=True)
 
-SOURCES = [[5, 9, 3], [7, 8, 9, 10, 11, 12, 4, 6, 3], [30]]
+SOURCES = [[5, 9, 3], [7, 8, 9, 10, 11, 12, 4, 6, 3], [30], [9] * 12, [3, 5, 7, 9, 11, 13, 15]]
 SEARCHES: dict[str, dict[str, Any]] = {
     "greedy": {"num_beams": 1},
     "beam": {"num_beams": 4, "num_return_sequences": 2},
+    "beams that the engine runs as more": {"num_beams": 7},
     "rules": {"num_beams": 2, "no_repeat_ngram_size": 2, "repetition_penalty": 1.3},
+    "draws": {"num_beams": 1, "do_sample": True, "num_return_sequences": 2, "top_k": 5, "seed": 7},
 }
 PRECISE = 1e-5  # of a score: fp32, sums in another order
+Make = Callable[..., tuple[Session, EmulatedGpu, Path]]
 
 
 @pytest.fixture
-def make(exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """make(model, precision) -> a session whose backend runs engines on host memory, and the bundle's path."""
+def make(exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
+    """make(model, search, ...) -> a session on an emulated GPU, the GPU, and the bundle's path."""
     compiled = s2s_export.device.host._library()  # before the cache moves
     assert compiled
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
-    def made(name: str, precision: str = "fp32") -> tuple[Session, Path]:
-        path = tmp_path / f"{name}.bundle"
-        shutil.copytree(exported(name)[1], path, ignore=shutil.ignore_patterns("engines"))
-        folder = build(bundle.read(path), recipe(precision, options={"attention": True}), tmp_path)
-        backend = TensorRTBackend("tensorrt-rtx", bundle.read(path), folder, fake_library(), FakeDevice())
-        return Session(bundle.read(path), backend), path
+    def made(
+        name: str, search: str = "auto", gpu: EmulatedGpu | None = None, attention: bool = True
+    ) -> tuple[Session, EmulatedGpu, Path]:
+        path, gpu = tmp_path / f"{name}.bundle", gpu or EmulatedGpu()
+        folder = path / "engines" / "small-fp32"
+        if not path.exists():
+            shutil.copytree(exported(name)[1], path, ignore=shutil.ignore_patterns("engines"))
+            build(bundle.read(path), recipe("fp32", options={"attention": attention}), tmp_path)
+        library = fake_library(queue=gpu.call)
+        backend = TensorRTBackend("tensorrt-rtx", bundle.read(path), folder, library, gpu, lambda: gpu)
+        return Session(bundle.read(path), backend, search=search), gpu, path
 
     return made
 
 
-class Captured(EngineExecutor):
-    """Its step is queued on the emulated device, so that graphs hold it."""
+@pytest.fixture
+def queued(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The engines' launches that the host queued itself or captured, as opposed to those that a graph repeats."""
+    found: list[int] = []
+    original = FakeContext.execute_async_v3
 
-    def __init__(self, state: Any, device: HostDevice) -> None:
-        super().__init__(state)
-        self._device = device
+    def counting(self: FakeContext, stream: int) -> bool:
+        found.append(stream)
+        return original(self, stream)
 
-    def enqueue(self, stream: int) -> None:
-        self._device.call(lambda: EngineExecutor.enqueue(self, stream))
+    monkeypatch.setattr(FakeContext, "execute_async_v3", counting)
+    return found
 
 
-@pytest.mark.parametrize("name", ["marian", "t5"])
-def test_equals_the_portable_graphs(make: Any, name: str) -> None:
-    session, path = make(name)
+def tokens(found: list[list[Any]]) -> list[list[list[int]]]:
+    return [[h.token_ids for h in of] for of in found]
+
+
+@pytest.mark.parametrize(("name", "search"), [("marian", "device-while"), ("t5", "device-replay"), ("t5", "auto")])
+def test_sessions_equal_the_portable_graphs(make: Make, name: str, search: str) -> None:
+    """Five sources on an engine for three, in batches of four: in parts, and in two buckets."""
+    session, gpu, path = make(name, search)
+    assert session.searcher.where == "device"
     reference = s2s_export.load(path, backend="onnxruntime", threads=1)
-    for number, settings in enumerate(SEARCHES.values()):
-        options = session.options(max_new_tokens=8, **settings)
-        device = HostDevice(while_graphs=number % 2 == 0)
-        executor = Captured(session.backend.begin(SOURCES, options.n_rows), device)
-        found = DeviceSearch(device, executor).run(SOURCES, options)
-        expected = reference.generate(SOURCES, max_new_tokens=8, **settings)
-        assert [[h.token_ids for h in of] for of in found] == [[h.token_ids for h in of] for of in expected]
+    for settings in SEARCHES.values():
+        found = session.generate(SOURCES, batch_size=4, max_new_tokens=8, **settings)
+        expected = reference.generate(SOURCES, batch_size=4, max_new_tokens=8, **settings)
+        assert tokens(found) == tokens(expected)
         for ours, theirs in zip(found, expected, strict=True):
             assert all(abs(a.score - b.score) < PRECISE for a, b in zip(ours, theirs, strict=True))
+    assert gpu.n_launches > 0
+    before = gpu.allocated
+    session.searcher.release()
+    assert gpu.allocated < before
 
 
-def test_a_decode_in_one_call(make: Any) -> None:
-    session, _ = make("marian", "fp16")
-    options = session.options(max_new_tokens=6, num_beams=2)
-    found = decode(HostDevice(), session.backend.begin, SOURCES, options, mode="queue")
-    expected = session.decode(SOURCES, options)
-    assert [of[0].token_ids for of in found] == [of[0].token_ids for of in expected]
+def test_the_hosts_search_launches_no_kernel_of_ours(make: Make) -> None:
+    session, gpu, _ = make("marian", "host")
+    assert session.searcher.where == "host"
+    found = session.generate(SOURCES, num_beams=3, max_new_tokens=6)
+    assert gpu.n_launches == 0
+    on_device, _, _ = make("marian", "device")
+    assert tokens(on_device.generate(SOURCES, num_beams=3, max_new_tokens=6)) == tokens(found)
 
 
-def test_batches_share_memory_where_their_steps_are_one(make: Any) -> None:
-    session, _ = make("marian")
-    options = session.options(max_new_tokens=5, num_beams=2)
-    device = HostDevice()
-    search = EngineSearch(device, session.backend.begin)
-    held = []
-    for sources in (SOURCES[:2], [SOURCES[1], [4, 3]], SOURCES[:1]):
-        found = search.decode(sources, options, mode="queue")
-        expected = session.decode(sources, options)
-        assert [of[0].token_ids for of in found] == [of[0].token_ids for of in expected]
-        assert search._search is not None
-        held.append(search._search._held)
-    assert held[0] is held[1] and held[1] is not held[2]
-    search.close()
-    assert device.allocated == 0
+@pytest.mark.parametrize(
+    "settings", [{"num_beams": 3}, {"num_beams": 1}, {"num_beams": 1, "do_sample": True, "seed": 3}]
+)
+def test_alignments(make: Make, settings: dict[str, Any]) -> None:
+    session, _, path = make("marian")
+    reference = s2s_export.load(path, backend="onnxruntime", threads=1)
+    found = session.generate(SOURCES, max_new_tokens=8, alignments=True, **settings)
+    expected = reference.generate(SOURCES, max_new_tokens=8, alignments=True, **settings)
+    for source, ours, theirs in zip(SOURCES, found, expected, strict=True):
+        assert ours[0].token_ids == theirs[0].token_ids
+        assert ours[0].alignment.shape == (len(ours[0].token_scores), len(source))
+        np.testing.assert_allclose(ours[0].alignment, theirs[0].alignment, atol=1e-5)
+    assert session.generate(SOURCES[:1], max_new_tokens=4)[0][0].alignment is None
+
+
+def test_alignments_of_beams_that_run_as_more(make: Make) -> None:
+    session, _, path = make("marian")
+    reference = s2s_export.load(path, backend="onnxruntime", threads=1)
+    found = session.generate(SOURCES[:2], max_new_tokens=6, alignments=True, num_beams=7)
+    expected = reference.generate(SOURCES[:2], max_new_tokens=6, alignments=True, num_beams=7)
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours[0].alignment, theirs[0].alignment, atol=1e-5)
+
+
+def test_alignments_that_are_refused(make: Make) -> None:
+    session, _, _ = make("marian", attention=False)
+    with pytest.raises(BackendError, match="gives no cross-attention weights.*set attention = true"):
+        session.generate(SOURCES[:1], max_new_tokens=4, alignments=True)
+    with pytest.raises(InvalidOption, match="alignments is 'heads'.*search='host'"):
+        session.generate(SOURCES[:1], max_new_tokens=4, alignments="heads")
+
+
+def test_batches_of_one_shape_share_memory_and_graphs(make: Make, queued: list[int]) -> None:
+    """A batch's first call queues and captures encoder, cross-KV-init and step; the next one launches two graphs."""
+    session, gpu, _ = make("marian", "device-while")
+    settings = {"num_beams": 2, "max_new_tokens": 6, "min_new_tokens": 6}
+    first = session.generate(SOURCES[:2], **settings)
+    assert len(queued) == 2 + 2 + 1 + 1  # encoder and cross-KV-init queued, then captured; a step likewise
+    held = gpu.allocated
+    assert tokens(session.generate(SOURCES[:2], **settings)) == tokens(first)
+    assert len(queued) == 6 and gpu.allocated == held
+    other = session.generate(SOURCES[:2], **{**settings, "max_new_tokens": 7})  # another plan on the same place
+    assert len(queued) == 6 + 2 and gpu.allocated > held
+    assert [len(of[0].token_ids) for of in other] >= [len(of[0].token_ids) for of in first]
+    session.generate(SOURCES[:1], **settings)  # another shape: a place of its own
+    assert len(queued) == 8 + 6
+
+
+def test_without_graphs_all_is_queued(make: Make, queued: list[int]) -> None:
+    session, _, _ = make("marian", "device-queue")
+    for _ in range(2):
+        session.generate(SOURCES[:2], num_beams=2, max_new_tokens=6, min_new_tokens=6)
+    assert len(queued) == 2 * (2 + 6)
+
+
+def test_addresses_that_move_make_new_graphs(make: Make, queued: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One place for all shapes: its buffers grow, and what was captured before is not replayed."""
+    monkeypatch.setattr(searcher, "MOST_IDLE", 1)
+    session, gpu, path = make("marian", "device-replay")
+    reference = s2s_export.load(path, backend="onnxruntime", threads=1)
+    n_allocated = []
+    for sources in (SOURCES[:1], SOURCES[:2], SOURCES[:1], SOURCES[2:3], SOURCES[3:4]):
+        found = session.generate(sources, num_beams=2, max_new_tokens=5, min_new_tokens=5)
+        assert tokens(found) == tokens(reference.generate(sources, num_beams=2, max_new_tokens=5, min_new_tokens=5))
+        n_allocated.append(gpu.allocated)
+    assert len(queued) == 6 * 4  # SOURCES[2:3] has the shape of the batch before it
+    assert n_allocated[1] > n_allocated[0]
+
+
+@pytest.mark.parametrize("search", ["device-while", "device-replay", "host"])
+@pytest.mark.parametrize("beams", [1, 4])
+def test_streams(make: Make, search: str, beams: int) -> None:
+    session, _, _ = make("marian", search)
+    options = session.options(num_beams=beams, max_new_tokens=8)
+    for source in SOURCES[:2]:
+        parts = list(session.searcher.stream(source, options))
+        assert [t for part in parts for t in part] == session.decode([source], options)[0][0].token_ids
+        assert len(parts) > 1
+    given_up = session.searcher.stream(SOURCES[0], options)
+    next(given_up)
+    given_up.close()
+    assert list(session.searcher.stream(SOURCES[0], options))  # its place is free again
+
+
+def test_several_threads_and_streams_at_once(make: Make) -> None:
+    session, _, _ = make("t5")
+    options = session.options(num_beams=3, max_new_tokens=10)
+    expected = [session.decode([source], options)[0][0].token_ids for source in SOURCES]
+    found: dict[int, list[int]] = {}
+
+    def work(i: int) -> None:
+        if i % 2:
+            found[i] = [t for part in session.searcher.stream(SOURCES[i], options) for t in part]
+        else:
+            found[i] = session.decode([SOURCES[i]], options)[0][0].token_ids
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(SOURCES))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [found[i] for i in range(len(SOURCES))] == expected
+
+
+def test_two_streams_in_turns(make: Make) -> None:
+    session, _, _ = make("t5", "device-replay")
+    options = session.options(num_beams=2, max_new_tokens=8, min_new_tokens=8)
+    expected = session.decode(SOURCES[:2], options)
+    streams = [session.searcher.stream(source, options) for source in SOURCES[:2]]
+    found: list[list[int]] = [[], []]
+    for _ in range(20):
+        for told, stream in zip(found, streams, strict=True):
+            told += next(stream, [])
+    assert found == [of[0].token_ids for of in expected]
+
+
+# Faults
+
+
+def test_what_the_engine_was_not_built_for(make: Make) -> None:
+    session, _, _ = make("t5")
+    with pytest.raises(InvalidOption, match="9 beams wanted, but the engine was built for at most 8"):
+        session.generate(SOURCES[:1], num_beams=9)
+    with pytest.raises(BackendError, match=r"has 17 tokens, but the engine was built for at most 16; raise ranges\.S"):
+        session.generate([[5] * 17])
+    with pytest.raises(BackendError, match=r"no position 24: it was built for 24 tokens; raise ranges\.T"):
+        session.generate(SOURCES[:1], min_new_tokens=40, max_new_tokens=50)
+    # A text that ends in time is decoded, whatever max_new_tokens allows.
+    found = session.generate(SOURCES[:1], max_new_tokens=50, exponential_decay_length_penalty=(1, 9.0))
+    assert len(found[0][0].token_ids) < 24
+
+
+def test_out_of_memory_is_an_error_and_no_end(make: Make) -> None:
+    session, gpu, _ = make("marian")
+    first = session.generate(SOURCES[:1], num_beams=2, max_new_tokens=4)
+    gpu.memory_limit = gpu.allocated + 1000
+    with pytest.raises(
+        BackendError, match=r"no room for .* MiB asked for, .* free; lower the batch size, the number of"
+    ):
+        session.generate(SOURCES[:3], num_beams=8, max_new_tokens=20)
+    assert tokens(session.generate(SOURCES[:1], num_beams=2, max_new_tokens=4)) == tokens(first)
+
+
+def test_memory_that_is_kept_makes_room(make: Make) -> None:
+    """What idle places hold is given back before a batch is refused."""
+    session, gpu, _ = make("marian")
+    session.generate(SOURCES[:3], num_beams=8, max_new_tokens=10)
+    gpu.memory_limit = gpu.allocated
+    assert session.generate(SOURCES[:2], num_beams=4, max_new_tokens=10)
+    session.searcher.release()
+    gc.collect()
+    assert gpu.allocated == 0
+
+
+@pytest.mark.parametrize("search", ["device-while", "device-replay"])
+def test_a_device_lost_in_mid_decode(make: Make, search: str) -> None:
+    session, gpu, _ = make("marian", search, EmulatedGpu(fail_after=20))
+    for _ in range(2):
+        with pytest.raises(DeviceLost, match="these sentences have no result and this process can't use the GPU again"):
+            session.generate(SOURCES[:1], num_beams=2, max_new_tokens=8, min_new_tokens=8)
+    launched = gpu.n_launches
+    with pytest.raises(DeviceLost):
+        list(session.searcher.stream(SOURCES[0], session.options()))
+    assert gpu.n_launches == launched  # the driver is not asked again
+
+
+def test_a_failure_leaves_the_place_usable(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    session, _, _ = make("marian")
+    options = session.options(num_beams=2, max_new_tokens=5)
+    expected = tokens(session.decode(SOURCES[:2], options))
+    original = DeviceSearch._go_on
+
+    def breaks(*_: Any) -> Any:
+        raise BackendError("a launch failed")
+
+    monkeypatch.setattr(DeviceSearch, "_go_on", breaks)
+    with pytest.raises(BackendError, match="a launch failed"):
+        session.decode(SOURCES[:2], options)
+    monkeypatch.setattr(DeviceSearch, "_go_on", original)
+    assert tokens(session.decode(SOURCES[:2], options)) == expected

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +21,8 @@ import onnxruntime
 
 from s2s_export import bundle as bundles
 from s2s_export.bundle import GRAPHS, Bundle
+from s2s_export.device import faults
+from s2s_export.device.host import HostDevice
 from s2s_export.lowering import dimensions, lower, options
 from s2s_export.recipes import Recipe
 from s2s_export.tensorrt.library import Library
@@ -42,11 +45,9 @@ class FakeDevice:
     def activate(self) -> None:
         pass
 
-    def allocate(self, n_bytes: int) -> int:
-        from s2s_export.errors import BackendError
-
+    def allocate(self, n_bytes: int, what: str = "a tensor") -> int:
         if n_bytes + sum(len(block) for block in self.memory.values()) > self.limit:
-            raise BackendError(f"{self.name} has too little memory")
+            raise faults.out_of_memory(self.name, what, n_bytes, None)
         block = (ctypes.c_ubyte * max(n_bytes, 1))()
         ctypes.memset(block, 0x7F, len(block))  # what is read before it is written shows
         self.memory[ctypes.addressof(block)] = block
@@ -64,6 +65,9 @@ class FakeDevice:
 
     def create_stream(self) -> int:
         return 7
+
+    def destroy_stream(self, stream: int) -> None:
+        assert stream == 7
 
     def synchronize(self, stream: int) -> None:
         assert stream == 7
@@ -85,12 +89,27 @@ class FakeDevice:
         ctypes.memmove(target, source, n_bytes)
         self.copied["moved"] += n_bytes
 
+    def move_rows(
+        self, target: int, target_pitch: int, source: int, source_pitch: int, n_bytes: int, n_rows: int, stream: int
+    ) -> None:
+        for row in range(n_rows):
+            self.move(target + row * target_pitch, source + row * source_pitch, n_bytes, stream)
+
     def zero(self, address: int, n_bytes: int, stream: int) -> None:
         ctypes.memset(address, 0, n_bytes)
 
 
-def fake_library(loads: bool = True) -> Library:
-    """loads: whether engines can be deserialised."""
+class EmulatedGpu(HostDevice):
+    """A GPU of host memory that has graphs and the search's kernels too."""
+
+    capability, cuda_version = CAPABILITY, "13.0"
+
+
+Queue = Callable[[Callable[[], object]], None]
+
+
+def fake_library(loads: bool = True, queue: Queue = lambda function: function() and None) -> Library:
+    """loads: whether engines can be deserialised. queue: what a launch is given to, so that a graph can hold it."""
 
     class ILogger:
         Severity = SimpleNamespace(WARNING=2)
@@ -108,7 +127,7 @@ def fake_library(loads: bool = True) -> Library:
             return ("VALID", 0) if header.startswith(b"/") else ("INVALID", 2)
 
         def deserialize_cuda_engine(self, data: bytes) -> Any:
-            return FakeEngine(Path(data.decode())) if loads else None
+            return FakeEngine(Path(data.decode()), queue) if loads else None
 
     trt = SimpleNamespace(
         __version__=VERSION,
@@ -123,7 +142,8 @@ def fake_library(loads: bool = True) -> Library:
 
 
 class FakeEngine:
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, queue: Queue) -> None:
+        self.queue = queue
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = 1, 3
         self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -133,7 +153,7 @@ class FakeEngine:
 
     def create_execution_context(self, config: FakeRuntimeConfig) -> FakeContext:
         assert config.cache is not None
-        return FakeContext(self.session)
+        return FakeContext(self.session, self.queue)
 
 
 class FakeRuntimeCache:
@@ -159,8 +179,9 @@ class FakeRuntimeConfig:
 
 
 class FakeContext:
-    def __init__(self, session: Any) -> None:
+    def __init__(self, session: Any, queue: Queue) -> None:
         self.session = session
+        self.queue = queue
         self.inputs = {value.name: value for value in session.get_inputs()}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.addresses: dict[str, int] = {}
@@ -174,14 +195,19 @@ class FakeContext:
         return True
 
     def execute_async_v3(self, stream: int) -> bool:
+        """Shapes and addresses are taken now, as a launch's arguments are, and read when it runs."""
+        shapes, addresses = dict(self.shapes), dict(self.addresses)
+        self.queue(lambda: self._run(shapes, addresses))
+        return True
+
+    def _run(self, shapes: dict[str, tuple[int, ...]], addresses: dict[str, int]) -> None:
         feed = {}
         for name, value in self.inputs.items():
-            shape = self.shapes.get(name) or tuple(value.shape)
-            feed[name] = _view(self.addresses[name], shape, _dtype(value.type)).copy()
+            shape = shapes.get(name) or tuple(value.shape)
+            feed[name] = _view(addresses[name], shape, _dtype(value.type)).copy()
         names = [value.name for value in self.session.get_outputs()]
         for name, array in zip(names, self.session.run(names, feed), strict=True):
-            _view(self.addresses[name], array.shape, array.dtype)[...] = array
-        return True
+            _view(addresses[name], array.shape, array.dtype)[...] = array
 
 
 def _dtype(name: str) -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,9 +28,10 @@ def write(tmp_path, precision="fp16", keys="", options=""):
     return str(file)
 
 
-def on_cpu(path, target=None):
+def on_cpu(path, target=None, search="host"):
     opened = bundle.read(path)
-    return Session(opened, cuda.OnnxRuntimeCudaBackend(opened, *cuda._choose(opened, target), device="cpu"))
+    backend = cuda.OnnxRuntimeCudaBackend(opened, *cuda._choose(opened, target), device="cpu")
+    return Session(opened, backend, search=search)
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, *RECURRENT])
@@ -43,6 +46,71 @@ def test_tokens_equal_the_cpu_backends(bundled, name, monkeypatch):
         found = session.generate(SOURCES, max_new_tokens=18, **search)
         expected = reference.generate(SOURCES, max_new_tokens=18, **search)
         assert [[h.token_ids for h in of] for of in found] == [[h.token_ids for h in of] for of in expected]
+
+
+@pytest.fixture
+def emulated():
+    """The emulation's kernels, which take a compiler."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "device"))
+    from device_helpers import missing_compiler
+
+    if reason := missing_compiler():
+        pytest.skip(reason)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_search_on_the_device_finds_the_same_tokens(emulated, bundled, name):
+    """Steps that the host runs, and a graph of the search behind each; on the CPU's memory."""
+    reference = s2s_export.load(bundled(name), backend="onnxruntime", threads=1)
+    for where in ("auto", "device-queue"):
+        session = on_cpu(bundled(name), search=where)
+        assert session.searcher.where == "device"
+        for search in ({"num_beams": 1}, {"num_beams": 3, "num_return_sequences": 2, "no_repeat_ngram_size": 2}):
+            found = session.generate(SOURCES, max_new_tokens=18, batch_size=3, **search)
+            expected = reference.generate(SOURCES, max_new_tokens=18, batch_size=3, **search)
+            assert [[h.token_ids for h in of] for of in found] == [[h.token_ids for h in of] for of in expected]
+
+
+def test_alignments_and_streams_on_the_device(emulated, bundled):
+    session, reference = on_cpu(bundled("marian"), search="device"), on_cpu(bundled("marian"))
+    settings = {"num_beams": 2, "max_new_tokens": 8, "alignments": True}
+    found, expected = session.generate(SOURCES, **settings), reference.generate(SOURCES, **settings)
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours[0].alignment, theirs[0].alignment, atol=1e-5)
+    options = session.options(num_beams=2, max_new_tokens=8)
+    parts = list(session.searcher.stream(SOURCES[1], options))
+    assert [token for part in parts for token in part] == found[1][0].token_ids
+    assert len(parts) > 1
+
+
+def test_the_fp16_target_on_the_device(emulated, copied, tmp_path):
+    path = copied("marian")
+    build(path, write(tmp_path, options="attention = true\n"))
+    found = [on_cpu(path, "mine", where).generate(SOURCES, num_beams=2, max_new_tokens=6, alignments=True)
+             for where in ("device", "host")]  # fmt: skip
+    for ours, theirs in zip(*found, strict=True):
+        assert ours[0].token_ids == theirs[0].token_ids
+        np.testing.assert_allclose(ours[0].alignment, theirs[0].alignment, atol=1e-5)
+
+
+def test_a_step_that_no_graph_holds(emulated, bundled):
+    """Of a step the graph has what follows the decoder: each kernel is captured once and repeated."""
+    session = on_cpu(bundled("t5"), search="device")
+    session.generate(SOURCES[:1], max_new_tokens=6, min_new_tokens=6)
+    held = session.searcher._idle[0].search._held
+    assert list(held._graphs) == ["step"]
+    assert len(held._graphs["step"].calls) == len(held._launches.queue())
+    with pytest.raises(BackendError, match="no WHILE graph; expected the mode 'replay' or 'queue'"):
+        on_cpu(bundled("t5"), search="device-while")
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_recurrent_decoders_are_searched_by_the_host_which_says_so(bundled, name):
+    session = on_cpu(bundled(name), search="auto")
+    assert session.searcher.where == "host"
+    assert "states and no caches" in session.searcher.why
+    with pytest.raises(InvalidOption, match="search is 'device', but this model's decoder has states and no caches"):
+        on_cpu(bundled(name), search="device")
 
 
 @pytest.mark.parametrize("name", ["marian", "t5", "gru"])

@@ -1,0 +1,129 @@
+"""ONNX Runtime's decoder step under the search on the device. No graph can hold its launches, so the host runs each
+step; rules, choice and bookkeeping follow as a graph of their own, and the host reads no more than the stop flag.
+
+Token, position, ancestors, caches and logits are memory of the search's device, bound to the step by address. Letters:
+B sources, K beams, S source length, C positions, N = C*K slots, M candidates, Q probed tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..bundle import output_of
+from ..decoding.options import GenerationOptions
+from ..device.engine import ELEMENTS, attention_at
+from ..device.interface import Device
+from ..tensorrt.memory import Buffers, n_bytes
+
+LEAST_CAPACITY = 16  # positions; capacities are powers of two, so that few shapes exist
+BY_THE_LOOP = ("token", "position", "ancestors")
+
+
+class CudaExecutor:
+    """See `StepExecutor`. addresses: of the tensors that the loop and the step share, by name."""
+
+    capturable = False
+
+    def __init__(
+        self, backend: Any, binding: Any, device: Device, stream: int, addresses: Mapping[str, int], letters: Any
+    ) -> None:
+        graph = backend.graphs["decoder_step"]
+        logits = next(entry for entry in graph["outputs"] if entry["name"] == "logits")
+        self._backend, self._binding, self._device = backend, binding, device
+        self.n_sources, self.n_beams, self.capacity = letters["B"], letters["K"], letters["C"]
+        self.vocabulary_size = backend.bundle.vocabulary_size
+        self.element = ELEMENTS[logits["dtype"]]
+        self.token, self.position = addresses["token"], addresses["position"]
+        self.ancestors, self.logits = addresses["ancestors"], addresses["logits"]
+        self.attention = None
+        if "attention" in addresses:
+            self.attention = attention_at(graph, addresses["attention"], letters["S"])
+        self.stream = stream
+        # The search's graph depends on no more; the step is bound anew for each batch.
+        self.signature: object = (self.token, self.position, self.ancestors, self.logits, self.attention)
+
+    def enqueue(self, stream: int) -> None:
+        self._device.synchronize(self.stream)  # the library has a stream of its own, and waits for that one
+        self._backend.run("decoder_step", self._binding)
+
+
+class CudaPlace:
+    """Buffers and a stream. See `device.searcher.Place`. backend: an OnnxRuntimeCudaBackend."""
+
+    def __init__(self, backend: Any, device: Device) -> None:
+        self._backend = backend
+        self._device = device
+        self._stream = device.create_stream()
+        self._buffers = Buffers(device, self._stream)
+
+    def begin(
+        self, sources: Sequence[Sequence[int]], options: GenerationOptions, *, graphs: bool, alignments: bool
+    ) -> CudaExecutor:
+        backend, graph = self._backend, self._backend.graphs["decoder_step"]
+        values = backend.encode(sources)
+        n_sources, length = values["source_mask"].shape()
+        beams, positions = options.n_rows, capacity(options, backend.bundle.max_target_length)
+        letters = {"B": n_sources, "S": length, "K": beams, "C": positions, "N": positions * beams, "M": 1, "Q": 1}
+        outputs = {entry["name"]: entry for entry in graph["outputs"]}
+        binding = backend.sessions["decoder_step"].io_binding()
+        addresses: dict[str, int] = {}
+        for entry in graph["inputs"]:
+            name, carried = entry["name"], output_of(entry["name"])
+            if name in values:
+                binding.bind_ortvalue_input(name, values[name])
+            elif name in BY_THE_LOOP or carried in outputs:
+                addresses[name] = self._bind(binding.bind_input, name, entry, letters)
+                if carried in outputs:  # in place; zeros, since 0 * NaN of an unwritten slot would still be NaN
+                    self._device.zero(addresses[name], n_bytes(_shape(entry, letters), entry["dtype"]), self._stream)
+                    self._bind(binding.bind_output, name, entry, letters, carried)
+            else:
+                binding.bind_ortvalue_input(name, backend.value(_nothing_asked(name, entry, letters)))
+        for name in ["logits", *(["attention"] if alignments and "attention" in outputs else [])]:
+            addresses[name] = self._bind(binding.bind_output, name, outputs[name], letters)
+        return CudaExecutor(backend, binding, self._device, self._stream, addresses, letters)
+
+    def _bind(self, bind: Any, name: str, entry: Any, letters: Mapping[str, int], bound_as: str = "") -> int:
+        """Binds the buffer `name` as an input or an output of the step. Returns its address."""
+        shape = _shape(entry, letters)
+        address = self._buffers.get(name, shape, entry["dtype"])
+        bind(bound_as or name, self._backend.device, 0, np.dtype(entry["dtype"]).type, shape, address)
+        return address
+
+    def close(self) -> None:
+        self._buffers.close()
+        self._device.destroy_stream(self._stream)
+
+
+class CudaPlaces:
+    """See `device.searcher.Places`. ONNX Runtime takes any number of sources."""
+
+    most_sources: int | None = None
+
+    def __init__(self, backend: Any, device: Device) -> None:
+        self.device = device
+        self._backend = backend
+
+    def shape_of(self, sources: Sequence[Sequence[int]], options: GenerationOptions) -> Hashable:
+        return len(sources), options.n_rows, capacity(options, self._backend.bundle.max_target_length)
+
+    def make(self) -> CudaPlace:
+        return CudaPlace(self._backend, self.device)
+
+
+def capacity(options: GenerationOptions, limit: int | None) -> int:
+    """Positions of the caches: all that a call may feed, as the next power of two; the model's limit at most."""
+    wanted = max(LEAST_CAPACITY, 1 << (options.max_length - 2).bit_length())
+    return wanted if limit is None else min(wanted, limit)
+
+
+def _nothing_asked(name: str, entry: Any, letters: Mapping[str, int]) -> Any:
+    """Inputs by which the host asks for candidates: one candidate, and token 0 probed."""
+    array = np.zeros(_shape(entry, letters), entry["dtype"])
+    return array + 1 if name == "n_candidates" else array
+
+
+def _shape(entry: Any, letters: Mapping[str, int]) -> list[int]:
+    return [letters[size] if isinstance(size, str) else int(size) for size in entry["shape"]]
