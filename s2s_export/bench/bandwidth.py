@@ -73,7 +73,7 @@ def read_speed(n_bytes: int, threads: int) -> float:
 
 def gpu_read_speed() -> float:
     """Bytes a second that a GPU copies, read and written, in a process of its own. Raises CalledProcessError."""
-    code = "from s2s_export.device import check, cuda; print(check.bandwidth(cuda.CudaDevice()))"
+    code = "from s2s_export.device import cuda, times; print(times.bandwidth(cuda.CudaDevice()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=300)
     return float(done.stdout)
 

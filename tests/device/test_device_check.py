@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 from device_helpers import missing_compiler, resolved
 
-from s2s_export.device import check
+from s2s_export.device import check, times
 from s2s_export.device.host import HostDevice
+from s2s_export.errors import BackendUnavailable
 
 if missing_compiler():
     pytest.skip(str(missing_compiler()), allow_module_level=True)
@@ -28,16 +31,37 @@ def test_agreement_finds_a_difference() -> None:
 
 
 def test_a_run_and_its_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check, "N_TOKENS", 3)
-    monkeypatch.setattr(check, "VOCABULARIES", {"tiny": 90})
-    monkeypatch.setattr(check, "BEAMS", (1, 2))
+    monkeypatch.setattr(times, "N_TOKENS", 3)
+    monkeypatch.setattr(times, "VOCABULARIES", {"tiny": 90})
+    monkeypatch.setattr(times, "BEAMS", (1, 2))
     monkeypatch.setattr(check, "agree", lambda device, n: {"cases": n, "different": []})
-    monkeypatch.setattr(check, "bandwidth", functools.partial(check.bandwidth, n_bytes=1 << 16))
+    monkeypatch.setattr(times, "bandwidth", functools.partial(times.bandwidth, n_bytes=1 << 16))
     result = check.run(HostDevice(), quick=True)
     json.dumps(result)
     assert len(result["times"]) == 4 and all(entry["while_step_us"] > 0 for entry in result["times"])
+    assert all(set(entry["capture_ms"]) == {"step", "while"} for entry in result["times"])
     text = check.table(result)
     assert text.count("\n| 90 |") == 4 and "apply_decoding_rules" in text
+
+
+def test_sanitizers_run_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "compute-sanitizer"
+    program.write_text('#!/bin/sh\n[ "$2" = racecheck ] && { echo "a race"; exit 9; }\nexit 0\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    saved: list[dict[str, Any]] = []
+    found = check.sanitize(tmp_path, lambda so_far: saved.append(dict(so_far)))
+    assert {tool: entry["status"] for tool, entry in found.items()} == {
+        "memcheck": 0, "racecheck": 9, "synccheck": 0, "initcheck": 0,
+    }  # fmt: skip
+    assert found["racecheck"]["output"] == "a race\n"
+    assert [len(so_far) for so_far in saved] == [1, 2, 3, 4]
+
+
+def test_without_sanitizers_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BackendUnavailable, match="no compute-sanitizer on the path; expected"):
+        check.sanitize(tmp_path)
 
 
 def test_memory_is_planned_without_a_device() -> None:

@@ -1,0 +1,177 @@
+"""What the parts do. Each is given `save`, for results as they come, and returns why it failed, or None."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from .. import build as builds
+from .. import recipes
+from ..errors import InvalidOption
+from ..runtime import Session, load
+from . import targets as targets_module
+
+Save = Callable[[dict[str, Any]], None]
+SEARCHES: dict[str, dict[str, Any]] = {"greedy": {"num_beams": 1}, "beam 4": {"num_beams": 4}}
+N_SOURCES, N_TOKENS, ROUNDS = 8, 32, 10
+BATCH_SIZES, BEAMS = (1, 8, 64), (1, 4, 8)
+MOST_IMPORTANT = (1, 4)  # batch size and beams
+PEERS = ("transformers", "ctranslate2")
+# How the search on the device repeats a step, and the host's search, for comparison.
+LOOPS = ("device-while", "device-replay", "device-queue", "host")
+
+
+def search(save: Save, quick: bool) -> str | None:
+    """Random searches on the GPU against their emulation, and how fast memory is."""
+    from ..device import check, times
+    from ..device.cuda import CudaDevice
+
+    device = CudaDevice()
+    save({"while_graphs": device.while_graphs, "bytes_per_second": times.bandwidth(device)})
+    agreement = check.agree(device, 10 if quick else 60)
+    save({"agreement": agreement})
+    n = len({entry["seed"] for entry in agreement["different"]})
+    return f"{n} of {agreement['cases']} searches differ from their emulation" if n else None
+
+
+def kernels(save: Save, quick: bool) -> None:
+    """Microseconds of each kernel of the search, and of a step whose decoder takes no time."""
+    from ..device import times
+    from ..device.cuda import CudaDevice
+
+    times.measure(CudaDevice(), save, quick=quick)
+
+
+def sanitizers(save: Save, folder: str) -> str | None:
+    """compute-sanitizer's tools over the kernels of the search."""
+    from ..device import check
+
+    found = check.sanitize(Path(folder) / "parts", save)
+    wrong = [tool for tool, entry in found.items() if entry["status"]]
+    return f"{', '.join(wrong)} found something, see parts/sanitizers.json" if wrong else None
+
+
+def export(save: Save, name: str, checkpoint: str, bundle: str, quick: bool) -> None:
+    """A model with random weights, and its bundle."""
+    from ..bench.random_models import MAKERS
+    from ..exporting import export as make_bundle
+
+    begin = time.perf_counter()
+    MAKERS[name](Path(checkpoint), quick)
+    make_bundle(checkpoint, bundle)
+    save({"export_seconds": round(time.perf_counter() - begin, 1)})
+
+
+def build(save: Save, bundle: str, target: str, capability: str) -> None:
+    recipe = targets_module.narrowed(recipes.load(target), capability, Path(bundle).parent)
+    engine = builds.build(bundle, str(recipe)).engine
+    save({"build_seconds": engine["seconds"], "bytes": engine["bytes"], "agreement_on_cpu": engine["agreement"]})
+
+
+def tokens(save: Save, bundle: str, target: str, quick: bool) -> str | None:
+    """Tokens and scores against ONNX Runtime on the CPU, with the device's search and with the host's."""
+    backend = targets_module.BACKENDS[recipes.load(target).flavour]
+    reference = load(bundle, backend="onnxruntime")
+    wrong = []
+    for where in ("device", "host"):
+        try:
+            begin = time.perf_counter()
+            session = load(bundle, backend=backend, target=target, search=where)
+            load_seconds = round(time.perf_counter() - begin, 2)
+            found = _compared(session, reference, 2 if quick else ROUNDS)
+            save({where: {"load_seconds": load_seconds, "searches": found}})
+            wrong += [f"{where}, {name}: not finite" for name, entry in found.items() if not entry["finite"]]
+        except InvalidOption as error:  # the model does not suit this search, which is no failure
+            save({where: {"reason": str(error)}})
+        except (
+            Exception
+        ) as error:  # whatever a driver or a library raises is a finding, and the other search still runs
+            save({where: {"reason": f"{type(error).__name__}: {error}"}})
+            wrong.append(f"{where}: {type(error).__name__}: {error}")
+    return "; ".join(wrong) or None
+
+
+def _compared(session: Session, reference: Session, rounds: int) -> dict[str, Any]:
+    from ..lowering import samples
+
+    sources, _ = samples.sources(session.bundle, N_SOURCES)
+    limit = min(N_TOKENS, (session.bundle.max_target_length or N_TOKENS) - 1)
+    found = {}
+    for name, options in SEARCHES.items():
+        settings = {**options, "max_new_tokens": limit}
+        begin = time.perf_counter()
+        ours = session.generate(sources, **settings)
+        first_call = time.perf_counter() - begin  # with the graphs' capture and instantiation
+        theirs = reference.generate(sources, **settings)
+        pairs = [(a[0], b[0]) for a, b in zip(ours, theirs, strict=True)]
+        differences = [abs(a.score - b.score) for a, b in pairs]
+        works = [lambda r=r, s=settings: r.generate(sources, **s) for r in (session, reference)]
+        times = _milliseconds(works, rounds)
+        found[name] = {
+            "equal_sources": sum(a.token_ids == b.token_ids for a, b in pairs),
+            "sources": len(pairs),
+            "largest_score_difference": max(differences),
+            "finite": all(difference == difference and difference != float("inf") for difference in differences),
+            "first_call_ms": round(1e3 * first_call, 3),
+            "gpu_ms": times[0],
+            "cpu_ms": times[1],
+            "tokens": len(pairs[0][0].token_ids),
+        }
+    return found
+
+
+def _milliseconds(works: Sequence[Callable[[], Any]], rounds: int) -> list[float]:
+    """Medians of each, in turns, after one round that does not count."""
+    taken: list[list[float]] = [[] for _ in works]
+    for number in range(rounds + 1):
+        for times, work in zip(taken, works, strict=True):
+            begin = time.perf_counter()
+            work()
+            if number:
+                times.append((time.perf_counter() - begin) * 1000)
+    return [round(statistics.median(times), 3) for times in taken]
+
+
+def steps(save: Save, bundle: str, targets: list[str], quick: bool, device: str = "cuda") -> str | None:
+    """One source, four beams: a step in a WHILE graph, replayed, queued launch by launch, and by the host."""
+    from ..bench.contestants import Choice
+    from ..bench.run import Options
+
+    choice = Choice(targets=tuple(targets), device=device, searches=LOOPS)
+    beams = (MOST_IMPORTANT[1],)
+    return _race(save, bundle, Options(choice=choice, peers=(), batch_sizes=(1,), num_beams=beams, **_rounds(quick)))
+
+
+def speed(
+    save: Save, bundle: str, checkpoint: str | None, targets: list[str], quick: bool, device: str = "cuda"
+) -> str | None:
+    """Tokens a second of every target, of the device's search and the host's, beside transformers and CTranslate2."""
+    from ..bench.contestants import Choice
+    from ..bench.run import Options
+
+    sizes = (BATCH_SIZES[:1], BEAMS[1:2]) if quick else (BATCH_SIZES, BEAMS)
+    options = Options(
+        checkpoint=checkpoint, choice=Choice(targets=tuple(targets), device=device), peers=PEERS,
+        batch_sizes=sizes[0], num_beams=sizes[1], first=MOST_IMPORTANT, **_rounds(quick),
+    )  # fmt: skip
+    return _race(save, bundle, options)
+
+
+def _rounds(quick: bool) -> dict[str, Any]:
+    return {"source_lengths": (10,), "new_tokens": 8, "repeats": 1} if quick else {"repeats": 3}
+
+
+def _race(save: Save, bundle: str, options: Any) -> str | None:
+    """Fails where none of ours was measured; who else could not run says so in the table."""
+    from ..bench.contestants import OURS
+    from ..bench.run import bench
+
+    found = bench(bundle, options, "scripts/gpu_check", save=save)
+    save(found)
+    ours = [entry for entry in found["contestants"] if entry["contestant"] == OURS]
+    if all(entry["reason"] for entry in ours):
+        return "; ".join(f"{entry['label']}: {entry['reason']}" for entry in ours) or "no target of ours takes part"
+    return None

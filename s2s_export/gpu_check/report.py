@@ -1,0 +1,116 @@
+"""The results on disk: JSON for programs, and tables for people. Written anew after each part."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+TABLE, RESULT = "gpu_check.md", "gpu_check.json"
+
+
+def write(folder: Path, result: dict[str, Any]) -> None:
+    for name, text in ((RESULT, json.dumps(result, indent=1) + "\n"), (TABLE, "\n".join(lines(result)) + "\n")):
+        beside = folder / f".{name}"
+        beside.write_text(text)
+        os.replace(beside, folder / name)
+
+
+def lines(result: dict[str, Any]) -> Iterator[str]:
+    gpu, machine = result["gpu"], result["machine"]
+    yield f"{gpu['name']}, compute capability {gpu['compute_capability']}, CUDA {gpu['cuda']}; "
+    yield f"{machine['processor']}, {machine['cores']} cores; {result['started']}; "
+    yield f"s2s-export {machine['s2s-export']}, Python {machine['python']}"
+    yield ""
+    yield ", ".join(f"{name} {version}" for name, version in result["packages"].items() if version)
+    yield ""
+    yield f"`{result['command']}`"
+    yield from _states(result["parts"])
+    for part in result["parts"]:
+        found = part.get("result") or {}
+        shown = TABLES.get(part["name"].rpartition(": ")[2].partition(" ")[0])
+        if shown is not None and found:
+            yield from ("", f"## {part['name']}", "")
+            yield from shown(found)
+
+
+def _states(parts: list[dict[str, Any]]) -> Iterator[str]:
+    yield from ("", "| part | | seconds | |", "|---|---|---|---|")
+    for part in parts:
+        yield f"| {part['name']} | {part['state']} | {part['seconds']} | {_cell(part.get('reason', ''))} |"
+
+
+def _search(found: dict[str, Any]) -> Iterator[str]:
+    yield f"{found['bytes_per_second'] / 1e9:.0f} GB/s copied; {'' if found['while_graphs'] else 'no '}WHILE graphs."
+    if (agreement := found.get("agreement")) is not None:
+        n = agreement["cases"] - len({entry["seed"] for entry in agreement["different"]})
+        yield f"{n} of {agreement['cases']} random searches equal their emulation."
+
+
+def _tokens(found: dict[str, Any]) -> Iterator[str]:
+    yield "8 sources against ONNX Runtime on the CPU in fp32:"
+    yield from ("", "| search by | | equal | score differs by | first call ms | GPU ms | CPU ms |")
+    yield "|---|---|---|---|---|---|---|"
+    for where, entry in found.items():
+        if "reason" in entry:
+            yield f"| {where} | {_cell(entry['reason'])} | | | | | |"
+        for name, one in entry.get("searches", {}).items():
+            yield (
+                f"| {where} | {name} | {one['equal_sources']} of {one['sources']} | "
+                f"{one['largest_score_difference']:.1e} | {one['first_call_ms']} | {one['gpu_ms']} | {one['cpu_ms']} |"
+            )
+
+
+def _speed(found: dict[str, Any]) -> Iterator[str]:
+    """A record of `s2s bench`."""
+    for floor in found["bandwidth"]["floors"]:
+        yield (
+            f"Floor of a step: {floor['step_seconds'] * 1e6:.1f} us, {floor['bytes'] / 1e6:.0f} MB of weights of "
+            f"{floor['weight_bytes']:g} bytes at {floor['bytes_per_second'] / 1e9:.0f} GB/s."
+        )
+    if "reason" in found["bandwidth"]:
+        yield f"Floor of a step: none, {found['bandwidth']['reason']}."
+    if found["results"]:
+        yield ""
+        yield "| batch | beams | system | tokens/s | step us | first ms | of the floor | times as fast | equal tokens |"
+        yield "|---|---|---|---|---|---|---|---|---|"
+    for one in found["results"]:
+        speed = "-" if one["speed"] is None else f"{one['speed']:.2f}"
+        yield (
+            f"| {one['batch_size']} | {one['num_beams']} | {one['label']} | {one['tokens_per_second']:.0f} | "
+            f"{one['step']['p50'] * 1e6:.1f} | {one['first_token']['p50'] * 1e3:.2f} | {_share(one['floor_share'])} | "
+            f"{speed} | {_share(one['equal_tokens'])} |"
+        )
+    if absent := [entry for entry in found["contestants"] if entry["reason"]]:
+        yield ""
+        yield from (f"- {entry['label']}: {entry['reason']}" for entry in absent)
+
+
+def _kernels(found: dict[str, Any]) -> Iterator[str]:
+    from ..device import times
+
+    yield "Logits that stand still: what the search takes, without a decoder."
+    yield ""
+    yield from times.table(found["times"])
+
+
+def _sanitizers(found: dict[str, Any]) -> Iterator[str]:
+    for tool, entry in found.items():
+        yield f"- {tool}: {'clean' if entry['status'] == 0 else 'status ' + str(entry['status'])}"
+
+
+# By the last word of a part's name, targets left out.
+TABLES = {
+    "search": _search, "tokens": _tokens, "steps": _speed, "speed": _speed, "kernels": _kernels,
+    "sanitizers": _sanitizers,
+}  # fmt: skip
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0%}"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "/").replace("\n", " ")
