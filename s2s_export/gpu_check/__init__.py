@@ -6,6 +6,7 @@
     run.py        runs them one after the other, each in a process of its own; what it found is on disk at once
     child.py      that process
     parts.py      what the parts do
+    attention.py  the attention kernels by themselves
     targets.py    which targets suit this GPU
     report.py     the results as JSON and as tables
 

@@ -45,6 +45,18 @@ def kernels(save: Save, quick: bool) -> None:
     times.measure(CudaDevice(), save, quick=quick)
 
 
+def attention(save: Save, quick: bool) -> str | None:
+    """The attention kernels against their references, and microseconds of a launch at OPUS-MT's sizes."""
+    from . import attention as kernels_of_attention
+
+    agreement = kernels_of_attention.agree(kernels_of_attention.on_gpu, 20 if quick else 300)
+    save({"agreement": agreement})
+    sizes = (BATCH_SIZES[:1], BEAMS[1:2]) if quick else (BATCH_SIZES, BEAMS)
+    save({"times": kernels_of_attention.times(kernels_of_attention.on_gpu, *sizes, n=100)})
+    n = len(agreement["wrong"])
+    return f"{n} of {agreement['cases']} cases are outside their tolerance" if n else None
+
+
 def sanitizers(save: Save, folder: str) -> str | None:
     """compute-sanitizer's tools over the kernels of the search."""
     from ..device import check

@@ -42,7 +42,7 @@ def parts(models: Sequence[Model], targets: Sequence[str], capability: str, fold
     for number, model in enumerate(models):
         found += _of_model(model, targets, capability, quick)
         if number == 0:
-            found.append(Part("kernels", "kernels", {"quick": quick}))
+            found += [Part(name, name, {"quick": quick}) for name in ("kernels", "attention")]
     return [*found, Part("sanitizers", "sanitizers", {"folder": str(folder)}, minutes=8.0)]
 
 

@@ -96,6 +96,17 @@ def _kernels(found: dict[str, Any]) -> Iterator[str]:
     yield from times.table(found["times"])
 
 
+def _attention(found: dict[str, Any]) -> Iterator[str]:
+    agreement = found["agreement"]
+    n = agreement["cases"] - len(agreement["wrong"])
+    yield f"{n} of {agreement['cases']} random cases are within the tolerance; the worst took {agreement['worst']} of it."
+    if times := found.get("times"):
+        yield from ("", "| kernel | batch | beams | us | read |", "|---|---|---|---|---|")
+        for one in times:
+            speed = one["bytes"] / one["us"] / 1e3
+            yield f"| {one['kernel']} | {one['batch']} | {one['beams']} | {one['us']:.1f} | {speed:.0f} GB/s |"
+
+
 def _sanitizers(found: dict[str, Any]) -> Iterator[str]:
     for tool, entry in found.items():
         yield f"- {tool}: {'clean' if entry['status'] == 0 else 'status ' + str(entry['status'])}"
@@ -104,7 +115,7 @@ def _sanitizers(found: dict[str, Any]) -> Iterator[str]:
 # By the last word of a part's name, targets left out.
 TABLES = {
     "search": _search, "tokens": _tokens, "steps": _speed, "speed": _speed, "kernels": _kernels,
-    "sanitizers": _sanitizers,
+    "attention": _attention, "sanitizers": _sanitizers,
 }  # fmt: skip
 
 

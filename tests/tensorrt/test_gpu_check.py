@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import json
 import subprocess
@@ -12,13 +13,13 @@ from typing import Any
 import pytest
 from fake_tensorrt import FakeDevice
 
-from s2s_export import gpu_check, recipes
+from s2s_export import gpu_check, plugin_sources, recipes
 from s2s_export.backends import onnxruntime_cuda as cuda
 from s2s_export.backends import tensorrt_rtx
 from s2s_export.device import check, times
 from s2s_export.device import cuda as device_cuda
 from s2s_export.device.host import HostDevice
-from s2s_export.gpu_check import child, command, parts, plan, report, run, targets
+from s2s_export.gpu_check import attention, child, command, parts, plan, report, run, targets
 from s2s_export.tensorrt import memory
 
 SCRIPT = Path(gpu_check.__file__).parents[2] / "scripts" / "gpu_check"
@@ -32,6 +33,19 @@ def test_without_a_gpu_it_says_so(tmp_path):
     assert out.stderr.strip().endswith("nothing was checked")
     assert len(out.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+class HostAttention(HostDevice):
+    """The emulation with the kernels of another folder."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        loaded = ctypes.CDLL(str(plugin_sources.module("build").host_library(folder)))
+        self._kernel: Any = getattr(loaded, f"s2s_{folder}_by_name")
+
+    def _run(self, launch: Any, given: ctypes.Structure) -> None:
+        grid = (ctypes.c_uint32 * 3)(*launch.grid)
+        assert self._kernel(launch.kernel.encode(), ctypes.byref(given), grid, launch.threads) == 0
 
 
 def in_this_process(part: plan.Part, file: Path) -> dict[str, Any]:
@@ -56,6 +70,7 @@ def pretended(monkeypatch):
     monkeypatch.setattr(times, "bandwidth", functools.partial(times.bandwidth, n_bytes=1 << 16))
     monkeypatch.setattr(check, "agree", lambda device, n: {"cases": n, "different": []})
     monkeypatch.setattr(check, "sanitize", lambda folder, save: save({"memcheck": {"status": 0}}) or {})
+    monkeypatch.setattr(attention, "on_gpu", HostAttention)
     monkeypatch.setattr(parts, "SEARCHES", {"beam 2": {"num_beams": 2}})
     monkeypatch.setattr(parts, "N_SOURCES", 2)
     monkeypatch.setattr(parts, "N_TOKENS", 6)
@@ -73,7 +88,8 @@ def test_all_of_it(pretended, bundled, tmp_path, capsys, monkeypatch):
     unmeasured = (f"{name}: steps", f"{name}: speed")
     assert all(states[part] == ("failed" if part in unmeasured else "ok") for part in states), result["parts"]
     assert set(states) == {
-        "search", f"{name}: build cuda-fp16", f"{name}: tokens cuda-fp16", *unmeasured, "kernels", "sanitizers",
+        *("search", "kernels", "attention", "sanitizers", f"{name}: build cuda-fp16", f"{name}: tokens cuda-fp16"),
+        *unmeasured,
     }  # fmt: skip
     by_name = {part["name"]: part for part in result["parts"]}
     assert "s2s cuda-fp16 device" in by_name[f"{name}: speed"]["reason"]
@@ -86,6 +102,7 @@ def test_all_of_it(pretended, bundled, tmp_path, capsys, monkeypatch):
     assert "| device | beam 2 | 2 of 2 |" in table
     assert "\n| 90 | 1 | 2 | yes |" in table
     assert "- memcheck: clean" in table
+    assert "40 of 40 random cases are within" in table and "| cross_attention | 1 | 4 |" in table
     assert table in capsys.readouterr().out
     assert not (bundled("marian") / "engines" / "cuda-fp16").exists()  # built in a copy
 
@@ -114,6 +131,19 @@ def test_a_model_that_the_device_can_not_search_is_no_failure(pretended, bundled
     assert parts.tokens(saved.update, str(path), "cuda-fp16", True) is None
     assert "takes transformers" in saved["device"]["reason"]
     assert saved["host"]["searches"]["beam 2"]["equal_sources"] == 2
+
+
+def test_wrong_attention_is_a_failure(pretended, monkeypatch):
+    class Wrong(HostAttention):
+        def _run(self, launch: Any, given: ctypes.Structure) -> None:
+            given.scale *= 1.01
+            super()._run(launch, given)
+
+    monkeypatch.setattr(attention, "on_gpu", Wrong)
+    saved: dict[str, Any] = {}
+    wrong = parts.attention(saved.update, True)
+    assert wrong is not None and wrong.endswith("of 40 cases are outside their tolerance")
+    assert {entry["kernel"] for entry in saved["agreement"]["wrong"]} == set(attention.FOLDERS)
 
 
 def test_different_searches_are_a_failure(pretended, monkeypatch):
