@@ -16,14 +16,29 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def describe() -> dict[str, Any]:
-    """The machine, the versions of packages that matter, and for each backend None or why it does not work."""
-    return {
+def describe(bundle: str | os.PathLike[str] | None = None) -> dict[str, Any]:
+    """The machine, the versions of packages that matter, for each backend None or why it does not work, and where the
+    search of those with a device runs. With a bundle also what its engines for GPUs take in memory."""
+    modules = backends.modules()
+    found = {
         "machine": machine(),
         "packages": {name: _version(name) for name in PACKAGES},
-        "backends": {name: module.unavailable() for name, module in backends.modules().items()},
+        "backends": {name: module.unavailable() for name, module in modules.items()},
+        "searches": {name: module.SEARCH for name, module in modules.items() if hasattr(module, "SEARCH")},
         "preference": list(backends.PREFERENCE),
     }
+    return found if bundle is None else {**found, **_memory_on_gpu(bundle)}
+
+
+def _memory_on_gpu(path: str | os.PathLike[str]) -> dict[str, Any]:
+    from .bundle import engines, read
+    from .device import memory_plan
+    from .tensorrt import memory
+
+    opened = read(path, verify=False)
+    reason = memory.unavailable()
+    free = reason or f"{memory.device().name}, {memory.device().free_bytes / 2**20:.0f} MiB free"
+    return {"gpu_memory": free, "memory_on_gpu": memory_plan.of_bundle(opened, engines(opened))}
 
 
 def machine() -> dict[str, Any]:

@@ -198,6 +198,26 @@ class Session:
                 on_batch(indices, of_batch)
         return found
 
+    def warm_up(
+        self,
+        source_lengths: Sequence[int],
+        *,
+        n_sources: int = 1,
+        streams: bool = False,
+        alignments: bool = False,
+        **options: Any,
+    ) -> None:
+        """What first calls set up, before there is one: on a GPU, kernels, memory and graphs.
+
+        For batches of `n_sources` sources with each of these lengths (of their bucket, where an engine has some), and
+        for calls with these options: another num_beams, max_length or kind of search has graphs of its own. streams,
+        alignments: for calls of `stream`, or with alignments.
+        """
+        chosen = self.options(**options)
+        for length in source_lengths:
+            source = self.check_source([0] * length)
+            self.searcher.warm_up([source] * n_sources, chosen, streams=streams, alignments=alignments)
+
     def begin(self, batch: Sequence[Ids], options: GenerationOptions) -> decoding.DecodeState:
         """Encode a batch, ready for the first step of the host's search."""
         if self.shortlist is not None:

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
+
 from . import decoding
 from .backends import Backend, Searcher, SearchesItself
-from .decoding import DecodeState, GenerationOptions, Hypothesis
+from .decoding import DecodeState, GenerationOptions, Hypothesis, StepQuery
 from .errors import BackendError, BuildError, InvalidOption, UnknownOption
 
 MODES = {"auto": "auto", "device": "auto", "device-while": "while", "device-replay": "replay", "device-queue": "queue"}
@@ -44,6 +46,22 @@ class HostSearch:
 
     def stream(self, source: Sequence[int], options: GenerationOptions) -> Iterator[list[int]]:
         return decoding.decode_stream(self._begin([source], options), source, options)
+
+    def warm_up(
+        self,
+        sources: Sequence[Sequence[int]],
+        options: GenerationOptions,
+        *,
+        streams: bool = False,
+        alignments: bool = False,
+    ) -> None:
+        """One step: libraries set themselves up in their first call."""
+        state = self._begin(sources, options)
+        first = np.full((len(sources), options.n_rows), options.prompt[0], dtype=np.int64)
+        state.step(first, np.zeros_like(first), StepQuery(attention=alignments))
+
+    def release(self) -> None:
+        """Nothing is kept."""
 
 
 def choose(backend: Backend, wanted: str, begin: Begin) -> Searcher:

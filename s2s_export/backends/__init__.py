@@ -5,6 +5,7 @@ A backend module defines
     NAME                 as the command line says it
     unavailable()        why it can't work on this machine, in one sentence, or None
     open(bundle, target, threads) -> Backend
+    SEARCH               where the search runs, of a backend that has a device (optional)
 
 and is found by listing this directory. A backend whose search can run where its graphs run offers that too
 (`SearchesItself`); `searching.py` chooses.
@@ -61,6 +62,21 @@ class Searcher(Protocol):
 
     def stream(self, source: Sequence[int], options: GenerationOptions) -> Iterator[list[int]]:
         """As `decoding.decode_stream`."""
+        ...
+
+    def warm_up(
+        self,
+        sources: Sequence[Sequence[int]],
+        options: GenerationOptions,
+        *,
+        streams: bool = False,
+        alignments: bool = False,
+    ) -> None:
+        """What the first batch of this shape and these options sets up, before there is one."""
+        ...
+
+    def release(self) -> None:
+        """Gives back what is kept for batches to come."""
         ...
 
 

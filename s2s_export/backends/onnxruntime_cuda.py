@@ -24,6 +24,7 @@ from ._cuda_step import CudaPlaces
 from .onnxruntime import pad_sources
 
 NAME = "onnxruntime-cuda"
+SEARCH = "on the device, of recurrent models on the host"
 FLAVOUR = "cuda"
 PROVIDER = "CUDAExecutionProvider"
 PIP = "pip uninstall onnxruntime, then pip install 's2s-export[cuda]'"
@@ -137,10 +138,10 @@ class OnnxRuntimeCudaBackend:
         device = cuda.shared() if self.device == "cuda" else HostDevice()
         return DeviceSearcher(CudaPlaces(self, device), mode)
 
-    def run(self, graph: str, binding: Any) -> None:
-        """Runs a graph as it is bound, and waits."""
+    def run(self, graph: str, binding: Any, options: Any = None) -> None:
+        """Runs a graph as it is bound, and waits. options: onnxruntime.RunOptions."""
         try:
-            self.sessions[graph].run_with_iobinding(binding)
+            self.sessions[graph].run_with_iobinding(binding, options)
         except Exception as error:
             raise BackendError(f"ONNX Runtime failed in {graph} ({_first_line(error)})") from error
 

@@ -7,6 +7,7 @@ from ..errors import InvalidOption
 from ..tensorrt import backend
 
 NAME = "tensorrt"
+SEARCH = backend.SEARCH
 
 
 def unavailable() -> str | None:

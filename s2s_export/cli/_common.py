@@ -7,9 +7,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from ..runtime import Session
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -41,6 +44,16 @@ def shortlist_option(command: F) -> F:
     return click.option("--shortlist/--no-shortlist", default=False, help=text)(command)
 
 
+def search_option(command: F) -> F:
+    """--search."""
+    return click.option(
+        "--search",
+        default="auto",
+        show_default=True,
+        help="Where the search runs on a GPU: device, host, or device-while, device-replay, device-queue.",
+    )(command)
+
+
 def worker_option(command: F) -> F:
     """--workers."""
     return click.option(
@@ -58,6 +71,13 @@ def tell(message: str, quiet: bool) -> None:
     """A line of progress on stderr."""
     if not quiet:
         click.echo(message, err=True)
+
+
+def tell_choice(session: Session, backend: str, quiet: bool) -> None:
+    """Which backend `auto` took, and why a GPU's search runs on the host, where it does."""
+    tell(f"backend: {session.backend.name}", quiet or backend != "auto")
+    if session.searcher.why:
+        tell(f"search: on the host; {session.searcher.why}", quiet)
 
 
 @contextmanager

@@ -8,12 +8,17 @@ from ._common import output_options, print_json
 
 
 @click.command("doctor", short_help="What this machine has, and which backends work.")
+@click.argument("bundle", type=click.Path(), required=False)
 @output_options
-def command(quiet: bool, as_json: bool) -> None:
-    """Print what this machine has, which backends work here, and why the others do not."""
+def command(bundle: str | None, quiet: bool, as_json: bool) -> None:
+    """Print what this machine has, which backends work here, and why the others do not.
+
+    With BUNDLE also what a decode with its engines takes of a GPU's memory.
+    """
+    from ..device import memory_plan
     from ..machine import describe
 
-    report = describe()
+    report = describe(bundle)
     if as_json:
         print_json(report)
         return
@@ -24,7 +29,12 @@ def command(quiet: bool, as_json: bool) -> None:
         click.echo(f"  {name:<18} {version or 'not installed'}")
     click.echo("backends")
     for name, reason in report["backends"].items():
-        click.echo(f"  {name:<18} {'works' if reason is None else reason}")
+        search = f"; search {report['searches'][name]}" if name in report["searches"] else ""
+        click.echo(f"  {name:<18} {'works' if reason is None else reason}{search}")
     click.echo(
         f"--backend auto takes the first of these that works and suits the bundle: {', '.join(report['preference'])}"
     )
+    if "memory_on_gpu" in report:
+        click.echo(f"memory on a GPU ({report['gpu_memory']})")
+        for name, text in memory_plan.describe(report["memory_on_gpu"]):
+            click.echo(f"  {name:<40} {text}")

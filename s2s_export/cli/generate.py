@@ -9,7 +9,17 @@ from pathlib import Path
 
 import click
 
-from ._common import Rate, bar, output_options, print_json, session_options, shortlist_option, tell, worker_option
+from ._common import (
+    Rate,
+    bar,
+    output_options,
+    print_json,
+    search_option,
+    session_options,
+    shortlist_option,
+    tell_choice,
+    worker_option,
+)
 
 
 @click.command("generate", short_help="Batch work as JSON lines: ids or text, any option.")
@@ -18,6 +28,7 @@ from ._common import Rate, bar, output_options, print_json, session_options, sho
 @click.option("--output", "output_path", required=True, type=click.Path(allow_dash=True), help="Where results go.")
 @session_options
 @worker_option
+@search_option
 @shortlist_option
 @click.option("--truncate", is_flag=True, help="Cut sources that are longer than the model allows.")
 @output_options
@@ -30,6 +41,7 @@ def command(
     threads: int | None,
     batch_size: int | None,
     workers: int | None,
+    search: str,
     shortlist: bool,
     truncate: bool,
     quiet: bool,
@@ -44,8 +56,8 @@ def command(
     from ..runtime import load
     from ..scheduling import DEFAULT_BATCH_SIZE
 
-    session = load(bundle, backend, target, threads, workers=workers, shortlist=shortlist)
-    tell(f"backend: {session.backend.name}", quiet or backend != "auto")
+    session = load(bundle, backend, target, threads, workers=workers, shortlist=shortlist, search=search)
+    tell_choice(session, backend, quiet)
     lines = input_path.read().split(b"\n")
     if lines and not lines[-1].strip():
         lines.pop()

@@ -13,13 +13,18 @@ from ._common import output_options, print_json
 @click.argument("bundle", type=click.Path())
 @output_options
 def command(bundle: str, quiet: bool, as_json: bool) -> None:
-    """Print what BUNDLE holds: family, sizes, limits, graphs, languages, engines, and the error measured at export."""
+    """Print what BUNDLE holds: family, sizes, limits, graphs, languages, engines, and the error measured at export.
+
+    Of engines for GPUs also what a decode takes in memory, and where its search runs.
+    """
     from ..bundle import engines, read
+    from ..device import memory_plan
 
     opened = read(bundle)
     built = engines(opened)
+    plans = memory_plan.of_bundle(opened, built)
     if as_json:
-        print_json({**opened.manifest, "engines": built})
+        print_json({**opened.manifest, "engines": built, "memory_on_gpu": plans})
         return
     manifest = opened.manifest
     _section(str(opened.path), [
@@ -38,6 +43,8 @@ def command(bundle: str, quiet: bool, as_json: bool) -> None:
         (f"{o['graph']}/{o['output']}", f"{o['max_error']:.2e}, relative {o['relative']:.2e}") for o in outputs
     ])  # fmt: skip
     _section("engines", [(name, _engine(engine)) for name, engine in built.items()] or [("none", "see `s2s build`")])
+    if plans:
+        _section("memory on a GPU", memory_plan.describe(plans))
 
 
 def _section(title: str, rows: list[tuple[str, str]]) -> None:

@@ -8,7 +8,17 @@ from typing import Any
 import click
 
 from ..errors import UsageError
-from ._common import Rate, bar, output_options, print_json, session_options, shortlist_option, tell, worker_option
+from ._common import (
+    Rate,
+    bar,
+    output_options,
+    print_json,
+    search_option,
+    session_options,
+    shortlist_option,
+    tell_choice,
+    worker_option,
+)
 from ._options import generation_options, given
 
 
@@ -17,6 +27,7 @@ from ._options import generation_options, given
 @click.argument("text", nargs=-1)
 @session_options
 @worker_option
+@search_option
 @shortlist_option
 @generation_options
 @click.option("--source-lang", help="Language of the source, for a model that has several.")
@@ -38,6 +49,7 @@ def command(
     threads: int | None,
     batch_size: int | None,
     workers: int | None,
+    search: str,
     shortlist: bool,
     source_lang: str | None,
     target_lang: str | None,
@@ -64,10 +76,9 @@ def command(
     if stream and (as_json or alignments):
         raise UsageError("--stream prints text as it comes; leave out --json and --alignments")
     one_by_one = bool(text) or stream  # texts typed on the command line are few: all cores for each
-    session = load(
-        bundle, backend, target, threads, workers=workers or (1 if one_by_one else None), shortlist=shortlist
-    )
-    tell(f"backend: {session.backend.name}", quiet or backend != "auto")
+    n_workers = workers or (1 if one_by_one else None)
+    session = load(bundle, backend, target, threads, workers=n_workers, shortlist=shortlist, search=search)
+    tell_choice(session, backend, quiet)
     languages = {"source_lang": source_lang, "target_lang": target_lang}
     chosen = session.options(target_lang=target_lang, **given(options))
     if stream and chosen.num_return_sequences > 1:

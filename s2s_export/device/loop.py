@@ -103,23 +103,9 @@ class DeviceSearch:
     ) -> Running:
         """A search that goes on while its generator is asked: it yields what becomes sure, if `tells`, and returns what
         `run` does. The device does not wait for the asking. Closed early, it waits for what is queued."""
-        if mode not in MODES:
-            raise UnknownOption(mode, MODES, "loop mode")
-        if self._lost is not None:
-            raise DeviceLost(self._lost)
-        if len(sources) != self.executor.n_sources:
-            raise InvalidOption(
-                f"{len(sources)} sources for an executor of {self.executor.n_sources}; expected as many; "
-                "make it for the batch that is decoded"
-            )
-        numbers = range(len(sources)) if source_numbers is None else source_numbers
+        chosen = self._mode(mode)
         try:
-            self.device.activate()
-            chosen = self._mode(mode)
-            rules, padded = serialise(options, self.executor.vocabulary_size), _padded(sources)
-            plan = make_plan(self.executor, options, rules, padded.shape[1], streams=tells, alignments=alignments)
-            held = self._hold(plan)
-            held.begin(options, rules, padded, numbers)
+            held = self._begin(sources, options, tells, alignments, source_numbers)
             return (yield from self._go_on(held, sources, options, chosen, tells))
         except DeviceLost as error:
             self._lost = str(error)
@@ -128,13 +114,49 @@ class DeviceSearch:
             self.device.synchronize(self.executor.stream)
             raise
 
+    def warm_up(
+        self,
+        sources: Sequence[Sequence[int]],
+        options: GenerationOptions,
+        *,
+        mode: Mode = "auto",
+        tells: bool = False,
+        alignments: bool = False,
+    ) -> None:
+        """A step and no more, so that a call like this one finds memory and graphs."""
+        chosen = self._mode(mode)
+        self._begin(sources, options, tells, alignments, None).warm_up(chosen)
+
+    def _begin(
+        self,
+        sources: Sequence[Sequence[int]],
+        options: GenerationOptions,
+        tells: bool,
+        alignments: bool,
+        source_numbers: Sequence[int] | None,
+    ) -> _Held:
+        """Memory with the tables filled, and the prompt fed."""
+        if self._lost is not None:
+            raise DeviceLost(self._lost)
+        if len(sources) != self.executor.n_sources:
+            raise InvalidOption(
+                f"{len(sources)} sources for an executor of {self.executor.n_sources}; expected as many; "
+                "make it for the batch that is decoded"
+            )
+        numbers = range(len(sources)) if source_numbers is None else source_numbers
+        self.device.activate()
+        rules, padded = serialise(options, self.executor.vocabulary_size), _padded(sources)
+        plan = make_plan(self.executor, options, rules, padded.shape[1], streams=tells, alignments=alignments)
+        held = self._hold(plan)
+        held.begin(options, rules, padded, numbers)
+        return held
+
     def _go_on(
         self, held: _Held, sources: Sequence[Sequence[int]], options: GenerationOptions, mode: Mode, tells: bool
     ) -> Running:
         news = News(held.plan, options.prompt, held.news) if tells else None
         n_told = 0
-        steps = held.run_while() if mode == "while" else held.run_steps(graph=mode == "replay")
-        for n_steps in steps:
+        for n_steps in held.run(mode):
             while news is not None and n_told < n_steps:
                 yield from news.read(n_told)
                 n_told += 1
@@ -145,6 +167,8 @@ class DeviceSearch:
         return results
 
     def _mode(self, mode: Mode) -> Mode:
+        if mode not in MODES:
+            raise UnknownOption(mode, MODES, "loop mode")
         can_repeat = self.device.while_graphs and is_capturable(self.executor)
         if mode == "auto":
             return "while" if can_repeat else "replay"
@@ -241,37 +265,53 @@ class _Held:
         for launch, given in self._launches.queue(condition):
             self._device.run(launch, given, self._stream)
 
-    def run_while(self) -> Iterator[int]:
-        """How many steps have run, whenever that changes. The first step of a plan is queued and not captured."""
-        graph = self._graphs.get("while")
-        if graph is None:
+    def _capture(self, mode: Mode) -> Graph | None:
+        """The graph of a mode, made where it has yet to be; for use after a step that was queued."""
+        if mode == "queue":
+            return None
+        if mode not in self._graphs:
+            self._device.synchronize(self._stream)
+            body = self._queue_step if is_capturable(self._executor) else self._queue_search
+            capture: Callable[..., Graph] = self._device.capture_while if mode == "while" else self._device.capture
+            self._graphs[mode] = capture(self._stream, body)
+        return self._graphs[mode]
+
+    def warm_up(self, mode: Mode) -> None:
+        self._queue_step()
+        self._capture(mode)
+        self._device.synchronize(self._stream)
+
+    def run(self, mode: Mode) -> Iterator[int]:
+        """How many steps have run, whenever that changes."""
+        return self._run_while() if mode == "while" else self._run_steps(mode)
+
+    def _run_while(self) -> Iterator[int]:
+        if "while" not in self._graphs:  # the first step of a plan is queued and not captured
             self._queue_step()
             yield from self._wait(1)
             if self._progress[1]:
                 return
-            graph = self._graphs["while"] = self._device.capture_while(self._stream, self._queue_step)
+        graph = self._capture("while")
+        assert graph is not None
         graph.launch(self._stream)
         yield from self._wait(self.plan.limit)
 
-    def run_steps(self, *, graph: bool) -> Iterator[int]:
-        """The same, step by step. Of a step that no graph can hold, the graph has what follows it."""
+    def _run_steps(self, mode: Mode) -> Iterator[int]:
+        """Step by step. Of a step that no graph can hold, the graph has what follows it."""
         can_capture = is_capturable(self._executor)
         ahead = STEPS_AHEAD if can_capture else 0
         for step in range(self.plan.limit):
-            made = self._graphs.get("step") if graph else None
-            if made is None:
+            graph = self._graphs.get(mode)
+            if graph is None:
                 self._queue_step()
             else:
                 if not can_capture:
                     self._executor.enqueue(self._stream)
-                made.launch(self._stream)
+                graph.launch(self._stream)
             yield from self._wait(step + 1 - ahead)
             if self._progress[1]:
                 break
-            if graph and made is None:
-                self._device.synchronize(self._stream)
-                body = self._queue_step if can_capture else self._queue_search
-                self._graphs["step"] = self._device.capture(self._stream, body)
+            self._capture(mode)
         yield from self._wait(self.plan.limit)
 
     def _wait(self, n_steps: int) -> Iterator[int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -89,10 +90,8 @@ class DeviceSearcher:
                 "last layer's mean; expected True or False; take alignments=True, or load with search='host'"
             )
         numbers = range(len(sources)) if source_numbers is None else source_numbers
-        size = self._places.most_sources or max(len(sources), 1)
         found: list[list[Hypothesis]] = []
-        for first in range(0, len(sources), size):
-            part = slice(first, first + size)
+        for part in self._parts(len(sources)):
             running = self._run(sources[part], options, numbers[part], tells=False, alignments=bool(alignments))
             found += _result(running)
         return found
@@ -111,32 +110,50 @@ class DeviceSearcher:
         tells: bool,
         alignments: bool,
     ) -> Running:
-        """One batch in a place. Where there is no room, once more without the memory that is kept for other shapes."""
+        """One batch in a place; once more without the memory that is kept for others, where there was no room."""
+        for attempt in range(2):
+            try:
+                with self._seated(sources, options, alignments) as search:
+                    return (
+                        yield from search.start(
+                            sources,
+                            options,
+                            mode=self._mode,
+                            tells=tells,
+                            source_numbers=numbers,
+                            alignments=alignments,
+                        )
+                    )
+            except OutOfMemory:
+                if attempt:
+                    raise
+                self.release()
+        raise AssertionError("not reached: the second attempt returns or raises")
+
+    @contextmanager
+    def _seated(
+        self, sources: Sequence[Sequence[int]], options: GenerationOptions, alignments: bool
+    ) -> Iterator[DeviceSearch]:
+        """The batch encoded in a place of its own, with the search that has its graphs."""
         if self._lost is not None:
             raise DeviceLost(self._lost)
-        shape = self._places.shape_of(sources, options)
-        for attempt in range(2):
-            seat = self._take(shape)
-            try:
-                executor = seat.place.begin(sources, options, graphs=self._mode != "queue", alignments=alignments)
-                if seat.search is None:
-                    seat.search = DeviceSearch(self._places.device, executor)
-                else:
-                    seat.search.use(executor)
-                return (
-                    yield from seat.search.start(
-                        sources, options, mode=self._mode, tells=tells, source_numbers=numbers, alignments=alignments
-                    )
-                )
-            except DeviceLost as error:
-                self._lost = str(error)
-                raise
-            except OutOfMemory:
-                if attempt or not self.release():
-                    raise
-            finally:
-                self._give_back(seat)
-        raise AssertionError("not reached: the second attempt returns or raises")
+        seat = self._take(self._places.shape_of(sources, options))
+        try:
+            executor = seat.place.begin(sources, options, graphs=self._mode != "queue", alignments=alignments)
+            if seat.search is None:
+                seat.search = DeviceSearch(self._places.device, executor)
+            else:
+                seat.search.use(executor)
+            yield seat.search
+        except DeviceLost as error:
+            self._lost = str(error)
+            raise
+        finally:
+            self._give_back(seat)
+
+    def _parts(self, n_sources: int) -> list[slice]:
+        size = self._places.most_sources or max(n_sources, 1)
+        return [slice(first, first + size) for first in range(0, n_sources, size)]
 
     def _take(self, shape: Hashable) -> _Seat:
         """A place that had this shape last; else a new one, or the one that was idle longest."""
@@ -161,13 +178,25 @@ class DeviceSearcher:
         for old in surplus:
             old.close()
 
-    def release(self) -> bool:
-        """Gives the memory and graphs of idle places back. Whether there were any."""
+    def warm_up(
+        self,
+        sources: Sequence[Sequence[int]],
+        options: GenerationOptions,
+        *,
+        streams: bool = False,
+        alignments: bool = False,
+    ) -> None:
+        """What the first batch like this one sets up, memory and graphs."""
+        for part in self._parts(len(sources)):
+            with self._seated(sources[part], options, alignments) as search:
+                search.warm_up(sources[part], options, mode=self._mode, tells=streams, alignments=alignments)
+
+    def release(self) -> None:
+        """Gives the memory and graphs of idle places back."""
         with self._lock:
             idle, self._idle = self._idle, []
         for seat in idle:
             seat.close()
-        return bool(idle)
 
 
 def _result(running: Running) -> list[list[Hypothesis]]:

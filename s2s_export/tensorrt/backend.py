@@ -24,6 +24,8 @@ from .library import Library
 from .parts import PartedState
 from .state import EngineState
 
+SEARCH = "on the device, of recurrent models on the host"
+
 
 class TensorRTBackend:
     """Engines of one target. Safe to use from several threads: each batch in flight has a lane of its own."""

@@ -137,12 +137,12 @@ class EngineState:
         """Shapes and addresses of the step. They stay until sources leave the batch."""
         lane = self._lane
         self._bind("decoder_step", self._inputs.values())
+        in_place = {output_of(name): name for name in self._carried if name not in self._states}
         for name, entry in self._outputs.items():
-            address = lane.buffer(name, self._shape(entry), entry["dtype"])
-            self._addresses[name] = address
-        for name in self._carried:
-            if name not in self._states:
-                self._addresses[output_of(name)] = self._addresses[name]  # updated in place
+            if name in in_place:
+                self._addresses[name] = self._addresses[in_place[name]]
+            else:
+                self._addresses[name] = lane.buffer(name, self._shape(entry), entry["dtype"])
         for name in self._outputs:
             lane.set_address("decoder_step", name, self._addresses[name])
 

@@ -7,6 +7,7 @@ emulation, on the same host memory.
 from __future__ import annotations
 
 import gc
+import json
 import shutil
 import sys
 import threading
@@ -20,13 +21,14 @@ import pytest
 pytest.importorskip("onnx")
 sys.path.insert(0, str(Path(__file__).parents[1] / "tensorrt"))
 
+from command_line import s2s
 from device_helpers import missing_compiler
 from fake_tensorrt import EmulatedGpu, FakeContext, build, fake_library
 from small import recipe
 
 import s2s_export
 from s2s_export import bundle
-from s2s_export.device import DeviceLost, searcher
+from s2s_export.device import DeviceLost, memory_plan, searcher
 from s2s_export.device.loop import DeviceSearch
 from s2s_export.errors import BackendError, InvalidOption
 from s2s_export.runtime import Session
@@ -162,6 +164,25 @@ def test_batches_of_one_shape_share_memory_and_graphs(make: Make, queued: list[i
     assert len(queued) == 8 + 6
 
 
+@pytest.mark.parametrize("search", ["device-while", "device-replay"])
+def test_a_warm_start_captures_nothing(make: Make, queued: list[int], search: str) -> None:
+    """After a warm-up the first call of that shape launches graphs only, and takes no memory."""
+    session, gpu, path = make("marian", search)
+    session.warm_up([5, 12], n_sources=2, num_beams=2, max_new_tokens=6)
+    n_queued, held = len(queued), gpu.allocated
+    assert n_queued == 2 * 6
+    found = session.generate(SOURCES[:2], num_beams=2, max_new_tokens=6)  # nine tokens: the bucket of twelve
+    assert (len(queued), gpu.allocated) == (n_queued, held)
+    reference = s2s_export.load(path, backend="onnxruntime", threads=1)
+    assert tokens(found) == tokens(reference.generate(SOURCES[:2], num_beams=2, max_new_tokens=6))
+    reference.warm_up([4], num_beams=2)
+    options = session.options(num_beams=2, max_new_tokens=6)
+    session.warm_up([5], num_beams=2, max_new_tokens=6, streams=True)
+    n_queued = len(queued)
+    assert list(session.searcher.stream(SOURCES[0], options))
+    assert len(queued) == n_queued
+
+
 def test_without_graphs_all_is_queued(make: Make, queued: list[int]) -> None:
     session, _, _ = make("marian", "device-queue")
     for _ in range(2):
@@ -228,6 +249,36 @@ def test_two_streams_in_turns(make: Make) -> None:
         for told, stream in zip(found, streams, strict=True):
             told += next(stream, [])
     assert found == [of[0].token_ids for of in expected]
+
+
+# Memory
+
+
+@pytest.mark.parametrize("name", ["marian", "t5"])
+def test_the_plan_says_what_a_decode_takes(make: Make, name: str) -> None:
+    """Of the shape that an engine was tuned for, and of the largest: to the byte, but for the gaps between tables."""
+    session, gpu, _ = make(name)
+    plan = memory_plan.of_bundle(session.bundle, bundle.engines(session.bundle))["small-fp32"]
+    assert plan["search"] == "device" and plan["buckets"] == [8, 16]
+    assert [(s["sources"], s["beams"], s["source_length"]) for s in plan["shapes"]] == [(1, 4, 8), (3, 8, 16)]
+    for shape in plan["shapes"]:
+        options = {"num_beams": shape["beams"], "n_sources": shape["sources"], "alignments": True}
+        session.warm_up([shape["source_length"]], **options)
+        assert 0 <= gpu.allocated - shape["total_bytes"] < 256 * len(shape["tables"])
+        session.searcher.release()
+    lines = memory_plan.describe({"small-fp32": plan})
+    assert lines[0] == ("small-fp32", "search on the device; buckets 8, 16")
+    assert "caches" in lines[1][1] and "search" in lines[1][1]
+
+
+def test_inspect_and_doctor_show_the_plan(make: Make) -> None:
+    _, _, path = make("marian")
+    assert "memory on a GPU\n  small-fp32 " in s2s("inspect", path).stdout
+    shown = s2s("doctor", path).stdout
+    assert "small-fp32" in shown and "search on the device, of recurrent models on the host" in shown
+    found = json.loads(s2s("doctor", path, "--json").stdout)
+    assert found["memory_on_gpu"]["small-fp32"]["shapes"][0]["tables"]
+    assert json.loads(s2s("inspect", path, "--json").stdout)["memory_on_gpu"] == found["memory_on_gpu"]
 
 
 # Faults

@@ -98,8 +98,8 @@ def test_a_step_that_no_graph_holds(emulated, bundled):
     session = on_cpu(bundled("t5"), search="device")
     session.generate(SOURCES[:1], max_new_tokens=6, min_new_tokens=6)
     held = session.searcher._idle[0].search._held
-    assert list(held._graphs) == ["step"]
-    assert len(held._graphs["step"].calls) == len(held._launches.queue())
+    assert list(held._graphs) == ["replay"]
+    assert len(held._graphs["replay"].calls) == len(held._launches.queue())
     with pytest.raises(BackendError, match="no WHILE graph; expected the mode 'replay' or 'queue'"):
         on_cpu(bundled("t5"), search="device-while")
 

@@ -8,16 +8,19 @@ import threading
 
 import numpy as np
 import pytest
+from command_line import s2s
 from fake_tensorrt import FakeDevice, build, fake_library
 from small import recipe
 from tiny_names import FAMILIES, RECURRENT
 
 import s2s_export
 from s2s_export import bundle
+from s2s_export.cli._common import tell_choice
 from s2s_export.decoding.state import StepQuery
-from s2s_export.errors import BackendError, InvalidOption
+from s2s_export.device import memory_plan
+from s2s_export.errors import BackendError, BackendUnavailable, InvalidOption, UnknownOption
 from s2s_export.runtime import Session
-from s2s_export.tensorrt import candidates
+from s2s_export.tensorrt import candidates, memory
 from s2s_export.tensorrt.backend import TensorRTBackend
 
 SOURCES = [
@@ -48,13 +51,13 @@ def own_cache(tmp_path, monkeypatch):
 def opened(copied, tmp_path):
     """opened(model, ...) -> session on the fake device, its device, the bundle's path."""
 
-    def make(name, device=None, **changes):
+    def make(name, device=None, search="host", **changes):
         path = copied(name)
         changes = {"options": {"attention": True}, **changes}
         folder = build(bundle.read(path), recipe(changes.pop("precision", "fp32"), **changes), tmp_path)
         device = device or FakeDevice()
         backend = TensorRTBackend("tensorrt-rtx", bundle.read(path), folder, fake_library(), device)
-        return Session(bundle.read(path), backend, search="host"), device, path
+        return Session(bundle.read(path), backend, search=search), device, path
 
     return make
 
@@ -178,6 +181,36 @@ def test_finished_kernels_are_kept_for_the_next_process(opened, tmp_path):
     TensorRTBackend("x", bundle.read(path), folder, fake_library(), FakeDevice())
     gc.collect()
     assert files[0].read_bytes() == b"nothing yet, finished, finished"
+
+
+# Where the search runs
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_recurrent_models_are_searched_by_the_host_which_says_so(opened, name, capsys):
+    session, _, path = opened(name, search="auto")
+    assert session.searcher.where == "host"
+    tell_choice(session, "auto", quiet=False)
+    assert "search: on the host; this model's decoder has states and no caches" in capsys.readouterr().err
+    (plan,) = memory_plan.of_bundle(session.bundle, bundle.engines(session.bundle)).values()
+    assert plan["search"] == "host" and "states and no caches" in plan["why"]
+    assert plan["shapes"][0]["total_bytes"] > 0 and "tables" not in plan["shapes"][0]
+    assert "search on the host (this model's decoder has states" in s2s("inspect", path).stdout
+
+
+@pytest.mark.skipif(memory.unavailable() is None, reason="this machine has a GPU")
+def test_a_search_on_the_device_that_cannot_begin(opened):
+    with pytest.raises(BackendUnavailable, match="can't begin: no CUDA driver .* search='host'"):
+        opened("t5", search="auto")
+
+
+def test_searches_that_there_are_not(bundled):
+    with pytest.raises(UnknownOption, match="unknown search 'devise'; did you mean 'device'"):
+        s2s_export.load(bundled("t5"), search="devise")
+    with pytest.raises(InvalidOption, match="'device-replay', but the backend onnxruntime runs .* on the host"):
+        s2s_export.load(bundled("t5"), backend="onnxruntime", search="device-replay")
+    out = s2s("translate", bundled("t5"), "--backend", "onnxruntime", "--search", "device", "a", status=2)
+    assert "expected 'auto' or 'host'" in out.stderr
 
 
 # What a batch can ask for that the engine was not built for
