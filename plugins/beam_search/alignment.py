@@ -1,8 +1,6 @@
-"""The arguments and the launch of the kernel that keeps a step's cross-attention (alignment.cuh), and what it computes."""
+"""The launch of the kernel that keeps a step's cross-attention (alignment.cuh), and what it computes."""
 
 from __future__ import annotations
-
-import ctypes
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,15 +8,9 @@ from numpy.typing import NDArray
 from s2s_export.errors import BuildError
 
 from ..common.nodes import ELEMENTS, Launch
-from .structures import fields
+from .structures import AlignmentParameters
 
 ALIGNMENT_THREADS = 128
-
-
-class AlignmentParameters(ctypes.Structure):
-    """alignment_parameters.h."""
-
-    _fields_ = fields("attention position stop alignment", "rows layers heads width prompt limit")
 
 
 def record(element: str, given: AlignmentParameters) -> Launch:

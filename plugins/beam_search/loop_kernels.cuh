@@ -77,7 +77,7 @@ S2S_EXPORT int s2s_beam_search_sizes(int32_t* sizes, int n) {
   const int32_t all[] = {sizeof(LogSoftmaxTopParameters), sizeof(BeamUpdateParameters),  sizeof(BeamStopParameters),
                          sizeof(NormalizeParameters),     sizeof(DeviceRule),            sizeof(RulesParameters),
                          sizeof(DrawParameters),          sizeof(DrawnUpdateParameters), sizeof(RecordParameters),
-                         sizeof(RowUpdateParameters),     sizeof(PublishParameters)};
+                         sizeof(RowUpdateParameters),     sizeof(PublishParameters),     sizeof(AlignmentParameters)};
   for (int i = 0; i < n && i < static_cast<int>(sizeof all / sizeof *all); ++i) sizes[i] = all[i];
   return sizeof all / sizeof *all;
 }

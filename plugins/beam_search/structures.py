@@ -89,11 +89,17 @@ class PublishParameters(ctypes.Structure):
     )
 
 
+class AlignmentParameters(ctypes.Structure):
+    """alignment_parameters.h."""
+
+    _fields_ = fields("attention position stop alignment", "rows layers heads width prompt limit")
+
+
 # In the order of s2s_beam_search_sizes.
 ALL = (
     *(LogSoftmaxTopParameters, BeamUpdateParameters, BeamStopParameters, NormalizeParameters, DeviceRule),
     *(RulesParameters, DrawParameters, DrawnUpdateParameters, RecordParameters, RowUpdateParameters),
-    PublishParameters,
+    *(PublishParameters, AlignmentParameters),
 )
 EFFECTS = (
     *("ban", "add", "scale", "grow", "only"),

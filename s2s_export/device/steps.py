@@ -71,7 +71,7 @@ class StepLaunches:
     def _keep_attention(self, attention: Attention) -> Queued:
         plan = self._plan
         given = self._fill(
-            self._alignment.AlignmentParameters,
+            self._structures.AlignmentParameters,
             {"attention": attention.address},
             rows=plan.rows,
             layers=attention.layers,
