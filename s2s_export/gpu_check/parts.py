@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from .. import backends, recipes
 from .. import build as builds
-from .. import recipes
-from ..errors import InvalidOption
+from ..errors import BackendUnavailable, InvalidOption
 from ..runtime import Session, load
 from . import targets as targets_module
 
@@ -86,6 +86,8 @@ def build(save: Save, bundle: str, target: str, capability: str) -> None:
 def tokens(save: Save, bundle: str, target: str, quick: bool) -> str | None:
     """Tokens and scores against ONNX Runtime on the CPU, with the device's search and with the host's."""
     backend = targets_module.BACKENDS[recipes.load(target).flavour]
+    if (reason := backends.modules()[backend].unavailable()) is not None:
+        raise BackendUnavailable(reason)
     reference = load(bundle, backend="onnxruntime")
     wrong = []
     for where in ("device", "host"):
@@ -183,7 +185,8 @@ def _race(save: Save, bundle: str, options: Any) -> str | None:
 
     found = bench(bundle, options, "scripts/gpu_check", save=save)
     save(found)
-    ours = [entry for entry in found["contestants"] if entry["contestant"] == OURS]
+    # A backend that nothing was built for has no precision.
+    ours = [entry for entry in found["contestants"] if entry["contestant"] == OURS and entry["precision"]]
     if all(entry["reason"] for entry in ours):
         return "; ".join(f"{entry['label']}: {entry['reason']}" for entry in ours) or "no target of ours takes part"
     return None

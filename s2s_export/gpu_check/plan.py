@@ -61,6 +61,6 @@ def _of_model(model: Model, targets: Sequence[str], capability: str, quick: bool
         found.append(Part(f"{name}: tokens {target}", "tokens", arguments, needs=built))
     race = {**at, "targets": list(targets), "quick": quick}
     found.append(Part(f"{name}: steps", "steps", race, needs=exported))
-    race["checkpoint"] = str(model.checkpoint) if model.checkpoint else None
-    found.append(Part(f"{name}: speed", "speed", race, minutes=9.0, needs=exported))
+    checkpoint = str(model.checkpoint) if model.checkpoint else None
+    found.append(Part(f"{name}: speed", "speed", {**race, "checkpoint": checkpoint}, minutes=9.0, needs=exported))
     return found

@@ -99,7 +99,7 @@ def _kernels(found: dict[str, Any]) -> Iterator[str]:
 def _attention(found: dict[str, Any]) -> Iterator[str]:
     agreement = found["agreement"]
     n = agreement["cases"] - len(agreement["wrong"])
-    yield f"{n} of {agreement['cases']} random cases are within the tolerance; the worst took {agreement['worst']} of it."
+    yield f"{n} of {agreement['cases']} random cases are within their tolerance; the worst took {agreement['worst']}."
     if times := found.get("times"):
         yield from ("", "| kernel | batch | beams | us | read |", "|---|---|---|---|---|")
         for one in times:
