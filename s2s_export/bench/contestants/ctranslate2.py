@@ -112,7 +112,7 @@ def open(job: Job, folder: str) -> CTranslate2:
             intra_threads=job.threads,
         )
     except (RuntimeError, ValueError) as error:
-        raise Absent(f"it can't run on device '{job.options['device']}' ({str(error).splitlines()[0][:200]})") from error
+        raise Absent(f"can't run on device '{job.options['device']}' ({str(error).splitlines()[0][:200]})") from error
     return CTranslate2(translator, words, {"ctranslate2": ctranslate2.__version__})
 
 
