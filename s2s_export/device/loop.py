@@ -111,6 +111,7 @@ class DeviceSearch:
             self._lost = str(error)
             raise
         except GeneratorExit:  # nobody asks any more; what is queued still uses the memory
+            self.device.activate()  # whoever closes it may be another thread
             self.device.synchronize(self.executor.stream)
             raise
 

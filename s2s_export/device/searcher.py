@@ -193,6 +193,7 @@ class DeviceSearcher:
 
     def release(self) -> None:
         """Gives the memory and graphs of idle places back."""
+        self._places.device.activate()
         with self._lock:
             idle, self._idle = self._idle, []
         for seat in idle:

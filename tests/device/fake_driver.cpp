@@ -83,9 +83,23 @@ CUresult cuMemcpyHtoDAsync(CUdeviceptr to, const void* from, size_t n, CUstream 
 CUresult cuMemcpyDtoHAsync(void* to, CUdeviceptr from, size_t n, CUstream stream) {
   return (CUresult)queue(stream, [=] { memcpy(to, (void*)from, n); return 0; });
 }
-CUresult cuMemcpyDtoDAsync(CUdeviceptr, CUdeviceptr, size_t, CUstream) { return CUDA_SUCCESS; }
-CUresult cuMemcpy2DAsync(const CUDA_MEMCPY2D*, CUstream) { return CUDA_SUCCESS; }
-CUresult cuMemsetD8Async(CUdeviceptr, unsigned char, size_t, CUstream) { return CUDA_SUCCESS; }
+CUresult cuMemcpyDtoDAsync(CUdeviceptr to, CUdeviceptr from, size_t n, CUstream stream) {
+  return (CUresult)queue(stream, [=] { memcpy((void*)to, (void*)from, n); return 0; });
+}
+CUresult cuMemcpy2DAsync(const CUDA_MEMCPY2D* given, CUstream stream) {
+  const CUDA_MEMCPY2D copy = *given;
+  if (copy.dstMemoryType != CU_MEMORYTYPE_DEVICE || copy.WidthInBytes > copy.srcPitch || copy.WidthInBytes > copy.dstPitch)
+    return CUDA_ERROR_INVALID_VALUE;
+  return (CUresult)queue(stream, [=] {
+    const char* from = copy.srcMemoryType == CU_MEMORYTYPE_HOST ? (const char*)copy.srcHost : (const char*)copy.srcDevice;
+    for (size_t row = 0; row < copy.Height; ++row)
+      memcpy((char*)copy.dstDevice + row * copy.dstPitch, from + row * copy.srcPitch, copy.WidthInBytes);
+    return 0;
+  });
+}
+CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t n, CUstream stream) {
+  return (CUresult)queue(stream, [=] { memset((void*)to, value, n); return 0; });
+}
 CUresult cuStreamCreate(CUstream* stream, unsigned) { *stream = (CUstream)7; return CUDA_SUCCESS; }
 CUresult cuStreamDestroy(CUstream) { return CUDA_SUCCESS; }
 CUresult cuStreamSynchronize(CUstream) { return (CUresult)failure; }

@@ -8,12 +8,21 @@ from __future__ import annotations
 
 import ctypes
 import random
+import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+
+pytest.importorskip("onnx")
+sys.path.insert(0, str(Path(__file__).parents[1] / "tensorrt"))
+
+import fake_tensorrt
+import small
 from device_helpers import (
     ScriptedExecutor,
     by_definition,
@@ -24,12 +33,16 @@ from device_helpers import (
     resolved,
 )
 
-from s2s_export import plugin_sources
+import s2s_export
+from s2s_export import bundle, plugin_sources
 from s2s_export.device import DeviceLost, DeviceSearch
 from s2s_export.device import driver_graphs as graphs
 from s2s_export.device.cuda import CudaDevice
+from s2s_export.device.narrow import NarrowExecutor
 from s2s_export.errors import BackendError, BackendUnavailable, BuildError
+from s2s_export.runtime import Session
 from s2s_export.tensorrt import memory
+from s2s_export.tensorrt.backend import TensorRTBackend
 
 build = plugin_sources.module("build")
 
@@ -109,6 +122,53 @@ def test_the_loop_through_the_driver(make: Callable[..., FakeCuda], mode: Any) -
         search.close()
 
 
+@pytest.mark.parametrize("mode", ["while", "replay", "queue"])
+def test_fewer_beams_than_an_executor_runs(make: Callable[..., FakeCuda], mode: Any) -> None:
+    """Three and five of six, by copies of rows that the graphs hold too."""
+    for seed, n_beams in ((3, 3), (5, 5)):
+        options, script, sources = case(seed, num_beams=n_beams)
+        device = make()
+        inner = ScriptedExecutor(device, script, (len(sources), 6, 23), options.max_length - 1)  # type: ignore[arg-type]
+        beams = np.broadcast_to(np.arange(6)[:, None], (len(sources), 6, inner.capacity)).copy()
+        device.to_device(inner.ancestors, beams, 7)
+        buffers = memory.Buffers(device, 7)
+        search = DeviceSearch(device, NarrowExecutor(inner, n_beams, device, buffers.get))
+        expected = by_definition(script, sources, options, 23)
+        for _ in range(2):
+            found = search.run(sources, options, mode=mode)
+            assert [[h.token_ids for h in of] for of in found] == [[h.token_ids for h in of] for of in expected]
+
+
+def test_a_session_through_the_driver(
+    make: Callable[..., FakeCuda], exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Engines, search and graphs by the driver's own calls; a stream; then the GPU goes away."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = tmp_path / "t5.bundle"
+    shutil.copytree(exported("t5")[1], path, ignore=shutil.ignore_patterns("engines"))
+    folder = fake_tensorrt.build(bundle.read(path), small.recipe("fp32", options={"attention": True}), tmp_path)
+    device = make()
+    device.capability = fake_tensorrt.CAPABILITY
+    library = fake_tensorrt.fake_library(queue=device.call)
+    backend = TensorRTBackend("tensorrt-rtx", bundle.read(path), folder, library, device, lambda: device)
+    session = Session(bundle.read(path), backend)
+    reference = s2s_export.load(path, backend="onnxruntime", threads=1)
+    sources = [[5, 9, 3], [7, 8, 9, 10, 11, 12, 4, 6, 3]]
+    for beams in (1, 4, 7, 4):
+        found = session.generate(sources, num_beams=beams, max_new_tokens=8, alignments=True)
+        expected = reference.generate(sources, num_beams=beams, max_new_tokens=8, alignments=True)
+        for ours, theirs in zip(found, expected, strict=True):
+            assert ours[0].token_ids == theirs[0].token_ids
+            np.testing.assert_allclose(ours[0].alignment, theirs[0].alignment, atol=1e-5)
+    options = session.options(num_beams=4, max_new_tokens=8)
+    told = [token for part in session.searcher.stream(sources[0], options) for token in part]
+    assert told == reference.decode(sources[:1], options)[0][0].token_ids
+    ctypes.CDLL(memory.LIBRARY).fake_reset(13000, 3)
+    for _ in range(2):
+        with pytest.raises(DeviceLost, match="fake GPU was lost .* start a new one"):
+            session.decode(sources, options)
+
+
 def test_old_drivers(make: Callable[..., FakeCuda]) -> None:
     assert make(13000).while_graphs and make(12040).while_graphs
     device = make(12030)
@@ -120,6 +180,8 @@ def test_old_drivers(make: Callable[..., FakeCuda]) -> None:
         search.run(sources, options, mode="while")
     with pytest.raises(BackendUnavailable, match=r"of CUDA 12\.3 and can't load .*update the driver"):
         search.run(sources, options)
+    with pytest.raises(BackendUnavailable, match=r"of CUDA 12\.3 and can't load .*update the driver"):
+        device.load_kernels()  # as a session does before it decodes
 
 
 def test_no_driver(make: Callable[..., FakeCuda], monkeypatch: pytest.MonkeyPatch) -> None:

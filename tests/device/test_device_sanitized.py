@@ -20,11 +20,15 @@ from s2s_export.device import host
 build = plugin_sources.module("build")
 library = ctypes.CDLL(str(build.host_library("beam_search", sanitize=True)))
 host._library = lambda: library
+import test_device_alignments as alignments
 import test_device_loop as loop
 for seed in range(300_000, 300_060):
     loop.compare(seed, max_new_tokens=4)
 for seed in range(310_000, 310_010):
     loop.compare(seed, max_new_tokens=3, do_sample=True)
+for seed in range(6):
+    alignments.test_alignments_equal_the_definitions(seed)
+    alignments.test_the_kernel_takes_the_mean_over_the_last_layers_heads("fp16", seed)
 print("clean", end="")
 """
 
