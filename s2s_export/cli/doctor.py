@@ -29,12 +29,14 @@ def command(bundle: str | None, quiet: bool, as_json: bool) -> None:
         click.echo(f"  {name:<18} {version or 'not installed'}")
     click.echo("backends")
     for name, reason in report["backends"].items():
-        search = f"; search {report['searches'][name]}" if name in report["searches"] else ""
-        click.echo(f"  {name:<18} {'works' if reason is None else reason}{search}")
+        click.echo(f"  {name:<18} {'works' if reason is None else reason}")
     click.echo(
         f"--backend auto takes the first of these that works and suits the bundle: {', '.join(report['preference'])}"
     )
+    click.echo("where the search runs")
+    for name in report["backends"]:
+        click.echo(f"  {name:<18} {report['searches'].get(name, 'on the host')}")
     if "memory_on_gpu" in report:
-        click.echo(f"memory on a GPU ({report['gpu_memory']})")
+        click.echo(f"memory on a GPU; this one: {report['gpu_memory']}")
         for name, text in memory_plan.describe(report["memory_on_gpu"]):
             click.echo(f"  {name:<40} {text}")

@@ -13,7 +13,9 @@ from ..decoding.options import GenerationOptions
 from ..errors import BackendError
 from ..tensorrt.executor import Engines, Lane
 from ..tensorrt.state import EngineState, beams_for, bucket
+from .faults import DeviceLost
 from .interface import Attention, Device, Graph, StepExecutor
+from .loop import not_captured
 from .narrow import NarrowExecutor
 
 ELEMENTS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
@@ -82,7 +84,12 @@ class Front:
         self.close()
         body()
         self._device.synchronize(self._stream)
-        self._graph, self._signature = self._device.capture(self._stream, body), signature
+        try:
+            self._graph, self._signature = self._device.capture(self._stream, body), signature
+        except DeviceLost:
+            raise
+        except BackendError as error:
+            raise not_captured(error, "device-queue") from error
 
     def close(self) -> None:
         if self._graph is not None:

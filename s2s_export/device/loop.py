@@ -274,7 +274,12 @@ class _Held:
             self._device.synchronize(self._stream)
             body = self._queue_step if is_capturable(self._executor) else self._queue_search
             capture: Callable[..., Graph] = self._device.capture_while if mode == "while" else self._device.capture
-            self._graphs[mode] = capture(self._stream, body)
+            try:
+                self._graphs[mode] = capture(self._stream, body)
+            except DeviceLost:
+                raise
+            except BackendError as error:
+                raise not_captured(error, "device-replay" if mode == "while" else "device-queue") from error
         return self._graphs[mode]
 
     def warm_up(self, mode: Mode) -> None:
@@ -365,6 +370,11 @@ class _Held:
         self._device.free(self._address)
         self._device.release_mapped(self.news)
         self._device.release_mapped(self._progress)
+
+
+def not_captured(error: BackendError, other: str) -> BackendError:
+    """What to do where the driver or a library does not allow a graph. other: a search that does without it."""
+    return BackendError(f"no graph of the decoder could be made: {error}; or load with search='{other}'")
 
 
 def _padded(sources: Sequence[Sequence[int]]) -> NDArray[np.int64]:

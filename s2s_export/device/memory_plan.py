@@ -160,15 +160,15 @@ def describe(plans: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
     for target, plan in plans.items():
         buckets = ", ".join(map(str, plan["buckets"])) or "none: any source length is run as it is"
         where = f"on the {plan['search']}" + (f" ({plan['why']})" if plan["why"] else "")
-        files = "" if plan["engine_bytes"] is None else f"; files {_mib(plan['engine_bytes'])}"
+        files = "" if plan["engine_bytes"] is None else f"; files {_readable(plan['engine_bytes'])}"
         lines.append((target, f"search {where}; buckets {buckets}{files}"))
         for shape in plan["shapes"]:
             name = f"  {shape['sources']} x {shape['beams']} beams, S {shape['source_length']}, T {shape['positions']}"
-            parts = ", ".join(f"{group} {_mib(size)}" for group, size in shape["bytes"].items() if size)
+            parts = ", ".join(f"{group} {_readable(size)}" for group, size in shape["bytes"].items() if size)
             refused = f"; {shape['refused']}" if "refused" in shape else ""
-            lines.append((name, f"{_mib(shape['total_bytes'])}: {parts}{refused}"))
+            lines.append((name, f"{_readable(shape['total_bytes'])}: {parts}{refused}"))
     return lines
 
 
-def _mib(n: int) -> str:
-    return f"{n / 2**20:.1f} MiB"
+def _readable(n: int) -> str:
+    return f"{n / 2**20:.1f} MiB" if n >= 2**20 else f"{n / 2**10:.1f} KiB"

@@ -14,12 +14,14 @@ from typing import Protocol
 
 from ..decoding.hypothesis import Hypothesis
 from ..decoding.options import GenerationOptions
-from ..errors import InvalidOption
+from ..errors import BackendError, InvalidOption
 from .faults import DeviceLost, OutOfMemory
 from .interface import Device, StepExecutor
 from .loop import DeviceSearch, Mode, Running
 
 MOST_IDLE = 4  # places that are kept while nobody decodes in them, each of a shape of its own
+
+DEFAULT_STREAM = 0
 
 
 class Place(Protocol):
@@ -148,8 +150,21 @@ class DeviceSearcher:
         except DeviceLost as error:
             self._lost = str(error)
             raise
+        except BackendError as error:
+            if (lost := self._find_lost()) is None:
+                raise
+            self._lost = str(lost)
+            raise lost from error
         finally:
             self._give_back(seat)
+
+    def _find_lost(self) -> DeviceLost | None:
+        """A library says only that it failed; the driver knows whether that was the device."""
+        try:
+            self._places.device.synchronize(DEFAULT_STREAM)
+        except DeviceLost as lost:
+            return lost
+        return None
 
     def _parts(self, n_sources: int) -> list[slice]:
         size = self._places.most_sources or max(n_sources, 1)

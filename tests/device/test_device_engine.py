@@ -275,7 +275,13 @@ def test_inspect_and_doctor_show_the_plan(make: Make) -> None:
     _, _, path = make("marian")
     assert "memory on a GPU\n  small-fp32 " in s2s("inspect", path).stdout
     shown = s2s("doctor", path).stdout
-    assert "small-fp32" in shown and "search on the device, of recurrent models on the host" in shown
+    assert "small-fp32" in shown
+    lines = shown.partition("where the search runs\n")[2].splitlines()
+    assert [line.split(maxsplit=1) for line in lines[:3]] == [
+        ["onnxruntime", "on the host"],
+        ["onnxruntime-cuda", "on the device, of recurrent models on the host"],
+        ["tensorrt", "on the device, of recurrent models on the host"],
+    ]
     found = json.loads(s2s("doctor", path, "--json").stdout)
     assert found["memory_on_gpu"]["small-fp32"]["shapes"][0]["tables"]
     assert json.loads(s2s("inspect", path, "--json").stdout)["memory_on_gpu"] == found["memory_on_gpu"]
@@ -329,6 +335,33 @@ def test_a_device_lost_in_mid_decode(make: Make, search: str) -> None:
     with pytest.raises(DeviceLost):
         list(session.searcher.stream(SOURCES[0], session.options()))
     assert gpu.n_launches == launched  # the driver is not asked again
+
+
+@pytest.mark.parametrize(("search", "other"), [("device-while", "device-replay"), ("device-replay", "device-queue")])
+def test_a_step_that_can_not_be_captured(make: Make, monkeypatch: pytest.MonkeyPatch, search: str, other: str) -> None:
+    """An error that says which search does without the graph, which then does; nothing is slower in silence."""
+
+    def refuse(self: Any, stream: int, body: Any) -> Any:
+        raise BackendError("capturing a step failed with CUDA error 901 (operation failed); expected success")
+
+    session, _, _ = make("marian", search)
+    expected = make("marian", "host")[0].generate(SOURCES[:2], num_beams=2, max_new_tokens=6)
+    monkeypatch.setattr(EmulatedGpu, "capture_while" if search == "device-while" else "capture", refuse)
+    with pytest.raises(BackendError, match=f"no graph of the decoder could be made: .*901.*search='{other}'"):
+        session.generate(SOURCES[:2], num_beams=2, max_new_tokens=6, min_new_tokens=6)
+    without, _, _ = make("marian", other)
+    assert tokens(without.generate(SOURCES[:2], num_beams=2, max_new_tokens=6)) == tokens(expected)
+
+
+def test_a_library_that_fails_because_the_device_is_lost(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    session, gpu, _ = make("marian")
+    monkeypatch.setattr(FakeContext, "execute_async_v3", lambda self, stream: False)
+    with pytest.raises(BackendError, match="encoder: the launch failed"):
+        session.generate(SOURCES[:1], max_new_tokens=4)
+    gpu._is_lost = True
+    for _ in range(2):
+        with pytest.raises(DeviceLost, match="start a new one"):
+            session.generate(SOURCES[:1], max_new_tokens=4)
 
 
 def test_a_failure_leaves_the_place_usable(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
