@@ -37,6 +37,16 @@ def search(save: Save, quick: bool) -> str | None:
     return f"{n} of {agreement['cases']} searches differ from their emulation" if n else None
 
 
+def rules(save: Save, quick: bool) -> str | None:
+    """Every decoding rule by itself on random scores, against the definition in numpy."""
+    from ..device import rules_check
+    from ..device.cuda import CudaDevice
+
+    found = rules_check.agree(CudaDevice(), 3 if quick else 30)
+    save(found)
+    return f"{', '.join(found['wrong'])} differ from their definition" if found["wrong"] else None
+
+
 def kernels(save: Save, quick: bool) -> None:
     """Microseconds of each kernel of the search, and of a step whose decoder takes no time."""
     from ..device import times

@@ -38,7 +38,7 @@ def random_models(folder: Path) -> list[Model]:
 
 def parts(models: Sequence[Model], targets: Sequence[str], capability: str, folder: Path, *, quick: bool) -> list[Part]:
     """folder: where results go, for tools that write files of their own."""
-    found = [Part("search", "search", {"quick": quick})]
+    found = [Part(name, name, {"quick": quick}) for name in ("search", "rules")]
     for number, model in enumerate(models):
         found += _of_model(model, targets, capability, quick)
         if number == 0:

@@ -49,6 +49,12 @@ def _search(found: dict[str, Any]) -> Iterator[str]:
         yield f"{n} of {agreement['cases']} random searches equal their emulation."
 
 
+def _rules(found: dict[str, Any]) -> Iterator[str]:
+    unequal = {name: counts for name, counts in found["rules"].items() if counts["unequal"]}
+    yield f"{len(found['rules'])} rules against their definition; unequal rows:"
+    yield ", ".join(f"{name} {counts['unequal']} of {counts['rows']}" for name, counts in unequal.items()) or "none"
+
+
 def _tokens(found: dict[str, Any]) -> Iterator[str]:
     yield "8 sources against ONNX Runtime on the CPU in fp32:"
     yield from ("", "| search by | | equal | score differs by | first call ms | GPU ms | CPU ms |")
@@ -114,7 +120,7 @@ def _sanitizers(found: dict[str, Any]) -> Iterator[str]:
 
 # By the last word of a part's name, targets left out.
 TABLES = {
-    "search": _search, "tokens": _tokens, "steps": _speed, "speed": _speed, "kernels": _kernels,
+    "search": _search, "rules": _rules, "tokens": _tokens, "steps": _speed, "speed": _speed, "kernels": _kernels,
     "attention": _attention, "sanitizers": _sanitizers,
 }  # fmt: skip
 

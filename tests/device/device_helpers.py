@@ -14,10 +14,7 @@ import numpy as np
 
 from s2s_export import plugin_sources
 from s2s_export.decoding import GenerationOptions, Hypothesis, StepQuery, StepResult, decode, resolve
-from s2s_export.decoding.chain import edit_dense
-from s2s_export.decoding.rule import SparseRule, View
-from s2s_export.decoding.rules import active
-from s2s_export.device import DeviceSearch
+from s2s_export.device import DeviceSearch, rules_check
 from s2s_export.device.host import HostDevice, _library
 from s2s_export.device.rules import serialise
 from s2s_export.errors import BuildError
@@ -266,36 +263,9 @@ def by_definition(
 
 def rules_applied(chosen: dict[str, Any], scores: np.ndarray, history: np.ndarray, sources: np.ndarray) -> np.ndarray:
     """scores [B, K, V] after the kernel of the rules, for texts [B, K, length] and sources [B, S]."""
-    B, K, length = history.shape
-    V = scores.shape[-1]
-    options = resolved(chosen, V)
-    rules = serialise(options, V)
-    arrays = {
-        "rules": rules.records.copy(),
-        "n_rules": np.array([rules.n_rules], np.int32),
-        "ids": rules.ids if rules.ids.size else np.zeros(1, np.int32),
-        "amounts": rules.amounts if rules.amounts.size else np.zeros(1, np.float32),
-        "history": history.astype(np.int32),
-        "sources": sources.astype(np.int32),
-        "position": np.array([length - 1], np.int64),
-        "stop": np.zeros(1, np.int32),
-        "scores": scores.copy(),
-    }
-    sizes = {"n_sources": B, "beams": K, "vocabulary": V, "history_width": length, "source_width": sources.shape[1]}
-    given = fill(structures.RulesParameters, arrays, **sizes)
-    HostDevice().run(loop_launches.rules(given), given, 0)
-    return arrays["scores"]
+    return rules_check.applied(HostDevice(), resolved(chosen, scores.shape[-1]), scores, history, sources)
 
 
 def rules_defined(chosen: dict[str, Any], scores: np.ndarray, history: np.ndarray, sources: np.ndarray) -> np.ndarray:
     """The same by decoding/rules."""
-    V = scores.shape[-1]
-    view = View(history.shape[2], sources, lambda: history)
-    scores = scores.copy()
-    for rule in active(resolved(chosen, V), V):
-        if isinstance(rule, SparseRule):
-            edit = rule.edit(view)
-            scores = scores if edit is None else edit_dense(scores, edit)
-        else:
-            scores = rule.apply(scores, view)  # type: ignore[attr-defined]
-    return scores
+    return rules_check.defined(resolved(chosen, scores.shape[-1]), scores, history, sources)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import random
-from typing import Any
 
 import numpy as np
 import pytest
@@ -24,33 +23,17 @@ from device_helpers import (
 from s2s_export.decoding.draws import Draws
 from s2s_export.decoding.rule import Rule
 from s2s_export.decoding.rules.min_p import MinP
+from s2s_export.device import rules_check
 from s2s_export.device.host import HostDevice, _library
 from s2s_export.device.rules import forms, serialise
+from s2s_export.device.rules_check import EDITS, FILTERS
 from s2s_export.errors import InvalidOption
 
 if missing_compiler():
     pytest.skip(str(missing_compiler()), allow_module_level=True)
 
 V = 40
-RULES: dict[str, Any] = {
-    "sequence_bias": {(3,): -1.5, (4, 3): 2.0, (5, 4, 3): 0.25, (7, 9): 1.0},
-    "encoder_repetition_penalty": 1.5,
-    "repetition_penalty": 1.7,
-    "no_repeat_ngram_size": 2,
-    "encoder_no_repeat_ngram_size": 2,
-    "bad_words_ids": [[4], [3, 5], [4, 4, 6]],
-    "min_length": 5,
-    "forced_bos_token_id": 7,
-    "forced_eos_token_id": [2, 3],
-    "remove_invalid_values": True,
-    "exponential_decay_length_penalty": (1, 1.3),
-    "suppress_tokens": [8, 9],
-    "begin_suppress_tokens": [10],
-    "temperature": 0.7,
-    "top_k": 5,
-    "top_p": 0.8,
-    "renormalize_logits": True,
-}
+RULES = {**EDITS, "top_k": 5, "top_p": 0.8}
 SOFTMAXES = ("top_p", "renormalize_logits")
 
 
@@ -94,6 +77,14 @@ def test_rule(name: str) -> None:
             np.testing.assert_allclose(found, expected, 2e-6, 2e-6)
         else:
             np.testing.assert_array_equal(found, expected)
+
+
+def test_what_is_checked_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(rules_check.agree(HostDevice(), 2, (40, 300))["rules"]) == {*EDITS, *FILTERS}
+    assert rules_check.agree(HostDevice(), 2, (40, 300))["wrong"] == []
+    monkeypatch.setattr(rules_check, "defined", lambda options, scores, *texts: scores)
+    wrong = rules_check.agree(HostDevice(), 2, (40, 300))["wrong"]
+    assert {"top_h", "temperature", "suppress_tokens", "remove_invalid_values"} < set(wrong)
 
 
 def test_every_rule_has_a_form() -> None:

@@ -17,7 +17,7 @@ from fake_tensorrt import FakeDevice
 from s2s_export import gpu_check, plugin_sources, recipes
 from s2s_export.backends import onnxruntime_cuda as cuda
 from s2s_export.backends import tensorrt_rtx
-from s2s_export.device import check, times
+from s2s_export.device import check, rules_check, times
 from s2s_export.device import cuda as device_cuda
 from s2s_export.device.host import HostDevice
 from s2s_export.gpu_check import attention, child, command, parts, plan, report, run, targets
@@ -72,6 +72,7 @@ def pretended(monkeypatch):
     monkeypatch.setattr(check, "agree", lambda device, n: {"cases": n, "different": []})
     monkeypatch.setattr(check, "sanitize", lambda folder, save: save({"memcheck": {"status": 0}}) or {})
     monkeypatch.setattr(attention, "on_gpu", HostAttention)
+    monkeypatch.setattr(rules_check, "agree", functools.partial(rules_check.agree, vocabulary_sizes=(40,)))
     monkeypatch.setattr(parts, "SEARCHES", {"beam 2": {"num_beams": 2}})
     monkeypatch.setattr(parts, "N_SOURCES", 2)
     monkeypatch.setattr(parts, "N_TOKENS", 6)
@@ -89,9 +90,10 @@ def test_all_of_it(pretended, bundled, tmp_path, capsys, monkeypatch):
     unmeasured = (f"{name}: steps", f"{name}: speed")
     assert all(states[part] == ("failed" if part in unmeasured else "ok") for part in states), result["parts"]
     assert set(states) == {
-        *("search", "kernels", "attention", "sanitizers", f"{name}: build cuda-fp16", f"{name}: tokens cuda-fp16"),
+        *("search", "rules", "kernels", "attention", "sanitizers"),
+        *(f"{name}: build cuda-fp16", f"{name}: tokens cuda-fp16"),
         *unmeasured,
-    }  # fmt: skip
+    }
     by_name = {part["name"]: part for part in result["parts"]}
     assert "s2s cuda-fp16 device" in by_name[f"{name}: speed"]["reason"]
     compared = by_name[f"{name}: tokens cuda-fp16"]["result"]
@@ -103,6 +105,7 @@ def test_all_of_it(pretended, bundled, tmp_path, capsys, monkeypatch):
     assert "| device | beam 2 | 2 of 2 |" in table
     assert "\n| 90 | 1 | 2 | yes |" in table
     assert "- memcheck: clean" in table
+    assert "22 rules against their definition; unequal rows:\nnone" in table
     assert "40 of 40 random cases are within their tolerance" in table and "| cross_attention | 1 | 4 |" in table
     assert table in capsys.readouterr().out
     assert not (bundled("marian") / "engines" / "cuda-fp16").exists()  # built in a copy
@@ -219,7 +222,7 @@ class TestRunning:
 def test_the_most_important_comes_first(tmp_path):
     made = plan.parts(plan.random_models(tmp_path), ["rtx-fp16", "rtx-bf16"], "8.9", tmp_path, quick=False)
     names = [part.name for part in made]
-    assert names[:2] == ["search", "opus-mt: export"]
+    assert names[:3] == ["search", "rules", "opus-mt: export"]
     assert names.index("opus-mt: speed") < names.index("kernels") < names.index("t5-small: export")
     assert names[-1] == "sanitizers"
     for part in made:
