@@ -180,7 +180,7 @@ def source_hash(folder: str) -> str:
     """Of every C++ or CUDA file that a build of the folder may read."""
     digest = hashlib.sha256()
     for path in sorted([*(ROOT / "common").iterdir(), *(ROOT / folder).iterdir()]):
-        if path.suffix in {".cu", ".cuh", ".h"}:
+        if path.suffix in {".cu", ".cuh", ".h", ".cpp"}:
             digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 

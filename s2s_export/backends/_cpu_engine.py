@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,11 @@ def _check(bundle: Bundle, name: str, engine: dict[str, Any], folder: Path) -> N
     if engine["onnxruntime"] != onnxruntime.__version__:
         raise EngineError(
             f"{folder}: was built for ONNX Runtime {engine['onnxruntime']}, this is {onnxruntime.__version__}; "
+            f"{_rebuild(bundle, name)}"
+        )
+    if engine.get("operators") and engine["processor"] != platform.machine():
+        raise EngineError(
+            f"{folder}: its operators were compiled for {engine['processor']}, this is {platform.machine()}; "
             f"{_rebuild(bundle, name)}"
         )
     for file, entry in engine["files"].items():

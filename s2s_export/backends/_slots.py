@@ -17,7 +17,7 @@ from ..decoding.state import Floats, Ints
 
 MASKED = np.float32(-1e9)  # added to the score of what must not be seen; exp of it is 0
 FIRST_CAPACITY = 16  # positions a cache has room for at first
-GROWTH = 1.5  # a full cache of positions grows by this factor, so that copies stay below twice the tokens decoded
+GROWTH = 2.0  # a full cache of positions grows by this factor, so that copies stay below the tokens decoded
 FEWEST_FREE = 8  # groups of slots that are free after dead ones were dropped
 MOVING = 3  # what moving a slot costs, in readings of it by attention: read, write, and a page that is new
 
@@ -25,12 +25,13 @@ MOVING = 3  # what moving a slot costs, in readings of it by attention: read, wr
 class Ancestors:
     """ancestors [B,K,C]: the beam whose slot holds position t of the history that beam k continues."""
 
-    def __init__(self, n_sources: int, n_beams: int, limit: int | None) -> None:
+    def __init__(self, n_sources: int, n_beams: int, limit: int | None, capacity: int = FIRST_CAPACITY) -> None:
         self.n_beams = n_beams
         self._limit = limit
         self._n = 0
-        self.n_slots = self._capacity(FIRST_CAPACITY) * n_beams
-        self._ancestors: Ints = np.zeros((n_sources, n_beams, self._capacity(FIRST_CAPACITY)), dtype=np.int64)
+        capacity = self._capacity(capacity)
+        self.n_slots = capacity * n_beams
+        self._ancestors: Ints = np.zeros((n_sources, n_beams, capacity), dtype=np.int64)
 
     def _capacity(self, wanted: int) -> int:
         return wanted if self._limit is None else min(wanted, self._limit)

@@ -16,13 +16,14 @@ import numpy as np
 
 from ..bundle import Bundle, inside, output_of
 from ..decoding.state import DecodeState, Ints, StepQuery, StepResult
-from ..errors import BackendError, BundleError, InvalidOption
+from ..errors import BackendError, BundleError, EngineError, InvalidOption
 from . import _cpu_engine
 from ._recurrent import RecurrentState
 from ._slots import Ancestors, Slots
 
 NAME = "onnxruntime"
 OLDEST = (1, 25)  # the first ONNX Runtime whose CPU kernels include TensorScatter-24
+RESERVED = 32  # positions that a cache has room for at first, where empty ones are never read
 QUIET = 3  # ONNX Runtime's log level: errors only
 
 
@@ -76,6 +77,8 @@ class OnnxRuntimeBackend:
         self._folder = folder or bundle.path
         self.weights = self._folder if engine and engine["weights"] == "engine" else bundle.path
         self._prepack = prepack
+        operators = engine.get("operators") if engine else None
+        self.operators = inside(self._folder, operators) if operators else None
         self._lock = threading.Lock()
         steps = [name for name in self.graphs if name.startswith("decoder_step")]
         self._steps = sorted(steps, key=self._max_rows)
@@ -91,7 +94,7 @@ class OnnxRuntimeBackend:
         with self._lock:
             if name not in self._sessions:
                 path = inside(self._folder, self.graphs[name]["file"])
-                self._sessions[name] = open_session(path, self.weights, self.threads, self._prepack)
+                self._sessions[name] = open_session(path, self.weights, self.threads, self._prepack, self.operators)
             return self._sessions[name]
 
     def release_steps(self) -> None:
@@ -147,8 +150,10 @@ def pad_sources(sources: Sequence[Sequence[int]], rules: Any) -> tuple[Ints, Int
     return ids, mask.astype(np.int64)
 
 
-def open_session(path: Path, weights: Path, threads: int, prepack: bool = True) -> Any:
-    """weights: the folder that holds the file of weights, which a graph names without a folder."""
+def open_session(path: Path, weights: Path, threads: int, prepack: bool = True, operators: Path | None = None) -> Any:
+    """weights: the folder that holds the file of weights, which a graph names without a folder. operators: a library
+    of our own operators that the graph uses.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -158,6 +163,14 @@ def open_session(path: Path, weights: Path, threads: int, prepack: bool = True) 
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights))
     if not prepack:
         options.add_session_config_entry("session.disable_prepacking", "1")
+    if operators is not None:
+        try:
+            options.register_custom_ops_library(str(operators))
+        except Exception as error:
+            raise EngineError(
+                f"{operators}: can't be loaded ({_first_line(error)}); build the target again on this machine: "
+                f"s2s build BUNDLE --target {operators.parent.name} --force"
+            ) from error
     try:
         return onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no common base but Exception
@@ -201,7 +214,9 @@ class OnnxRuntimeState:
         self._buffers: dict[str, Any] = {}
         self._bindings: dict[tuple[int, int, bool, bool], tuple[Any, dict[str, Any]]] = {}
         form = Slots if "self_mask" in self._inputs else Ancestors
-        self._table: Slots | Ancestors = form(self.n_sources, n_beams, self._limit)
+        # Our own attention reads only what was written, so that room for many positions costs no more than for few.
+        first = {"capacity": RESERVED} if backend.operators is not None and form is Ancestors else {}
+        self._table: Slots | Ancestors = form(self.n_sources, n_beams, self._limit, **first)
         self._letters["N"] = self._table.n_slots
         for name in ["token", "position", *self._caches]:
             if name in self._inputs:

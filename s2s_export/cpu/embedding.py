@@ -18,7 +18,7 @@ KEEP_IDS = ("Reshape", "Unsqueeze", "Squeeze", "Identity", "Cast", "Flatten")
 
 def apply(graph: Graph, store: Quantised) -> Applied:
     done = Applied("int8 embedding")
-    ids = _ids(graph)
+    ids = token_ids(graph)
     nodes = []
     for node in graph.nodes:
         if node.op_type != "Gather" or node.input[0] not in graph.weights or node.input[1] not in ids:
@@ -48,7 +48,7 @@ def apply(graph: Graph, store: Quantised) -> Applied:
     return done
 
 
-def _ids(graph: Graph) -> set[str]:
+def token_ids(graph: Graph) -> set[str]:
     """Values that are token ids, whatever their shape."""
     found = set(TOKENS)
     for node in graph.nodes:

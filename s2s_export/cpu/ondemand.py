@@ -8,6 +8,8 @@ empty tensor. The nodes that only such an output needs move with it. Raw logits,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx
 from onnx import TensorProto, helper
 
@@ -19,12 +21,12 @@ LEFT_OUT = ("logits",)
 PREFIX = "want_"
 
 
-def apply(graph: Graph) -> Applied:
+def apply(graph: Graph, outputs: Sequence[str] = ON_DEMAND) -> Applied:
     done = Applied("outputs on demand")
     kept = [name for name in graph.outputs if name not in LEFT_OUT]
     if len(kept) < len(graph.outputs):
         graph.prune(kept)
-    for output in ON_DEMAND:
+    for output in outputs:
         if output not in graph.outputs:
             done.left[f"there is no output '{output}'"] += 1
         elif any(output in node.input for node in graph.nodes):

@@ -52,7 +52,7 @@ def apply(graph: Graph, scheme: str, store: Quantised, *, head_bits: int = 8) ->
     head = _head(graph) if head_bits == 4 else None
     nodes = []
     for node in graph.nodes:
-        reason = _unfit(graph, node)
+        reason = unfit(graph, node)
         if reason is not None:
             if reason:
                 done.left[reason] += 1
@@ -79,7 +79,7 @@ def declare_contrib(graph: Graph) -> None:
         graph.model.opset_import.append(helper.make_opsetid(CONTRIB, 1))
 
 
-def _unfit(graph: Graph, node: onnx.NodeProto) -> str | None:
+def unfit(graph: Graph, node: onnx.NodeProto) -> str | None:
     """None for a product to replace, "" for another node, or the reason why this product stays."""
     if node.domain or node.op_type not in ("Gemm", "MatMul"):
         return ""
@@ -142,7 +142,7 @@ def block_size(n_in: int) -> int:
 def by_channel(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """[out, in] -> int8 [in, out] and scales [out]."""
     weight = weight.astype(np.float32)
-    scale = _scale(np.abs(weight).max(axis=1), 8)
+    scale = scale_of(np.abs(weight).max(axis=1), 8)
     values = np.rint(weight / scale[:, None]).astype(np.int8)
     return np.ascontiguousarray(values.T), scale
 
@@ -153,7 +153,7 @@ def by_block(weight: np.ndarray, block: int, bits: int = 8) -> tuple[np.ndarray,
     padded = np.zeros((n_out, -(-n_in // block) * block), dtype=np.float32)
     padded[:, :n_in] = weight
     blocks = padded.reshape(n_out, -1, block)
-    scale = _scale(np.abs(blocks).max(axis=2), bits)
+    scale = scale_of(np.abs(blocks).max(axis=2), bits)
     half = ZERO_POINT if bits == 8 else 8
     values = (np.rint(blocks / scale[:, :, None]) + half).astype(np.uint8)
     if bits == 4:
@@ -161,7 +161,7 @@ def by_block(weight: np.ndarray, block: int, bits: int = 8) -> tuple[np.ndarray,
     return values, scale
 
 
-def _scale(largest: np.ndarray, bits: int) -> np.ndarray:
+def scale_of(largest: np.ndarray, bits: int) -> np.ndarray:
     scale = (largest / LEVELS[bits]).astype(np.float32)
     scale[scale == 0] = 1.0
     return scale

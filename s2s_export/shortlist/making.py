@@ -18,7 +18,7 @@ from ..text import from_utf8
 from ..text import load as load_tokenizer
 from .alignment import fit, most_frequent
 from .lists import Lists
-from .state import FOLDER, FORMAT, FORMAT_VERSION, LISTS, PORTABLE, RECORD, made_from, open_shortlist, step_names
+from .state import FOLDER, FORMAT, FORMAT_VERSION, LISTS, PORTABLE, RECORD, ROWS, made_from, open_shortlist, step_names
 
 if TYPE_CHECKING:
     from ..runtime import Session
@@ -144,7 +144,7 @@ def _make_lists(bundle: Bundle, pairs: Sequence[Pair], options: Options, work: P
 
 def _write_steps(bundle: Bundle, work: Path) -> dict[str, Any]:
     """The rewritten steps of every target that ONNX Runtime runs on a CPU."""
-    from .rewrite import rewrite
+    from .rewrite import rewrite, write_rows
 
     found = {}
     sources = {PORTABLE: (bundle.manifest["graphs"], bundle.path)}
@@ -160,6 +160,9 @@ def _write_steps(bundle: Bundle, work: Path) -> dict[str, Any]:
             limit = {"max_rows": graphs[name]["max_rows"]} if "max_rows" in graphs[name] else {}
             steps[name] = {"file": file, **described, **limit}
         found[target] = {"made_from": made_from(bundle, graphs, target), "graphs": steps}
+        rows = f"{target}/{ROWS}.onnx"
+        if write_rows(folder / graphs["decoder_step"]["file"], work / rows):
+            found[target]["rows"] = rows
     return found
 
 

@@ -5,7 +5,9 @@ place stands a product with `shortlist_weight` [W,E] and `shortlist_bias` [W], W
 shortlist, and the same outputs as before over W tokens instead of V. The weights of the rest stay in the file they
 are in; only nodes are written. onnx is needed here, and not when decoding.
 
-It is fp32 for every target: W rows are a tenth of V or less, so that int8 would save little of a step, and rounds them.
+It is fp32 where the kernels are ONNX Runtime's: W rows are a tenth of V or less, so that int8 would save little of a
+step, and rounds them. Where they are our own, the head reads its packed rows from inputs, and a graph beside the step
+takes those rows from the engine's weights, once a batch.
 """
 
 from __future__ import annotations
@@ -18,14 +20,25 @@ from onnx import TensorProto, helper
 
 from ..errors import BuildError
 
-WEIGHT, BIAS = "shortlist_weight", "shortlist_bias"
-KEPT = ("attention",)  # besides the caches or states
+WEIGHT, BIAS, IDS = "shortlist_weight", "shortlist_bias", "shortlist_ids"
+OWN = "s2s.cpu"  # the domain of our own operators
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
+# What our heads read of their weight, by operator: names of inputs, element types and shapes (blocks, see plugins/cpu).
+PARTS: dict[str, dict[str, tuple[int, list[Any] | None]]] = {
+    "Head": {WEIGHT: (FLOAT, ["WB", "E", 16])},
+    "HeadInt8": {
+        WEIGHT: (TensorProto.INT8, ["WB", "E4", 16, 4]),
+        "shortlist_scale": (FLOAT, ["WF"]),
+        "shortlist_sum": (TensorProto.INT32, ["WF"]),
+    },
+}
 
 
 def rewrite(path: Path, destination: Path) -> dict[str, Any]:
     """Write the variant of the step at `path` to `destination`. Returns its inputs and outputs as a manifest does."""
     model = onnx.load_model(path, load_external_data=False)
+    if _own_head(model.graph) is not None:
+        return _rewrite_own(model, destination)
     head = _head(model.graph, path)
     hidden = head.input[0]
     gone = _depending_on(model.graph, head.output[0])
@@ -46,6 +59,57 @@ def rewrite(path: Path, destination: Path) -> dict[str, Any]:
     model.graph.CopyFrom(graph)
     onnx.save_model(model, destination)
     return {"inputs": [_describe(v) for v in graph.input], "outputs": [_describe(v) for v in graph.output]}
+
+
+def _own_head(graph: onnx.GraphProto) -> onnx.NodeProto | None:
+    return next((node for node in graph.node if node.domain == OWN and node.op_type in PARTS), None)
+
+
+def _rewrite_own(model: onnx.ModelProto, destination: Path) -> dict[str, Any]:
+    graph = model.graph
+    head = _own_head(graph)
+    assert head is not None
+    parts = PARTS[head.op_type]
+    head.input[1 : 2 + len(parts)] = [*parts, BIAS]
+    attributes = [attribute for attribute in head.attribute if attribute.name != "n_out"]
+    del head.attribute[:]
+    head.attribute.extend(attributes)
+    inputs = {**parts, BIAS: (FLOAT, ["W"])}
+    graph.input.extend(helper.make_tensor_value_info(name, *entry) for name, entry in inputs.items())
+    _keep_read_weights(graph)
+    for value in graph.output:
+        if value.name == "log_probs":
+            value.type.tensor_type.shape.dim[-1].dim_param = "W"
+    onnx.save_model(model, destination)
+    return {"inputs": [_describe(v) for v in graph.input], "outputs": [_describe(v) for v in graph.output]}
+
+
+def write_rows(path: Path, destination: Path) -> bool:
+    """The graph from `shortlist_ids` [W] to what the head of a step of our own kernels reads. False for other steps."""
+    model = onnx.load_model(path, load_external_data=False)
+    graph = model.graph
+    head = _own_head(graph)
+    if head is None:
+        return False
+    parts = PARTS[head.op_type]
+    n_rows = next(a.i for a in head.attribute if a.name == "n_out")
+    take = helper.make_node(
+        head.op_type.replace("Head", "TakeRows"), [IDS, *head.input[1 : 1 + len(parts)]], list(parts), domain=OWN,
+        n_rows=n_rows,
+    )  # fmt: skip
+    ids = helper.make_tensor_value_info(IDS, INT64, ["W"])
+    outputs = [helper.make_tensor_value_info(name, kind, None) for name, (kind, _) in parts.items()]
+    graph.CopyFrom(helper.make_graph([take], "shortlist_rows", [ids], outputs, list(graph.initializer)))
+    _keep_read_weights(graph)
+    onnx.save_model(model, destination)
+    return True
+
+
+def _keep_read_weights(graph: onnx.GraphProto) -> None:
+    read = {name for node in graph.node for name in _reads(node)}
+    weights = [tensor for tensor in graph.initializer if tensor.name in read]
+    graph.ClearField("initializer")
+    graph.initializer.extend(weights)
 
 
 def find_head(path: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..backends._recurrent import RecurrentState
-from ..backends.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeState, open_session
+from ..backends.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeState, open_session, run
 from ..bundle import Bundle, inside
 from ..decoding import GenerationOptions
 from ..decoding.state import DecodeState, Floats, Ints, StepQuery, StepResult
@@ -32,7 +32,9 @@ MINUS_INFINITY = np.float32(-np.inf)
 FEWEST = 64
 DTYPES = {"float": np.float32, "float16": np.float16, "bfloat16": np.uint16}
 TOKEN_LISTS = ("suppress_tokens", "begin_suppress_tokens")  # options that hold ids and don't end with _id or _ids
-WEIGHT, BIAS = "shortlist_weight", "shortlist_bias"
+WEIGHT, BIAS, IDS = "shortlist_weight", "shortlist_bias", "shortlist_ids"
+PREFIX = "shortlist_"  # of a step's inputs that a batch's sources share
+ROWS = "shortlist_rows"  # the graph that takes rows from the weights of our own kernels
 
 
 class Shortlist:
@@ -42,7 +44,9 @@ class Shortlist:
         bundle = backend.bundle
         self.record = record
         self._backend = backend
-        self._steps = _Steps(backend, record["targets"][target_of(backend)]["graphs"], folder)
+        target = record["targets"][target_of(backend)]
+        self._steps = _Steps(backend, target["graphs"], folder)
+        self._rows = self._steps.open(target["rows"]) if "rows" in target else None
         sizes = bundle.manifest["sizes"]
         n_source = int(sizes.get("source_vocabulary_size", bundle.vocabulary_size))
         self.lists = Lists.read(folder / LISTS, n_source, bundle.vocabulary_size)
@@ -69,9 +73,16 @@ class Shortlist:
         """Like a backend's `begin`, with the output cut to the tokens that this batch may produce."""
         ids = self.ids_of(sources, options)
         values = self._backend.encode(sources)
-        values[WEIGHT] = _as_float32(self._weight[ids])
+        values |= self._rows_of(ids)
         values[BIAS] = np.ascontiguousarray(self._bias[ids], dtype=np.float32)
         return ShortlistState(self._steps.begin(values, options.n_rows, len(ids)), ids, self.lists.n_target)
+
+    def _rows_of(self, ids: Ints) -> dict[str, Any]:
+        """The rows of the output projection, as the step reads them."""
+        if self._rows is None:
+            return {WEIGHT: _as_float32(self._weight[ids])}
+        names = [output.name for output in self._rows.get_outputs()]
+        return dict(zip(names, run(self._rows, names, {IDS: ids}), strict=True))
 
 
 def open_shortlist(backend: Any) -> Shortlist:
@@ -138,6 +149,7 @@ class _Steps:
         self.bundle = backend.bundle
         self.graphs = graphs
         self._backend = backend
+        self.operators = backend.operators
         self._folder = folder
         self._sessions: dict[str, Any] = {}
         self._names = sorted(step_names(graphs), key=self._max_rows)
@@ -152,10 +164,13 @@ class _Steps:
     def step_for(self, n_rows: int) -> Any:
         name = next(name for name in self._names if n_rows <= self._max_rows(name))
         if name not in self._sessions:
-            backend, path = self._backend, self._folder / self.graphs[name]["file"]
             # Two threads that both open it waste a moment, and one of the two is kept.
-            self._sessions[name] = open_session(path, backend.weights, backend.threads)
+            self._sessions[name] = self.open(self.graphs[name]["file"])
         return self._sessions[name]
+
+    def open(self, file: str) -> Any:
+        backend = self._backend
+        return open_session(self._folder / file, backend.weights, backend.threads, operators=backend.operators)
 
     def _max_rows(self, name: str) -> float:
         return float(self.graphs[name].get("max_rows", float("inf")))
@@ -168,14 +183,14 @@ class _AttentionState(OnnxRuntimeState):
         self._letters["W"] = n_tokens
 
     def keep(self, sources: Ints) -> None:
-        shared = {name: self._fixed.pop(name) for name in (WEIGHT, BIAS)}
+        shared = {name: self._fixed.pop(name) for name in list(self._fixed) if name.startswith(PREFIX)}
         super().keep(sources)
         self._fixed |= shared
 
 
 class _RecurrentState(RecurrentState):
     def keep(self, sources: Ints) -> None:
-        shared = {name: self._fixed.pop(name) for name in (WEIGHT, BIAS)}
+        shared = {name: self._fixed.pop(name) for name in list(self._fixed) if name.startswith(PREFIX)}
         super().keep(sources)
         self._fixed |= shared
 

@@ -18,12 +18,21 @@ def built(exported, tmp_path_factory):
 
     root = tmp_path_factory.mktemp("engines")
 
-    def make(name: str, *targets: str) -> Path:
-        bundle = root / f"{name}.bundle"
+    def make(name: str, *targets: str, kernels: str = "auto") -> Path:
+        bundle = root / kernels / f"{name}.bundle"
         if not bundle.exists():
             shutil.copytree(exported(name)[1], bundle)
         for target in targets:
-            build(bundle, target)
+            build(bundle, recipe(root / kernels, target, kernels))
         return bundle
 
     return make
+
+
+def recipe(folder: Path, target: str, kernels: str) -> str:
+    """A target's recipe with these kernels, under the target's name."""
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{target}.toml"
+    precision = target.removeprefix("cpu-")
+    path.write_text(f'flavour = "cpu"\nprecision = "{precision}"\n[options]\nkernels = "{kernels}"\n')
+    return str(path)

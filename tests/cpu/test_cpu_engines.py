@@ -14,6 +14,15 @@ from s2s_export.build import build
 from s2s_export.decoding.state import StepQuery
 
 N_CASES = 6
+KERNELS = ("own", "onnxruntime")
+# Log-probabilities from sums in another order. The random T5s, which don't scale attention, magnify rounding: PyTorch
+# in float32 is up to 5e-5 (t5) and 5e-4 (mt5) from itself in float64, as are both kinds of kernels; the others 6e-6.
+TOLERANCE = {"t5": 1e-4, "mt5": 1e-3}
+USUAL_TOLERANCE = 1.2e-5
+
+
+def near(values, name):
+    return pytest.approx(values, rel=4e-6, abs=TOLERANCE.get(name, USUAL_TOLERANCE))
 
 
 def random_options(rng):
@@ -39,9 +48,10 @@ def random_options(rng):
     return options
 
 
+@pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize("name", tiny_models.CONFIGS)
-def test_fp32_gives_the_tokens_of_the_portable_graphs(built, name):
-    path = built(name, "cpu-fp32")
+def test_fp32_gives_the_tokens_of_the_portable_graphs(built, name, kernels):
+    path = built(name, "cpu-fp32", kernels=kernels)
     rng = np.random.default_rng(sum(map(ord, name)))
     portable = s2s_export.load(path, "onnxruntime", "portable", threads=1)
     fast = s2s_export.load(path, "onnxruntime", threads=1)
@@ -53,15 +63,16 @@ def test_fp32_gives_the_tokens_of_the_portable_graphs(built, name):
         expected, found = portable.generate(sources, **options), fast.generate(sources, **options)
         for a, b in zip(expected, found, strict=True):
             assert [h.token_ids for h in a] == [h.token_ids for h in b], options
-            assert [h.score for h in a] == pytest.approx([h.score for h in b], rel=2e-6, abs=1e-5)
+            assert [h.score for h in a] == near([h.score for h in b], name)
             if "alignments" in options:
-                assert a[0].alignment == pytest.approx(b[0].alignment, abs=1e-5)
+                assert a[0].alignment == near(b[0].alignment, name)
 
 
 @pytest.mark.parametrize("name", ["marian", "t5", "m2m_100"])
-def test_dropping_dead_slots_changes_nothing(built, name):
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_random_parents_and_sources_that_leave(built, name, kernels):
     """40 steps of 5 beams with random parents: the cache is full several times, sources leave in between."""
-    path = built(name, "cpu-fp32")
+    path = built(name, "cpu-fp32", kernels=kernels)
     rng = np.random.default_rng(4)
     sources = [[7, 8, 9, 10], [11, 12], [13, 14, 15]]
     states = [
@@ -79,16 +90,18 @@ def test_dropping_dead_slots_changes_nothing(built, name):
         query = StepQuery(n_candidates=4, dense=t % 7 == 0)
         expected, found = (state.step(tokens, parents if t else parents * 0, query) for state in states)
         assert (expected.candidate_ids == found.candidate_ids).all()
-        assert expected.candidate_log_probs == pytest.approx(found.candidate_log_probs, abs=1e-5)
-        assert expected.log_normalizer == pytest.approx(found.log_normalizer, abs=1e-5)
+        assert expected.candidate_log_probs == near(found.candidate_log_probs, name)
+        assert expected.log_normalizer == near(found.log_normalizer, name)
         if query.dense:
-            assert expected.log_probs == pytest.approx(found.log_probs, abs=1e-5)
-    assert states[1]._table.n_slots < states[0]._table.n_slots
+            assert expected.log_probs == near(found.log_probs, name)
+    if kernels == "onnxruntime":
+        assert states[1]._table.n_slots < states[0]._table.n_slots  # dead ones were dropped
 
 
+@pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize("name", tiny_models.CONFIGS)
-def test_int8_is_near_fp32(built, name):
-    path = built(name, "cpu-int8")
+def test_int8_is_near_fp32(built, name, kernels):
+    path = built(name, "cpu-int8", kernels=kernels)
     rng = np.random.default_rng(1)
     for n_beams in (1, 4):  # rows of the narrow step, and of the wide one
         sources = [rng.integers(3, 50, size=5).tolist() for _ in range(3)]
@@ -106,16 +119,19 @@ def test_int8_is_near_fp32(built, name):
         assert np.mean(errors) < 0.15 * np.mean(spread)
 
 
-def test_int8_records_what_it_loses(built):
-    engine = bundles.engines(bundles.read(built("marian", "cpu-int8")))["cpu-int8"]
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_int8_records_what_it_loses(built, kernels):
+    engine = bundles.engines(bundles.read(built("marian", "cpu-int8", kernels=kernels)))["cpu-int8"]
     searches = engine["accuracy"]["searches"]
     assert {(s["num_beams"], s["batch_size"]) for s in searches} == {(1, 1), (1, 8), (4, 1), (4, 8)}
     assert all(0 <= s["equal"] <= s["tokens"] <= 1 or s["equal"] <= 1 for s in searches)
-    assert engine["weights"] == "engine" and engine["graphs"]["decoder_step_narrow"]["max_rows"] == 4
+    assert engine["weights"] == "engine" and bool(engine["operators"]) == (kernels == "own")
+    if kernels == "onnxruntime":
+        assert engine["graphs"]["decoder_step_narrow"]["max_rows"] == 4
 
 
-def test_fp32_brings_no_weights(built):
-    path = built("marian", "cpu-fp32")
+def test_fp32_with_the_librarys_kernels_brings_no_weights(built):
+    path = built("marian", "cpu-fp32", kernels="onnxruntime")
     engine = bundles.engines(bundles.read(path))["cpu-fp32"]
     assert engine["weights"] == "bundle"
     assert not list((path / "engines" / "cpu-fp32").glob("*.bin"))

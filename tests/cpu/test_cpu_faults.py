@@ -48,6 +48,19 @@ def test_an_engine_of_another_bundle_is_refused(copy):
         s2s_export.load(copy)
 
 
+def test_operators_of_another_processor_are_refused(copy):
+    change(copy, processor="riscv64")
+    with pytest.raises(EngineError, match=r"compiled for riscv64.*s2s build"):
+        s2s_export.load(copy)
+
+
+def test_operators_that_cannot_be_loaded_say_how_to_rebuild(copy):
+    file = copy / "engines/cpu-fp32/operators.so"
+    file.write_bytes(b"x" * file.stat().st_size)
+    with pytest.raises(EngineError, match=r"operators.so.*s2s build"):
+        s2s_export.load(copy)
+
+
 def test_a_file_that_is_cut_is_noticed(copy):
     file = copy / "engines/cpu-fp32/decoder_step.onnx"
     file.write_bytes(file.read_bytes()[:-10])
@@ -64,6 +77,8 @@ def test_a_file_that_is_cut_is_noticed(copy):
         ("head_bits = 3", InvalidOption, "8 or 4"),
         ('embedding = "yes"', InvalidOption, "true or false"),
         ('samples = "nowhere.tsv"', InvalidOption, "no such file"),
+        ('kernels = "fast"', InvalidOption, "auto, own, onnxruntime"),
+        ('kernels = "own"\nhead_bits = 4', InvalidOption, "head_bits is about ONNX Runtime's"),
     ],
 )
 def test_options_are_checked_before_work_begins(copy, tmp_path, options, error, words):

@@ -1,0 +1,16 @@
+// The kernels of one instruction set. Compiled several times, with KERNELS naming the set.
+#include "kernels.h"
+
+#include "attention.h"
+#include "products.h"
+#include "summary.h"
+
+#define TEXT_OF(name) #name
+#define TEXT(name) TEXT_OF(name)
+#define JOINED_OF(a, b) a##b
+#define JOINED(a, b) JOINED_OF(a, b)
+
+const Kernels JOINED(kernels_, KERNELS) = {
+    TEXT(KERNELS),        KERNELS::multiply,     KERNELS::quantise,  KERNELS::normalise,
+    KERNELS::attend_self, KERNELS::attend_cross, KERNELS::summarise,
+};

@@ -1,0 +1,90 @@
+// What the operators ask of the kernels: arguments, and one table of functions for each instruction set.
+//
+// Letters: R rows, I inputs and O outputs of a product, V vocabulary, M candidates, Q probed tokens; B sources, K beams,
+// H heads, D head size, S source length, C positions and N = C*K slots of a cache.
+//
+// A weight [O,I] lies in blocks of 16 outputs, the last one filled up with zeros:
+//
+//     fp32  [O/16][I][16]
+//     int8  [O/16][I/4][16][4]   four inputs of an output side by side, I filled up with zeros to a multiple of 4
+#pragma once
+
+#include <cstdint>
+
+enum class Activation : int { none = 0, relu = 1, silu = 2, gelu = 3, gelu_tanh = 4, quick_gelu = 5 };
+
+// y [R,O] = activation(x [R,I] W^T + bias) + residual, for some blocks of outputs.
+struct Product {
+  int rows, n_in, n_out;
+  const float* x;
+  const float* weight;
+  const int8_t* weight8;
+  const float* scale;          // [O] of int8 weights; O filled up to whole blocks
+  const int32_t* weight_sum;   // [O] sums of int8 weights
+  const float* bias;           // [O filled up], or null
+  const float* residual;       // [R,O], or null
+  Activation activation;
+  float* y;
+  // Of int8: rows as unsigned bytes [R, I filled up], x = row_scale * (byte - row_zero).
+  const uint8_t* bytes;
+  const float* row_scale;
+  const int32_t* row_zero;
+};
+
+struct Norm {
+  int rows, width;
+  const float* weight;
+  const float* bias;  // null for RMSNorm, which subtracts no mean
+  float epsilon;
+};
+
+struct SelfAttention {
+  int n_sources, beams, heads, size, capacity, n_slots;
+  int64_t position;
+  float scale;
+  const float* qkv;          // [R, 3*H*D]
+  const int64_t* ancestors;  // [B,K,C]
+  const float* bias;         // [H,C], or null
+  float* keys;               // [B,H,N,D], written at the position
+  float* values;
+  float* y;                  // [R, H*D]
+};
+
+struct CrossAttention {
+  int n_sources, beams, heads, size, length;
+  float scale;
+  const float* query;   // [R, H*D]
+  const float* keys;    // [B,H,S,D]
+  const float* values;
+  const int64_t* mask;  // [B,S], 0 where nothing is to be seen
+  float* y;             // [R, H*D]
+};
+
+// What a row's logits come down to, kept while blocks of them are made.
+struct RowSummary {
+  float top;    // largest logit
+  float total;  // sum of e**(logit - top)
+  int n;        // best so far, best first; of equal ones the lower id first
+  float* values;
+  int64_t* ids;
+};
+
+struct Summary {
+  int n_candidates, n_probes;
+  RowSummary* rows;          // [R], of this call's blocks
+  const int64_t* probe_ids;  // [R,Q]
+  float* probe_logits;       // [R,Q], written where a block holds the token
+  float* logits;             // [R,V] of all tokens, or null
+};
+
+struct Kernels {
+  const char* name;
+  void (*multiply)(const Product&, int first_block, int end_block);
+  void (*quantise)(const float* x, int rows, int n_in, uint8_t* bytes, float* scale, int32_t* zero);
+  void (*normalise)(const Norm&, const float* x, float* y, int first_row, int end_row);
+  void (*attend_self)(const SelfAttention&, int first_pair, int end_pair);    // pairs of source and head
+  void (*attend_cross)(const CrossAttention&, int first_pair, int end_pair);
+  void (*summarise)(const Product&, int first_block, int end_block, const Summary&);
+};
+
+extern const Kernels kernels_avx512, kernels_avx2, kernels_plain;

@@ -1,0 +1,431 @@
+// The operators of the domain `s2s.cpu`: README.md lists inputs and outputs. Letters as in kernels.h.
+#include "operators.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <iterator>
+#include <type_traits>
+
+namespace {
+
+using ort::BOOL, ort::FLOAT, ort::INT32, ort::INT64, ort::INT8, ort::OPTIONAL;
+
+constexpr int LANES = 16;
+constexpr int64_t SMALL = 1 << 16;  // multiplications that are not worth a second thread
+constexpr int TASKS = 16;           // parts of a product: more than threads, so that none waits long
+constexpr int64_t MANY = 256;       // candidates from which on sorting beats keeping them in order
+
+const Kernels& kernels() {
+  static const Kernels& best = []() -> const Kernels& {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni")) {
+      return kernels_avx512;
+    }
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return kernels_avx2;
+#endif
+    return kernels_plain;
+  }();
+  return best;
+}
+
+// Memory of this thread that grows and is used again.
+template <typename T, int WHICH>
+T* scratch(size_t n) {
+  thread_local std::vector<T> memory;
+  if (memory.size() < n) memory.resize(n);
+  return memory.data();
+}
+
+int blocks_of(int64_t n_out) { return int((n_out + LANES - 1) / LANES); }
+
+// Blocks [0, n) in even parts, one call each.
+void over_blocks(Call& call, int n_blocks, int64_t work, const std::function<void(int task, int first, int end)>& body) {
+  const int n = work < SMALL ? 1 : std::min(TASKS, n_blocks);
+  call.in_parallel(size_t(n), [&](size_t i) { body(int(i), int(n_blocks * i / n), int(n_blocks * (i + 1) / n)); });
+}
+
+// The rows of an int8 product as bytes.
+void quantise(Product& p) {
+  const size_t width = size_t(p.n_in + 3) / 4 * 4;
+  uint8_t* bytes = scratch<uint8_t, 0>(p.rows * width);
+  float* scale = scratch<float, 1>(p.rows);
+  int32_t* zero = scratch<int32_t, 2>(p.rows);
+  kernels().quantise(p.x, p.rows, p.n_in, bytes, scale, zero);
+  p.bytes = bytes;
+  p.row_scale = scale;
+  p.row_zero = zero;
+}
+
+// Inputs x, weight and, for int8, scale and weight_sum, then bias: the start of every product's inputs.
+template <bool IS_INT8>
+const char* read_product(Call& call, int64_t n_out, Product& p) {
+  const Tensor x = call.input(0), weight = call.input(1);
+  if (x.dims.empty() || weight.dims.size() < 3) return "s2s.cpu: a product wants rows and a packed weight";
+  p.n_in = int(x.dims.back());
+  p.rows = int(x.count() / std::max<int64_t>(p.n_in, 1));
+  p.n_out = int(n_out);
+  p.x = x.as<float>();
+  const int64_t packed_in = IS_INT8 ? weight.dims[1] * 4 : weight.dims[1];
+  if (packed_in != (IS_INT8 ? (p.n_in + 3) / 4 * 4 : p.n_in) || weight.dims[0] != blocks_of(n_out)) {
+    return "s2s.cpu: a packed weight has other sizes than its rows; build the engine again";
+  }
+  if (IS_INT8) {
+    p.weight8 = weight.as<int8_t>();
+    p.scale = call.input(2).as<float>();
+    p.weight_sum = call.input(3).as<int32_t>();
+    p.bias = call.input(4).as<float>();
+    quantise(p);
+  } else {
+    p.weight = weight.as<float>();
+    p.bias = call.input(2).as<float>();
+  }
+  return nullptr;
+}
+
+template <bool IS_INT8>
+class Linear {
+ public:
+  static constexpr const char* NAME = IS_INT8 ? "LinearInt8" : "Linear";
+  static constexpr Slot FLOATS{FLOAT}, MAYBE{FLOAT, OPTIONAL};
+  static inline const std::vector<Slot> INPUTS =
+      IS_INT8 ? std::vector<Slot>{FLOATS, {INT8}, FLOATS, {INT32}, MAYBE, MAYBE, MAYBE, MAYBE}
+              : std::vector<Slot>{FLOATS, FLOATS, MAYBE, MAYBE, MAYBE, MAYBE};
+  static inline const std::vector<Slot> OUTPUTS = {MAYBE, MAYBE};
+
+  explicit Linear(const Attributes& given)
+      : n_out_(given.whole("n_out", 0)),
+        activation_(Activation(given.whole("activation", 0))),
+        epsilon_(given.real("epsilon", 0)),
+        gives_sum_(given.whole("gives_sum", 1)) {}
+
+  const char* run(Call& call) const {
+    Product p{};
+    if (const char* why = read_product<IS_INT8>(call, n_out_, p)) return why;
+    const size_t next = IS_INT8 ? 5 : 3;
+    const Tensor residual = call.input(next), norm = call.input(next + 1), norm_bias = call.input(next + 2);
+    p.activation = activation_;
+    p.residual = residual.as<float>();
+    std::vector<int64_t> shape = call.input(0).dims;
+    shape.back() = n_out_;
+    const Tensor sum = gives_sum_ ? call.output(0, shape) : Tensor{};
+    const Tensor normed = norm ? call.output(1, shape) : Tensor{};
+    p.y = sum ? sum.as<float>() : normed.as<float>();
+    if (!p.y) return "s2s.cpu: Linear has no output";
+    const int64_t work = int64_t(p.rows) * p.n_in * p.n_out;
+    over_blocks(call, blocks_of(n_out_), work, [&](int, int first, int end) { kernels().multiply(p, first, end); });
+    if (norm) {
+      const Norm n{p.rows, int(n_out_), norm.as<float>(), norm_bias.as<float>(), epsilon_};
+      kernels().normalise(n, p.y, normed.as<float>(), 0, p.rows);
+    }
+    return nullptr;
+  }
+
+ private:
+  int64_t n_out_;
+  Activation activation_;
+  float epsilon_;
+  int64_t gives_sum_;
+};
+
+// Rows of a packed weight as they were: [ids..., I].
+template <bool IS_INT8>
+class Embedding {
+ public:
+  static constexpr const char* NAME = IS_INT8 ? "EmbeddingInt8" : "Embedding";
+  static inline const std::vector<Slot> INPUTS = IS_INT8 ? std::vector<Slot>{{INT64}, {INT8}, {FLOAT}}
+                                                         : std::vector<Slot>{{INT64}, {FLOAT}};
+  static inline const std::vector<Slot> OUTPUTS = {{FLOAT}};
+
+  explicit Embedding(const Attributes& given) : width_(given.whole("width", 0)), n_rows_(given.whole("n_rows", 0)) {}
+
+  const char* run(Call& call) const {
+    const Tensor ids = call.input(0), weight = call.input(1);
+    std::vector<int64_t> shape = ids.dims;
+    shape.push_back(width_);
+    float* out = call.output(0, shape).as<float>();
+    if (!out && ids.count()) return "s2s.cpu: Embedding has no output";
+    const int64_t stride = IS_INT8 ? (width_ + 3) / 4 * 4 : width_;
+    for (int64_t i = 0; i < ids.count(); i++, out += width_) {
+      const int64_t id = ids.as<int64_t>()[i];
+      if (id < 0 || id >= n_rows_) return "s2s.cpu: a token id is outside the vocabulary";
+      const int64_t lane = id % LANES, block = id / LANES * LANES * stride;
+      if (IS_INT8) {
+        const int8_t* from = weight.as<int8_t>() + block + 4 * lane;
+        const float scale = call_scale(call)[id];
+        for (int64_t k = 0; k < width_; k++) out[k] = scale * float(from[k / 4 * 4 * LANES + k % 4]);
+      } else {
+        const float* from = weight.as<float>() + block + lane;
+        for (int64_t k = 0; k < width_; k++) out[k] = from[k * LANES];
+      }
+    }
+    return nullptr;
+  }
+
+ private:
+  static const float* call_scale(Call& call) { return call.input(2).as<float>(); }
+
+  int64_t width_, n_rows_;
+};
+
+// Some rows of a packed weight as a packed weight of their own, with their scales and sums.
+template <bool IS_INT8>
+class TakeRows {
+ public:
+  static constexpr const char* NAME = IS_INT8 ? "TakeRowsInt8" : "TakeRows";
+  static inline const std::vector<Slot> INPUTS = IS_INT8 ? std::vector<Slot>{{INT64}, {INT8}, {FLOAT}, {INT32}}
+                                                         : std::vector<Slot>{{INT64}, {FLOAT}};
+  static inline const std::vector<Slot> OUTPUTS = IS_INT8 ? std::vector<Slot>{{INT8}, {FLOAT}, {INT32}}
+                                                          : std::vector<Slot>{{FLOAT}};
+
+  explicit TakeRows(const Attributes& given) : n_rows_(given.whole("n_rows", 0)) {}
+
+  const char* run(Call& call) const {
+    const Tensor ids = call.input(0), weight = call.input(1);
+    const int64_t n = ids.count();
+    for (int64_t i = 0; i < n; i++) {
+      if (ids.as<int64_t>()[i] < 0 || ids.as<int64_t>()[i] >= n_rows_) return "s2s.cpu: a row is outside the weight";
+    }
+    std::vector<int64_t> shape = weight.dims;
+    shape[0] = blocks_of(n);
+    // What one output has of one step of the inputs: four bytes, or one float.
+    using Cell = std::conditional_t<IS_INT8, int32_t, float>;
+    Cell* out = call.output(0, shape).template as<Cell>();
+    if (call.failure()) return nullptr;
+    take(weight.as<Cell>(), out, ids, weight.dims[1]);
+    if constexpr (IS_INT8) {
+      take(call.input(2).as<float>(), call.output(1, {shape[0] * LANES}).template as<float>(), ids, 1);
+      take(call.input(3).as<int32_t>(), call.output(2, {shape[0] * LANES}).template as<int32_t>(), ids, 1);
+    }
+    return nullptr;
+  }
+
+ private:
+  // [blocks][depth][16] of the rows `ids`, the last block filled up with zeros.
+  template <typename T>
+  static void take(const T* from, T* to, const Tensor& ids, int64_t depth) {
+    const int64_t n = ids.count();
+    for (int64_t block = 0; block < blocks_of(n); block++, to += depth * LANES) {
+      const int64_t n_lanes = std::min<int64_t>(LANES, n - block * LANES);
+      const T* rows[LANES];
+      for (int64_t lane = 0; lane < n_lanes; lane++) {
+        const int64_t id = ids.as<int64_t>()[block * LANES + lane];
+        rows[lane] = from + id / LANES * LANES * depth + id % LANES;
+      }
+      for (int64_t k = 0; k < depth; k++) {
+        for (int64_t lane = 0; lane < LANES; lane++) to[k * LANES + lane] = lane < n_lanes ? rows[lane][k * LANES] : T{};
+      }
+    }
+  }
+
+  int64_t n_rows_;
+};
+
+class SelfAttentionOperator {
+ public:
+  static constexpr const char* NAME = "SelfAttention";
+  static inline const std::vector<Slot> INPUTS = {{FLOAT}, {FLOAT}, {FLOAT}, {INT64}, {INT64}, {FLOAT, OPTIONAL}};
+  static inline const std::vector<Slot> OUTPUTS = {{FLOAT}, {FLOAT}, {FLOAT}};
+
+  explicit SelfAttentionOperator(const Attributes& given) : scale_(given.real("scale", 1)) {}
+
+  const char* run(Call& call) const {
+    const Tensor qkv = call.input(0), keys = call.input(1), values = call.input(2), ancestors = call.input(3);
+    SelfAttention a{};
+    a.n_sources = int(ancestors.dims[0]);
+    a.beams = int(ancestors.dims[1]);
+    a.capacity = int(ancestors.dims[2]);
+    a.heads = int(keys.dims[1]);
+    a.n_slots = int(keys.dims[2]);
+    a.size = int(keys.dims[3]);
+    a.position = *call.input(4).as<int64_t>();
+    a.scale = scale_;
+    a.qkv = qkv.as<float>();
+    a.ancestors = ancestors.as<int64_t>();
+    a.bias = call.input(5).as<float>();
+    if (keys.dims[0] != a.n_sources || a.n_slots != a.capacity * a.beams || qkv.dims[0] != a.n_sources * a.beams ||
+        qkv.dims[1] != 3 * a.heads * a.size || a.position < 0 || a.position >= a.capacity) {
+      return "s2s.cpu: SelfAttention was given a cache, a table and rows that do not fit each other";
+    }
+    const int64_t width = int64_t(a.heads) * a.size;
+    a.y = call.output(0, {qkv.dims[0], width}).as<float>();
+    a.keys = updated(call, 1, keys);
+    a.values = updated(call, 2, values);
+    if (call.failure()) return nullptr;
+    const int pairs = a.n_sources * a.heads;
+    const int64_t work = int64_t(pairs) * a.beams * (a.position + 1) * a.size * 2;
+    over_blocks(call, pairs, work, [&](int, int first, int end) { kernels().attend_self(a, first, end); });
+    return nullptr;
+  }
+
+ private:
+  // The cache is bound as input and output of one memory; where it is not, it is copied.
+  static float* updated(Call& call, size_t index, const Tensor& cache) {
+    const Tensor out = call.output(index, cache.dims);
+    if (out && out.data != cache.data) memcpy(out.data, cache.data, cache.count() * sizeof(float));
+    return out.as<float>();
+  }
+
+  float scale_;
+};
+
+class CrossAttentionOperator {
+ public:
+  static constexpr const char* NAME = "CrossAttention";
+  static inline const std::vector<Slot> INPUTS = {{FLOAT}, {FLOAT}, {FLOAT}, {INT64}};
+  static inline const std::vector<Slot> OUTPUTS = {{FLOAT}};
+
+  explicit CrossAttentionOperator(const Attributes& given) : scale_(given.real("scale", 1)) {}
+
+  const char* run(Call& call) const {
+    const Tensor query = call.input(0), keys = call.input(1), values = call.input(2), mask = call.input(3);
+    CrossAttention a{};
+    a.n_sources = int(keys.dims[0]);
+    a.heads = int(keys.dims[1]);
+    a.length = int(keys.dims[2]);
+    a.size = int(keys.dims[3]);
+    a.beams = int(query.dims[0] / std::max(a.n_sources, 1));
+    a.scale = scale_;
+    a.query = query.as<float>();
+    a.keys = keys.as<float>();
+    a.values = values.as<float>();
+    a.mask = mask.as<int64_t>();
+    if (query.dims[0] != a.n_sources * a.beams || query.dims[1] != int64_t(a.heads) * a.size ||
+        mask.count() != int64_t(a.n_sources) * a.length) {
+      return "s2s.cpu: CrossAttention was given rows, keys and a mask that do not fit each other";
+    }
+    a.y = call.output(0, query.dims).as<float>();
+    if (call.failure()) return nullptr;
+    const int pairs = a.n_sources * a.heads;
+    const int64_t work = int64_t(pairs) * a.beams * a.length * a.size * 2;
+    over_blocks(call, pairs, work, [&](int, int first, int end) { kernels().attend_cross(a, first, end); });
+    return nullptr;
+  }
+
+ private:
+  float scale_;
+};
+
+// The output projection and what a search asks of it.
+template <bool IS_INT8>
+class Head {
+ public:
+  static constexpr const char* NAME = IS_INT8 ? "HeadInt8" : "Head";
+  static constexpr Slot FLOATS{FLOAT}, MAYBE{FLOAT, OPTIONAL};
+  static inline const std::vector<Slot> INPUTS =
+      IS_INT8 ? std::vector<Slot>{FLOATS, {INT8}, FLOATS, {INT32}, MAYBE, {INT64}, {INT64}, {BOOL}}
+              : std::vector<Slot>{FLOATS, FLOATS, MAYBE, {INT64}, {INT64}, {BOOL}};
+  static inline const std::vector<Slot> OUTPUTS = {FLOATS, {INT64}, FLOATS, FLOATS, FLOATS};
+
+  explicit Head(const Attributes& given) : n_out_(given.whole("n_out", 0)) {}
+
+  const char* run(Call& call) const {
+    Product p{};
+    const size_t next = IS_INT8 ? 5 : 3;
+    // The weight of a shortlist is an input of the graph; how many tokens it has, its bias says.
+    const Tensor bias = call.input(next - 1);
+    const int64_t n_out = n_out_ ? n_out_ : bias.count();
+    if (const char* why = read_product<IS_INT8>(call, n_out, p)) return why;
+    if (!n_out_) {
+      float* filled = scratch<float, 7>(size_t(blocks_of(n_out)) * LANES);
+      memcpy(filled, bias.data, n_out * sizeof(float));
+      p.bias = filled;
+    }
+    const Tensor probes = call.input(next + 1);
+    const int64_t M = *call.input(next).as<int64_t>(), Q = probes.dims[2], B = probes.dims[0], K = probes.dims[1];
+    const bool dense = *call.input(next + 2).as<bool>();
+    if (M < 1 || M > n_out || B * K != p.rows) return "s2s.cpu: Head was asked for candidates of other rows or tokens";
+    float* best = call.output(0, {B, K, M}).as<float>();
+    int64_t* ids = call.output(1, {B, K, M}).as<int64_t>();
+    float* normalizer = call.output(2, {B, K}).as<float>();
+    float* probed = call.output(3, {B, K, Q}).as<float>();
+    float* log_probs = call.output(4, {dense ? B : 0, dense ? K : 0, n_out}).as<float>();
+    if (call.failure()) return nullptr;
+
+    const bool sorts = M > MANY;  // the candidates come from the logits of all tokens
+    const int64_t kept = sorts ? 1 : M;
+    float* logits = dense ? log_probs : sorts ? scratch<float, 3>(p.rows * n_out) : nullptr;
+    RowSummary* rows = scratch<RowSummary, 4>(size_t(TASKS) * p.rows);
+    float* values = scratch<float, 5>(size_t(TASKS) * p.rows * kept);
+    int64_t* tokens = scratch<int64_t, 6>(size_t(TASKS) * p.rows * kept);
+    for (int i = 0; i < TASKS * p.rows; i++) rows[i] = {-INFINITY, 0, 0, values + i * kept, tokens + i * kept};
+    over_blocks(call, blocks_of(n_out), int64_t(p.rows) * p.n_in * n_out, [&](int task, int first, int end) {
+      const Summary s{int(kept), int(Q), rows + task * p.rows, probes.as<int64_t>(), probed, logits};
+      kernels().summarise(p, first, end, s);
+    });
+    for (int row = 0; row < p.rows; row++) {
+      const RowSummary found = merged(rows + row, p.rows, int(kept), best + row * M, ids + row * M);
+      if (sorts) sort(logits + row * n_out, n_out, M, best + row * M, ids + row * M);
+      const float rest = std::log(found.total);
+      for (int i = 0; i < M; i++) best[row * M + i] = (best[row * M + i] - found.top) - rest;
+      for (int i = 0; i < Q; i++) probed[row * Q + i] = (probed[row * Q + i] - found.top) - rest;
+      normalizer[row] = found.top + rest;
+      if (dense) {
+        for (int64_t i = 0; i < n_out; i++) log_probs[row * n_out + i] = (log_probs[row * n_out + i] - found.top) - rest;
+      }
+    }
+    return nullptr;
+  }
+
+ private:
+  // One row's summaries of all tasks as one, the best tokens in `values` and `ids`. Tasks are in the order of tokens.
+  static RowSummary merged(const RowSummary* first, int step, int n, float* values, int64_t* ids) {
+    RowSummary all{-INFINITY, 0, 0, values, ids};
+    for (int task = 0; task < TASKS; task++) all.top = std::max(all.top, first[task * step].top);
+    int next[TASKS] = {};
+    for (int task = 0; task < TASKS; task++) {
+      const RowSummary& part = first[task * step];
+      if (part.n) all.total += part.total * std::exp(part.top - all.top);
+    }
+    for (; all.n < n; all.n++) {
+      int from = -1;
+      for (int task = 0; task < TASKS; task++) {
+        const RowSummary& part = first[task * step];
+        if (next[task] < part.n && (from < 0 || part.values[next[task]] > first[from * step].values[next[from]])) from = task;
+      }
+      if (from < 0) break;
+      values[all.n] = first[from * step].values[next[from]];
+      ids[all.n] = first[from * step].ids[next[from]++];
+    }
+    return all;
+  }
+
+  static void sort(const float* logits, int64_t n, int64_t wanted, float* values, int64_t* ids) {
+    std::vector<int64_t> order(n);
+    for (int64_t i = 0; i < n; i++) order[i] = i;
+    std::partial_sort(order.begin(), order.begin() + wanted, order.end(), [&](int64_t a, int64_t b) {
+      return logits[a] > logits[b] || (logits[a] == logits[b] && a < b);
+    });
+    for (int64_t i = 0; i < wanted; i++) {
+      ids[i] = order[i];
+      values[i] = logits[order[i]];
+    }
+  }
+
+  int64_t n_out_;
+};
+
+}  // namespace
+
+extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(
+    OrtSessionOptions* options, const OrtApiBase* base) {
+  OrtApi* api = base->GetApi(ort::VERSION);
+  static OrtCustomOpDomain* domain = nullptr;  // sessions refer to it as long as the process lives
+  if (!domain) {
+    if (OrtStatus* status = ort::call<OrtStatus*>(api, ort::CREATE_CUSTOM_OP_DOMAIN, "s2s.cpu", &domain)) return status;
+    const OrtCustomOp* operators[] = {
+        callbacks<Linear<false>>(),    callbacks<Linear<true>>(),        callbacks<Embedding<false>>(),
+        callbacks<Embedding<true>>(),  callbacks<SelfAttentionOperator>(), callbacks<CrossAttentionOperator>(),
+        callbacks<Head<false>>(),      callbacks<Head<true>>(),
+        callbacks<TakeRows<false>>(),  callbacks<TakeRows<true>>(),
+    };
+    for (const OrtCustomOp* op : operators) {
+      if (OrtStatus* status = ort::call<OrtStatus*>(api, ort::CUSTOM_OP_DOMAIN_ADD, domain, op)) return status;
+    }
+  }
+  return ort::call<OrtStatus*>(api, ort::ADD_CUSTOM_OP_DOMAIN, options, domain);
+}
+
+extern "C" __attribute__((visibility("default"))) const char* s2s_instruction_set() { return kernels().name; }

@@ -1,0 +1,168 @@
+// A custom operator as a class: what ONNX Runtime asks of it, and the tensors of a call.
+//
+// A class has NAME, INPUTS and OUTPUTS (lists of Slot), a constructor that reads attributes, and `run(Call&)`, which
+// returns why it can't run, or null.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "kernels.h"
+#include "ort_abi.h"
+
+struct Slot {
+  int type;
+  int characteristic = ort::REQUIRED;
+};
+
+struct Tensor {
+  void* data = nullptr;
+  std::vector<int64_t> dims;
+
+  explicit operator bool() const { return data != nullptr; }
+  template <typename T>
+  T* as() const {
+    return static_cast<T*>(data);
+  }
+  int64_t count(size_t first = 0, size_t end = SIZE_MAX) const {
+    int64_t n = 1;
+    for (size_t i = first; i < dims.size() && i < end; i++) n *= dims[i];
+    return n;
+  }
+};
+
+class Attributes {
+ public:
+  Attributes(OrtApi* api, const OrtKernelInfo* info) : api_(api), info_(info) {}
+
+  int64_t whole(const char* name, int64_t otherwise) const {
+    int64_t value = 0;
+    return read(ort::ATTRIBUTE_INT64, name, &value) ? value : otherwise;
+  }
+  float real(const char* name, float otherwise) const {
+    float value = 0;
+    return read(ort::ATTRIBUTE_FLOAT, name, &value) ? value : otherwise;
+  }
+
+ private:
+  template <typename T>
+  bool read(ort::Place place, const char* name, T* value) const {
+    OrtStatus* status = ort::call<OrtStatus*>(api_, place, info_, name, value);
+    if (status) ort::call<void>(api_, ort::RELEASE_STATUS, status);
+    return !status;
+  }
+
+  OrtApi* api_;
+  const OrtKernelInfo* info_;
+};
+
+class Call {
+ public:
+  Call(OrtApi* api, OrtKernelContext* context) : api_(api), context_(context) {}
+
+  Tensor input(size_t index) {
+    size_t n = 0;
+    check(ort::call<OrtStatus*>(api_, ort::INPUT_COUNT, context_, &n));
+    const OrtValue* value = nullptr;
+    if (index < n) check(ort::call<OrtStatus*>(api_, ort::INPUT, context_, index, &value));
+    return value ? tensor(const_cast<OrtValue*>(value)) : Tensor{};
+  }
+
+  Tensor output(size_t index, const std::vector<int64_t>& dims) {
+    OrtValue* value = nullptr;
+    const int64_t* sizes = dims.data();
+    check(ort::call<OrtStatus*>(api_, ort::OUTPUT, context_, index, sizes, dims.size(), &value));
+    Tensor found;
+    if (value) {
+      check(ort::call<OrtStatus*>(api_, ort::GET_TENSOR_MUTABLE_DATA, value, &found.data));
+      found.dims = dims;
+    }
+    return found;
+  }
+
+  bool has_output(size_t index) {
+    size_t n = 0;
+    check(ort::call<OrtStatus*>(api_, ort::OUTPUT_COUNT, context_, &n));
+    return index < n;
+  }
+
+  // body(i) for i < n, on the session's threads.
+  void in_parallel(size_t n, const std::function<void(size_t)>& body) {
+    if (n == 1) return body(0);
+    void (*one)(void*, size_t) = [](void* given, size_t i) { (*static_cast<std::function<void(size_t)>*>(given))(i); };
+    void* given = const_cast<std::function<void(size_t)>*>(&body);
+    check(ort::call<OrtStatus*>(api_, ort::PARALLEL_FOR, static_cast<const OrtKernelContext*>(context_), one, n,
+                                size_t(0), given));
+  }
+
+  OrtStatus* failure() const { return failure_; }
+
+ private:
+  Tensor tensor(OrtValue* value) {
+    Tensor found;
+    OrtTensorTypeAndShapeInfo* info = nullptr;
+    size_t rank = 0;
+    check(ort::call<OrtStatus*>(api_, ort::GET_TENSOR_MUTABLE_DATA, value, &found.data));
+    check(ort::call<OrtStatus*>(api_, ort::GET_TENSOR_TYPE_AND_SHAPE, static_cast<const OrtValue*>(value), &info));
+    check(ort::call<OrtStatus*>(api_, ort::GET_DIMENSIONS_COUNT, static_cast<const OrtTensorTypeAndShapeInfo*>(info), &rank));
+    found.dims.resize(rank);
+    int64_t* dims = found.dims.data();
+    check(ort::call<OrtStatus*>(api_, ort::GET_DIMENSIONS, static_cast<const OrtTensorTypeAndShapeInfo*>(info), dims, rank));
+    ort::call<void>(api_, ort::RELEASE_TENSOR_TYPE_AND_SHAPE, info);
+    return found;
+  }
+
+  void check(OrtStatus* status) {
+    if (!status) return;
+    if (failure_) {
+      ort::call<void>(api_, ort::RELEASE_STATUS, status);
+    } else {
+      failure_ = status;
+    }
+  }
+
+  OrtApi* api_;
+  OrtKernelContext* context_;
+  OrtStatus* failure_ = nullptr;
+};
+
+// The callbacks of an operator that `Body` implements.
+template <typename Body>
+const OrtCustomOp* callbacks() {
+  struct Kernel {
+    OrtApi* api;
+    Body body;
+  };
+  static OrtCustomOp op = [] {
+    OrtCustomOp o{};
+    o.version = ort::VERSION;
+    o.GetName = [](const OrtCustomOp*) { return Body::NAME; };
+    o.GetExecutionProviderType = [](const OrtCustomOp*) -> const char* { return nullptr; };
+    o.GetInputTypeCount = [](const OrtCustomOp*) { return std::size(Body::INPUTS); };
+    o.GetInputType = [](const OrtCustomOp*, size_t i) { return Body::INPUTS[i].type; };
+    o.GetInputCharacteristic = [](const OrtCustomOp*, size_t i) { return Body::INPUTS[i].characteristic; };
+    o.GetOutputTypeCount = [](const OrtCustomOp*) { return std::size(Body::OUTPUTS); };
+    o.GetOutputType = [](const OrtCustomOp*, size_t i) { return Body::OUTPUTS[i].type; };
+    o.GetOutputCharacteristic = [](const OrtCustomOp*, size_t i) { return Body::OUTPUTS[i].characteristic; };
+    o.GetInputMemoryType = [](const OrtCustomOp*, size_t) { return 0; };
+    o.GetVariadicInputMinArity = o.GetVariadicOutputMinArity = [](const OrtCustomOp*) { return 1; };
+    o.GetVariadicInputHomogeneity = o.GetVariadicOutputHomogeneity = [](const OrtCustomOp*) { return 1; };
+    o.GetStartVersion = [](const OrtCustomOp*) { return 1; };
+    o.GetEndVersion = [](const OrtCustomOp*) { return INT32_MAX; };
+    o.CreateKernelV2 = [](const OrtCustomOp*, OrtApi* api, const OrtKernelInfo* info, void** kernel) -> OrtStatus* {
+      *kernel = new Kernel{api, Body(Attributes(api, info))};
+      return nullptr;
+    };
+    o.KernelDestroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
+    o.KernelComputeV2 = [](void* kernel, OrtKernelContext* context) -> OrtStatus* {
+      auto& mine = *static_cast<Kernel*>(kernel);
+      Call call(mine.api, context);
+      const char* why = mine.body.run(call);
+      if (call.failure()) return call.failure();
+      return why ? ort::refuse(mine.api, why) : nullptr;
+    };
+    return o;
+  }();
+  return &op;
+}

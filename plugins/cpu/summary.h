@@ -1,0 +1,70 @@
+// The output projection without its logits: blocks of them are made, looked at and forgotten.
+//
+// A row keeps its largest logit, the sum of exponentials relative to it (online softmax, arXiv 1805.02867), and its best
+// M tokens in order. A block is looked at more closely only where one of its logits beats the M-th best so far.
+#pragma once
+
+#include "kernels.h"
+#include "products.h"
+
+namespace KERNELS {
+
+constexpr int PANEL = 24;  // blocks looked at together: 384 logits of each row, which stay in the first caches
+
+inline void insert(RowSummary& row, int n_candidates, float value, int64_t id) {
+  if (row.n == n_candidates && !(value > row.values[row.n - 1])) return;
+  int place = row.n < n_candidates ? row.n++ : row.n - 1;
+  for (; place > 0 && value > row.values[place - 1]; place--) {
+    row.values[place] = row.values[place - 1];
+    row.ids[place] = row.ids[place - 1];
+  }
+  row.values[place] = value;
+  row.ids[place] = id;
+}
+
+// n logits of a row from token `first` on. Behind them, up to whole vectors, lies minus infinity.
+inline void take_logits(RowSummary& row, int n_candidates, const float* logits, int n, int64_t first) {
+  Floats high = load(logits);
+  for (int i = 0; i < n; i += LANES) {
+    const Floats some = load(logits + i);
+    high = larger(high, some);
+    if (row.n < n_candidates || any_larger(some, row.values[row.n - 1])) {
+      for (int j = i; j < i + LANES && j < n; j++) insert(row, n_candidates, logits[j], first + j);
+    }
+  }
+  const float top = maximum(high);
+  if (top > row.top) {
+    row.total *= std::exp(row.top - top);
+    row.top = top;
+  }
+  if (row.top == -INFINITY) return;
+  Floats total{};
+  for (int i = 0; i < n; i += LANES) total += exponential(load(logits + i) - row.top);
+  row.total += sum(total);
+}
+
+inline void summarise(const Product& p, int first_block, int end_block, const Summary& s) {
+  const int width = PANEL * LANES;
+  float* panel = new float[size_t(p.rows) * width];
+  for (int block = first_block; block < end_block; block += PANEL) {
+    const int end = block + PANEL < end_block ? block + PANEL : end_block;
+    const int64_t first = int64_t(block) * LANES;
+    const int n = int((end * LANES < p.n_out ? end * LANES : p.n_out) - first);
+    products(p, block, end, [&](int row, int at, Floats values) {
+      store(panel + size_t(row) * width + size_t(at - block) * LANES, values);
+    });
+    for (int row = 0; row < p.rows; row++) {
+      float* logits = panel + size_t(row) * width;
+      for (int i = n; i % LANES; i++) logits[i] = -INFINITY;
+      take_logits(s.rows[row], s.n_candidates, logits, n, first);
+      for (int i = row * s.n_probes; i < (row + 1) * s.n_probes; i++) {
+        const int64_t place = s.probe_ids[i] - first;
+        if (place >= 0 && place < n) s.probe_logits[i] = logits[place];
+      }
+      if (s.logits) memcpy(s.logits + size_t(row) * p.n_out + first, logits, n * sizeof(float));
+    }
+  }
+  delete[] panel;
+}
+
+}  // namespace KERNELS

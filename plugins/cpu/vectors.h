@@ -1,0 +1,129 @@
+// Sixteen floats at a time in the compiler's own vector types: one register with AVX-512, two with AVX2, four with NEON.
+// This file and those that include it are compiled once for each instruction set, in a namespace of its own.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX512F__) || defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace KERNELS {
+
+constexpr int LANES = 16;
+typedef float Floats __attribute__((vector_size(64)));
+typedef int32_t Ints __attribute__((vector_size(64)));
+// In memory only: sums of a type that may alias anything are not kept in registers.
+typedef Floats FloatsAnywhere __attribute__((aligned(4), may_alias));
+typedef Ints IntsAnywhere __attribute__((aligned(4), may_alias));
+
+inline Floats load(const float* p) { return *reinterpret_cast<const FloatsAnywhere*>(p); }
+inline Ints load(const int32_t* p) { return *reinterpret_cast<const IntsAnywhere*>(p); }
+inline void store(float* p, Floats v) { *reinterpret_cast<FloatsAnywhere*>(p) = v; }
+inline Floats all(float x) { return Floats{} + x; }
+inline Floats choose(Ints condition, Floats yes, Floats no) {
+  return reinterpret_cast<Floats>((reinterpret_cast<Ints>(yes) & condition) | (reinterpret_cast<Ints>(no) & ~condition));
+}
+// Of a NaN and a number both give the number in `b`, which is what the instructions do.
+#if defined(__AVX512F__)
+inline Floats larger(Floats a, Floats b) { return Floats(_mm512_max_ps(__m512(a), __m512(b))); }
+inline Floats smaller(Floats a, Floats b) { return Floats(_mm512_min_ps(__m512(a), __m512(b))); }
+#else
+inline Floats larger(Floats a, Floats b) { return choose(a > b, a, b); }
+inline Floats smaller(Floats a, Floats b) { return choose(a < b, a, b); }
+#endif
+inline Floats to_floats(Ints a) { return __builtin_convertvector(a, Floats); }
+
+// By halves, so that it takes log2(16) steps.
+template <typename Pick>
+inline float reduce(Floats v, Pick pick) {
+  float lanes[LANES];
+  store(lanes, v);
+  for (int width = LANES / 2; width; width /= 2) {
+    for (int i = 0; i < width; i++) lanes[i] = pick(lanes[i], lanes[i + width]);
+  }
+  return lanes[0];
+}
+#if defined(__AVX512F__)
+inline float sum(Floats v) { return _mm512_reduce_add_ps(__m512(v)); }
+inline float maximum(Floats v) { return _mm512_reduce_max_ps(__m512(v)); }
+inline float minimum(Floats v) { return _mm512_reduce_min_ps(__m512(v)); }
+inline bool any_larger(Floats a, float b) { return _mm512_cmp_ps_mask(__m512(a), _mm512_set1_ps(b), _CMP_GT_OQ); }
+#else
+inline float sum(Floats v) {
+  return reduce(v, [](float a, float b) { return a + b; });
+}
+inline float maximum(Floats v) {
+  return reduce(v, [](float a, float b) { return a > b ? a : b; });
+}
+inline float minimum(Floats v) {
+  return reduce(v, [](float a, float b) { return a < b ? a : b; });
+}
+inline bool any_larger(Floats a, float b) { return maximum(a) > b; }
+#endif
+
+// e**x within 2 units in the last place for x in [-87, 88], and what it is at the ends of that range beyond. Cody and
+// Waite's reduction, and the polynomial of Cephes' expf.
+inline Floats exponential(Floats x) {
+  x = larger(smaller(x, all(88.0f)), all(-87.0f));
+  const Floats shift = all(12582912.0f);  // 1.5 * 2**23: adding it rounds to a whole number, which is in the low bits
+  const Floats rounded = x * 1.44269504088896341f + shift;
+  const Floats n = rounded - shift;
+  const Floats r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
+  Floats p = all(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  return Floats(Ints(p) + (Ints(rounded) << 23));  // times 2**n
+}
+
+inline Floats sigmoid(Floats x) { return 1.0f / (1.0f + exponential(-x)); }
+inline Floats hyperbolic_tangent(Floats x) { return 1.0f - 2.0f / (exponential(x + x) + 1.0f); }
+
+// erf(x) by a quotient of polynomials over [-4, 4], within 3e-7.
+inline Floats error_function(Floats x) {
+  x = larger(smaller(x, all(4.0f)), all(-4.0f));
+  const Floats s = x * x;
+  Floats p = all(-2.72614225801306e-10f);
+  p = p * s + 2.77068142495902e-08f;
+  p = p * s + -2.10102402082508e-06f;
+  p = p * s + -5.69250639462346e-05f;
+  p = p * s + -7.34990630326855e-04f;
+  p = p * s + -2.95459980854025e-03f;
+  p = p * s + -1.60960333262415e-02f;
+  Floats q = all(-1.45660718464996e-05f);
+  q = q * s + -2.13374055278905e-04f;
+  q = q * s + -1.68282697438203e-03f;
+  q = q * s + -7.37332916720468e-03f;
+  q = q * s + -1.42647390514189e-02f;
+  return x * p / q;
+}
+
+// x -> e**(x - its maximum) over n numbers. Returns the sum.
+inline float exponentials(float* x, int n) {
+  float top = x[0];
+  for (int i = 1; i < n; i++) top = top > x[i] ? top : x[i];
+  Floats sums{};
+  int i = 0;
+  for (; i + LANES <= n; i += LANES) {
+    const Floats e = exponential(load(x + i) - top);
+    store(x + i, e);
+    sums += e;
+  }
+  float total = sum(sums);
+  if (i < n) {
+    float rest[LANES] = {};
+    memcpy(rest, x + i, (n - i) * sizeof(float));
+    store(rest, exponential(load(rest) - top));
+    for (int j = 0; j < n - i; j++) total += rest[j];
+    memcpy(x + i, rest, (n - i) * sizeof(float));
+  }
+  return total;
+}
+
+}  // namespace KERNELS
