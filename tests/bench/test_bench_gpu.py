@@ -14,6 +14,7 @@ from command_line import s2s
 from s2s_export import bundle
 from s2s_export.bench import bandwidth
 from s2s_export.bench.contestants import Choice, _cublas, ctranslate2, hf_generate, optimum_onnx, ours
+from s2s_export.bench.run import Options, bench
 from s2s_export.tensorrt import memory
 
 GPU = Choice(device="cuda")
@@ -97,3 +98,22 @@ def test_nothing_is_linked_where_nothing_is_wanted_or_found(tmp_path, monkeypatc
     monkeypatch.setattr(_cublas, "_loads", lambda name: True)
     _cublas.link(tmp_path / "b")
     assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()
+
+
+def test_work_is_on_record_as_it_is_done(folders) -> None:
+    """The most important piece first, and the record whole after each."""
+    saved: list[list[tuple[int, int]]] = []
+
+    def save(done: dict) -> None:
+        json.dumps(done)
+        saved.append([(one["batch_size"], one["num_beams"]) for one in done["results"]])
+
+    options = Options(
+        choice=Choice(("onnxruntime",)), peers=(), batch_sizes=(1, 2), num_beams=(1, 2), source_lengths=(5,),
+        new_tokens=3, repeats=1, first=(1, 2),
+    )  # fmt: skip
+    done = bench(str(folders[1]), options, "a test", save=save)
+    order = [(1, 2), (1, 1), (2, 1), (2, 2)]
+    assert saved == [order[:n] for n in range(1, 5)]
+    assert [(one["batch_size"], one["num_beams"]) for one in done["results"]] == order
+    assert [entry["label"] for entry in done["contestants"]] == ["s2s portable"]
