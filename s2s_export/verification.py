@@ -69,8 +69,12 @@ def verify(
     backend: str = "auto",
     target: str | None = None,
     threads: int | None = None,
+    search: str = "auto",
 ) -> Verification:
-    """Compare a bundle with its checkpoint. Raises what opening either raises; disagreement is in the result."""
+    """Compare a bundle with its checkpoint. Options are those of `load`.
+
+    Raises what opening either raises; disagreement is in the result.
+    """
     from .graphs import parity
 
     opened = read(bundle_path)
@@ -82,7 +86,7 @@ def verify(
         )
     model = source.load_model()
     make = getattr(source.family, "Reference", parity.TransformersReference)
-    session = load(bundle_path, backend, target, threads, verify=False)
+    session = load(bundle_path, backend, target, threads, verify=False, search=search)
     searches = [_compare_search(session, model, source.family, options) for options in SEARCHES]
     return Verification(parity.measure(opened, make(model)), searches)
 

@@ -7,13 +7,14 @@ from dataclasses import asdict
 import click
 
 from ..errors import ParityError
-from ._common import output_options, print_json, session_options
+from ._common import output_options, print_json, search_option, session_options
 
 
 @click.command("verify", short_help="Compare a bundle with its checkpoint.")
 @click.argument("bundle", type=click.Path())
 @click.option("--checkpoint", required=True, help="The checkpoint that the bundle was exported from.")
 @session_options
+@search_option
 @output_options
 def command(
     bundle: str,
@@ -22,13 +23,14 @@ def command(
     target: str | None,
     threads: int | None,
     batch_size: int | None,
+    search: str,
     quiet: bool,
     as_json: bool,
 ) -> None:
     """Error of each graph and agreement of decoded tokens against PyTorch; fails when outside tolerance."""
     from ..verification import verify
 
-    result = verify(bundle, checkpoint, backend=backend, target=target, threads=threads)
+    result = verify(bundle, checkpoint, backend=backend, target=target, threads=threads, search=search)
     if as_json:
         print_json({"is_close": result.is_close, "outputs": [o.record() for o in result.outputs],
                     "searches": [{**asdict(s), "is_enough": s.is_enough} for s in result.searches]})  # fmt: skip

@@ -25,6 +25,7 @@ from command_line import s2s
 from device_helpers import missing_compiler
 from fake_tensorrt import EmulatedGpu, FakeContext, build, fake_library
 from small import recipe
+from tiny_names import FAMILIES
 
 import s2s_export
 from s2s_export import bundle
@@ -57,13 +58,17 @@ def make(exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     def made(
-        name: str, search: str = "auto", gpu: EmulatedGpu | None = None, attention: bool = True
+        name: str,
+        search: str = "auto",
+        gpu: EmulatedGpu | None = None,
+        attention: bool = True,
+        precision: str = "fp32",
     ) -> tuple[Session, EmulatedGpu, Path]:
         path, gpu = tmp_path / f"{name}.bundle", gpu or EmulatedGpu()
-        folder = path / "engines" / "small-fp32"
+        folder = path / "engines" / f"small-{precision}"
         if not path.exists():
             shutil.copytree(exported(name)[1], path, ignore=shutil.ignore_patterns("engines"))
-            build(bundle.read(path), recipe("fp32", options={"attention": attention}), tmp_path)
+            build(bundle.read(path), recipe(precision, options={"attention": attention}), tmp_path)
         library = fake_library(queue=gpu.call)
         backend = TensorRTBackend("tensorrt-rtx", bundle.read(path), folder, library, gpu, lambda: gpu)
         return Session(bundle.read(path), backend, search=search), gpu, path
@@ -105,6 +110,28 @@ def test_sessions_equal_the_portable_graphs(make: Make, name: str, search: str) 
     before = gpu.allocated
     session.searcher.release()
     assert gpu.allocated < before
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family(make: Make, name: str) -> None:
+    session, _, path = make(name)
+    reference = s2s_export.load(path, backend="onnxruntime", threads=1)
+    for settings in ({"num_beams": 1}, {"num_beams": 4, "length_penalty": 2.0, "early_stopping": True}):
+        found = session.generate(SOURCES[:3], max_new_tokens=10, **settings)
+        assert tokens(found) == tokens(reference.generate(SOURCES[:3], max_new_tokens=10, **settings))
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_lower_precisions(make: Make, precision: str) -> None:
+    """Of one engine both searches find the same: they see the same logits."""
+    outputs = []
+    for search in ("device", "host"):
+        session, _, _ = make("t5", search, precision=precision)
+        found = session.generate(SOURCES, num_beams=3, max_new_tokens=8, alignments=True)
+        outputs.append(found)
+    assert tokens(outputs[0]) == tokens(outputs[1])
+    for ours, theirs in zip(*outputs, strict=True):
+        np.testing.assert_allclose(ours[0].alignment, theirs[0].alignment, atol=1e-6)
 
 
 def test_the_hosts_search_launches_no_kernel_of_ours(make: Make) -> None:

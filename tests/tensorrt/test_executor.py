@@ -22,6 +22,7 @@ from s2s_export.errors import BackendError, BackendUnavailable, InvalidOption, U
 from s2s_export.runtime import Session
 from s2s_export.tensorrt import candidates, memory
 from s2s_export.tensorrt.backend import TensorRTBackend
+from s2s_export.verification import verify
 
 SOURCES = [
     [5, 9, 3],
@@ -204,13 +205,15 @@ def test_a_search_on_the_device_that_cannot_begin(opened):
         opened("t5", search="auto")
 
 
-def test_searches_that_there_are_not(bundled):
+def test_searches_that_there_are_not(bundled, exported):
     with pytest.raises(UnknownOption, match="unknown search 'devise'; did you mean 'device'"):
         s2s_export.load(bundled("t5"), search="devise")
     with pytest.raises(InvalidOption, match="'device-replay', but the backend onnxruntime runs .* on the host"):
         s2s_export.load(bundled("t5"), backend="onnxruntime", search="device-replay")
     out = s2s("translate", bundled("t5"), "--backend", "onnxruntime", "--search", "device", "a", status=2)
     assert "expected 'auto' or 'host'" in out.stderr
+    with pytest.raises(InvalidOption, match="search is 'device'"):
+        verify(bundled("t5"), exported("t5")[0], backend="onnxruntime", search="device")
 
 
 # What a batch can ask for that the engine was not built for
