@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..decoding.options import GenerationOptions, resolve
+from .faults import OutOfMemory
 from .interface import Device, Graph
 from .loop import DeviceSearch, Mode
 from .rules import serialise
@@ -18,7 +19,7 @@ VOCABULARIES = {"OPUS-MT": 58101, "T5-small": 32128}
 BATCHES, BEAMS = (1, 8, 64), (1, 4, 8)
 N_TOKENS = 64
 MEASURED = ("queue", "replay", "while")
-BANDWIDTH_BYTES = 1 << 30
+BANDWIDTH_BYTES, LEAST_BANDWIDTH_BYTES = 1 << 30, 1 << 24
 
 
 class StillExecutor:
@@ -47,14 +48,25 @@ class StillExecutor:
 
 
 def bandwidth(device: Device, n_bytes: int = BANDWIDTH_BYTES) -> float:
-    """Bytes a second that a copy reads and writes, the best of five: what the floors are reckoned with."""
+    """Bytes a second that a copy reads and writes, the best of five: what the floors are reckoned with.
+
+    n_bytes: of the copy; less where there is no room for it twice.
+    """
+    blocks: list[int] = []
     stream = device.create_stream()
-    source, target = (device.allocate(n_bytes, "measuring bandwidth") for _ in range(2))
-    best = min(device.seconds(stream, lambda: device.move(target, source, n_bytes, stream)) for _ in range(5))
-    device.free(source)
-    device.free(target)
-    device.destroy_stream(stream)
-    return 2 * n_bytes / best
+    try:
+        for _ in range(2):
+            blocks.append(device.allocate(n_bytes, "measuring bandwidth"))
+        best = min(device.seconds(stream, lambda: device.move(blocks[0], blocks[1], n_bytes, stream)) for _ in range(5))
+    except OutOfMemory:
+        if n_bytes <= LEAST_BANDWIDTH_BYTES:
+            raise
+        best = 0.0
+    finally:
+        for address in blocks:
+            device.free(address)
+        device.destroy_stream(stream)
+    return 2 * n_bytes / best if best else bandwidth(device, n_bytes // 4)
 
 
 def times(device: Device, vocabulary_size: int, batch: int, beams: int, rules: bool, n: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from device_helpers import missing_compiler, resolved
 
 from s2s_export.device import check, times
 from s2s_export.device.host import HostDevice
-from s2s_export.errors import BackendUnavailable
+from s2s_export.errors import BackendError, BackendUnavailable
 
 if missing_compiler():
     pytest.skip(str(missing_compiler()), allow_module_level=True)
@@ -42,6 +42,17 @@ def test_a_run_and_its_table(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(set(entry["capture_ms"]) == {"step", "while"} for entry in result["times"])
     text = check.table(result)
     assert text.count("\n| 90 |") == 4 and "apply_decoding_rules" in text
+
+
+def test_bandwidth_takes_what_room_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = HostDevice(memory_limit=5 << 20)
+    monkeypatch.setattr(times, "LEAST_BANDWIDTH_BYTES", 1 << 20)
+    assert times.bandwidth(device, 16 << 20) > 0
+    assert device.allocated == 0
+    monkeypatch.setattr(times, "LEAST_BANDWIDTH_BYTES", 16 << 20)
+    with pytest.raises(BackendError, match="measuring bandwidth"):
+        times.bandwidth(device, 16 << 20)
+    assert device.allocated == 0
 
 
 def test_sanitizers_run_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
