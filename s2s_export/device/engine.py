@@ -98,25 +98,41 @@ class Front:
 
 
 class EnginePlace:
-    """A lane, and the graph of what runs on it once a batch. See `searcher.Place`."""
+    """A lane, and the graph of what runs on it once a batch. See `searcher.Place`.
+
+    A batch of the last one's shape takes its state over: nothing is bound again.
+    """
 
     def __init__(self, engines: Engines, device: Device) -> None:
         self._engines = engines
         self._device = device
         self._lane = Lane(engines)
         self._front = Front(device, self._lane.stream)
+        self._shape: Hashable = None
+        self._last: tuple[EngineState, StepExecutor] | None = None
 
     def begin(
         self, sources: Sequence[Sequence[int]], options: GenerationOptions, *, graphs: bool, alignments: bool
     ) -> StepExecutor:
+        batch = [list(source) for source in sources]
+        shape = len(batch), options.n_rows, bucket(self._engines.record, max(map(len, batch)))
+        if self._last is None or shape != self._shape:
+            self._last = None  # whatever goes wrong now, its buffers may have moved
+            self._last, self._shape = self._make(batch, options.n_rows, graphs), shape
+        else:
+            self._last[0].restart(batch)
+        return self._last[1]
+
+    def _make(self, batch: list[list[int]], n_beams: int, graphs: bool) -> tuple[EngineState, StepExecutor]:
         queue = {"queue": self._front.queue} if graphs else {}
-        state = EngineState(self._engines, [list(s) for s in sources], options.n_rows, self._lane, **queue)
+        state = EngineState(self._engines, batch, n_beams, self._lane, **queue)
         executor = EngineExecutor(state)
-        if executor.n_beams == options.n_rows:
-            return executor
-        return NarrowExecutor(executor, options.n_rows, self._device, self._lane.buffer)
+        if executor.n_beams == n_beams:
+            return state, executor
+        return state, NarrowExecutor(executor, n_beams, self._device, self._lane.buffer)
 
     def close(self) -> None:
+        self._last = None
         self._front.close()
         self._lane.close()
 

@@ -6,6 +6,7 @@ ancestor table that exist so far. Back come the logits. Caches and what was comp
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -58,6 +59,7 @@ class EngineState:
         self._outputs: Mapping[str, Any] = {entry["name"]: entry for entry in graph["outputs"]}
         self._carried = [name for name in self._inputs if output_of(name) in self._outputs]
         self._states = [name for name in self._carried if "K" in self._inputs[name]["shape"]]
+        self._caches = [name for name in self._carried if name not in self._states]
         self._fixed: list[str] = []  # computed once per source
         slots = int(engines.record["slots"])
         self._letters = {"B": self.n_sources, "K": self._rows, "N": slots, "C": slots // self._rows if slots else 1}
@@ -68,7 +70,29 @@ class EngineState:
     # Before the first step
 
     def _encode(self, sources: list[list[int]], queue: Queue) -> None:
-        """Encoder and cross-KV-init, queued; the second writes where the decoder step reads."""
+        """Empty caches, encoder and cross-KV-init, queued; the last writes where the decoder step reads."""
+        self._upload(sources)
+        for graph in FRONT:
+            described = self._engines.graphs[graph]
+            self._bind(graph, described["inputs"])
+            for entry in described["outputs"]:
+                shape = self._shape(entry)
+                self._addresses[entry["name"]] = self._lane.buffer(entry["name"], shape, entry["dtype"])
+                self._lane.set_address(graph, entry["name"], self._addresses[entry["name"]])
+        for name in self._caches:
+            entry = self._inputs[name]
+            self._addresses[name] = self._lane.buffer(name, self._shape(entry), entry["dtype"])
+        self._queue_front = functools.partial(queue, self.signature, self._launch_front)
+        self._queue_front()
+
+    def restart(self, sources: list[list[int]]) -> None:
+        """Other sources, as many and of the same bucket, encoded where the last ones were. For a search that writes
+        token, position and ancestors itself."""
+        self._device.activate()
+        self._upload(sources)
+        self._queue_front()
+
+    def _upload(self, sources: list[list[int]]) -> None:
         lane = self._lane
         ids, mask = pad_sources(sources, self._engines.bundle.manifest["source"])
         length = bucket(self._engines.record, ids.shape[1])
@@ -80,16 +104,12 @@ class EngineState:
             staged[:, : array.shape[1]] = array
             self._addresses[name] = lane.buffer(name, staged.shape, "int64")
             lane.upload(self._addresses[name], staged)
-        for graph in FRONT:
-            described = self._engines.graphs[graph]
-            self._bind(graph, described["inputs"])
-            for entry in described["outputs"]:
-                shape = self._shape(entry)
-                self._addresses[entry["name"]] = lane.buffer(entry["name"], shape, entry["dtype"])
-                lane.set_address(graph, entry["name"], self._addresses[entry["name"]])
-        queue(self.signature, self._launch_front)
 
     def _launch_front(self) -> None:
+        for name in self._caches:
+            # Zeros: a slot that was never written is masked, and 0 * NaN would still be NaN.
+            size = n_bytes(self._shape(self._inputs[name]), self._inputs[name]["dtype"])
+            self._lane.device.zero(self._addresses[name], size, self._lane.stream)
         for graph in FRONT:
             self._lane.launch(graph)
 
@@ -104,15 +124,8 @@ class EngineState:
         for name in self._states:
             self._spread(name)
         for name, entry in self._inputs.items():
-            if name in self._fixed:
-                continue
-            shape = self._shape(entry)
-            if name in self._carried and name not in self._states:
-                self._addresses[name] = lane.buffer(name, shape, entry["dtype"])
-                # Zeros: a slot that was never written is masked, and 0 * NaN would still be NaN.
-                lane.device.zero(self._addresses[name], n_bytes(shape, entry["dtype"]), lane.stream)
-            elif name in FED:
-                self._addresses[name] = lane.buffer(name, shape, entry["dtype"])
+            if name in FED:
+                self._addresses[name] = lane.buffer(name, self._shape(entry), entry["dtype"])
         if "ancestors" in self._inputs:
             # Every beam continues itself until told otherwise; later positions are masked whatever they say.
             table = self._ancestors()
@@ -137,7 +150,7 @@ class EngineState:
         """Shapes and addresses of the step. They stay until sources leave the batch."""
         lane = self._lane
         self._bind("decoder_step", self._inputs.values())
-        in_place = {output_of(name): name for name in self._carried if name not in self._states}
+        in_place = {output_of(name): name for name in self._caches}
         for name, entry in self._outputs.items():
             if name in in_place:
                 self._addresses[name] = self._addresses[in_place[name]]
