@@ -211,20 +211,20 @@ def test_a_warm_start_captures_nothing(make: Make, queued: list[int], search: st
     assert len(queued) == n_queued
 
 
-def test_sources_of_a_batch_before_leave_nothing_behind(make: Make) -> None:
-    """Places and states are taken over; every batch equals one on a session of its own."""
-    session, _, _ = make("marian", "device-replay")
+def test_batches_before_leave_nothing_behind(make: Make) -> None:
+    """Places and states are taken over, with what an overflow may have left in the caches."""
+    session, _, path = make("marian", "device-replay")
+    reference = s2s_export.load(path, backend="onnxruntime", threads=1)
     for settings in ({"num_beams": 3}, {"num_beams": 7}, {"num_beams": 1}):
         for sources in ([[9] * 7, [5, 6]], [[4], [3]], [[7, 8, 9, 10], [11] * 6], [[6], [6, 6]]):
-            fresh, _, _ = make("marian", "device-replay")
             found = session.generate(sources, max_new_tokens=8, alignments=True, **settings)
-            expected = fresh.generate(sources, max_new_tokens=8, alignments=True, **settings)
+            expected = reference.generate(sources, max_new_tokens=8, alignments=True, **settings)
             assert tokens(found) == tokens(expected)
             for ours, theirs in zip(found, expected, strict=True):
-                np.testing.assert_array_equal(ours[0].alignment, theirs[0].alignment)
+                np.testing.assert_allclose(ours[0].alignment, theirs[0].alignment, atol=1e-5)
             lane = session.searcher._idle[-1].place._lane
             for address, size in (lane.buffers._places[name] for name in lane.buffers._places if name[:4] == "self"):
-                ctypes.memset(address, 0xFF, size)  # NaN, as a batch that overflowed may leave
+                ctypes.memset(address, 0xFF, size)  # NaN
 
 
 def test_without_graphs_all_is_queued(make: Make, queued: list[int]) -> None:
