@@ -80,14 +80,17 @@ def _speed(found: dict[str, Any]) -> Iterator[str]:
         yield f"Floor of a step: none, {found['bandwidth']['reason']}."
     if found["results"]:
         yield ""
-        yield "| batch | beams | system | tokens/s | step us | first ms | of the floor | times as fast | equal tokens |"
-        yield "|---|---|---|---|---|---|---|---|---|"
+        yield "First: encoder, cross-attention's keys and values, and one step. Floor: its share of a step."
+        yield ""
+        yield "| batch | beams | system | tokens/s | step us | encoder ms | first ms | floor | speed | equal tokens |"
+        yield "|---|---|---|---|---|---|---|---|---|---|"
     for one in found["results"]:
-        speed = "-" if one["speed"] is None else f"{one['speed']:.2f}"
+        speed = "-" if one["speed"] is None else f"{one['speed']:.2f}x {one['speed_against']}"
+        encoder = "-" if one["encoder"] is None else f"{one['encoder']['p50'] * 1e3:.2f}"
         yield (
             f"| {one['batch_size']} | {one['num_beams']} | {one['label']} | {one['tokens_per_second']:.0f} | "
-            f"{one['step']['p50'] * 1e6:.1f} | {one['first_token']['p50'] * 1e3:.2f} | {_share(one['floor_share'])} | "
-            f"{speed} | {_share(one['equal_tokens'])} |"
+            f"{one['step']['p50'] * 1e6:.1f} | {encoder} | {one['first_token']['p50'] * 1e3:.2f} | "
+            f"{_share(one['floor_share'])} | {speed} | {_share(one['equal_tokens'])} |"
         )
     if absent := [entry for entry in found["contestants"] if entry["reason"]]:
         yield ""

@@ -22,6 +22,7 @@ from device_helpers import (
 
 from s2s_export.decoding.draws import Draws
 from s2s_export.decoding.rule import Rule
+from s2s_export.decoding.rules import active
 from s2s_export.decoding.rules.min_p import MinP
 from s2s_export.device import rules_check
 from s2s_export.device.host import HostDevice, _library
@@ -85,6 +86,16 @@ def test_what_is_checked_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rules_check, "defined", lambda options, scores, *texts: scores)
     wrong = rules_check.agree(HostDevice(), 2, (40, 300))["wrong"]
     assert {"top_h", "temperature", "suppress_tokens", "remove_invalid_values"} < set(wrong)
+
+
+def test_every_rule_is_checked() -> None:
+    """Each file of decoding/rules has an option in the list of what a GPU is checked with, which switches it on."""
+    values = {**EDITS, **FILTERS}
+    for module in forms():
+        (name,) = [name for name in values if name.startswith(module)]
+        given = {"do_sample": name in (*FILTERS, "temperature"), name: values[name], "decoder_start_token_id": 1}
+        options = resolved({**given, "eos_token_id": 2, "max_length": 9}, V)
+        assert module in [type(rule).__module__.rpartition(".")[2] for rule in active(options, V)]
 
 
 def test_every_rule_has_a_form() -> None:
