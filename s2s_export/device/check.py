@@ -1,34 +1,19 @@
-"""The device loop on whatever GPU this machine has: the kernels against their emulation, then times.
-
-    python -m s2s_export.device.check FOLDER [--quick] [--agree-only]
-
-Logits stand still here, so that what is measured is the search and not a decoder: `scripts/gpu_check` measures whole
-models. FOLDER gets `device_check.json` and `device_check.md`. Where compute-sanitizer is installed its four tools look
-for wrong accesses and races in `--agree-only`.
-"""
+"""Random searches on a device against the same on the emulation. Logits stand still: the search is what is compared."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
-import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..decoding.options import GenerationOptions, resolve
-from ..errors import BackendUnavailable, S2SError
 from . import times
 from .host import HostDevice
 from .interface import Device
 from .loop import DeviceSearch, Mode
-from .tables import Arena, make_plan
 
 # Log-probabilities sum to scores in the same order, but expf and logf of a GPU differ from a CPU's in the last place.
 TOLERANCE = 2e-5
@@ -107,93 +92,3 @@ def _outputs(
     finally:
         search.close()
         executor.close()
-
-
-def plan_report(batch: int, beams: int, vocabulary_size: int, options: GenerationOptions) -> list[tuple[str, str, int]]:
-    """The memory that a search takes: (table, shape, bytes). Needs no device."""
-    from .rules import serialise
-
-    class Sizes:
-        n_sources, n_beams, capacity, element = batch, beams, options.max_length, "fp16"
-        token = position = ancestors = logits = stream = signature = 0
-
-        def enqueue(self, stream: int) -> None: ...
-
-    sizes = Sizes()
-    sizes.vocabulary_size = vocabulary_size  # type: ignore[attr-defined]
-    plan = make_plan(sizes, options, serialise(options, vocabulary_size), 1, streams=False)  # type: ignore[arg-type]
-    return Arena(plan).report()
-
-
-def run(device: Device, *, quick: bool = False) -> dict[str, Any]:
-    """Everything but the sanitizer."""
-    result: dict[str, Any] = {"device": device.name, "while_graphs": device.while_graphs}
-    result["agreement"] = agree(device, 20 if quick else 300)
-    times.measure(device, result.update, quick=quick)
-    return result
-
-
-def table(result: dict[str, Any]) -> str:
-    """Markdown."""
-    agreement = result["agreement"]
-    lines = [
-        f"{result['device']}: {agreement['cases'] - len({d['seed'] for d in agreement['different']})} of "
-        f"{agreement['cases']} random searches equal their emulation; "
-        f"{result['bytes_per_second'] / 1e9:.0f} GB/s copied",
-        "",
-        *times.table(result["times"]),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def sanitize(folder: Path, save: Callable[[dict[str, Any]], None] = lambda found: None) -> dict[str, Any]:
-    """The agreement again under compute-sanitizer's tools: status and output of each. save: is given all so far.
-
-    Raises BackendUnavailable where it is not installed.
-    """
-    program = shutil.which("compute-sanitizer")
-    if program is None:
-        raise BackendUnavailable(
-            "there is no compute-sanitizer on the path; expected that of the CUDA toolkit; install it"
-        )
-    found: dict[str, Any] = {}
-    for tool in ("memcheck", "racecheck", "synccheck", "initcheck"):
-        command = [program, "--tool", tool, "--error-exitcode", "9", sys.executable, "-m", "s2s_export.device.check"]
-        command += [str(folder / tool), "--agree-only", "--quick"]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-        found[tool] = {"status": result.returncode, "output": result.stdout[-2000:]}
-        save(found)
-    return found
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="s2s_export.device.check", description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("folder", type=Path, help="where results go")
-    parser.add_argument("--quick", action="store_true", help="fewer cases and sizes")
-    parser.add_argument("--agree-only", action="store_true", help="no times")
-    given = parser.parse_args(arguments)
-    from .cuda import CudaDevice
-
-    try:
-        device = CudaDevice()
-    except S2SError as error:
-        print(f"device check: {error}; nothing was checked", file=sys.stderr)
-        return 1
-    given.folder.mkdir(parents=True, exist_ok=True)
-    if given.agree_only:
-        agreement = agree(device, 10 if given.quick else 300)
-        print(json.dumps(agreement))
-        return 1 if agreement["different"] else 0
-    result = run(device, quick=given.quick)
-    try:
-        result["sanitizer"] = sanitize(given.folder)
-    except BackendUnavailable as error:
-        result["sanitizer"] = {"skipped": str(error)}
-    (given.folder / "device_check.json").write_text(json.dumps(result, indent=2) + "\n")
-    (given.folder / "device_check.md").write_text(table(result))
-    print(table(result))
-    return 1 if result["agreement"]["different"] else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

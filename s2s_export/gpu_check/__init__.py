@@ -7,6 +7,7 @@
     child.py      that process
     parts.py      what the parts do
     attention.py  the attention kernels by themselves
+    sanitizers.py  parts again under compute-sanitizer
     targets.py    which targets suit this GPU
     report.py     the results as JSON and as tables
 

@@ -68,12 +68,10 @@ def attention(save: Save, quick: bool) -> str | None:
 
 
 def sanitizers(save: Save, folder: str) -> str | None:
-    """compute-sanitizer's tools over the kernels of the search."""
-    from ..device import check
+    """compute-sanitizer's tools over the kernels of search and attention."""
+    from . import sanitizers as tools
 
-    found = check.sanitize(Path(folder) / "parts", save)
-    wrong = [tool for tool, entry in found.items() if entry["status"]]
-    return f"{', '.join(wrong)} found something, see parts/sanitizers.json" if wrong else None
+    return tools.run(Path(folder), save)
 
 
 def export(save: Save, name: str, checkpoint: str, bundle: str, quick: bool) -> None:

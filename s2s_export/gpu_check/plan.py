@@ -43,7 +43,7 @@ def parts(models: Sequence[Model], targets: Sequence[str], capability: str, fold
         found += _of_model(model, targets, capability, quick)
         if number == 0:
             found += [Part(name, name, {"quick": quick}) for name in ("kernels", "attention")]
-    return [*found, Part("sanitizers", "sanitizers", {"folder": str(folder)}, minutes=8.0)]
+    return [*found, Part("sanitizers", "sanitizers", {"folder": str(folder / "parts")}, minutes=8.0)]
 
 
 def _of_model(model: Model, targets: Sequence[str], capability: str, quick: bool) -> list[Part]:

@@ -117,8 +117,8 @@ def _attention(found: dict[str, Any]) -> Iterator[str]:
 
 
 def _sanitizers(found: dict[str, Any]) -> Iterator[str]:
-    for tool, entry in found.items():
-        yield f"- {tool}: {'clean' if entry['status'] == 0 else 'status ' + str(entry['status'])}"
+    for name, entry in found.items():
+        yield f"- {name}: {'clean' if entry['status'] == 0 else 'status ' + str(entry['status'])}"
 
 
 # By the last word of a part's name, targets left out.

@@ -20,7 +20,8 @@ from s2s_export.backends import tensorrt_rtx
 from s2s_export.device import check, rules_check, times
 from s2s_export.device import cuda as device_cuda
 from s2s_export.device.host import HostDevice
-from s2s_export.gpu_check import attention, child, command, parts, plan, report, run, targets
+from s2s_export.errors import BackendUnavailable
+from s2s_export.gpu_check import attention, child, command, parts, plan, report, run, sanitizers, targets
 from s2s_export.tensorrt import memory
 
 SCRIPT = Path(gpu_check.__file__).parents[2] / "scripts" / "gpu_check"
@@ -70,7 +71,7 @@ def pretended(monkeypatch):
     monkeypatch.setattr(times, "BEAMS", (1, 2))
     monkeypatch.setattr(times, "bandwidth", functools.partial(times.bandwidth, n_bytes=1 << 16))
     monkeypatch.setattr(check, "agree", lambda device, n: {"cases": n, "different": []})
-    monkeypatch.setattr(check, "sanitize", lambda folder, save: save({"memcheck": {"status": 0}}) or {})
+    monkeypatch.setattr(sanitizers, "run", lambda folder, save: save({"memcheck, search": {"status": 0}}))
     monkeypatch.setattr(attention, "on_gpu", HostAttention)
     monkeypatch.setattr(rules_check, "agree", functools.partial(rules_check.agree, vocabulary_sizes=(40,)))
     monkeypatch.setattr(parts, "SEARCHES", {"beam 2": {"num_beams": 2}})
@@ -104,7 +105,7 @@ def test_all_of_it(pretended, bundled, tmp_path, capsys, monkeypatch):
     table = (out / "gpu_check.md").read_text()
     assert "| device | beam 2 | 2 of 2 |" in table
     assert "\n| 90 | 1 | 2 | yes |" in table
-    assert "- memcheck: clean" in table
+    assert "- memcheck, search: clean" in table
     assert "22 rules against their definition; unequal rows:\nnone" in table
     assert "40 of 40 random cases are within their tolerance" in table and "| cross_attention | 1 | 4 |" in table
     assert table in capsys.readouterr().out
@@ -217,6 +218,31 @@ class TestRunning:
         arguments = {"bundle": str(tmp_path / "b"), "target": "cuda-fp16", "capability": "8.9"}
         wrong = run.in_child(plan.Part("b", "build", arguments), tmp_path / "b.json")
         assert wrong["state"] == "failed" and wrong["reason"].startswith("BundleError: ")
+
+
+def test_sanitizers_run_one_by_one(tmp_path, monkeypatch):
+    program = tmp_path / "compute-sanitizer"
+    program.write_text(
+        '#!/bin/sh\nfor last; do :; done\n[ "$2" = racecheck ] && { echo "a race"; exit 9; }\n'
+        'echo "{\\"state\\": \\"$([ "$2" = initcheck ] && echo failed || echo ok)\\"}" >"$8"\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    saved: dict[str, Any] = {}
+    wrong = sanitizers.run(tmp_path, saved.update)
+    assert [f"{tool}, {part}" for tool in sanitizers.TOOLS for part in sanitizers.PARTS] == list(saved)
+    assert saved["racecheck, search"] == {"status": 9, "state": "failed", "output": "a race\n"}
+    assert saved["memcheck, attention"]["state"] == "ok"
+    assert wrong is not None
+    assert wrong.split(" found")[0].split(", ") == [
+        f"{tool} of {part}" for tool in ("racecheck", "initcheck") for part in sanitizers.PARTS
+    ]
+
+
+def test_without_sanitizers_it_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BackendUnavailable, match="no compute-sanitizer on the path; expected"):
+        sanitizers.run(tmp_path, lambda found: None)
 
 
 def test_the_most_important_comes_first(tmp_path):
