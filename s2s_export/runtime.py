@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,8 @@ class Session:
         self.bundle = bundle
         self.backend = backend
         self.workers = workers
-        self.searcher = searching.choose(backend, search, lambda batch, options: self.begin(batch, options))
+        me = weakref.proxy(self)  # what the host's search begins with is the session's, and no reason to outlive it
+        self.searcher = searching.choose(backend, search, lambda batch, options: me.begin(batch, options))
         self.shortlist: Shortlist | None = None
         entry = bundle.manifest.get("tokenizer")
         self._tokenizer = text.load(bundle.path / "tokenizer", entry) if entry else None

@@ -22,7 +22,8 @@ from .interface import Attention
 from .rules import serialise
 from .tables import Arena, make_plan
 
-FLAVOURS = ("tensorrt", "tensorrt-rtx", "cuda")
+OF_ENGINES = ("graphs", "ranges", "slots", "target_length")
+FLAVOURS = {"tensorrt": OF_ENGINES, "tensorrt-rtx": OF_ENGINES, "cuda": ("graphs",)}  # what a plan reads of engine.json
 USUAL_LENGTH, USUAL_BATCH = 64, 16  # of a target without ranges
 GROUPS = {"self_key": "caches", "self_value": "caches", "cross_key": "cross K/V", "cross_value": "cross K/V"}
 
@@ -54,7 +55,7 @@ def of_bundle(bundle: Bundle, engines: Mapping[str, Mapping[str, Any]]) -> dict[
     return {
         name: of_engine(bundle, engine)
         for name, engine in engines.items()
-        if engine.get("flavour") in FLAVOURS and "graphs" in engine
+        if (needed := FLAVOURS.get(engine.get("flavour", ""))) and all(key in engine for key in needed)
     }
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 
 import pytest
 import tiny_models
@@ -77,3 +79,17 @@ def test_memory_stays_flat_over_ten_thousand_sentences(exported):
     before = used()
     decode(10_000)
     assert used() - before < 8 * 2**20, "bytes"
+
+
+def test_a_session_lives_no_longer_than_it_is_held(exported):
+    """Its weights are freed with the last reference, and not some time later."""
+    gc.collect()
+    gc.disable()
+    try:
+        session = s2s_export.load(exported("t5")[1], backend="onnxruntime")
+        session.generate([[5, 6]], max_new_tokens=3)
+        seen = weakref.ref(session.backend)
+        del session
+        assert seen() is None
+    finally:
+        gc.enable()

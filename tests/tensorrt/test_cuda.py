@@ -15,6 +15,7 @@ from s2s_export import bundle
 from s2s_export.backends import onnxruntime_cuda as cuda
 from s2s_export.build import build
 from s2s_export.decoding.state import StepQuery
+from s2s_export.device import memory_plan
 from s2s_export.errors import BackendError, EngineError, InvalidOption
 from s2s_export.runtime import Session
 
@@ -91,6 +92,24 @@ def test_the_fp16_target_on_the_device(emulated, copied, tmp_path):
     for ours, theirs in zip(*found, strict=True):
         assert ours[0].token_ids == theirs[0].token_ids
         np.testing.assert_allclose(ours[0].alignment, theirs[0].alignment, atol=1e-5)
+
+
+def test_the_plan_says_what_the_caches_take(emulated, copied, tmp_path):
+    path = copied("marian")
+    build(path, write(tmp_path, options="attention = true\n"))
+    opened = bundle.read(path)
+    plan = memory_plan.of_bundle(opened, bundle.engines(opened))["mine"]
+    assert [shape["sources"] for shape in plan["shapes"]] == [1, 16] and plan["buckets"] == []
+    session = on_cpu(path, "mine", "device")
+    for shape in plan["shapes"]:
+        session.warm_up([shape["source_length"]], n_sources=shape["sources"], num_beams=shape["beams"], alignments=True)
+        (seat,) = session.searcher._idle
+        sizes = {name: size for name, (_, size) in seat.place._buffers._places.items()}
+        assert sum(size for name, size in sizes.items() if name.startswith("self_")) == shape["bytes"]["caches"]
+        assert sizes["logits"] == shape["bytes"]["logits"]
+        gap = seat.search._held._arena.n_bytes - shape["bytes"]["search"]
+        assert 0 <= gap < 256 * len(shape["tables"])
+        session.searcher.release()
 
 
 def test_a_step_that_no_graph_holds(emulated, bundled):
