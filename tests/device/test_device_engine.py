@@ -29,7 +29,7 @@ from small import recipe
 from tiny_names import FAMILIES
 
 import s2s_export
-from s2s_export import bundle
+from s2s_export import bundle, cases
 from s2s_export.device import DeviceLost, memory_plan, searcher
 from s2s_export.device.loop import DeviceSearch
 from s2s_export.errors import BackendError, InvalidOption
@@ -406,6 +406,23 @@ def test_a_library_that_fails_because_the_device_is_lost(make: Make, monkeypatch
     for _ in range(2):
         with pytest.raises(DeviceLost, match="start a new one"):
             session.generate(SOURCES[:1], max_new_tokens=4)
+
+
+def test_lines_of_generate_get_the_error_of_their_own(make: Make) -> None:
+    """A text that goes on beyond the engine takes no other with it; a lost device is an error for each line left."""
+    session, gpu, _ = make("t5")
+    lines = [{"id": i, "input_ids": [5, 9, 3 + i]} for i in range(3)]
+    lines[1] |= {"min_new_tokens": 40, "max_new_tokens": 50}
+
+    def decode() -> list[dict[str, Any]]:
+        given = [cases.read_case(session, json.dumps(line).encode(), number) for number, line in enumerate(lines)]
+        return cases.decode_cases(session, given)
+
+    found = decode()
+    assert ["error" in line for line in found] == [False, True, False]
+    assert "no position 24" in found[1]["error"]
+    gpu._is_lost = True
+    assert all("start a new one" in line["error"] for line in decode())
 
 
 def test_a_failure_leaves_the_place_usable(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
