@@ -1,7 +1,7 @@
-// Attention of one decoder step: a pair of source and head at a time, its beams one after the other.
+// Attention of one decoder step: a pair of source and head at a time, all its beams together.
 //
-// A beam reads only the T positions of its own history, through the table of ancestors; beams that share a history find
-// its keys and values in the cache that the beam before left them in.
+// A beam reads only the positions of its own history, through the table of ancestors. Beams that share a position read
+// it one right after the other, so it comes from memory once.
 #pragma once
 
 #include "kernels.h"
@@ -9,114 +9,196 @@
 
 namespace KERNELS {
 
-// Scores of a beam's history, then the mean of its values: y [D] of q [D]. slots [n] say where position t lies.
-using Attend = void (*)(const float* q, const float* keys, const float* values, const int32_t* slots, int n, int size,
-                        float scale, const float* bias, float* scores, float* y);
+constexpr int GROUP = 4;         // beams whose queries and sums are in registers at a time
+constexpr int FEW_VECTORS = 16;  // registers for them
+constexpr int EARLY = 6;         // positions that are asked for ahead
 
-// For D = 16 * VECTORS, which stay in registers.
-template <int VECTORS>
-void attend_vectors(const float* q, const float* keys, const float* values, const int32_t* slots, int n, int size,
-                    float scale, const float* bias, float* scores, float* y) {
-  Floats query[VECTORS], mean[VECTORS];
-#pragma GCC unroll 8
-  for (int j = 0; j < VECTORS; j++) {
-    query[j] = scale * load(q + j * LANES);
-    mean[j] = Floats{};
+// Where a beam of a group finds a position: in the cache through its ancestors, or in the source.
+struct InCache {
+  size_t step;  // floats from one position to the next
+  int size;
+  const int64_t* ancestors[GROUP];
+  const float* operator()(const float* base, int beam, int t) const {
+    return base + size_t(t) * step + size_t(ancestors[beam][t]) * size;
+  }
+};
+struct InSource {
+  int size;
+  const int32_t* seen;  // positions that the mask shows
+  const float* operator()(const float* base, int, int t) const { return base + size_t(seen[t]) * size; }
+};
+
+struct Beams {
+  const float* query[GROUP];  // [D] each
+  float* y[GROUP];            // [D] each
+};
+
+// y = softmax(scale * query keys + bias) values over n positions. D = 16 * VECTORS. scores: room for BEAMS * n.
+template <int VECTORS, int BEAMS, typename Place>
+void attend_beams(const Beams& b, const float* keys, const float* values, const Place& place, int n, float scale,
+                  const float* bias, float* scores) {
+  Floats held[BEAMS][VECTORS];  // queries, then the weighted sums of values
+#pragma GCC unroll 16
+  for (int k = 0; k < BEAMS; k++) {
+#pragma GCC unroll 16
+    for (int j = 0; j < VECTORS; j++) held[k][j] = scale * load(b.query[k] + j * LANES);
   }
   for (int t = 0; t < n; t++) {
-    const float* key = keys + size_t(slots[t]) * size;
-    Floats products{};
-#pragma GCC unroll 8
-    for (int j = 0; j < VECTORS; j++) products += query[j] * load(key + j * LANES);
-    scores[t] = sum(products) + (bias ? bias[t] : 0.0f);
+    if (t + EARLY < n) {
+#pragma GCC unroll 16
+      for (int j = 0; j < VECTORS; j++) __builtin_prefetch(place(keys, 0, t + EARLY) + j * LANES);
+    }
+#pragma GCC unroll 16
+    for (int k = 0; k < BEAMS; k++) {
+      const float* key = place(keys, k, t);
+      Floats products = held[k][0] * load(key);
+#pragma GCC unroll 16
+      for (int j = 1; j < VECTORS; j++) products += held[k][j] * load(key + j * LANES);
+      scores[k * n + t] = sum(products) + (bias ? bias[t] : 0.0f);
+    }
   }
-  const float factor = 1.0f / exponentials(scores, n);
+  float factor[BEAMS];
+  for (int k = 0; k < BEAMS; k++) factor[k] = 1.0f / exponentials(scores + k * n, n);
+#pragma GCC unroll 16
+  for (int k = 0; k < BEAMS; k++) {
+#pragma GCC unroll 16
+    for (int j = 0; j < VECTORS; j++) held[k][j] = Floats{};
+  }
   for (int t = 0; t < n; t++) {
-    const float* value = values + size_t(slots[t]) * size;
-#pragma GCC unroll 8
-    for (int j = 0; j < VECTORS; j++) mean[j] += scores[t] * load(value + j * LANES);
+    if (t + EARLY < n) {
+#pragma GCC unroll 16
+      for (int j = 0; j < VECTORS; j++) __builtin_prefetch(place(values, 0, t + EARLY) + j * LANES);
+    }
+#pragma GCC unroll 16
+    for (int k = 0; k < BEAMS; k++) {
+      const float* value = place(values, k, t);
+      const float weight = scores[k * n + t];
+#pragma GCC unroll 16
+      for (int j = 0; j < VECTORS; j++) held[k][j] += weight * load(value + j * LANES);
+    }
   }
-#pragma GCC unroll 8
-  for (int j = 0; j < VECTORS; j++) store(y + j * LANES, factor * mean[j]);
+#pragma GCC unroll 16
+  for (int k = 0; k < BEAMS; k++) {
+#pragma GCC unroll 16
+    for (int j = 0; j < VECTORS; j++) store(b.y[k] + j * LANES, factor[k] * held[k][j]);
+  }
 }
 
-inline void attend_any(const float* q, const float* keys, const float* values, const int32_t* slots, int n, int size,
-                       float scale, const float* bias, float* scores, float* y) {
+// The same for any D and a single beam.
+template <typename Place>
+void attend_one(const Beams& b, const float* keys, const float* values, const Place& place, int n, int size, float scale,
+                const float* bias, float* scores) {
   for (int t = 0; t < n; t++) {
+    const float* key = place(keys, 0, t);
     float product = 0.0f;
-    for (int i = 0; i < size; i++) product += q[i] * keys[size_t(slots[t]) * size + i];
+    for (int i = 0; i < size; i++) product += b.query[0][i] * key[i];
     scores[t] = scale * product + (bias ? bias[t] : 0.0f);
   }
   const float factor = 1.0f / exponentials(scores, n);
-  for (int i = 0; i < size; i++) y[i] = 0.0f;
+  for (int i = 0; i < size; i++) b.y[0][i] = 0.0f;
   for (int t = 0; t < n; t++) {
-    for (int i = 0; i < size; i++) y[i] += factor * scores[t] * values[size_t(slots[t]) * size + i];
+    const float* value = place(values, 0, t);
+    for (int i = 0; i < size; i++) b.y[0][i] += factor * scores[t] * value[i];
   }
 }
 
-inline Attend attend_for(int size) {
+template <typename Place>
+using AttendBeams = void (*)(const Beams&, const float*, const float*, const Place&, int, float, const float*, float*);
+
+template <int VECTORS, typename Place>
+AttendBeams<Place> for_beams(int beams) {
+  if constexpr (VECTORS * 4 <= FEW_VECTORS) {
+    if (beams == 4) return attend_beams<VECTORS, 4, Place>;
+    if (beams == 3) return attend_beams<VECTORS, 3, Place>;
+  }
+  if (beams == 2) return attend_beams<VECTORS, 2, Place>;
+  return attend_beams<VECTORS, 1, Place>;
+}
+
+// The kernel for a head size and a number of beams, null where only attend_one serves it.
+template <typename Place>
+AttendBeams<Place> attend_for(int size, int beams) {
   switch (size) {
-    case 32: return attend_vectors<2>;
-    case 64: return attend_vectors<4>;
-    case 80: return attend_vectors<5>;
-    case 96: return attend_vectors<6>;
-    case 128: return attend_vectors<8>;
-    default: return attend_any;
+    case 32: return for_beams<2, Place>(beams);
+    case 64: return for_beams<4, Place>(beams);
+    case 80: return for_beams<5, Place>(beams);
+    case 96: return for_beams<6, Place>(beams);
+    case 128: return for_beams<8, Place>(beams);
+    default: return nullptr;
   }
 }
+
+inline int group_of(int size) { return size % LANES ? 1 : size <= FEW_VECTORS * LANES / GROUP ? GROUP : 2; }
 
 inline void attend_self(const SelfAttention& a, int first_pair, int end_pair) {
   const int n = int(a.position) + 1, width = a.heads * a.size;
-  float* scores = new float[n];
-  int32_t* slots = new int32_t[n];
-  const Attend attend = attend_for(a.size);
+  float* scores = new float[size_t(GROUP) * n];
+  InCache place{size_t(a.n_sources) * a.heads * a.beams * a.size, a.size, {}};
+  Beams b;
   for (int pair = first_pair; pair < end_pair; pair++) {
     const int source = pair / a.heads, head = pair % a.heads;
-    float* keys = a.keys + size_t(pair) * a.n_slots * a.size;
-    float* values = a.values + size_t(pair) * a.n_slots * a.size;
-    const size_t written = size_t(a.position) * a.beams;
+    float* keys = a.keys + size_t(pair) * a.beams * a.size;
+    float* values = a.values + size_t(pair) * a.beams * a.size;
+    const float* bias = a.bias ? a.bias + size_t(head) * a.capacity : nullptr;
+    const size_t written = size_t(a.position) * place.step;
     for (int k = 0; k < a.beams; k++) {
       const float* row = a.qkv + size_t(source * a.beams + k) * 3 * width + head * a.size;
-      memcpy(keys + (written + k) * a.size, row + width, a.size * sizeof(float));
-      memcpy(values + (written + k) * a.size, row + 2 * width, a.size * sizeof(float));
+      memcpy(keys + written + k * a.size, row + width, a.size * sizeof(float));
+      memcpy(values + written + k * a.size, row + 2 * width, a.size * sizeof(float));
     }
-    for (int k = 0; k < a.beams; k++) {
-      const size_t r = size_t(source) * a.beams + k;
-      const int64_t* ancestors = a.ancestors + r * a.capacity;
-      for (int t = 0; t < n; t++) slots[t] = t * a.beams + int32_t(ancestors[t]);
-      attend(a.qkv + r * 3 * width + head * a.size, keys, values, slots, n, a.size, a.scale,
-             a.bias ? a.bias + size_t(head) * a.capacity : nullptr, scores, a.y + r * width + head * a.size);
+    for (int first = 0, count; first < a.beams; first += count) {
+      count = a.beams - first < group_of(a.size) ? a.beams - first : group_of(a.size);
+      const auto attend = attend_for<InCache>(a.size, count);
+      count = attend ? count : 1;
+      for (int k = 0; k < count; k++) {
+        const size_t r = size_t(source) * a.beams + first + k;
+        b.query[k] = a.qkv + r * 3 * width + head * a.size;
+        b.y[k] = a.y + r * width + head * a.size;
+        place.ancestors[k] = a.ancestors + r * a.capacity;
+      }
+      if (attend) {
+        attend(b, keys, values, place, n, a.scale, bias, scores);
+      } else {
+        attend_one(b, keys, values, place, n, a.size, a.scale, bias, scores);
+      }
     }
   }
   delete[] scores;
-  delete[] slots;
 }
 
 inline void attend_cross(const CrossAttention& a, int first_pair, int end_pair) {
   const int width = a.heads * a.size;
-  float* scores = new float[a.length];
-  int32_t* slots = new int32_t[a.length];
-  const Attend attend = attend_for(a.size);
+  float* scores = new float[size_t(GROUP) * a.length];
+  int32_t* seen = new int32_t[a.length];
+  const InSource place{a.size, seen};
+  Beams b;
   for (int pair = first_pair; pair < end_pair; pair++) {
     const int source = pair / a.heads, head = pair % a.heads;
     const float* keys = a.keys + size_t(pair) * a.length * a.size;
     const float* values = a.values + size_t(pair) * a.length * a.size;
     int n = 0;
     for (int s = 0; s < a.length; s++) {
-      if (a.mask[size_t(source) * a.length + s]) slots[n++] = s;
+      if (a.mask[size_t(source) * a.length + s]) seen[n++] = s;
     }
-    for (int k = 0; k < a.beams; k++) {
-      const size_t r = size_t(source) * a.beams + k;
-      float* y = a.y + r * width + head * a.size;
-      if (n) {
-        attend(a.query + r * width + head * a.size, keys, values, slots, n, a.size, a.scale, nullptr, scores, y);
-      } else {
-        memset(y, 0, a.size * sizeof(float));
+    for (int first = 0, count; first < a.beams; first += count) {
+      count = a.beams - first < group_of(a.size) ? a.beams - first : group_of(a.size);
+      const auto attend = attend_for<InSource>(a.size, count);
+      count = attend ? count : 1;
+      for (int k = 0; k < count; k++) {
+        const size_t r = size_t(source) * a.beams + first + k;
+        b.query[k] = a.query + r * width + head * a.size;
+        b.y[k] = a.y + r * width + head * a.size;
+        if (!n) memset(b.y[k], 0, a.size * sizeof(float));  // nothing is seen
+      }
+      if (n && attend) {
+        attend(b, keys, values, place, n, a.scale, nullptr, scores);
+      } else if (n) {
+        attend_one(b, keys, values, place, n, a.size, a.scale, nullptr, scores);
       }
     }
   }
   delete[] scores;
-  delete[] slots;
+  delete[] seen;
 }
 
 }  // namespace KERNELS

@@ -1,7 +1,7 @@
 // What the operators ask of the kernels: arguments, and one table of functions for each instruction set.
 //
 // Letters: R rows, I inputs and O outputs of a product, V vocabulary, M candidates, Q probed tokens; B sources, K beams,
-// H heads, D head size, S source length, C positions and N = C*K slots of a cache.
+// H heads, D head size, S source length, C positions of a cache.
 //
 // A weight [O,I] lies in blocks of 16 outputs, the last one filled up with zeros:
 //
@@ -25,6 +25,7 @@ struct Product {
   const float* residual;       // [R,O], or null
   Activation activation;
   float* y;
+  int stride, first_block;  // y begins with this block of outputs, and its rows are so far apart
   // Of int8: rows as unsigned bytes [R, I filled up], x = row_scale * (byte - row_zero).
   const uint8_t* bytes;
   const float* row_scale;
@@ -39,13 +40,13 @@ struct Norm {
 };
 
 struct SelfAttention {
-  int n_sources, beams, heads, size, capacity, n_slots;
+  int n_sources, beams, heads, size, capacity;
   int64_t position;
   float scale;
   const float* qkv;          // [R, 3*H*D]
   const int64_t* ancestors;  // [B,K,C]
   const float* bias;         // [H,C], or null
-  float* keys;               // [B,H,N,D], written at the position
+  float* keys;               // [C,B,H,K,D], written at the position
   float* values;
   float* y;                  // [R, H*D]
 };

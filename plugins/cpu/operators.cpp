@@ -14,16 +14,20 @@ using ort::BOOL, ort::FLOAT, ort::INT32, ort::INT64, ort::INT8, ort::OPTIONAL;
 constexpr int LANES = 16;
 constexpr int64_t SMALL = 1 << 16;  // multiplications that are not worth a second thread
 constexpr int TASKS = 16;           // parts of a product: more than threads, so that none waits long
+constexpr int GRAIN = 8;            // blocks that a part has at least: fewer fill no tile
+constexpr int PANEL = 24;           // blocks of the vocabulary that are looked at together, see summary.h
 constexpr int64_t MANY = 256;       // candidates from which on sorting beats keeping them in order
 
+// The best instruction set of this processor among those that were compiled.
 const Kernels& kernels() {
   static const Kernels& best = []() -> const Kernels& {
-#if defined(__x86_64__)
-    __builtin_cpu_init();
+#if defined(WITH_AVX512)
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni")) {
       return kernels_avx512;
     }
+#endif
+#if defined(WITH_AVX2)
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return kernels_avx2;
 #endif
     return kernels_plain;
@@ -41,10 +45,10 @@ T* scratch(size_t n) {
 
 int blocks_of(int64_t n_out) { return int((n_out + LANES - 1) / LANES); }
 
-// Blocks [0, n) in even parts, one call each.
-void over_blocks(Call& call, int n_blocks, int64_t work, const std::function<void(int task, int first, int end)>& body) {
-  const int n = work < SMALL ? 1 : std::min(TASKS, n_blocks);
-  call.in_parallel(size_t(n), [&](size_t i) { body(int(i), int(n_blocks * i / n), int(n_blocks * (i + 1) / n)); });
+// [0, n_units) in even parts of at least `grain`, one call each.
+void in_parts(Call& call, int n_units, int grain, int64_t work, const std::function<void(int part, int first, int end)>& body) {
+  const int n = work < SMALL ? 1 : std::clamp(n_units / grain, 1, TASKS);
+  call.in_parallel(size_t(n), [&](size_t i) { body(int(i), int(n_units * i / n), int(n_units * (i + 1) / n)); });
 }
 
 // The rows of an int8 product as bytes.
@@ -113,9 +117,10 @@ class Linear {
     const Tensor sum = gives_sum_ ? call.output(0, shape) : Tensor{};
     const Tensor normed = norm ? call.output(1, shape) : Tensor{};
     p.y = sum ? sum.as<float>() : normed.as<float>();
+    p.stride = p.n_out;
     if (!p.y) return "s2s.cpu: Linear has no output";
     const int64_t work = int64_t(p.rows) * p.n_in * p.n_out;
-    over_blocks(call, blocks_of(n_out_), work, [&](int, int first, int end) { kernels().multiply(p, first, end); });
+    in_parts(call, blocks_of(n_out_), GRAIN, work, [&](int, int first, int end) { kernels().multiply(p, first, end); });
     if (norm) {
       const Norm n{p.rows, int(n_out_), norm.as<float>(), norm_bias.as<float>(), epsilon_};
       kernels().normalise(n, p.y, normed.as<float>(), 0, p.rows);
@@ -234,18 +239,19 @@ class SelfAttentionOperator {
   const char* run(Call& call) const {
     const Tensor qkv = call.input(0), keys = call.input(1), values = call.input(2), ancestors = call.input(3);
     SelfAttention a{};
-    a.n_sources = int(ancestors.dims[0]);
-    a.beams = int(ancestors.dims[1]);
-    a.capacity = int(ancestors.dims[2]);
-    a.heads = int(keys.dims[1]);
-    a.n_slots = int(keys.dims[2]);
-    a.size = int(keys.dims[3]);
+    if (keys.dims.size() != 5 || ancestors.dims.size() != 3) return "s2s.cpu: SelfAttention wants a cache of 5 dimensions";
+    a.capacity = int(keys.dims[0]);
+    a.n_sources = int(keys.dims[1]);
+    a.heads = int(keys.dims[2]);
+    a.beams = int(keys.dims[3]);
+    a.size = int(keys.dims[4]);
     a.position = *call.input(4).as<int64_t>();
     a.scale = scale_;
     a.qkv = qkv.as<float>();
     a.ancestors = ancestors.as<int64_t>();
     a.bias = call.input(5).as<float>();
-    if (keys.dims[0] != a.n_sources || a.n_slots != a.capacity * a.beams || qkv.dims[0] != a.n_sources * a.beams ||
+    const std::vector<int64_t> table = {a.n_sources, a.beams, a.capacity};
+    if (ancestors.dims != table || values.dims != keys.dims || qkv.dims[0] != a.n_sources * a.beams ||
         qkv.dims[1] != 3 * a.heads * a.size || a.position < 0 || a.position >= a.capacity) {
       return "s2s.cpu: SelfAttention was given a cache, a table and rows that do not fit each other";
     }
@@ -256,7 +262,7 @@ class SelfAttentionOperator {
     if (call.failure()) return nullptr;
     const int pairs = a.n_sources * a.heads;
     const int64_t work = int64_t(pairs) * a.beams * (a.position + 1) * a.size * 2;
-    over_blocks(call, pairs, work, [&](int, int first, int end) { kernels().attend_self(a, first, end); });
+    in_parts(call, pairs, 1, work, [&](int, int first, int end) { kernels().attend_self(a, first, end); });
     return nullptr;
   }
 
@@ -300,7 +306,7 @@ class CrossAttentionOperator {
     if (call.failure()) return nullptr;
     const int pairs = a.n_sources * a.heads;
     const int64_t work = int64_t(pairs) * a.beams * a.length * a.size * 2;
-    over_blocks(call, pairs, work, [&](int, int first, int end) { kernels().attend_cross(a, first, end); });
+    in_parts(call, pairs, 1, work, [&](int, int first, int end) { kernels().attend_cross(a, first, end); });
     return nullptr;
   }
 
@@ -351,9 +357,10 @@ class Head {
     float* values = scratch<float, 5>(size_t(TASKS) * p.rows * kept);
     int64_t* tokens = scratch<int64_t, 6>(size_t(TASKS) * p.rows * kept);
     for (int i = 0; i < TASKS * p.rows; i++) rows[i] = {-INFINITY, 0, 0, values + i * kept, tokens + i * kept};
-    over_blocks(call, blocks_of(n_out), int64_t(p.rows) * p.n_in * n_out, [&](int task, int first, int end) {
-      const Summary s{int(kept), int(Q), rows + task * p.rows, probes.as<int64_t>(), probed, logits};
-      kernels().summarise(p, first, end, s);
+    const int n_blocks = blocks_of(n_out), n_panels = (n_blocks + PANEL - 1) / PANEL;
+    in_parts(call, n_panels, 1, int64_t(p.rows) * p.n_in * n_out, [&](int part, int first, int end) {
+      const Summary s{int(kept), int(Q), rows + part * p.rows, probes.as<int64_t>(), probed, logits};
+      kernels().summarise(p, first * PANEL, std::min(end * PANEL, n_blocks), s);
     });
     for (int row = 0; row < p.rows; row++) {
       const RowSummary found = merged(rows + row, p.rows, int(kept), best + row * M, ids + row * M);

@@ -11,7 +11,7 @@ namespace KERNELS {
 
 #if defined(__AVX512F__)
 constexpr int MOST_ROWS = 8;  // of a tile
-constexpr int blocks_of(int rows) { return rows == 1 ? 8 : rows <= 3 ? 6 : rows == 4 ? 5 : rows <= 6 ? 4 : 3; }
+constexpr int blocks_of(int rows) { return rows == 1 ? 8 : rows <= 4 ? 6 : rows <= 6 ? 4 : 3; }
 #elif defined(__AVX2__)
 constexpr int MOST_ROWS = 3;
 constexpr int blocks_of(int rows) { return rows == 1 ? 4 : rows == 2 ? 3 : 2; }
@@ -153,63 +153,64 @@ inline void sums_of_bytes(const Product& p, int row, int block, Floats (&found)[
   }
 }
 
-// One tile: its sums with bias, activation and residual go to `take(row, block, values)`.
-template <bool IS_INT8, int ROWS, int BLOCKS, typename Take>
-inline void tile(const Product& p, int row, int block, Take take) {
+// One tile: its sums with bias, activation and residual go to y.
+template <bool IS_INT8, int ROWS, int BLOCKS>
+inline void tile(const Product& p, int row, int block) {
   Floats sums[ROWS][BLOCKS] = {};
   if constexpr (IS_INT8) {
     sums_of_bytes<ROWS, BLOCKS>(p, row, block, sums);
   } else {
     sums_of_floats<ROWS, BLOCKS>(p, row, block, sums);
   }
-#pragma GCC unroll 16
   for (int j = 0; j < BLOCKS; j++) {
-    const Floats bias = p.bias ? load(p.bias + (block + j) * LANES) : Floats{};
-#pragma GCC unroll 16
-    for (int i = 0; i < ROWS; i++) take(row + i, block + j, activate(sums[i][j] + bias, p.activation));
+    const int output = (block + j) * LANES, n = p.n_out - output;
+    const Floats bias = p.bias ? load(p.bias + output) : Floats{};
+    for (int i = 0; i < ROWS; i++) {
+      const Floats values = activate(sums[i][j] + bias, p.activation);
+      float* y = p.y + size_t(row + i) * p.stride + (output - p.first_block * LANES);
+      const float* residual = p.residual ? p.residual + size_t(row + i) * p.n_out + output : nullptr;
+      if (n >= LANES) {
+        store(y, residual ? values + load(residual) : values);
+      } else {
+        for (int lane = 0; lane < n; lane++) y[lane] = values[lane] + (residual ? residual[lane] : 0.0f);
+      }
+    }
   }
 }
 
 // All rows for blocks [block, block + BLOCKS), in tiles of at most ROWS rows; then the rest.
-template <bool IS_INT8, int ROWS, int BLOCKS, typename Take>
-inline void tiles(const Product& p, int row, int block, Take take) {
-  for (; row + ROWS <= p.rows; row += ROWS) tile<IS_INT8, ROWS, BLOCKS>(p, row, block, take);
+template <bool IS_INT8, int ROWS, int BLOCKS>
+inline void tiles(const Product& p, int row, int block) {
+  for (; row + ROWS <= p.rows; row += ROWS) tile<IS_INT8, ROWS, BLOCKS>(p, row, block);
   if constexpr (ROWS > 1) {
-    if (row < p.rows) tiles<IS_INT8, ROWS - 1, BLOCKS>(p, row, block, take);
+    if (row < p.rows) tiles<IS_INT8, ROWS - 1, BLOCKS>(p, row, block);
   }
 }
 
-// All rows for blocks [first, end): as many blocks at a time as the registers hold, and the last ones singly.
-template <bool IS_INT8, int ROWS, typename Take>
-inline void by_rows(const Product& p, int first, int end, Take take) {
-  if constexpr (ROWS > 1) {
-    if (p.rows < ROWS) return by_rows<IS_INT8, ROWS - 1>(p, first, end, take);
+// All rows for blocks [block, end), BLOCKS at a time; then the rest, half as many at a time.
+template <bool IS_INT8, int ROWS, int BLOCKS>
+inline void groups(const Product& p, int block, int end) {
+  for (; block + BLOCKS <= end; block += BLOCKS) tiles<IS_INT8, ROWS, BLOCKS>(p, 0, block);
+  if constexpr (BLOCKS > 1) {
+    if (block < end) groups<IS_INT8, ROWS, BLOCKS / 2>(p, block, end);
   }
-  constexpr int BLOCKS = blocks_of(ROWS);
-  int block = first;
-  for (; block + BLOCKS <= end; block += BLOCKS) tiles<IS_INT8, ROWS, BLOCKS>(p, 0, block, take);
-  for (; block < end; block++) tiles<IS_INT8, ROWS, 1>(p, 0, block, take);
 }
 
-template <typename Take>
-inline void products(const Product& p, int first, int end, Take take) {
-  if (p.weight8) {
-    by_rows<true, MOST_ROWS>(p, first, end, take);
-  } else {
-    by_rows<false, MOST_ROWS>(p, first, end, take);
+// The largest tiles that the rows fill and the registers hold.
+template <bool IS_INT8, int ROWS>
+inline void by_rows(const Product& p, int first, int end) {
+  if constexpr (ROWS > 1) {
+    if (p.rows < ROWS) return by_rows<IS_INT8, ROWS - 1>(p, first, end);
   }
+  groups<IS_INT8, ROWS, blocks_of(ROWS)>(p, first, end);
 }
 
 inline void multiply(const Product& p, int first_block, int end_block) {
-  products(p, first_block, end_block, [&p](int row, int block, Floats values) {
-    const size_t place = size_t(row) * p.n_out + size_t(block) * LANES;
-    const int n = p.n_out - block * LANES;
-    if (n >= LANES) {
-      store(p.y + place, p.residual ? values + load(p.residual + place) : values);
-    } else {
-      for (int i = 0; i < n; i++) p.y[place + i] = values[i] + (p.residual ? p.residual[place + i] : 0.0f);
-    }
-  });
+  if (p.weight8) {
+    by_rows<true, MOST_ROWS>(p, first_block, end_block);
+  } else {
+    by_rows<false, MOST_ROWS>(p, first_block, end_block);
+  }
 }
 
 // Rows to unsigned bytes with a scale and a zero point each, so that 0 is exact: x = scale * (byte - zero).

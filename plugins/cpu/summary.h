@@ -9,7 +9,8 @@
 
 namespace KERNELS {
 
-constexpr int PANEL = 24;  // blocks looked at together: 384 logits of each row, which stay in the first caches
+constexpr int PANEL = 24;  // blocks looked at together: 384 logits of each row, which stay in the first caches. All tiles
+                           // of rows x blocks divide it.
 
 inline void insert(RowSummary& row, int n_candidates, float value, int64_t id) {
   if (row.n == n_candidates && !(value > row.values[row.n - 1])) return;
@@ -46,13 +47,15 @@ inline void take_logits(RowSummary& row, int n_candidates, const float* logits, 
 inline void summarise(const Product& p, int first_block, int end_block, const Summary& s) {
   const int width = PANEL * LANES;
   float* panel = new float[size_t(p.rows) * width];
+  Product part = p;
+  part.y = panel;
+  part.stride = width;
   for (int block = first_block; block < end_block; block += PANEL) {
     const int end = block + PANEL < end_block ? block + PANEL : end_block;
     const int64_t first = int64_t(block) * LANES;
     const int n = int((end * LANES < p.n_out ? end * LANES : p.n_out) - first);
-    products(p, block, end, [&](int row, int at, Floats values) {
-      store(panel + size_t(row) * width + size_t(at - block) * LANES, values);
-    });
+    part.first_block = block;
+    multiply(part, block, end);
     for (int row = 0; row < p.rows; row++) {
       float* logits = panel + size_t(row) * width;
       for (int i = n; i % LANES; i++) logits[i] = -INFINITY;

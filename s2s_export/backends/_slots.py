@@ -1,9 +1,11 @@
-"""Where the keys and values of a batch's beams lie: the bookkeeping of cache slots, in the two forms graphs know.
+"""Where the keys and values of a batch's beams lie: the bookkeeping of cache slots, in the forms that graphs know.
 
 Letters: B sources, K beams, C positions, N slots. A step writes K neighbouring slots, one a beam.
 
     Ancestors   the bundle's own graphs: slot t*K + k is what beam k wrote at position t, for good
-    Slots       CPU engines (cpu/slots.py): the graph is told which slots a beam sees, so dead ones are used again
+    Positions   CPU engines with our own kernels (plugins/cpu): the same, with the position outermost
+    Slots       CPU engines with ONNX Runtime's (cpu/slots.py): the graph is told which slots a beam sees, so dead ones
+                are used again
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from ..decoding.state import Floats, Ints
 
 MASKED = np.float32(-1e9)  # added to the score of what must not be seen; exp of it is 0
 FIRST_CAPACITY = 16  # positions a cache has room for at first
-GROWTH = 2.0  # a full cache of positions grows by this factor, so that copies stay below the tokens decoded
+RESERVED = 256  # the same where empty positions are never read
+GROWTH = 1.5  # a full cache of positions grows by this factor, so that copies stay below twice the tokens decoded
 FEWEST_FREE = 8  # groups of slots that are free after dead ones were dropped
 MOVING = 3  # what moving a slot costs, in readings of it by attention: read, write, and a page that is new
 
@@ -61,11 +64,42 @@ class Ancestors:
         self._ancestors = np.pad(self._ancestors, ((0, 0), (0, 0), (0, capacity - self._n)))
 
     def move(self, old: Floats) -> Floats:
-        """A cache [B,H,N,D] as it was before `make_room`, as it is after it."""
+        """A cache as it was before `make_room`, as it is after it."""
         return _moved(old, self.n_slots, None)
 
     def keep(self, sources: Ints) -> None:
         self._ancestors = np.ascontiguousarray(self._ancestors[sources])
+
+    def new(self, shape: list[int], dtype: str) -> Floats:
+        """A cache for the first step."""
+        return np.zeros(shape, dtype=dtype)
+
+    def kept(self, cache: Floats, sources: Ints) -> Floats:
+        """A cache of these sources only."""
+        return np.ascontiguousarray(cache[sources])
+
+
+class Positions(Ancestors):
+    """ancestors [B,K,C] for caches [C,B,H,K,D], of which the first n positions are written and the rest is never read.
+
+    Room for many positions takes no memory before it is used, as a page is not there until it is written.
+    """
+
+    def __init__(self, n_sources: int, n_beams: int, limit: int | None) -> None:
+        super().__init__(n_sources, n_beams, limit, RESERVED)
+
+    def new(self, shape: list[int], dtype: str) -> Floats:
+        return np.empty(shape, dtype=dtype)
+
+    def move(self, old: Floats) -> Floats:
+        grown: Floats = np.empty((self.n_slots // self.n_beams, *old.shape[1:]), dtype=old.dtype)
+        grown[: self._n] = old[: self._n]
+        return grown
+
+    def kept(self, cache: Floats, sources: Ints) -> Floats:
+        fewer: Floats = np.empty((len(cache), len(sources), *cache.shape[2:]), dtype=cache.dtype)
+        np.take(cache[: self._n], sources, axis=1, out=fewer[: self._n])
+        return fewer
 
 
 class Slots:
@@ -128,6 +162,14 @@ class Slots:
     def move(self, old: Floats) -> Floats:
         """A cache [B,H,N,D] as it was before `make_room`, as it is after it."""
         return _moved(old, self.n_slots, self._order)
+
+    def new(self, shape: list[int], dtype: str) -> Floats:
+        """A cache for the first step: zeros, as a slot that was never written is masked, and 0 * NaN is NaN."""
+        return np.zeros(shape, dtype=dtype)
+
+    def kept(self, cache: Floats, sources: Ints) -> Floats:
+        """A cache of these sources only."""
+        return np.ascontiguousarray(cache[sources])
 
     def keep(self, sources: Ints) -> None:
         self._mask = np.ascontiguousarray(self._mask[sources])

@@ -19,11 +19,10 @@ from ..decoding.state import DecodeState, Ints, StepQuery, StepResult
 from ..errors import BackendError, BundleError, EngineError, InvalidOption
 from . import _cpu_engine
 from ._recurrent import RecurrentState
-from ._slots import Ancestors, Slots
+from ._slots import Ancestors, Positions, Slots
 
 NAME = "onnxruntime"
 OLDEST = (1, 25)  # the first ONNX Runtime whose CPU kernels include TensorScatter-24
-RESERVED = 32  # positions that a cache has room for at first, where empty ones are never read
 QUIET = 3  # ONNX Runtime's log level: errors only
 
 
@@ -194,7 +193,7 @@ class OnnxRuntimeState:
     """One batch in flight. Step inputs live in numpy arrays that ONNX Runtime reads in place.
 
     Buffers (letters of docs/architecture.md): token, position, what says which slots a beam sees (_slots.py),
-    n_candidates, probe_ids, and the caches self_key.l / self_value.l [B,H,N,D], updated in place.
+    n_candidates, probe_ids, and the caches self_key.l / self_value.l, updated in place.
     """
 
     def __init__(self, backend: OnnxRuntimeBackend, values: dict[str, Any], n_beams: int) -> None:
@@ -213,14 +212,25 @@ class OnnxRuntimeState:
         self._letters = {"B": self.n_sources, "K": n_beams, "S": int(mask.shape[1])}
         self._buffers: dict[str, Any] = {}
         self._bindings: dict[tuple[int, int, bool, bool], tuple[Any, dict[str, Any]]] = {}
-        form = Slots if "self_mask" in self._inputs else Ancestors
-        # Our own attention reads only what was written, so that room for many positions costs no more than for few.
-        first = {"capacity": RESERVED} if backend.operators is not None and form is Ancestors else {}
-        self._table: Slots | Ancestors = form(self.n_sources, n_beams, self._limit, **first)
-        self._letters["N"] = self._table.n_slots
-        for name in ["token", "position", *self._caches]:
+        self._table = self._form()(self.n_sources, n_beams, self._limit)
+        self._count_slots()
+        for name in ("token", "position"):
             if name in self._inputs:
                 self._allocate(name)
+        for name in self._caches:
+            entry = self._inputs[name]
+            self._buffers[name] = self._table.new(self._shape(entry), entry["dtype"])
+
+    def _form(self) -> type[Slots | Ancestors]:
+        """How the graph wants its caches kept."""
+        if "self_mask" in self._inputs:
+            return Slots
+        has_positions_first = any(self._inputs[name]["shape"][0] == "C" for name in self._caches)
+        return Positions if has_positions_first else Ancestors
+
+    def _count_slots(self) -> None:
+        self._letters["N"] = self._table.n_slots
+        self._letters["C"] = self._table.n_slots // self.n_beams
 
     def step(self, tokens: Ints, parents: Ints, query: StepQuery) -> StepResult:
         t = self._step
@@ -257,14 +267,14 @@ class OnnxRuntimeState:
         self._letters["B"] = self.n_sources
         self._fixed = {name: np.ascontiguousarray(value[sources]) for name, value in self._fixed.items()}
         for name in self._caches:
-            self._buffers[name] = np.ascontiguousarray(self._buffers[name][sources])
+            self._buffers[name] = self._table.kept(self._buffers[name], sources)
         self._table.keep(sources)
         self._allocate("token")
         self._bindings.clear()
 
     def _make_room(self) -> None:
         self._table.make_room()
-        self._letters["N"] = self._table.n_slots
+        self._count_slots()
         for name in self._caches:
             self._buffers[name] = self._table.move(self._buffers[name])
         self._bindings.clear()
@@ -274,7 +284,6 @@ class OnnxRuntimeState:
 
     def _allocate(self, name: str) -> None:
         entry = self._inputs[name]
-        # Zeros: see _slots.py.
         self._buffers[name] = np.zeros(self._shape(entry), dtype=entry["dtype"])
 
     def _bind(self, key: tuple[int, int, bool, bool]) -> tuple[Any, dict[str, Any]]:

@@ -65,7 +65,8 @@ class Chain:
         if n_candidates > MOST_CANDIDATES:
             return Plan(StepQuery(1, dense=True, attention=attention), self._rules, view, None)
         ids = probe.ids if probe.n_changed else None
-        plan = Plan(StepQuery(n_candidates, ids, attention=attention), self._rules, view, probe)
+        # Without the view, which leads back to whoever keeps this plan: a cycle would hold the caches until it is found.
+        plan = Plan(StepQuery(n_candidates, ids, attention=attention), self._rules, None, probe)
         self._last = (edits, n_rows[0], plan)
         return plan
 
@@ -119,7 +120,7 @@ class Probe:
 class Plan:
     """A query, and how to read its result."""
 
-    def __init__(self, query: StepQuery, rules: Sequence[Rule], view: View, probe: Probe | None) -> None:
+    def __init__(self, query: StepQuery, rules: Sequence[Rule], view: View | None, probe: Probe | None) -> None:
         self.query = query
         self._rules = rules
         self._view = view
@@ -132,7 +133,7 @@ class Plan:
         return Scored(ids, log_probs, read(result, result.log_normalizer)[1] if logits else log_probs)
 
     def _read_dense(self, result: StepResult, shift: Floats | None) -> tuple[None, Floats]:
-        if result.log_probs is None:
+        if result.log_probs is None or self._view is None:
             raise ValueError("the decode state returned no log_probs, expected them for a query with dense=True")
         scores = result.log_probs.astype(np.float32)  # A copy: the state's buffer is not ours to change.
         if shift is not None:

@@ -5,7 +5,8 @@ The portable graph says
     Split(rows) -> Reshape, Transpose for each head -> BeamSelfAttention -> Transpose, Reshape
 
 and the operator SelfAttention reads the rows of the joint product of queries, keys and values as they are, and of the
-cache only the positions that a beam's history goes through. CrossAttention likewise.
+cache only the positions that a beam's history goes through. The caches become [C,B,H,K,D], position outermost, so that
+they grow without being moved. CrossAttention likewise.
 """
 
 from __future__ import annotations
@@ -24,11 +25,14 @@ SOURCE_MASK = "source_mask"
 
 def apply(graph: Graph) -> list[Applied]:
     own, cross = Applied("attention over the cache"), Applied("attention over the source")
-    for found in graph.nodes:
-        if found.op_type in ("BeamSelfAttention", "BeamSelfAttentionBias"):
-            _count(own, _self_attention(graph, found))
-        elif found.op_type == "CrossAttention":
-            _count(cross, _cross_attention(graph, found))
+    over_cache = [n for n in graph.nodes if n.op_type in ("BeamSelfAttention", "BeamSelfAttentionBias")]
+    # All of them or none: the runtime keeps caches of one form.
+    tried = graph.copy()
+    reasons = {reason for found in over_cache if (reason := _self_attention(tried, found))}
+    for found in over_cache:
+        _count(own, min(reasons) if reasons else _self_attention(graph, found))
+    for found in [n for n in graph.nodes if n.op_type == "CrossAttention"]:
+        _count(cross, _cross_attention(graph, found))
     return [own, cross]
 
 
@@ -53,6 +57,8 @@ def _self_attention(graph: Graph, found: onnx.NodeProto) -> str:
     after = _merged(links, found.output[0])
     if after is None:
         return "what reads it is no merging of heads"
+    for cache in (key_cache, value_cache, *found.output[1:]):
+        _with_positions_first(graph, cache)
     bias = found.input[BIAS_INPUT] if len(found.input) > BIAS_INPUT else ""
     made = node(
         "SelfAttention",
@@ -82,6 +88,17 @@ def _cross_attention(graph: Graph, found: onnx.NodeProto) -> str:
     )  # fmt: skip
     replace(graph, [found, *after], {found.output[0]: made})
     return ""
+
+
+def _with_positions_first(graph: Graph, cache: str) -> None:
+    """An input or output [B,H,N,D] of the graph becomes [C,B,H,K,D]."""
+    for value in (*graph.model.graph.input, *graph.model.graph.output):
+        if value.name == cache:
+            sources, heads, _, size = (onnx.TensorShapeProto.Dimension.FromString(d.SerializeToString())
+                                       for d in value.type.tensor_type.shape.dim)  # fmt: skip
+            positions, beams = (onnx.TensorShapeProto.Dimension(dim_param=letter) for letter in "CK")
+            del value.type.tensor_type.shape.dim[:]
+            value.type.tensor_type.shape.dim.extend([positions, sources, heads, beams, size])
 
 
 def _rows_of_heads(links: Links, heads: str) -> str | None:
