@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .targets import BACKENDS
+
 TABLE, RESULT = "gpu_check.md", "gpu_check.json"
 
 
@@ -27,6 +29,8 @@ def lines(result: dict[str, Any]) -> Iterator[str]:
     yield ", ".join(f"{name} {version}" for name, version in result["packages"].items() if version)
     yield ""
     yield f"`{result['command']}`"
+    if absent := {name: result["backends"].get(name) for name in BACKENDS.values() if result["backends"].get(name)}:
+        yield from ("", *(f"- no {name}: {reason}" for name, reason in absent.items()))
     yield from _states(result["parts"])
     for part in result["parts"]:
         found = part.get("result") or {}

@@ -106,6 +106,7 @@ def test_all_of_it(pretended, bundled, tmp_path, capsys, monkeypatch):
     assert "| device | beam 2 | 2 of 2 |" in table
     assert "\n| 90 | 1 | 2 | yes |" in table
     assert "- memcheck, search: clean" in table
+    assert "\n- no tensorrt: TensorRT is not installed" in table and "no onnxruntime-cuda" not in table
     assert "22 rules against their definition; unequal rows:\nnone" in table
     assert "40 of 40 random cases are within their tolerance" in table and "| cross_attention | 1 | 4 |" in table
     assert table in capsys.readouterr().out
