@@ -19,7 +19,7 @@ from ..decoding.state import Floats, Ints
 
 MASKED = np.float32(-1e9)  # added to the score of what must not be seen; exp of it is 0
 FIRST_CAPACITY = 16  # positions a cache has room for at first
-RESERVED = 256  # the same where empty positions are never read
+RESERVED = 128  # the same where empty positions are never read
 GROWTH = 1.5  # a full cache of positions grows by this factor, so that copies stay below twice the tokens decoded
 FEWEST_FREE = 8  # groups of slots that are free after dead ones were dropped
 MOVING = 3  # what moving a slot costs, in readings of it by attention: read, write, and a page that is new

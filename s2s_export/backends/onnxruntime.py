@@ -22,6 +22,7 @@ from ._recurrent import RecurrentState
 from ._slots import Ancestors, Positions, Slots
 
 NAME = "onnxruntime"
+WEIGHTS = "weights.bin"  # of an engine that brings its own
 OLDEST = (1, 25)  # the first ONNX Runtime whose CPU kernels include TensorScatter-24
 QUIET = 3  # ONNX Runtime's log level: errors only
 
@@ -82,6 +83,7 @@ class OnnxRuntimeBackend:
         steps = [name for name in self.graphs if name.startswith("decoder_step")]
         self._steps = sorted(steps, key=self._max_rows)
         self._sessions: dict[str, Any] = {}
+        self.shared = _map_shared(self.weights / WEIGHTS, engine.get("shared") or {}) if engine else {}
         # The largest first: while a session is opened its weights are in memory twice.
         if len(self._steps) == 1:
             self.session(self._steps[0])
@@ -93,7 +95,9 @@ class OnnxRuntimeBackend:
         with self._lock:
             if name not in self._sessions:
                 path = inside(self._folder, self.graphs[name]["file"])
-                self._sessions[name] = open_session(path, self.weights, self.threads, self._prepack, self.operators)
+                self._sessions[name] = open_session(
+                    path, self.weights, self.threads, self._prepack, self.operators, self.shared.get(name)
+                )
             return self._sessions[name]
 
     def release_steps(self) -> None:
@@ -149,9 +153,31 @@ def pad_sources(sources: Sequence[Sequence[int]], rules: Any) -> tuple[Ints, Int
     return ids, mask.astype(np.int64)
 
 
-def open_session(path: Path, weights: Path, threads: int, prepack: bool = True, operators: Path | None = None) -> Any:
+def _map_shared(path: Path, shared: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Weights that several graphs read, mapped once, by graph and name. They live as long as the sessions do."""
+    from onnxruntime import OrtValue
+
+    mapped: dict[int, Any] = {}
+    found: dict[str, dict[str, Any]] = {name: {} for name in shared}
+    for name, weights in shared.items():
+        for weight, at in weights.items():
+            if at["offset"] not in mapped:
+                array = np.memmap(path, at["dtype"], "r", at["offset"], tuple(at["shape"]))
+                mapped[at["offset"]] = OrtValue.ortvalue_from_numpy(array)
+            found[name][weight] = mapped[at["offset"]]
+    return found
+
+
+def open_session(
+    path: Path,
+    weights: Path,
+    threads: int,
+    prepack: bool = True,
+    operators: Path | None = None,
+    shared: Mapping[str, Any] | None = None,
+) -> Any:
     """weights: the folder that holds the file of weights, which a graph names without a folder. operators: a library
-    of our own operators that the graph uses.
+    of our own operators that the graph uses. shared: weights that are in memory, by name.
     """
     import onnxruntime
 
@@ -160,6 +186,8 @@ def open_session(path: Path, weights: Path, threads: int, prepack: bool = True, 
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights))
+    for name, value in (shared or {}).items():
+        options.add_initializer(name, value)
     if not prepack:
         options.add_session_config_entry("session.disable_prepacking", "1")
     if operators is not None:

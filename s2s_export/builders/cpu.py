@@ -17,9 +17,9 @@ and for int8 with ONNX Runtime's kernels:
     embedding     whether the embedding is int8 too
 
 engine.json gets `graphs` as in the manifest (a graph with `max_rows` serves steps of at most so many rows), `weights`
-("bundle" or "engine": whose weights.bin the graphs read), `operators` (the library of our own, or null) and `processor`
-(what it was compiled for), `made_from` (the bundle's files by sha256), `onnxruntime` (the version that may run it),
-`passes` with their counts and `accuracy`.
+("bundle" or "engine": whose weights.bin the graphs read), `shared` (weights of several graphs, see cpu/save.py),
+`operators` (the library of our own, or null) and `processor` (what it was compiled for), `made_from` (the bundle's
+files by sha256), `onnxruntime` (the version that may run it), `passes` with their counts and `accuracy`.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def build(bundle: Bundle, recipe: Recipe, folder: Path, progress: Callable[[str]
     library, why_not = _own_operators(recipe)
     graphs, passes = rewrite(bundle, recipe, own=library is not None)
     progress(STAGES[1])
-    weights = save.save(graphs, folder)
+    weights, shared = save.save(graphs, folder)
     described = {name: {"file": f"{name}.onnx", **graph.describe()} for name, graph in graphs.items()}
     if library is not None:
         shutil.copyfile(library, folder / library.name)
@@ -135,6 +135,7 @@ def build(bundle: Bundle, recipe: Recipe, folder: Path, progress: Callable[[str]
     facts: dict[str, Any] = {
         "graphs": described,
         "weights": weights,
+        "shared": shared if library is not None else {},
         "operators": library.name if library is not None else None,
         "processor": platform.machine(),
         "made_from": {name: entry["sha256"] for name, entry in bundle.manifest["files"].items()},

@@ -8,6 +8,7 @@ projection as rows of the embedding).
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +20,44 @@ from ..lowering.graph import FLOAT, FLOATS, SMALL, Graph, element_type
 
 ALIGNMENT = 4096  # bytes; a page, so that ONNX Runtime maps a weight and copies nothing
 NAME = "weights.bin"
+LARGE = 1 << 20  # bytes from which on a weight is worth sharing
 
 
-def save(graphs: dict[str, Graph], folder: Path) -> str:
-    """Write `<name>.onnx` of each graph into `folder`. Returns whose weights they use: "bundle" or "engine"."""
+def save(graphs: dict[str, Graph], folder: Path) -> tuple[str, dict[str, Any]]:
+    """Write `<name>.onnx` of each graph into `folder`.
+
+    Returns whose weights they use, "bundle" or "engine", and for each graph the large weights of the engine that
+    another one reads too: by their names offset, dtype and shape. A runtime that maps these once has them in memory once.
+    """
     in_bundle = all(_place(graph, name) for graph in graphs.values() for name in _large(graph))
     if in_bundle:
         for name, graph in graphs.items():
             _write(graph, folder / f"{name}.onnx", lambda n, a, graph=graph: _place(graph, n))
-        return "bundle"
+        return "bundle", {}
+    used: dict[str, dict[str, tuple[int, np.ndarray]]] = {name: {} for name in graphs}
     with (folder / NAME).open("wb") as file:
         places: dict[bytes, tuple[str, int, int]] = {}
         for name, graph in graphs.items():
-            _write(graph, folder / f"{name}.onnx", lambda n, a: _store(a, file, places))
-    return "engine"
+
+            def place(weight: str, array: np.ndarray, name: str = name) -> tuple[str, int, int]:
+                stored = _store(array, file, places)
+                used[name][weight] = (stored[1], array)
+                return stored
+
+            _write(graph, folder / f"{name}.onnx", place)
+    return "engine", _shared(used)
+
+
+def _shared(used: dict[str, dict[str, tuple[int, np.ndarray]]]) -> dict[str, Any]:
+    readers = Counter(offset for weights in used.values() for offset in {offset for offset, _ in weights.values()})
+    return {
+        name: {
+            weight: {"offset": offset, "dtype": array.dtype.name, "shape": list(array.shape)}
+            for weight, (offset, array) in weights.items()
+            if readers[offset] > 1 and array.nbytes >= LARGE
+        }
+        for name, weights in used.items()
+    }
 
 
 def _large(graph: Graph) -> list[str]:

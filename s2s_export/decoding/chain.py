@@ -65,7 +65,7 @@ class Chain:
         if n_candidates > MOST_CANDIDATES:
             return Plan(StepQuery(1, dense=True, attention=attention), self._rules, view, None)
         ids = probe.ids if probe.n_changed else None
-        # Without the view, which leads back to whoever keeps this plan: a cycle would hold the caches until it is found.
+        # Without the view, which leads back to whoever keeps this plan: a cycle would hold the caches for long.
         plan = Plan(StepQuery(n_candidates, ids, attention=attention), self._rules, None, probe)
         self._last = (edits, n_rows[0], plan)
         return plan

@@ -170,7 +170,9 @@ class _Steps:
 
     def open(self, file: str) -> Any:
         backend = self._backend
-        return open_session(self._folder / file, backend.weights, backend.threads, operators=backend.operators)
+        shared = backend.shared.get("decoder_step")
+        path = self._folder / file
+        return open_session(path, backend.weights, backend.threads, operators=backend.operators, shared=shared)
 
     def _max_rows(self, name: str) -> float:
         return float(self.graphs[name].get("max_rows", float("inf")))

@@ -37,6 +37,7 @@ class Store:
 
     is_int8: bool
     found: dict[Any, Packed] = field(default_factory=dict)
+    added: dict[tuple[int, int], list[str]] = field(default_factory=dict)  # names by graph and packed weight
 
     def get(self, graph: Graph, name: str, is_transposed: bool) -> Packed:
         """is_transposed: the graph's weight is [O,I] (and not [I,O])."""
@@ -48,14 +49,13 @@ class Store:
         return self.found[key]
 
     def add(self, graph: Graph, name: str, is_transposed: bool = True) -> tuple[list[str], Packed]:
-        """Put a packed weight into the graph: the names that a product's inputs want, in order."""
+        """Put a packed weight into the graph, once: the names that a product's inputs want, in order."""
         packed = self.get(graph, name, is_transposed)
-        names = []
-        for part, array in packed.arrays.items():
-            full = f"{name}/packed{part and '_' + part}"
-            graph.weights[full] = array
-            names.append(full)
-        return names, packed
+        key = (id(graph), id(packed))
+        if key not in self.added:
+            self.added[key] = [f"{name}/packed{part and '_' + part}" for part in packed.arrays]
+            graph.weights |= dict(zip(self.added[key], packed.arrays.values(), strict=True))
+        return self.added[key], packed
 
 
 def to_floats(weight: NDArray[np.float32]) -> Packed:
