@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .. import backends, recipes
+from .. import backends, plugin_sources, recipes
 from .. import build as builds
-from ..errors import BackendUnavailable, InvalidOption
+from ..errors import BackendUnavailable, BuildError, InvalidOption
 from ..runtime import Session, load
 from . import targets as targets_module
 
@@ -31,6 +32,10 @@ def search(save: Save, quick: bool) -> str | None:
 
     device = CudaDevice()
     save({"while_graphs": device.while_graphs, "bytes_per_second": times.bandwidth(device)})
+    try:
+        plugin_sources.module("build").find_compiler("c++", "g++", "clang++")
+    except BuildError as error:
+        raise BackendUnavailable(f"there is no emulation to compare with: {error}") from error
     agreement = check.agree(device, 10 if quick else 60)
     save({"agreement": agreement})
     n = len({entry["seed"] for entry in agreement["different"]})
@@ -93,68 +98,53 @@ def build(save: Save, bundle: str, target: str, capability: str) -> None:
 
 def tokens(save: Save, bundle: str, target: str, quick: bool) -> str | None:
     """Tokens and scores against ONNX Runtime on the CPU, with the device's search and with the host's."""
+    from ..lowering import samples
+
     backend = targets_module.BACKENDS[recipes.load(target).flavour]
     if (reason := backends.modules()[backend].unavailable()) is not None:
         raise BackendUnavailable(reason)
     reference = load(bundle, backend="onnxruntime")
+    sources, _ = samples.sources(reference.bundle, N_SOURCES)
+    limit = min(N_TOKENS, (reference.bundle.max_target_length or N_TOKENS) - 1)
+    works = {name: {**options, "max_new_tokens": limit} for name, options in SEARCHES.items()}
+    expected = {name: reference.generate(sources, **options) for name, options in works.items()}
     wrong = []
     for where in ("device", "host"):
         try:
             begin = time.perf_counter()
             session = load(bundle, backend=backend, target=target, search=where)
             load_seconds = round(time.perf_counter() - begin, 2)
-            found = _compared(session, reference, 2 if quick else ROUNDS)
+            rounds = 2 if quick else ROUNDS
+            found = {name: _compared(session, sources, works[name], expected[name], rounds) for name in works}
             save({where: {"load_seconds": load_seconds, "searches": found}})
             wrong += [f"{where}, {name}: not finite" for name, entry in found.items() if not entry["finite"]]
         except InvalidOption as error:  # the model does not suit this search, which is no failure
             save({where: {"reason": str(error)}})
-        except (
-            Exception
-        ) as error:  # whatever a driver or a library raises is a finding, and the other search still runs
+        except Exception as error:  # whatever a driver or library raises is a finding; the other search still runs
             save({where: {"reason": f"{type(error).__name__}: {error}"}})
             wrong.append(f"{where}: {type(error).__name__}: {error}")
     return "; ".join(wrong) or None
 
 
-def _compared(session: Session, reference: Session, rounds: int) -> dict[str, Any]:
-    from ..lowering import samples
-
-    sources, _ = samples.sources(session.bundle, N_SOURCES)
-    limit = min(N_TOKENS, (session.bundle.max_target_length or N_TOKENS) - 1)
-    found = {}
-    for name, options in SEARCHES.items():
-        settings = {**options, "max_new_tokens": limit}
+def _compared(
+    session: Session, sources: list[list[int]], options: dict[str, Any], expected: Any, rounds: int
+) -> dict[str, Any]:
+    taken = []
+    for _ in range(rounds + 1):
         begin = time.perf_counter()
-        ours = session.generate(sources, **settings)
-        first_call = time.perf_counter() - begin  # with the graphs' capture and instantiation
-        theirs = reference.generate(sources, **settings)
-        pairs = [(a[0], b[0]) for a, b in zip(ours, theirs, strict=True)]
-        differences = [abs(a.score - b.score) for a, b in pairs]
-        works = [lambda r=r, s=settings: r.generate(sources, **s) for r in (session, reference)]
-        times = _milliseconds(works, rounds)
-        found[name] = {
-            "equal_sources": sum(a.token_ids == b.token_ids for a, b in pairs),
-            "sources": len(pairs),
-            "largest_score_difference": max(differences),
-            "finite": all(difference == difference and difference != float("inf") for difference in differences),
-            "first_call_ms": round(1e3 * first_call, 3),
-            "gpu_ms": times[0],
-            "cpu_ms": times[1],
-            "tokens": len(pairs[0][0].token_ids),
-        }
-    return found
-
-
-def _milliseconds(works: Sequence[Callable[[], Any]], rounds: int) -> list[float]:
-    """Medians of each, in turns, after one round that does not count."""
-    taken: list[list[float]] = [[] for _ in works]
-    for number in range(rounds + 1):
-        for times, work in zip(taken, works, strict=True):
-            begin = time.perf_counter()
-            work()
-            if number:
-                times.append((time.perf_counter() - begin) * 1000)
-    return [round(statistics.median(times), 3) for times in taken]
+        found = session.generate(sources, **options)
+        taken.append(1e3 * (time.perf_counter() - begin))
+    pairs = [(a[0], b[0]) for a, b in zip(found, expected, strict=True)]
+    differences = [abs(a.score - b.score) for a, b in pairs]
+    return {
+        "equal_sources": sum(a.token_ids == b.token_ids for a, b in pairs),
+        "sources": len(pairs),
+        "largest_score_difference": max(differences),
+        "finite": all(map(math.isfinite, differences)),
+        "first_call_ms": round(taken[0], 3),  # with the graphs' capture and instantiation
+        "later_calls_ms": round(statistics.median(taken[1:]), 3),
+        "tokens": len(pairs[0][0].token_ids),
+    }
 
 
 def steps(save: Save, bundle: str, targets: list[str], quick: bool, device: str = "cuda") -> str | None:

@@ -20,7 +20,7 @@ from s2s_export.backends import tensorrt_rtx
 from s2s_export.device import check, rules_check, times
 from s2s_export.device import cuda as device_cuda
 from s2s_export.device.host import HostDevice
-from s2s_export.errors import BackendUnavailable
+from s2s_export.errors import BackendUnavailable, BuildError
 from s2s_export.gpu_check import attention, child, command, parts, plan, report, run, sanitizers, targets
 from s2s_export.tensorrt import memory
 
@@ -101,7 +101,7 @@ def test_all_of_it(pretended, bundled, tmp_path, capsys, monkeypatch):
     assert set(compared) == {"device", "host"}
     for entry in compared.values():
         assert entry["searches"]["beam 2"]["sources"] == 2
-        assert entry["searches"]["beam 2"]["gpu_ms"] > 0
+        assert entry["searches"]["beam 2"]["later_calls_ms"] > 0
     table = (out / "gpu_check.md").read_text()
     assert "| device | beam 2 | 2 of 2 |" in table
     assert "\n| 90 | 1 | 2 | yes |" in table
@@ -244,6 +244,16 @@ def test_without_sanitizers_it_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BackendUnavailable, match="no compute-sanitizer on the path; expected"):
         sanitizers.run(tmp_path, lambda found: None)
+
+
+def test_without_a_compiler_there_is_no_emulation(pretended, tmp_path, monkeypatch):
+    def missing(*names: str) -> str:
+        raise BuildError("no C++ compiler")
+
+    monkeypatch.setattr(plugin_sources.module("build"), "find_compiler", missing)
+    found = child.call("search", {"quick": True}, tmp_path / "a.json")
+    assert (found["state"], found["reason"]) == ("skipped", "there is no emulation to compare with: no C++ compiler")
+    assert found["result"]["bytes_per_second"] > 0
 
 
 def test_the_most_important_comes_first(tmp_path):
