@@ -328,6 +328,7 @@ def test_steps_are_measured_in_every_way(monkeypatch):
     assert steps.choice.searches == ("device-while", "device-replay", "device-queue", "host")
     assert (steps.batch_sizes, steps.num_beams, steps.peers, steps.choice.device) == ((1,), (4,), (), "cuda")
     assert (speed.batch_sizes, speed.num_beams) == ((1, 8, 64), (1, 4, 8))
+    assert speed.new_tokens < speed.source_lengths[0]  # all of them copied
     assert speed.first == (1, 4) and speed.peers == ("transformers", "ctranslate2")
 
 
