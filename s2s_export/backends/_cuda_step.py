@@ -23,12 +23,20 @@ BY_THE_LOOP = ("token", "position", "ancestors")
 
 
 class CudaExecutor:
-    """See `StepExecutor`. addresses: of the tensors that the loop and the step share, by name."""
+    """See `StepExecutor`. values: what is bound besides addresses, which lives as long. addresses: of the tensors that
+    the loop and the step share, by name."""
 
     capturable = False
 
     def __init__(
-        self, backend: Any, binding: Any, device: Device, stream: int, addresses: Mapping[str, int], letters: Any
+        self,
+        backend: Any,
+        binding: Any,
+        values: Mapping[str, Any],
+        device: Device,
+        stream: int,
+        addresses: Mapping[str, int],
+        letters: Mapping[str, int],
     ) -> None:
         from onnxruntime import RunOptions
 
@@ -36,7 +44,7 @@ class CudaExecutor:
         self._options.only_execute_path_to_fetches = True  # not what finds the host's candidates
         graph = backend.graphs["decoder_step"]
         logits = next(entry for entry in graph["outputs"] if entry["name"] == "logits")
-        self._backend, self._binding, self._device = backend, binding, device
+        self._backend, self._binding, self._values, self._device = backend, binding, values, device
         self.n_sources, self.n_beams, self.capacity = letters["B"], letters["K"], letters["C"]
         self.vocabulary_size = backend.bundle.vocabulary_size
         self.element = ELEMENTS[logits["dtype"]]
@@ -76,18 +84,18 @@ class CudaPlace:
         addresses: dict[str, int] = {}
         for entry in graph["inputs"]:
             name, carried = entry["name"], output_of(entry["name"])
-            if name in values:
-                binding.bind_ortvalue_input(name, values[name])
-            elif name in BY_THE_LOOP or carried in outputs:
+            if name in BY_THE_LOOP or carried in outputs:
                 addresses[name] = self._bind(binding.bind_input, name, entry, letters)
                 if carried in outputs:  # in place; zeros, since 0 * NaN of an unwritten slot would still be NaN
                     self._device.zero(addresses[name], n_bytes(_shape(entry, letters), entry["dtype"]), self._stream)
                     self._bind(binding.bind_output, name, entry, letters, carried)
-            else:
-                binding.bind_ortvalue_input(name, backend.value(_nothing_asked(name, entry, letters)))
+                continue
+            if name not in values:
+                values[name] = backend.value(_nothing_asked(name, entry, letters))
+            binding.bind_ortvalue_input(name, values[name])
         for name in ["logits", *(["attention"] if alignments and "attention" in outputs else [])]:
             addresses[name] = self._bind(binding.bind_output, name, outputs[name], letters)
-        return CudaExecutor(backend, binding, self._device, self._stream, addresses, letters)
+        return CudaExecutor(backend, binding, values, self._device, self._stream, addresses, letters)
 
     def _bind(self, bind: Any, name: str, entry: Any, letters: Mapping[str, int], bound_as: str = "") -> int:
         """Binds the buffer `name` as an input or an output of the step. Returns its address."""
