@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -66,8 +67,9 @@ class Node:
         self._launch = operation.plan(element, sizes)
         self._given = operation.arguments(sizes, self.addresses, sizes["D"] ** -0.5)
 
-    def queue(self) -> None:
-        self.device.run(self._launch, self._given, self.stream)
+    def queue(self, times: int = 1) -> None:
+        for _ in range(times):
+            self.device.run(self._launch, self._given, self.stream)
 
     def result(self) -> NDArray[Any]:
         self.device.to_host(self.output, self.addresses["output"], self.stream)
@@ -125,7 +127,7 @@ def times(device_of: DeviceOf, batches: Sequence[int], beams: Sequence[int], n: 
                 given = tensors(np.random.default_rng(6), folder, "fp16", batch, HEADS, k, HEAD_SIZE, length)
                 node = Node(device, folder, "fp16", given)
                 node.queue()
-                us = 1e6 * device.seconds(node.stream, lambda node=node: [node.queue() for _ in range(n)]) / n
+                us = 1e6 * device.seconds(node.stream, functools.partial(node.queue, n)) / n
                 node.close()
                 states = batch * HEADS * HEAD_SIZE * 2 * 2  # keys and values of one position, in bytes
                 read = states * (k * length // 2 if folder == "beam_self_attention" else length)
