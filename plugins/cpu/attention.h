@@ -33,10 +33,37 @@ struct Beams {
   float* y[GROUP];            // [D] each
 };
 
-// y = softmax(scale * query keys + bias) values over n positions. D = 16 * VECTORS. scores: room for BEAMS * n.
+// Scores [n][GROUP], filled up with minus infinity to whole vectors -> e**(score - its beam's maximum). factor: 1 / sums.
+inline void exponentials_of_group(float* scores, int n, float (&factor)[GROUP]) {
+  constexpr int SIDE_BY_SIDE = LANES / GROUP;  // positions of a vector
+  const int n_vectors = (n + SIDE_BY_SIDE - 1) / SIDE_BY_SIDE;
+  for (int i = n * GROUP; i < n_vectors * LANES; i++) scores[i] = -INFINITY;
+  Floats high = load(scores), total{};
+  for (int i = 1; i < n_vectors; i++) high = larger(high, load(scores + i * LANES));
+  Floats top;
+  for (int i = 0; i < LANES; i++) {
+    float most = high[i % GROUP];
+    for (int j = 1; j < SIDE_BY_SIDE; j++) most = most > high[i % GROUP + j * GROUP] ? most : high[i % GROUP + j * GROUP];
+    top[i] = most;
+  }
+  for (int i = 0; i < n_vectors; i++) {
+    const Floats e = exponential(load(scores + i * LANES) - top);
+    store(scores + i * LANES, e);
+    total += e;
+  }
+  for (int k = 0; k < GROUP; k++) {
+    float sum = 0.0f;
+    for (int j = 0; j < SIDE_BY_SIDE; j++) sum += total[k + j * GROUP];
+    factor[k] = 1.0f / sum;
+  }
+}
+
+// y = softmax(scale * query keys + bias) values over n positions. D = 16 * VECTORS. scores: room for GROUP * (n + 4),
+// one after the other for each beam, or for a whole group side by side.
 template <int VECTORS, int BEAMS, typename Place>
 void attend_beams(const Beams& b, const float* keys, const float* values, const Place& place, int n, float scale,
                   const float* bias, float* scores) {
+  constexpr bool IS_GROUP = BEAMS == GROUP;
   Floats held[BEAMS][VECTORS];  // queries, then the weighted sums of values
 #pragma GCC unroll 16
   for (int k = 0; k < BEAMS; k++) {
@@ -48,17 +75,31 @@ void attend_beams(const Beams& b, const float* keys, const float* values, const 
 #pragma GCC unroll 16
       for (int j = 0; j < VECTORS; j++) __builtin_prefetch(place(keys, 0, t + EARLY) + j * LANES);
     }
+    Floats products[BEAMS];
 #pragma GCC unroll 16
     for (int k = 0; k < BEAMS; k++) {
       const float* key = place(keys, k, t);
-      Floats products = held[k][0] * load(key);
+      products[k] = held[k][0] * load(key);
 #pragma GCC unroll 16
-      for (int j = 1; j < VECTORS; j++) products += held[k][j] * load(key + j * LANES);
-      scores[k * n + t] = sum(products) + (bias ? bias[t] : 0.0f);
+      for (int j = 1; j < VECTORS; j++) products[k] += held[k][j] * load(key + j * LANES);
+    }
+    const float added = bias ? bias[t] : 0.0f;
+    if constexpr (IS_GROUP) {
+      sums_of_four(products, scores + t * GROUP);
+      if (bias) {
+        for (int k = 0; k < GROUP; k++) scores[t * GROUP + k] += added;
+      }
+    } else {
+#pragma GCC unroll 16
+      for (int k = 0; k < BEAMS; k++) scores[k * n + t] = sum(products[k]) + added;
     }
   }
   float factor[BEAMS];
-  for (int k = 0; k < BEAMS; k++) factor[k] = 1.0f / exponentials(scores + k * n, n);
+  if constexpr (IS_GROUP) {
+    exponentials_of_group(scores, n, factor);
+  } else {
+    for (int k = 0; k < BEAMS; k++) factor[k] = 1.0f / exponentials(scores + k * n, n);
+  }
 #pragma GCC unroll 16
   for (int k = 0; k < BEAMS; k++) {
 #pragma GCC unroll 16
@@ -72,7 +113,7 @@ void attend_beams(const Beams& b, const float* keys, const float* values, const 
 #pragma GCC unroll 16
     for (int k = 0; k < BEAMS; k++) {
       const float* value = place(values, k, t);
-      const float weight = scores[k * n + t];
+      const float weight = IS_GROUP ? scores[t * GROUP + k] : scores[k * n + t];
 #pragma GCC unroll 16
       for (int j = 0; j < VECTORS; j++) held[k][j] += weight * load(value + j * LANES);
     }
@@ -132,7 +173,7 @@ inline int group_of(int size) { return size % LANES ? 1 : size <= FEW_VECTORS * 
 
 inline void attend_self(const SelfAttention& a, int first_pair, int end_pair) {
   const int n = int(a.position) + 1, width = a.heads * a.size;
-  float* scores = new float[size_t(GROUP) * n];
+  float* scores = new float[size_t(GROUP) * (n + 4)];
   InCache place{size_t(a.n_sources) * a.heads * a.beams * a.size, a.size, {}};
   Beams b;
   for (int pair = first_pair; pair < end_pair; pair++) {
@@ -168,7 +209,7 @@ inline void attend_self(const SelfAttention& a, int first_pair, int end_pair) {
 
 inline void attend_cross(const CrossAttention& a, int first_pair, int end_pair) {
   const int width = a.heads * a.size;
-  float* scores = new float[size_t(GROUP) * a.length];
+  float* scores = new float[size_t(GROUP) * (a.length + 4)];
   int32_t* seen = new int32_t[a.length];
   const InSource place{a.size, seen};
   Beams b;

@@ -51,6 +51,14 @@ inline float sum(Floats v) { return _mm512_reduce_add_ps(__m512(v)); }
 inline float maximum(Floats v) { return _mm512_reduce_max_ps(__m512(v)); }
 inline float minimum(Floats v) { return _mm512_reduce_min_ps(__m512(v)); }
 inline bool any_larger(Floats a, float b) { return _mm512_cmp_ps_mask(__m512(a), _mm512_set1_ps(b), _CMP_GT_OQ); }
+// The sums of four vectors, to `out`: pairs and then quarters are added while they are put side by side.
+inline void sums_of_four(const Floats (&v)[4], float* out) {
+  const __m512 a = _mm512_unpacklo_ps(__m512(v[0]), __m512(v[1])) + _mm512_unpackhi_ps(__m512(v[0]), __m512(v[1]));
+  const __m512 b = _mm512_unpacklo_ps(__m512(v[2]), __m512(v[3])) + _mm512_unpackhi_ps(__m512(v[2]), __m512(v[3]));
+  const __m512 c = __m512(_mm512_unpacklo_pd(__m512d(a), __m512d(b))) + __m512(_mm512_unpackhi_pd(__m512d(a), __m512d(b)));
+  const __m256 d = _mm512_castps512_ps256(c) + __m256(_mm512_extractf64x4_pd(__m512d(c), 1));
+  _mm_storeu_ps(out, _mm256_castps256_ps128(d) + _mm256_extractf128_ps(d, 1));
+}
 #else
 inline float sum(Floats v) {
   return reduce(v, [](float a, float b) { return a + b; });
@@ -62,6 +70,9 @@ inline float minimum(Floats v) {
   return reduce(v, [](float a, float b) { return a < b ? a : b; });
 }
 inline bool any_larger(Floats a, float b) { return maximum(a) > b; }
+inline void sums_of_four(const Floats (&v)[4], float* out) {
+  for (int i = 0; i < 4; i++) out[i] = sum(v[i]);
+}
 #endif
 
 // e**x within 2 units in the last place for x in [-87, 88], and what it is at the ends of that range beyond. Cody and

@@ -27,7 +27,7 @@ def save(graphs: dict[str, Graph], folder: Path) -> tuple[str, dict[str, Any]]:
     """Write `<name>.onnx` of each graph into `folder`.
 
     Returns whose weights they use, "bundle" or "engine", and for each graph the large weights of the engine that
-    another one reads too: by their names offset, dtype and shape. A runtime that maps these once has them in memory once.
+    another one reads too: by their names offset, dtype and shape. A runtime that maps these once has them once.
     """
     in_bundle = all(_place(graph, name) for graph in graphs.values() for name in _large(graph))
     if in_bundle:
