@@ -14,8 +14,8 @@ from ..errors import BackendError
 from ..tensorrt.executor import Engines, Lane
 from ..tensorrt.state import EngineState, beams_for, bucket
 from .faults import DeviceLost
+from .held import not_captured
 from .interface import Attention, Device, Graph, StepExecutor
-from .loop import not_captured
 from .narrow import NarrowExecutor
 
 ELEMENTS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
