@@ -10,7 +10,7 @@
 namespace KERNELS {
 
 constexpr int GROUP = 4;         // beams whose queries and sums are in registers at a time
-constexpr int FEW_VECTORS = 16;  // registers for them
+constexpr int FEW_VECTORS = LANES == 16 ? 16 : 8;  // registers for them
 constexpr int EARLY = 6;         // positions that are asked for ahead
 
 // Where a beam of a group finds a position: in the cache through its ancestors, or in the source.
@@ -58,7 +58,7 @@ inline void exponentials_of_group(float* scores, int n, float (&factor)[GROUP]) 
   }
 }
 
-// y = softmax(scale * query keys + bias) values over n positions. D = 16 * VECTORS. scores: room for GROUP * (n + 4),
+// y = softmax(scale * query keys + bias) values over n positions. D = LANES * VECTORS. scores: room for GROUP * (n + 4),
 // one after the other for each beam, or for a whole group side by side.
 template <int VECTORS, int BEAMS, typename Place>
 void attend_beams(const Beams& b, const float* keys, const float* values, const Place& place, int n, float scale,
@@ -152,7 +152,9 @@ AttendBeams<Place> for_beams(int beams) {
     if (beams == 4) return attend_beams<VECTORS, 4, Place>;
     if (beams == 3) return attend_beams<VECTORS, 3, Place>;
   }
-  if (beams == 2) return attend_beams<VECTORS, 2, Place>;
+  if constexpr (VECTORS * 2 <= FEW_VECTORS) {
+    if (beams == 2) return attend_beams<VECTORS, 2, Place>;
+  }
   return attend_beams<VECTORS, 1, Place>;
 }
 
@@ -160,16 +162,19 @@ AttendBeams<Place> for_beams(int beams) {
 template <typename Place>
 AttendBeams<Place> attend_for(int size, int beams) {
   switch (size) {
-    case 32: return for_beams<2, Place>(beams);
-    case 64: return for_beams<4, Place>(beams);
-    case 80: return for_beams<5, Place>(beams);
-    case 96: return for_beams<6, Place>(beams);
-    case 128: return for_beams<8, Place>(beams);
+    case 32: return for_beams<32 / LANES, Place>(beams);
+    case 64: return for_beams<64 / LANES, Place>(beams);
+    case 80: return for_beams<80 / LANES, Place>(beams);
+    case 96: return for_beams<96 / LANES, Place>(beams);
+    case 128: return for_beams<128 / LANES, Place>(beams);
     default: return nullptr;
   }
 }
 
-inline int group_of(int size) { return size % LANES ? 1 : size <= FEW_VECTORS * LANES / GROUP ? GROUP : 2; }
+inline int group_of(int size) {
+  const int fitting = FEW_VECTORS * LANES / (size > 0 ? size : 1);
+  return fitting >= GROUP ? GROUP : fitting >= 2 ? 2 : 1;
+}
 
 inline void attend_self(const SelfAttention& a, int first_pair, int end_pair) {
   const int n = int(a.position) + 1, width = a.heads * a.size;

@@ -6,6 +6,7 @@ describes, and an engine takes a copy of it.
 
 from __future__ import annotations
 
+import ctypes
 import platform
 import tempfile
 from pathlib import Path
@@ -30,6 +31,7 @@ LINK = ("-shared", "-static-libstdc++", "-static-libgcc", "-Wl,--exclude-libs,AL
 AVX512 = ("f", "bw", "vl", "dq", "vnni")
 INSTRUCTION_SETS = {
     "avx512": (*(f"-mavx512{part}" for part in AVX512), "-mfma", "-mprefer-vector-width=512"),
+    "avxvnni": ("-mavx2", "-mfma", "-mavxvnni"),
     "avx2": ("-mavx2", "-mfma"),
     "plain": (),
 }
@@ -61,3 +63,10 @@ def library(*without: str) -> Path:
 
     recipe = (compiler, *flags, *LINK, *(word for name, chosen in sets.items() for word in (name, *chosen)))
     return build._cached(FOLDER, NAME, recipe, compile_to)
+
+
+def instruction_set(path: Path) -> str:
+    """Which of a library's instruction sets this processor runs."""
+    name = ctypes.CDLL(str(path)).s2s_instruction_set
+    name.restype = ctypes.c_char_p
+    return str(name().decode())

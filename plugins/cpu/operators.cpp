@@ -1,6 +1,10 @@
 // The operators of the domain `s2s.cpu`: README.md lists inputs and outputs. Letters as in kernels.h.
 #include "operators.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -18,6 +22,14 @@ constexpr int GRAIN = 8;            // blocks that a part has at least: fewer fi
 constexpr int PANEL = 24;           // blocks of the vocabulary that are looked at together, see summary.h
 constexpr int64_t MANY = 256;       // candidates from which on sorting beats keeping them in order
 
+#if defined(WITH_AVXVNNI)
+// CPUID leaf 7, subleaf 1, bit 4 of EAX; not every compiler knows its name.
+bool has_avx_vnni() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 16u);
+}
+#endif
+
 // The best instruction set of this processor among those that were compiled.
 const Kernels& kernels() {
   static const Kernels& best = []() -> const Kernels& {
@@ -26,6 +38,9 @@ const Kernels& kernels() {
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni")) {
       return kernels_avx512;
     }
+#endif
+#if defined(WITH_AVXVNNI)
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_avx_vnni()) return kernels_avxvnni;
 #endif
 #if defined(WITH_AVX2)
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return kernels_avx2;

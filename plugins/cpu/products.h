@@ -9,15 +9,35 @@
 
 namespace KERNELS {
 
-#if defined(__AVX512F__)
-constexpr int MOST_ROWS = 8;  // of a tile
-constexpr int blocks_of(int rows) { return rows == 1 ? 8 : rows <= 4 ? 6 : rows <= 6 ? 4 : 3; }
-#elif defined(__AVX2__)
-constexpr int MOST_ROWS = 3;
-constexpr int blocks_of(int rows) { return rows == 1 ? 4 : rows == 2 ? 3 : 2; }
+// Whether the instruction set has products of four bytes summed up in 32 bits.
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
+constexpr bool PACKED_DOT = true;
 #else
-constexpr int MOST_ROWS = 2;
-constexpr int blocks_of(int rows) { return rows == 1 ? 2 : 1; }
+constexpr bool PACKED_DOT = false;
+#endif
+
+// Rows of a tile at most, and blocks of a tile of some rows: the sums fill the registers and leave room for the rest.
+#if defined(__AVX512F__)
+template <bool IS_INT8>
+constexpr int MOST_ROWS = 8;
+template <bool IS_INT8>
+constexpr int blocks_of(int rows) {
+  return rows == 1 ? 8 : rows <= 4 ? 6 : rows <= 6 ? 4 : 3;
+}
+#elif defined(__AVX2__)
+template <bool IS_INT8>
+constexpr int MOST_ROWS = IS_INT8 ? (PACKED_DOT ? 6 : 2) : 6;
+template <bool IS_INT8>
+constexpr int blocks_of(int rows) {
+  return IS_INT8 && !PACKED_DOT ? (rows == 1 ? 2 : 1) : rows == 1 ? 4 : rows == 2 ? 3 : rows == 3 ? 2 : 1;
+}
+#else
+template <bool IS_INT8>
+constexpr int MOST_ROWS = 3;
+template <bool IS_INT8>
+constexpr int blocks_of(int rows) {
+  return rows == 1 ? 2 : 1;
+}
 #endif
 
 inline Floats activate(Floats x, Activation activation) {
@@ -51,103 +71,126 @@ struct Ahead {
 
 // The sums of a tile, where a product's rows are floats: [rows][blocks] of 16.
 template <int ROWS, int BLOCKS>
-inline void sums_of_floats(const Product& p, int row, int block, Floats (&sums)[ROWS][BLOCKS]) {
+inline void sums_of_floats(const Product& p, int row, int block, Floats (&sums)[ROWS][BLOCKS * PARTS]) {
   const float* x = p.x + size_t(row) * p.n_in;
-  const float* w = p.weight + size_t(block) * p.n_in * LANES;
-  const size_t step = size_t(p.n_in) * LANES;
+  const float* w = p.weight + size_t(block) * p.n_in * BLOCK;
+  const size_t step = size_t(p.n_in) * BLOCK;
   Ahead ahead(p, row, ROWS, p.n_in);
   for (int k = 0; k < p.n_in;) {
-    ahead.fetch<BLOCKS>(w, step, LANES);
+    ahead.fetch<BLOCKS>(w, step, BLOCK);
     for (const int end = k + ahead.every < p.n_in ? k + ahead.every : p.n_in; k < end; k++) {
-      Floats weights[BLOCKS];
+      Floats weights[BLOCKS * PARTS];
 #pragma GCC unroll 16
-      for (int j = 0; j < BLOCKS; j++) weights[j] = load(w + j * step + size_t(k) * LANES);
+      for (int j = 0; j < BLOCKS * PARTS; j++) {
+        weights[j] = load(w + j / PARTS * step + size_t(k) * BLOCK + j % PARTS * LANES);
+      }
 #pragma GCC unroll 16
       for (int i = 0; i < ROWS; i++) {
         const float value = x[size_t(i) * p.n_in + k];
 #pragma GCC unroll 16
-        for (int j = 0; j < BLOCKS; j++) sums[i][j] += value * weights[j];
+        for (int j = 0; j < BLOCKS * PARTS; j++) sums[i][j] += value * weights[j];
       }
     }
   }
 }
 
-// total += four products of bytes in each of 16 lanes: unsigned `x` (the same four in all lanes) with signed `w`.
+// Four inputs of a block's weights, ready to be multiplied; sums over inputs; and how the one is added to the other:
+// total += four products of bytes for each of 16 outputs, unsigned `x` (the same four for all) with signed weights.
 #if defined(__AVX512VNNI__)
-using Sums = Ints;
-inline Sums no_sums() { return Sums{}; }
-inline Sums add_products(Sums total, int32_t x, const int8_t* w) {
-  return Sums(_mm512_dpbusd_epi32(__m512i(total), _mm512_set1_epi32(x), _mm512_loadu_si512(w)));
-}
-inline Ints result(Sums total) { return total; }
-#elif defined(__AVX2__)
-// Widened to 16 bits, as vpmaddubsw saturates: two partial sums for each output, four outputs a register.
-struct Sums {
-  __m256i parts[4];
+struct Weights {
+  __m512i all;
+  explicit Weights(const int8_t* w) : all(_mm512_loadu_si512(w)) {}
 };
-inline Sums no_sums() { return Sums{}; }
-inline Sums add_products(Sums total, int32_t x, const int8_t* w) {
-  const __m256i wide_x = _mm256_cvtepu8_epi16(_mm_set1_epi32(x));
-  for (int i = 0; i < 4; i++) {
-    const __m256i wide_w = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w + 16 * i)));
-    total.parts[i] = _mm256_add_epi32(total.parts[i], _mm256_madd_epi16(wide_x, wide_w));
+struct Sums {
+  Ints all{};
+  void add(int32_t x, const Weights& w) { all = Ints(_mm512_dpbusd_epi32(__m512i(all), _mm512_set1_epi32(x), w.all)); }
+  Ints part(int) const { return all; }
+};
+#elif defined(__AVXVNNI__)
+struct Weights {
+  __m256i halves[2];
+  explicit Weights(const int8_t* w) {
+    for (int i = 0; i < 2; i++) halves[i] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w + 32 * i));
   }
-  return total;
-}
-inline Ints result(Sums total) {
-  int32_t pairs[4][8];
-  memcpy(pairs, &total, sizeof pairs);
-  Ints found;
-  for (int i = 0; i < LANES; i++) found[i] = pairs[i / 4][i % 4 * 2] + pairs[i / 4][i % 4 * 2 + 1];
-  return found;
-}
+};
+struct Sums {
+  Ints halves[2]{};
+  void add(int32_t x, const Weights& w) {
+    const __m256i four = _mm256_set1_epi32(x);
+    halves[0] = Ints(_mm256_dpbusd_avx_epi32(__m256i(halves[0]), four, w.halves[0]));
+    halves[1] = Ints(_mm256_dpbusd_avx_epi32(__m256i(halves[1]), four, w.halves[1]));
+  }
+  Ints part(int i) const { return halves[i]; }
+};
+#elif defined(__AVX2__)
+// Widened to 16 bits, as vpmaddubsw saturates: two sums for each output, four outputs a register.
+struct Weights {
+  __m256i wide[4];
+  explicit Weights(const int8_t* w) {
+    for (int i = 0; i < 4; i++) {
+      wide[i] = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w + 16 * i)));
+    }
+  }
+};
+struct Sums {
+  Ints pairs[4]{};
+  void add(int32_t x, const Weights& w) {
+    const __m256i four = _mm256_cvtepu8_epi16(_mm_set1_epi32(x));
+    for (int i = 0; i < 4; i++) pairs[i] += Ints(_mm256_madd_epi16(four, w.wide[i]));
+  }
+  Ints part(int i) const {
+    const __m256i sums = _mm256_hadd_epi32(__m256i(pairs[2 * i]), __m256i(pairs[2 * i + 1]));
+    return Ints(_mm256_permute4x64_epi64(sums, 0xd8));  // hadd works in halves: 0 1 4 5 2 3 6 7
+  }
+};
 #else
-using Sums = Ints;
-inline Sums no_sums() { return Ints{}; }
-inline Sums add_products(Sums total, int32_t x, const int8_t* w) {
-  uint8_t bytes[4];
-  memcpy(bytes, &x, 4);
-  for (int i = 0; i < LANES; i++) {
-    for (int j = 0; j < 4; j++) total[i] += int32_t(bytes[j]) * int32_t(w[4 * i + j]);
+struct Weights {
+  const int8_t* w;
+  explicit Weights(const int8_t* given) : w(given) {}
+};
+struct Sums {
+  Ints parts[PARTS]{};
+  void add(int32_t x, const Weights& w) {
+    uint8_t bytes[4];
+    memcpy(bytes, &x, 4);
+    for (int i = 0; i < BLOCK; i++) {
+      for (int j = 0; j < 4; j++) parts[i / LANES][i % LANES] += int32_t(bytes[j]) * int32_t(w.w[4 * i + j]);
+    }
   }
-  return total;
-}
-inline Ints result(Sums total) { return total; }
+  Ints part(int i) const { return parts[i]; }
+};
 #endif
 
 template <int ROWS, int BLOCKS>
-inline void sums_of_bytes(const Product& p, int row, int block, Floats (&found)[ROWS][BLOCKS]) {
+inline void sums_of_bytes(const Product& p, int row, int block, Floats (&found)[ROWS][BLOCKS * PARTS]) {
   const int width = (p.n_in + 3) / 4 * 4;
   const uint8_t* x = p.bytes + size_t(row) * width;
-  const int8_t* w = p.weight8 + size_t(block) * width * LANES;
-  const size_t step = size_t(width) * LANES;
+  const int8_t* w = p.weight8 + size_t(block) * width * BLOCK;
+  const size_t step = size_t(width) * BLOCK;
   Sums sums[ROWS][BLOCKS];
-#pragma GCC unroll 16
-  for (int i = 0; i < ROWS; i++) {
-#pragma GCC unroll 16
-    for (int j = 0; j < BLOCKS; j++) sums[i][j] = no_sums();
-  }
   Ahead ahead(p, row, ROWS, width / 4);
   for (int k = 0; k < width;) {
-    ahead.fetch<BLOCKS>(w, step, 4 * LANES);
+    ahead.fetch<BLOCKS>(w, step, 4 * BLOCK);
     for (const int end = k + 4 * ahead.every < width ? k + 4 * ahead.every : width; k < end; k += 4) {
 #pragma GCC unroll 16
-      for (int i = 0; i < ROWS; i++) {
-        int32_t four;
-        memcpy(&four, x + size_t(i) * width + k, 4);
+      for (int j = 0; j < BLOCKS; j++) {
+        const Weights weights(w + j * step + size_t(k) * BLOCK);
 #pragma GCC unroll 16
-        for (int j = 0; j < BLOCKS; j++) sums[i][j] = add_products(sums[i][j], four, w + j * step + size_t(k) * LANES);
+        for (int i = 0; i < ROWS; i++) {
+          int32_t four;
+          memcpy(&four, x + size_t(i) * width + k, 4);
+          sums[i][j].add(four, weights);
+        }
       }
     }
   }
-#pragma GCC unroll 16
-  for (int j = 0; j < BLOCKS; j++) {
-    const int output = (block + j) * LANES;
+  for (int j = 0; j < BLOCKS * PARTS; j++) {
+    const int output = block * BLOCK + j * LANES;
     const Floats scale = load(p.scale + output);
     const Ints weight_sum = load(p.weight_sum + output);
 #pragma GCC unroll 16
     for (int i = 0; i < ROWS; i++) {
-      const Ints exact = result(sums[i][j]) - p.row_zero[row + i] * weight_sum;
+      const Ints exact = sums[i][j / PARTS].part(j % PARTS) - p.row_zero[row + i] * weight_sum;
       found[i][j] = to_floats(exact) * (scale * p.row_scale[row + i]);
     }
   }
@@ -156,18 +199,18 @@ inline void sums_of_bytes(const Product& p, int row, int block, Floats (&found)[
 // One tile: its sums with bias, activation and residual go to y.
 template <bool IS_INT8, int ROWS, int BLOCKS>
 inline void tile(const Product& p, int row, int block) {
-  Floats sums[ROWS][BLOCKS] = {};
+  Floats sums[ROWS][BLOCKS * PARTS] = {};
   if constexpr (IS_INT8) {
     sums_of_bytes<ROWS, BLOCKS>(p, row, block, sums);
   } else {
     sums_of_floats<ROWS, BLOCKS>(p, row, block, sums);
   }
-  for (int j = 0; j < BLOCKS; j++) {
-    const int output = (block + j) * LANES, n = p.n_out - output;
+  for (int j = 0; j < BLOCKS * PARTS; j++) {
+    const int output = block * BLOCK + j * LANES, n = p.n_out - output;
     const Floats bias = p.bias ? load(p.bias + output) : Floats{};
     for (int i = 0; i < ROWS; i++) {
       const Floats values = activate(sums[i][j] + bias, p.activation);
-      float* y = p.y + size_t(row + i) * p.stride + (output - p.first_block * LANES);
+      float* y = p.y + size_t(row + i) * p.stride + (output - p.first_block * BLOCK);
       const float* residual = p.residual ? p.residual + size_t(row + i) * p.n_out + output : nullptr;
       if (n >= LANES) {
         store(y, residual ? values + load(residual) : values);
@@ -202,14 +245,14 @@ inline void by_rows(const Product& p, int first, int end) {
   if constexpr (ROWS > 1) {
     if (p.rows < ROWS) return by_rows<IS_INT8, ROWS - 1>(p, first, end);
   }
-  groups<IS_INT8, ROWS, blocks_of(ROWS)>(p, first, end);
+  groups<IS_INT8, ROWS, blocks_of<IS_INT8>(ROWS)>(p, first, end);
 }
 
 inline void multiply(const Product& p, int first_block, int end_block) {
   if (p.weight8) {
-    by_rows<true, MOST_ROWS>(p, first_block, end_block);
+    by_rows<true, MOST_ROWS<true>>(p, first_block, end_block);
   } else {
-    by_rows<false, MOST_ROWS>(p, first_block, end_block);
+    by_rows<false, MOST_ROWS<false>>(p, first_block, end_block);
   }
 }
 
@@ -240,7 +283,7 @@ inline void quantise(const float* x, int rows, int n_in, uint8_t* bytes, float* 
       Floats v = (load(x + i) * inverse + shift) - shift + offset;
       v = larger(smaller(v, all(255.0f)), Floats{});
       const Ints whole = __builtin_convertvector(v, Ints);
-      typedef uint8_t Bytes __attribute__((vector_size(16)));
+      typedef uint8_t Bytes __attribute__((vector_size(LANES)));
       const Bytes packed = __builtin_convertvector(whole, Bytes);
       memcpy(bytes + i, &packed, sizeof packed);
     }

@@ -45,15 +45,15 @@ inline void take_logits(RowSummary& row, int n_candidates, const float* logits, 
 }
 
 inline void summarise(const Product& p, int first_block, int end_block, const Summary& s) {
-  const int width = PANEL * LANES;
+  const int width = PANEL * BLOCK;
   float* panel = new float[size_t(p.rows) * width];
   Product part = p;
   part.y = panel;
   part.stride = width;
   for (int block = first_block; block < end_block; block += PANEL) {
     const int end = block + PANEL < end_block ? block + PANEL : end_block;
-    const int64_t first = int64_t(block) * LANES;
-    const int n = int((end * LANES < p.n_out ? end * LANES : p.n_out) - first);
+    const int64_t first = int64_t(block) * BLOCK;
+    const int n = int((end * BLOCK < p.n_out ? end * BLOCK : p.n_out) - first);
     part.first_block = block;
     multiply(part, block, end);
     for (int row = 0; row < p.rows; row++) {

@@ -1,5 +1,5 @@
-// Sixteen floats at a time in the compiler's own vector types: one register with AVX-512, two with AVX2, four with NEON.
-// This file and those that include it are compiled once for each instruction set, in a namespace of its own.
+// As many floats at a time as a register of the instruction set holds, in the compiler's own vector types. This file and
+// those that include it are compiled once for each instruction set, in a namespace of its own.
 #pragma once
 
 #include <cmath>
@@ -12,9 +12,17 @@
 
 namespace KERNELS {
 
+#if defined(__AVX512F__)
 constexpr int LANES = 16;
-typedef float Floats __attribute__((vector_size(64)));
-typedef int32_t Ints __attribute__((vector_size(64)));
+#elif defined(__AVX2__)
+constexpr int LANES = 8;
+#else
+constexpr int LANES = 4;
+#endif
+constexpr int BLOCK = 16;             // outputs of a block of packed weights
+constexpr int PARTS = BLOCK / LANES;  // vectors of a block
+typedef float Floats __attribute__((vector_size(LANES * 4)));
+typedef int32_t Ints __attribute__((vector_size(LANES * 4)));
 // In memory only: sums of a type that may alias anything are not kept in registers.
 typedef Floats FloatsAnywhere __attribute__((aligned(4), may_alias));
 typedef Ints IntsAnywhere __attribute__((aligned(4), may_alias));
@@ -36,7 +44,7 @@ inline Floats smaller(Floats a, Floats b) { return choose(a < b, a, b); }
 #endif
 inline Floats to_floats(Ints a) { return __builtin_convertvector(a, Floats); }
 
-// By halves, so that it takes log2(16) steps.
+// By halves, so that it takes few steps.
 template <typename Pick>
 inline float reduce(Floats v, Pick pick) {
   float lanes[LANES];

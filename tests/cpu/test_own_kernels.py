@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import math
 
@@ -17,15 +16,16 @@ from s2s_export.cpu.own import packing
 from s2s_export.cpu.own.products import ACTIVATIONS
 
 ONNX_TYPES = {np.dtype(t): helper.np_dtype_to_tensor_dtype(np.dtype(t)) for t in ("f4", "i8", "i4", "i1", "?")}
-SETS = {"avx512": (), "avx2": ("avx512",), "plain": ("avx512", "avx2")}  # by what is left out
+SETS = {  # by what is left out
+    "avx512": (), "avxvnni": ("avx512",), "avx2": ("avx512", "avxvnni"), "plain": ("avx512", "avxvnni", "avx2"),
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=SETS)
 def library(request):
-    path = plugin_sources.module("cpu.build").library(*SETS[request.param])
-    loaded = ctypes.CDLL(str(path))
-    loaded.s2s_instruction_set.restype = ctypes.c_char_p
-    if loaded.s2s_instruction_set().decode() != request.param:
+    build = plugin_sources.module("cpu.build")
+    path = build.library(*SETS[request.param])
+    if build.instruction_set(path) != request.param:
         pytest.skip(f"this processor has no {request.param}")
     return path
 
