@@ -111,9 +111,11 @@ def _wrong(options: dict[str, Any], given: Mapping[str, Any]) -> list[str]:
 
 
 def version(recipe: Recipe) -> str:
+    """Of what decides on an engine's numbers: the library, and the sources of our operators."""
     import onnxruntime
 
-    return f"onnxruntime {onnxruntime.__version__}"
+    sources = plugin_sources.module("build").source_hash("cpu")
+    return f"onnxruntime {onnxruntime.__version__}, operators {sources[:12]}"
 
 
 def build(bundle: Bundle, recipe: Recipe, folder: Path, progress: Callable[[str], None]) -> dict[str, Any]:

@@ -8,9 +8,12 @@ import math
 import numpy as np
 import onnxruntime
 import pytest
+import tiny_models
 from onnx import TensorProto, helper, numpy_helper
 
-from s2s_export import plugin_sources
+from s2s_export import bundle as bundles
+from s2s_export import plugin_sources, recipes
+from s2s_export.builders import cpu
 from s2s_export.cpu import own
 from s2s_export.cpu.own import packing
 from s2s_export.cpu.own.products import ACTIVATIONS
@@ -283,3 +286,24 @@ def test_sizes_that_do_not_fit_are_an_error(library):
         cache = np.zeros((4, 1, 2, 1, 8), np.float32)
         table = np.zeros((1, 1, 5), np.int64)
         run(library, "SelfAttention", [np.zeros((1, 48), np.float32), cache, cache, table, np.array([0])], 3, scale=1.0)
+
+
+# The passes
+
+
+@pytest.mark.parametrize("name", tiny_models.CONFIGS)
+def test_every_family_is_rewritten_whole(exported, name):
+    bundle = bundles.read(exported(name)[1])
+    graphs, passes = cpu.rewrite(bundle, recipes.load("cpu-int8"), own=True)
+    layers = bundle.manifest["sizes"]["decoder_layers"]
+    counts = {done.name: done.count for done in passes["decoder_step"]}
+    assert counts["attention over the cache"] == counts["attention over the source"] == layers
+    assert counts["output projection with candidates"] == counts["packed embeddings"] == 1
+    assert counts["packed products"] == 6 * layers
+    assert counts["fused residuals"] == counts["fused norms"] == 3 * layers
+    encoder = {done.name: done.count for done in passes["encoder"]}
+    assert encoder["fused residuals"] == encoder["fused norms"] == 2 * bundle.manifest["sizes"]["encoder_layers"]
+    # Gated layers multiply two halves of a product, which no operator takes in.
+    assert counts["fused activations"] == (0 if "gated" in name or name == "mt5" else layers)
+    left = {node.op_type for graph in graphs.values() for node in graph.nodes}
+    assert not left & {"Gemm", "LogSoftmax", "TopK", "BeamSelfAttention"}
