@@ -61,9 +61,9 @@ def host_library(folder: str, sanitize: bool = False) -> Path:
     flags = (*HOST_FLAGS, *(SANITIZE_FLAGS if sanitize else ()))
 
     def compile_to(output: Path) -> str:
-        return _run([compiler, *flags, "-x", "c++", str(launcher(folder)), "-o", str(output)])
+        return run([compiler, *flags, "-x", "c++", str(launcher(folder)), "-o", str(output)])
 
-    return _cached(folder, f"{folder}.so", (compiler, *flags), compile_to)
+    return cached(folder, f"{folder}.so", (compiler, *flags), compile_to)
 
 
 def cubin(folder: str, architecture: int) -> Path:
@@ -71,9 +71,7 @@ def cubin(folder: str, architecture: int) -> Path:
     nvcc = find_nvcc()
     flags = (*DEVICE_FLAGS, "-cubin", f"-arch=sm_{architecture}")
     name = f"{folder}.sm_{architecture}.cubin"
-    return _cached(
-        folder, name, (nvcc, *flags), lambda output: _run([nvcc, *flags, str(launcher(folder)), "-o", output])
-    )
+    return cached(folder, name, (nvcc, *flags), lambda output: run([nvcc, *flags, str(launcher(folder)), "-o", output]))
 
 
 def ptx(folder: str) -> Path:
@@ -81,9 +79,7 @@ def ptx(folder: str) -> Path:
     nvcc = find_nvcc()
     flags = (*DEVICE_FLAGS, "-ptx", f"-arch=compute_{PTX_ARCHITECTURE}")
     name = f"{folder}.compute_{PTX_ARCHITECTURE}.ptx"
-    return _cached(
-        folder, name, (nvcc, *flags), lambda output: _run([nvcc, *flags, str(launcher(folder)), "-o", output])
-    )
+    return cached(folder, name, (nvcc, *flags), lambda output: run([nvcc, *flags, str(launcher(folder)), "-o", output]))
 
 
 def fatbin(folder: str, architectures: Sequence[int] = ARCHITECTURES) -> Path:
@@ -99,9 +95,9 @@ def fatbin(folder: str, architectures: Sequence[int] = ARCHITECTURES) -> Path:
     def combine(output: Path) -> str:
         images = [f"--image3=kind=elf,sm={a},file={cubin(folder, a)}" for a in architectures]
         images.append(f"--image3=kind=ptx,sm={PTX_ARCHITECTURE},file={ptx(folder)}")
-        return _run([tool, *flags[:2], f"--create={output}", *images])
+        return run([tool, *flags[:2], f"--create={output}", *images])
 
-    return _cached(folder, f"{folder}.fatbin", (tool, *flags), combine)
+    return cached(folder, f"{folder}.fatbin", (tool, *flags), combine)
 
 
 def packaged_name(folder: str) -> str:
@@ -156,7 +152,7 @@ def find_nvcc() -> str:
 @functools.cache
 def toolkit() -> Path:
     """The CUDA toolkit's folder, by nvcc's own account: the nvcc on the path may be a script that calls another."""
-    plan = _run([find_nvcc(), "--dryrun", "-x", "cu", "-c", os.devnull, "-o", os.devnull])
+    plan = run([find_nvcc(), "--dryrun", "-x", "cu", "-c", os.devnull, "-o", os.devnull])
     match = re.search(r"^#\$ _HERE_=(.+)$", plan, re.MULTILINE)
     if match is None:
         raise BuildError(f"{find_nvcc()} --dryrun names no folder; expected a line with _HERE_; reinstall the toolkit")
@@ -185,7 +181,7 @@ def source_hash(folder: str) -> str:
     return digest.hexdigest()
 
 
-def _cached(folder: str, name: str, recipe: Sequence[str], make: Callable[[Path], str]) -> Path:
+def cached(folder: str, name: str, recipe: Sequence[str], make: Callable[[Path], str]) -> Path:
     """The file `name` made by `make` (which returns the compiler's report), from the cache where it is there."""
     key = hashlib.sha256("\0".join((source_hash(folder), version(recipe[0]), *recipe)).encode()).hexdigest()[:20]
     place = cache_folder() / f"{folder}-{key}"
@@ -223,7 +219,7 @@ def version(compiler: str) -> str:
     return subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
 
 
-def _run(command: Sequence[str | Path]) -> str:
+def run(command: Sequence[str | Path]) -> str:
     result = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
     if result.returncode:
         errors = "\n".join((result.stderr or result.stdout).strip().splitlines()[-20:])

@@ -57,12 +57,12 @@ def library(*without: str) -> Path:
             for name, chosen in sets.items():
                 objects.append(f"{scratch}/{name}.o")
                 kernels = [f"-DKERNELS={name}", *chosen, "-c", str(sources / "kernels.cpp"), "-o", objects[-1]]
-                report += build._run([compiler, *flags, *kernels])
+                report += build.run([compiler, *flags, *kernels])
             linked = [*with_sets, str(sources / "operators.cpp"), *objects, *LINK, "-o", str(output)]
-            return report + build._run([compiler, *flags, *linked])
+            return report + build.run([compiler, *flags, *linked])
 
     recipe = (compiler, *flags, *LINK, *(word for name, chosen in sets.items() for word in (name, *chosen)))
-    return build._cached(FOLDER, NAME, recipe, compile_to)
+    return build.cached(FOLDER, NAME, recipe, compile_to)
 
 
 def instruction_set(path: Path) -> str:

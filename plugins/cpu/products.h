@@ -16,6 +16,8 @@ constexpr bool PACKED_DOT = true;
 constexpr bool PACKED_DOT = false;
 #endif
 
+constexpr size_t AHEAD = 128 << 10;  // bytes of weights that are asked for ahead at most
+
 // Rows of a tile at most, and blocks of a tile of some rows: the sums fill the registers and leave room for the rest.
 #if defined(__AVX512F__)
 template <bool IS_INT8>
@@ -230,10 +232,14 @@ inline void tiles(const Product& p, int row, int block) {
   }
 }
 
-// All rows for blocks [block, end), BLOCKS at a time; then the rest, half as many at a time.
+// All rows for blocks [block, end), BLOCKS at a time; then the rest, half as many at a time. Where one tile has all rows
+// the blocks are few enough for the next ones to lie beside them in the second cache.
 template <bool IS_INT8, int ROWS, int BLOCKS>
 inline void groups(const Product& p, int block, int end) {
-  for (; block + BLOCKS <= end; block += BLOCKS) tiles<IS_INT8, ROWS, BLOCKS>(p, 0, block);
+  const size_t size = size_t(p.n_in) * BLOCK * (IS_INT8 ? 1 : sizeof(float));
+  if (p.rows > ROWS || BLOCKS == 1 || BLOCKS * size <= AHEAD) {
+    for (; block + BLOCKS <= end; block += BLOCKS) tiles<IS_INT8, ROWS, BLOCKS>(p, 0, block);
+  }
   if constexpr (BLOCKS > 1) {
     if (block < end) groups<IS_INT8, ROWS, BLOCKS / 2>(p, block, end);
   }

@@ -9,7 +9,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from ..bundle import Bundle, engines
+from ..bundle import Bundle, engines, sha256
 from ..errors import EngineError, nearest
 
 PORTABLE = "portable"  # the target that is always there: the bundle's own graphs
@@ -65,6 +65,10 @@ def _check(bundle: Bundle, name: str, engine: dict[str, Any], folder: Path) -> N
         path = folder / file
         if not path.is_file() or path.stat().st_size != entry["bytes"]:
             raise EngineError(f"{path}: is missing or has another size than {entry['bytes']}; {_rebuild(bundle, name)}")
+    if engine.get("operators"):
+        path = folder / engine["operators"]  # code that this process is about to run
+        if sha256(path) != engine["files"][path.name]["sha256"]:
+            raise EngineError(f"{path}: is not what was built, the file is damaged; {_rebuild(bundle, name)}")
 
 
 def _rebuild(bundle: Bundle, name: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 import s2s_export
 from s2s_export.build import build
-from s2s_export.errors import BackendUnavailable, EngineError, InvalidOption, UnknownOption
+from s2s_export.errors import BackendUnavailable, BuildError, EngineError, InvalidOption, UnknownOption
 
 
 @pytest.fixture()
@@ -54,13 +54,6 @@ def test_operators_of_another_processor_are_refused(copy):
         s2s_export.load(copy)
 
 
-def test_operators_that_cannot_be_loaded_say_how_to_rebuild(copy):
-    file = copy / "engines/cpu-fp32/operators.so"
-    file.write_bytes(b"x" * file.stat().st_size)
-    with pytest.raises(EngineError, match=r"operators.so.*s2s build"):
-        s2s_export.load(copy)
-
-
 def test_a_file_that_is_cut_is_noticed(copy):
     file = copy / "engines/cpu-fp32/decoder_step.onnx"
     file.write_bytes(file.read_bytes()[:-10])
@@ -101,3 +94,25 @@ def test_four_bits_and_a_target_of_ones_own(copy, tmp_path):
     recipe.write_text('flavour = "cpu"\nprecision = "int8"\n[options]\nhead_bits = 4\nstep = "block"\n')
     assert build(copy, str(recipe)).engine["target"] == "mine"
     assert s2s_export.load(copy, target="mine").generate([[5, 6, 7]], num_beams=2)[0][0].token_ids
+
+
+def test_without_a_compiler_it_says_whose_kernels_are_taken(copy, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    report = build(copy, "cpu-fp32", force=True)
+    assert report.engine["operators"] is None
+    assert report.engine["summary"][0].startswith("kernels: ONNX Runtime's (no C++ compiler; expected one of g++")
+    assert s2s_export.load(copy).generate([[5, 6, 7]])[0][0].token_ids
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text('flavour = "cpu"\nprecision = "fp32"\n[options]\nkernels = "own"\n')
+    with pytest.raises(BuildError, match="no C\\+\\+ compiler"):
+        build(copy, str(recipe))
+
+
+def test_operators_that_are_damaged_are_not_loaded(copy):
+    file = copy / "engines/cpu-fp32/operators.so"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 255
+    file.write_bytes(data)
+    with pytest.raises(EngineError, match=r"operators.so: .*damaged.*s2s build"):
+        s2s_export.load(copy)
