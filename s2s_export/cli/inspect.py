@@ -71,5 +71,7 @@ def _tokenizer(entry: dict[str, Any] | None) -> str:
 
 
 def _engine(engine: dict[str, Any]) -> str:
-    parts = (f"{name} {engine[name]}" for name in ("backend", "precision", "made_for", "bytes") if name in engine)
+    parts = [f"{name} {engine[name]}" for name in ("backend", "precision", "made_for", "bytes") if name in engine]
+    if "operators" in engine:
+        parts.append("kernels of our own" if engine["operators"] else "ONNX Runtime's kernels")
     return ", ".join(parts)

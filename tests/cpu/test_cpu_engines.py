@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import tiny_models
+from command_line import s2s
 
 import s2s_export
 from s2s_export import bundle as bundles
@@ -150,6 +151,11 @@ def test_weights_in_half_precision_are_brought_in_fp32(tmp_path):
         for t in ("portable", "cpu-fp32")
     ]
     assert tokens[0] == tokens[1]
+
+
+@pytest.mark.parametrize(("kernels", "words"), [("own", "kernels of our own"), ("onnxruntime", "ONNX Runtime's")])
+def test_inspect_says_whose_kernels_an_engine_has(built, kernels, words):
+    assert words in s2s("inspect", built("marian", "cpu-fp32", kernels=kernels)).stdout
 
 
 def test_a_bundle_with_an_engine_moves(built, tmp_path):
