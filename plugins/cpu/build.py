@@ -38,13 +38,14 @@ INSTRUCTION_SETS = {
 COMPILERS = ("g++", "c++", "clang++")
 
 
-def library(*without: str) -> Path:
+def library(*without: str, sanitize: bool = False) -> Path:
     """The operators for this machine's kind of processor. Raises BuildError without a C++ compiler.
 
-    without: instruction sets to leave out, for tests; "plain" is always there.
+    For tests: without, instruction sets to leave out ("plain" is always there); sanitize, with address and undefined
+    checks.
     """
     compiler = build.find_compiler(*COMPILERS)
-    flags = (*FLAGS, *QUIET)
+    flags = (*FLAGS, *QUIET, *(build.SANITIZE_FLAGS if sanitize else ()))
     sets = INSTRUCTION_SETS if platform.machine() in ("x86_64", "AMD64") else {"plain": ()}
     sets = {name: chosen for name, chosen in sets.items() if name not in without}
     with_sets = tuple(f"-DWITH_{name.upper()}" for name in sets)
