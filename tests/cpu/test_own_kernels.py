@@ -50,6 +50,7 @@ def run(library, op_type, inputs, n_outputs, constants=(), threads=1, wanted=Non
     opsets = [helper.make_opsetid("", 24), helper.make_opsetid(own.DOMAIN, 1)]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    options.enable_cpu_mem_arena = False  # every tensor has memory of its own, whose ends a sanitizer sees
     options.register_custom_ops_library(str(library))
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
     return onnxruntime.InferenceSession(model, options).run(None, fed)

@@ -66,4 +66,4 @@ def test_no_access_out_of_bounds(without: tuple[str, ...]) -> None:
 @pytest.mark.slow
 def test_an_overrun_is_seen() -> None:
     result = run((), OVERRUN)
-    assert "heap-buffer-overflow" in result.stderr, result.stderr[-4000:]
+    assert "148-byte region" in result.stderr, result.stderr[-4000:]  # the bias
