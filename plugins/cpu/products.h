@@ -44,7 +44,7 @@ constexpr int blocks_of(int rows) {
 
 inline Floats activate(Floats x, Activation activation) {
   switch (activation) {
-    case Activation::relu: return larger(x, Floats{});
+    case Activation::relu: return larger(Floats{}, x);
     case Activation::silu: return x * sigmoid(x);
     case Activation::quick_gelu: return x * sigmoid(1.702f * x);
     case Activation::gelu: return 0.5f * x * (1.0f + error_function(x * 0.70710678118654752f));

@@ -34,7 +34,7 @@ inline Floats all(float x) { return Floats{} + x; }
 inline Floats choose(Ints condition, Floats yes, Floats no) {
   return reinterpret_cast<Floats>((reinterpret_cast<Ints>(yes) & condition) | (reinterpret_cast<Ints>(no) & ~condition));
 }
-// Of a NaN and a number both give the number in `b`, which is what the instructions do.
+// Where `a` or `b` is no number both give `b`, as the instructions do: what may be NaN, and should stay so, comes second.
 #if defined(__AVX512F__)
 inline Floats larger(Floats a, Floats b) { return Floats(_mm512_max_ps(__m512(a), __m512(b))); }
 inline Floats smaller(Floats a, Floats b) { return Floats(_mm512_min_ps(__m512(a), __m512(b))); }
@@ -86,7 +86,7 @@ inline void sums_of_four(const Floats (&v)[4], float* out) {
 // e**x within 2 units in the last place for x in [-87, 88], and what it is at the ends of that range beyond. Cody and
 // Waite's reduction, and the polynomial of Cephes' expf.
 inline Floats exponential(Floats x) {
-  x = larger(smaller(x, all(88.0f)), all(-87.0f));
+  x = larger(all(-87.0f), smaller(all(88.0f), x));
   const Floats shift = all(12582912.0f);  // 1.5 * 2**23: adding it rounds to a whole number, which is in the low bits
   const Floats rounded = x * 1.44269504088896341f + shift;
   const Floats n = rounded - shift;
@@ -106,7 +106,7 @@ inline Floats hyperbolic_tangent(Floats x) { return 1.0f - 2.0f / (exponential(x
 
 // erf(x) by a quotient of polynomials over [-4, 4], within 3e-7.
 inline Floats error_function(Floats x) {
-  x = larger(smaller(x, all(4.0f)), all(-4.0f));
+  x = larger(all(-4.0f), smaller(all(4.0f), x));
   const Floats s = x * x;
   Floats p = all(-2.72614225801306e-10f);
   p = p * s + 2.77068142495902e-08f;

@@ -279,6 +279,19 @@ def test_impossible_logits(library):
     assert best[0, 0, 2:].tolist() == [-np.inf] * 3 and np.isfinite(normalizer).all()
 
 
+def test_what_is_no_number_stays_so(library):
+    weight, bias = np.zeros((40, 4), np.float32), np.zeros(40, np.float32)
+    bias[33] = np.nan
+    packed = [packed_inputs(weight, False)[0][0], packing.filled(bias, 16)]
+    inputs = [np.ones((1, 4), np.float32), *packed]
+    asked = [np.array([5]), np.zeros((1, 1, 1), np.int64), np.array(True)]
+    *_, normalizer, _, log_probs = run(library, "Head", [*inputs, *asked], 5, [1, 2], n_out=40)
+    assert np.isnan(normalizer).all() and np.isnan(log_probs).all()
+    for activation in ACTIVATIONS.values():
+        (found,) = run(library, "Linear", inputs, 1, [1, 2], n_out=40, activation=activation)
+        assert np.isnan(found[0]).tolist() == [i == 33 for i in range(40)]
+
+
 def test_sizes_that_do_not_fit_are_an_error(library):
     weight = packed_inputs(np.zeros((40, 8), np.float32), False)[0][0]
     with pytest.raises(Exception, match="other sizes than its rows"):

@@ -26,11 +26,11 @@ NORMS = ("LayerNormalization", "RMSNormalization")
 
 def apply(graph: Graph, store: Store) -> list[Applied]:
     done = {name: Applied(name) for name in ("packed products", "fused activations", "fused residuals", "fused norms")}
-    ranks = _row_widths(graph)
+    widths = _row_widths(graph)
     for product in graph.nodes:
         reason = unfit(graph, product)
         if reason is None:
-            _replace(graph, product, store, ranks, done)
+            _replace(graph, product, store, widths, done)
         elif reason:
             done["packed products"].left[reason] += 1
     return list(done.values())

@@ -14,13 +14,16 @@ STEP = "decoder_step"
 def rewrite(graph: Graph, store: Store) -> list[Applied]:
     """Rewrite the graph in place; what each pass did."""
     done: list[Applied] = []
+    on_demand = ondemand.ON_DEMAND
     if graph.name == STEP:
-        done += [*attention.apply(graph), head.apply(graph, store)]
+        projection = head.apply(graph, store)
+        if projection.count:  # it gives the log-probabilities on demand itself
+            on_demand = tuple(name for name in on_demand if name not in head.OUTPUTS)
+        done += [*attention.apply(graph), projection]
         graph.prune([name for name in graph.outputs if name not in ondemand.LEFT_OUT])
-    done.append(embedding.apply(graph, store))
-    done += products.apply(graph, store)
+    done += [embedding.apply(graph, store), *products.apply(graph, store)]
     if graph.name == STEP:
-        done.append(ondemand.apply(graph, ("attention",) if done[2].count else ondemand.ON_DEMAND))
+        done.append(ondemand.apply(graph, on_demand))
     drop_unused_weights(graph, ondemand.read_values(graph))
     declare(graph)
     return done
