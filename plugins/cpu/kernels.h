@@ -11,6 +11,10 @@
 
 #include <cstdint>
 
+constexpr int BLOCK = 16;  // outputs of a block
+constexpr int PANEL = 24;  // blocks of the vocabulary that are looked at together: 384 logits of each row, which stay in
+                           // the first caches. All tiles of rows x blocks divide it.
+
 enum class Activation : int { none = 0, relu = 1, silu = 2, gelu = 3, gelu_tanh = 4, quick_gelu = 5 };
 
 // y [R,O] = activation(x [R,I] W^T + bias) + residual, for some blocks of outputs.

@@ -15,11 +15,9 @@ namespace {
 
 using ort::BOOL, ort::FLOAT, ort::INT32, ort::INT64, ort::INT8, ort::OPTIONAL;
 
-constexpr int LANES = 16;
 constexpr int64_t SMALL = 1 << 16;  // multiplications that are not worth a second thread
 constexpr int TASKS = 16;           // parts of a product: more than threads, so that none waits long
 constexpr int GRAIN = 8;            // blocks that a part has at least: fewer fill no tile
-constexpr int PANEL = 24;           // blocks of the vocabulary that are looked at together, see summary.h
 constexpr int64_t MANY = 256;       // candidates from which on sorting beats keeping them in order
 
 #if defined(WITH_AVXVNNI)
@@ -58,7 +56,7 @@ T* scratch(size_t n) {
   return memory.data();
 }
 
-int blocks_of(int64_t n_out) { return int((n_out + LANES - 1) / LANES); }
+int blocks_of(int64_t n_out) { return int((n_out + BLOCK - 1) / BLOCK); }
 
 // [0, n_units) in even parts of at least `grain`, one call each.
 void in_parts(Call& call, int n_units, int grain, int64_t work, const std::function<void(int part, int first, int end)>& body) {
@@ -171,14 +169,14 @@ class Embedding {
     for (int64_t i = 0; i < ids.count(); i++, out += width_) {
       const int64_t id = ids.as<int64_t>()[i];
       if (id < 0 || id >= n_rows_) return "s2s.cpu: a token id is outside the vocabulary";
-      const int64_t lane = id % LANES, block = id / LANES * LANES * stride;
+      const int64_t lane = id % BLOCK, block = id / BLOCK * BLOCK * stride;
       if (IS_INT8) {
         const int8_t* from = weight.as<int8_t>() + block + 4 * lane;
         const float scale = call_scale(call)[id];
-        for (int64_t k = 0; k < width_; k++) out[k] = scale * float(from[k / 4 * 4 * LANES + k % 4]);
+        for (int64_t k = 0; k < width_; k++) out[k] = scale * float(from[k / 4 * 4 * BLOCK + k % 4]);
       } else {
         const float* from = weight.as<float>() + block + lane;
-        for (int64_t k = 0; k < width_; k++) out[k] = from[k * LANES];
+        for (int64_t k = 0; k < width_; k++) out[k] = from[k * BLOCK];
       }
     }
     return nullptr;
@@ -216,8 +214,8 @@ class TakeRows {
     if (call.failure()) return nullptr;
     take(weight.as<Cell>(), out, ids, weight.dims[1]);
     if constexpr (IS_INT8) {
-      take(call.input(2).as<float>(), call.output(1, {shape[0] * LANES}).template as<float>(), ids, 1);
-      take(call.input(3).as<int32_t>(), call.output(2, {shape[0] * LANES}).template as<int32_t>(), ids, 1);
+      take(call.input(2).as<float>(), call.output(1, {shape[0] * BLOCK}).template as<float>(), ids, 1);
+      take(call.input(3).as<int32_t>(), call.output(2, {shape[0] * BLOCK}).template as<int32_t>(), ids, 1);
     }
     return nullptr;
   }
@@ -227,15 +225,15 @@ class TakeRows {
   template <typename T>
   static void take(const T* from, T* to, const Tensor& ids, int64_t depth) {
     const int64_t n = ids.count();
-    for (int64_t block = 0; block < blocks_of(n); block++, to += depth * LANES) {
-      const int64_t n_lanes = std::min<int64_t>(LANES, n - block * LANES);
-      const T* rows[LANES];
+    for (int64_t block = 0; block < blocks_of(n); block++, to += depth * BLOCK) {
+      const int64_t n_lanes = std::min<int64_t>(BLOCK, n - block * BLOCK);
+      const T* rows[BLOCK];
       for (int64_t lane = 0; lane < n_lanes; lane++) {
-        const int64_t id = ids.as<int64_t>()[block * LANES + lane];
-        rows[lane] = from + id / LANES * LANES * depth + id % LANES;
+        const int64_t id = ids.as<int64_t>()[block * BLOCK + lane];
+        rows[lane] = from + id / BLOCK * BLOCK * depth + id % BLOCK;
       }
       for (int64_t k = 0; k < depth; k++) {
-        for (int64_t lane = 0; lane < LANES; lane++) to[k * LANES + lane] = lane < n_lanes ? rows[lane][k * LANES] : T{};
+        for (int64_t lane = 0; lane < BLOCK; lane++) to[k * BLOCK + lane] = lane < n_lanes ? rows[lane][k * BLOCK] : T{};
       }
     }
   }
@@ -350,7 +348,7 @@ class Head {
     const int64_t n_out = n_out_ ? n_out_ : bias.count();
     if (const char* why = read_product<IS_INT8>(call, n_out, p)) return why;
     if (!n_out_) {
-      float* filled = scratch<float, 7>(size_t(blocks_of(n_out)) * LANES);
+      float* filled = scratch<float, 7>(size_t(blocks_of(n_out)) * BLOCK);
       memcpy(filled, bias.data, n_out * sizeof(float));
       p.bias = filled;
     }

@@ -9,9 +9,6 @@
 
 namespace KERNELS {
 
-constexpr int PANEL = 24;  // blocks looked at together: 384 logits of each row, which stay in the first caches. All tiles
-                           // of rows x blocks divide it.
-
 inline void insert(RowSummary& row, int n_candidates, float value, int64_t id) {
   if (row.n == n_candidates && !(value > row.values[row.n - 1])) return;
   int place = row.n < n_candidates ? row.n++ : row.n - 1;

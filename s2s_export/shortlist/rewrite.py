@@ -18,10 +18,10 @@ from typing import Any
 import onnx
 from onnx import TensorProto, helper
 
+from ..cpu.own import DOMAIN
 from ..errors import BuildError
 
 WEIGHT, BIAS, IDS = "shortlist_weight", "shortlist_bias", "shortlist_ids"
-OWN = "s2s.cpu"  # the domain of our own operators
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 # What our heads read of their weight, by operator: names of inputs, element types and shapes (blocks, see plugins/cpu).
 PARTS: dict[str, dict[str, tuple[int, list[Any] | None]]] = {
@@ -62,7 +62,7 @@ def rewrite(path: Path, destination: Path) -> dict[str, Any]:
 
 
 def _own_head(graph: onnx.GraphProto) -> onnx.NodeProto | None:
-    return next((node for node in graph.node if node.domain == OWN and node.op_type in PARTS), None)
+    return next((node for node in graph.node if node.domain == DOMAIN and node.op_type in PARTS), None)
 
 
 def _rewrite_own(model: onnx.ModelProto, destination: Path) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def write_rows(path: Path, destination: Path) -> bool:
     parts = PARTS[head.op_type]
     n_rows = next(a.i for a in head.attribute if a.name == "n_out")
     take = helper.make_node(
-        head.op_type.replace("Head", "TakeRows"), [IDS, *head.input[1 : 1 + len(parts)]], list(parts), domain=OWN,
+        head.op_type.replace("Head", "TakeRows"), [IDS, *head.input[1 : 1 + len(parts)]], list(parts), domain=DOMAIN,
         n_rows=n_rows,
     )  # fmt: skip
     ids = helper.make_tensor_value_info(IDS, INT64, ["W"])
