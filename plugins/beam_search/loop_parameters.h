@@ -112,6 +112,8 @@ typedef struct RowUpdateParameters {
   int32_t rows, vocabulary, n_end, fill, prompt, limit, history_width;
 } RowUpdateParameters;
 
+#define S2S_STOPPED (1ull << 32)
+
 typedef struct PublishParameters {
   const int32_t* tokens;      /* [T, B, K] */
   const int32_t* parents;     /* [T, B, K]; null for rows */
@@ -123,9 +125,11 @@ typedef struct PublishParameters {
   const int64_t* position;
   const int32_t* stop;
   int32_t* news;     /* [T, B, 2K + 4], host memory, or null: tokens, parents, best output's step, parent, token; settled */
-  int32_t* progress; /* [2], host memory: steps done, stop flag */
-  uint64_t condition; /* of the WHILE node around this step, or 0 */
-  int32_t n_sources, beams, prompt, early_stopping;
+  uint64_t* progress;  /* [1], host memory: steps done, and S2S_STOPPED once the search has ended; one word, so that no
+                          reader sees one without the other */
+  int32_t* iterations; /* [1]: steps that were queued, in and out */
+  uint64_t condition;  /* of the WHILE node around this step, or 0 */
+  int32_t n_sources, beams, prompt, limit, early_stopping;
 } PublishParameters;
 
 #endif

@@ -122,9 +122,9 @@ __device__ __forceinline__ void publish(const PublishParameters& given) {
   __syncthreads();
   if (threadIdx.x == 0) {
     __threadfence_system();  // the block's writes happened before, by the barrier
-    volatile int32_t* progress = given.progress;
-    progress[1] = stop;
-    progress[0] = step + 1;
-    if (given.condition != 0) cudaGraphSetConditional(given.condition, stop ? 0u : 1u);
+    *static_cast<volatile uint64_t*>(given.progress) = static_cast<uint32_t>(step + 1) | (stop ? S2S_STOPPED : 0);
+    const int iterations = ++*given.iterations;
+    // The graph's own bound: a step that never says stop ends a search by an error, and not by a GPU that spins.
+    if (given.condition != 0) cudaGraphSetConditional(given.condition, !stop && iterations < given.limit);
   }
 }

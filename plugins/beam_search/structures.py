@@ -82,10 +82,12 @@ class RowUpdateParameters(ctypes.Structure):
 class PublishParameters(ctypes.Structure):
     _fields_ = (
         *fields(
-            "tokens parents pool_steps pool_parents pool_tokens pool_finished open position stop news progress", ""
+            "tokens parents pool_steps pool_parents pool_tokens pool_finished open position stop news progress "
+            "iterations",
+            "",
         ),
         ("condition", ctypes.c_uint64),
-        *fields("", "n_sources beams prompt early_stopping"),
+        *fields("", "n_sources beams prompt limit early_stopping"),
     )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import plugin_sources
-from ..errors import BackendUnavailable
+from ..errors import BackendError, BackendUnavailable
 from ..tensorrt import memory
 from . import driver_graphs as graphs
 from .driver_graphs import HANDLE
@@ -26,6 +26,7 @@ from .interface import Launch
 # What loading a binary says when the driver is older than the compiler: unsupported PTX version, no image for this GPU,
 # an image it can't read.
 TOO_OLD = frozenset({222, 209, 200, 218})
+ANY_KERNEL = "publish_step"  # of beam_search: one that every search queues
 
 
 class CudaGraph:
@@ -51,11 +52,12 @@ class CudaDevice(memory.Device):
         super().__init__(index)
         self.driver: Any = self._driver
         try:
-            self.while_graphs = graphs.declare(self.driver)
+            knows_while = graphs.declare(self.driver)
         except AttributeError as error:
             raise BackendUnavailable(
                 f"this CUDA driver is too old ({error}); graphs need one of CUDA 12 or later; update it"
             ) from error
+        self.while_graphs = knows_while and self._instantiates_while()
         self._binary = binary
         self._library: Any = None
         self._kernels: dict[str, Any] = {}
@@ -99,31 +101,37 @@ class CudaDevice(memory.Device):
         self.check(status, f"launching {launch.kernel}")
 
     def load_kernels(self) -> None:
-        """Before they are needed, so that what is missing shows early."""
+        """Before they are needed, so that what is missing shows early: a driver that loads lazily looks into a binary
+        only when one of its functions is asked for."""
+        self._find(ANY_KERNEL)
+
+    def _find(self, name: str) -> Any:
         with self._lock:
             if self._library is None:
                 self._library = self._load_binary()
-
-    def _find(self, name: str) -> Any:
-        self.load_kernels()
-        with self._lock:
-            kernel = HANDLE()
+            kernel, function = HANDLE(), HANDLE()
             status = self.driver.cuLibraryGetKernel(ctypes.byref(kernel), self._library, name.encode())
-            self.check(status, f"finding the kernel {name}")
+            status = status or self.driver.cuKernelGetFunction(ctypes.byref(function), kernel)
+            self._check_loaded(status, f"finding the kernel {name}")
             self._kernels[name] = kernel
         return kernel
 
     def _load_binary(self) -> Any:
-        path = self._binary or plugin_sources.module("build").fatbin("beam_search")
-        library = HANDLE()
-        status = self.driver.cuLibraryLoadData(ctypes.byref(library), path.read_bytes(), None, None, 0, None, None, 0)
+        if self._binary is None:
+            self._binary = plugin_sources.module("build").binary_for("beam_search", self.capability)
+        library, data = HANDLE(), self._binary.read_bytes()
+        status = self.driver.cuLibraryLoadData(ctypes.byref(library), data, None, None, 0, None, None, 0)
+        self._check_loaded(status, f"loading {self._binary}")
+        return library
+
+    def _check_loaded(self, status: int, what: str) -> None:
         if status in TOO_OLD:
+            name = "the kernels" if self._binary is None else self._binary.name
             raise BackendUnavailable(
-                f"the driver of {self.name} is of CUDA {self.cuda_version} and can't load {path.name}; expected at "
+                f"the driver of {self.name} is of CUDA {self.cuda_version} and can't load {name}; expected at "
                 "least the version of the nvcc that made it; update the driver, or build with an older nvcc"
             )
-        self.check(status, f"loading {path}")
-        return library
+        self.check(status, what)
 
     # Graphs
 
@@ -155,6 +163,18 @@ class CudaDevice(memory.Device):
         except BaseException:
             self.driver.cuGraphDestroy(graph)
             raise
+
+    def _instantiates_while(self) -> bool:
+        """Whether a WHILE graph can be made here: a driver's version does not say so on every platform."""
+        stream, address = self.create_stream(), self.allocate(4, "a trial")
+        try:
+            self.capture_while(stream, lambda condition: self.zero(address, 4, stream)).close()
+        except BackendError:
+            return False
+        finally:
+            self.free(address)
+            self.destroy_stream(stream)
+        return True
 
     def _captured(self, stream: int, body: Callable[[], None]) -> Any:
         """What `body` queues; the capture is ended even where it fails, as the stream is useless else."""

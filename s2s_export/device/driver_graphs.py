@@ -61,6 +61,7 @@ FUNCTIONS: dict[str, tuple[Any, ...]] = {
         *(HANDLE, HANDLE, ctypes.c_uint, HANDLE, HANDLE, ctypes.c_uint),
     ),
     "cuLibraryGetKernel": (_OUT, HANDLE, ctypes.c_char_p),
+    "cuKernelGetFunction": (_OUT, HANDLE),
     "cuLaunchKernel": (HANDLE, *(ctypes.c_uint,) * 7, HANDLE, ctypes.POINTER(HANDLE), HANDLE),
     "cuEventCreate": (_OUT, ctypes.c_uint),
     "cuEventRecord": (HANDLE, HANDLE),

@@ -25,7 +25,9 @@ from .steps import StepLaunches
 from .tables import Arena, Plan, first_values
 
 ASK_SECONDS = 0.001  # between two questions to the driver whether all is well
-STEPS_AHEAD = 2  # steps queued beyond the last one known to have run: hides the launch, wastes at most so many
+STEPS_AHEAD = 6  # steps queued beyond the last one known to have run: hides the launch, wastes at most so many
+SPIN_SECONDS = 0.0003  # how long a wait keeps the processor: giving it up, even for no time, takes some 50 us
+STOPPED = 1 << 32  # S2S_STOPPED of loop_parameters.h
 
 
 class Held:
@@ -41,7 +43,7 @@ class Held:
         self._address = device.allocate(self._arena.n_bytes, what)
         self._image = np.zeros(self._arena.image_bytes, np.uint8)
         self.news, news_address = device.mapped((plan.limit, plan.n_sources, 2 * plan.beams + 4), np.int32)
-        self._progress, progress_address = device.mapped((2,), np.int32)
+        self._progress, progress_address = device.mapped((1,), np.uint64)
         addresses = {name: self._address + offset for name, offset in self._arena.offsets.items()}
         addresses |= {"news": news_address if plan.streams else 0, "progress": progress_address}
         self._launches = StepLaunches(plan, executor, addresses)
@@ -115,7 +117,7 @@ class Held:
         if "while" not in self._graphs:  # the first step of a plan is queued and not captured
             self._queue_step()
             yield from self._wait(1)
-            if self._progress[1]:
+            if self._is_over:
                 return
         graph = self._capture("while")
         assert graph is not None
@@ -135,7 +137,7 @@ class Held:
                     self._executor.enqueue(self._stream)
                 graph.launch(self._stream)
             yield from self._wait(step + 1 - ahead)
-            if self._progress[1]:
+            if self._is_over:
                 break
             self._capture(mode)
         yield from self._wait(self.plan.limit)
@@ -143,29 +145,37 @@ class Held:
     def _wait(self, n_steps: int) -> Iterator[int]:
         """Until so many steps have run, or the search is at its end. Looks at mapped memory and asks the driver at
         times, which is how a lost device shows."""
-        seen, asked = -1, time.monotonic()
+        seen = -1
+        since = asked = time.monotonic()
         while True:
-            done, stop = int(self._progress[0]), int(self._progress[1])
+            word = int(self._progress[0])
+            done = word % STOPPED
             if done != seen:
                 yield done
-                seen = done
-            if stop or done >= n_steps:
+                seen, since = done, time.monotonic()
+            if word >= STOPPED or done >= n_steps:
                 return
-            if time.monotonic() - asked > ASK_SECONDS:
-                asked = time.monotonic()
-                if self._device.is_idle(self._stream) and int(self._progress[0]) == seen and not self._progress[1]:
+            now = time.monotonic()
+            if now - asked > ASK_SECONDS:
+                asked = now
+                if self._device.is_idle(self._stream) and int(self._progress[0]) == word:
                     raise BackendError(
                         f"{self._device.name} has nothing left to do after {seen} steps and the search has not ended; "
                         "expected a step to say so; this is a defect, report it"
                     )
-            time.sleep(0)  # other threads' searches need Python too
+            if now - since > SPIN_SECONDS:
+                time.sleep(0)  # other threads' searches need Python too
+
+    @property
+    def _is_over(self) -> bool:
+        return int(self._progress[0]) >= STOPPED
 
     # The end
 
     def results(self, options: GenerationOptions, source_lengths: Sequence[int]) -> list[list[Hypothesis]]:
         names = [*(walk.BEAM_TABLES if self.plan.is_beam_search else walk.ROW_TABLES)]
         names += ["alignment"] if self.plan.attention is not None else []
-        n_steps = int(self._progress[0])
+        n_steps = int(self._progress[0]) % STOPPED
         if self.plan.is_cut and n_steps == self.plan.limit:
             positions = self.plan.prompt + self.plan.limit - 1
             raise BackendError(

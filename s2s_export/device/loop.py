@@ -151,12 +151,15 @@ class DeviceSearch:
         n_told = 0
         for n_steps in held.run(mode):
             while news is not None and n_told < n_steps:
-                yield from news.read(n_told)
+                for told in news.read(n_told):
+                    yield told
+                    self.device.activate()  # whoever asks for the next may be another thread
                 n_told += 1
         results = held.results(options, [len(source) for source in sources])
         for source, outputs in enumerate(results):
             if news is not None and (rest := news.finish(source, outputs[0].token_ids)):
                 yield source, rest
+                self.device.activate()
         return results
 
     def _mode(self, mode: Mode) -> Mode:

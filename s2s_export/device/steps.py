@@ -208,6 +208,7 @@ class StepLaunches:
             n_sources=plan.n_sources,
             beams=plan.beams,
             prompt=plan.prompt,
+            limit=plan.limit,
             early_stopping=int(plan.early_stopping),
             condition=condition,
         )

@@ -156,10 +156,13 @@ def _check(plan: Plan, options: GenerationOptions, rules: DeviceRules) -> None:
         )
 
 
-def layout(plan: Plan) -> dict[str, tuple[Shape, type]]:
-    """Every table with its shape and element, those that a call sets beforehand first. See the letters above."""
+Layout = dict[str, tuple[Shape, type]]  # every table with its shape and element
+
+
+def layout(plan: Plan) -> tuple[Layout, Layout]:
+    """The tables that a call sets beforehand (`first_values`), and those that the loop fills. See the letters above."""
     B, K, R, V, M, T = plan.n_sources, plan.beams, plan.rows, plan.vocabulary, plan.candidates, plan.limit
-    set_beforehand: dict[str, tuple[Shape, type]] = {
+    set_beforehand: Layout = {
         "stop": ((1,), np.int32),
         "end_ids": ((max(plan.n_end, 1),), np.int64),
         "length_divisor": ((T + 1,), np.float32),
@@ -175,6 +178,7 @@ def layout(plan: Plan) -> dict[str, tuple[Shape, type]]:
         "n_generated": ((R,), np.int32),
         "seed": ((1,), np.uint64),
         "numbers": ((B,), np.uint64),
+        "iterations": ((1,), np.int32),
         "n_rules": ((1,), np.int32),
         "rules": ((MOST_RULES * 36,), np.uint8),
         "ids": ((plan.n_ids,), np.int32),
@@ -182,7 +186,7 @@ def layout(plan: Plan) -> dict[str, tuple[Shape, type]]:
         "sources": ((B, plan.source_width), np.int32),
         "history": ((B, K, plan.history_width if plan.keeps_history else 1), np.int32),
     }
-    by_the_loop: dict[str, tuple[Shape, type]] = {
+    by_the_loop: Layout = {
         "tokens": ((T, B, K), np.int32),
         "parents": ((T, B, K), np.int32),
         "token_scores": ((T, B, K), np.float32),
@@ -207,10 +211,7 @@ def layout(plan: Plan) -> dict[str, tuple[Shape, type]]:
         by_the_loop["race"] = ((B, K, V), np.float64)
     if plan.attention is not None:
         by_the_loop["alignment"] = ((T, B, K, plan.attention.width), np.float32)
-    return {**set_beforehand, **by_the_loop}
-
-
-SET_BEFOREHAND = 21  # tables of `layout` that `first_values` fills
+    return set_beforehand, by_the_loop
 
 
 class Arena:
@@ -218,15 +219,18 @@ class Arena:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.tables = layout(plan)
+        set_beforehand, by_the_loop = layout(plan)
+        self.tables = set_beforehand | by_the_loop
         self.offsets: dict[str, int] = {}
-        end = 0
-        for number, (name, (shape, dtype)) in enumerate(self.tables.items()):
+        self.image_bytes = self._place(set_beforehand, 0)
+        self.n_bytes = self._place(by_the_loop, self.image_bytes)
+
+    def _place(self, tables: Layout, end: int) -> int:
+        """Gives the tables offsets from `end` on. Returns where they end."""
+        for name, (shape, dtype) in tables.items():
             self.offsets[name] = end
             end += -(-max(prod(shape) * np.dtype(dtype).itemsize, 1) // ALIGNMENT) * ALIGNMENT
-            if number == SET_BEFOREHAND - 1:
-                self.image_bytes = end
-        self.n_bytes = end
+        return end
 
     def view(self, name: str, block: NDArray[np.uint8]) -> NDArray[np.generic]:
         """A table within a host copy of the block."""

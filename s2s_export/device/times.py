@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ VOCABULARIES = {"OPUS-MT": 58101, "T5-small": 32128}
 BATCHES, BEAMS = (1, 8, 64), (1, 4, 8)
 N_TOKENS = 64
 MEASURED = ("queue", "replay", "while")
+LAUNCHES = 50  # of a kernel in one graph, to time it
 BANDWIDTH_BYTES, LEAST_BANDWIDTH_BYTES = 1 << 30, 1 << 24
 
 
@@ -103,17 +105,30 @@ def times(device: Device, vocabulary_size: int, batch: int, beams: int, rules: b
         held.begin(options, *_first(options, executor))
         kernels: dict[str, float] = {}
         for launch, structure in held._launches.queue():
-
-            def many(launch: Any = launch, structure: Any = structure) -> None:
-                for _ in range(n):
-                    device.run(launch, structure, executor.stream)
-
-            kernels[launch.kernel] = 1e6 * device.seconds(executor.stream, many) / n
+            queue = functools.partial(device.run, launch, structure, executor.stream)
+            kernels[launch.kernel] = launch_us(device, executor.stream, queue)
         found["kernels_us"] = kernels
     finally:
         search.close()
         executor.close()
     return found
+
+
+def launch_us(device: Device, stream: int, queue: Callable[[], None], n: int = LAUNCHES) -> float:
+    """Microseconds of a launch that `queue` queues, of a graph of `n` of them: queued from Python one by one, a launch
+    would cost more than many a kernel."""
+
+    def many() -> None:
+        for _ in range(n):
+            queue()
+
+    queue()
+    graph = device.capture(stream, many)
+    try:
+        graph.launch(stream)  # a graph's first launch uploads it
+        return 1e6 * min(device.seconds(stream, functools.partial(graph.launch, stream)) for _ in range(3)) / n
+    finally:
+        graph.close()
 
 
 def _captures(device: Device, held: Any, n: int) -> dict[str, float]:

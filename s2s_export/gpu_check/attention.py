@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from .. import plugin_sources
 from ..device.interface import Device
+from ..device.times import launch_us
 
 Tensors = dict[str, NDArray[Any]]
 DeviceOf = Callable[[str], Device]  # a device that has the kernels of a folder
@@ -25,7 +25,8 @@ HEADS, HEAD_SIZE, SOURCE_LENGTH, CAPACITY = 8, 64, 32, 64
 def on_gpu(folder: str) -> Device:
     from ..device.cuda import CudaDevice
 
-    return CudaDevice(binary=plugin_sources.module("build").fatbin(folder))
+    device = CudaDevice()
+    return CudaDevice(binary=plugin_sources.module("build").binary_for(folder, device.capability))
 
 
 def tensors(
@@ -118,7 +119,7 @@ def agree(device_of: DeviceOf, n_cases: int) -> dict[str, Any]:
 
 
 def times(device_of: DeviceOf, batches: Sequence[int], beams: Sequence[int], n: int) -> list[dict[str, Any]]:
-    """Microseconds of a launch at OPUS-MT's sizes in fp16, queued one after the other, and the bytes that it reads."""
+    """Microseconds of a launch at OPUS-MT's sizes in fp16, of a graph of `n` of them, and the bytes that it reads."""
     found = []
     for folder in FOLDERS:
         device, length = device_of(folder), CAPACITY if folder == "beam_self_attention" else SOURCE_LENGTH
@@ -126,8 +127,7 @@ def times(device_of: DeviceOf, batches: Sequence[int], beams: Sequence[int], n: 
             for k in beams:
                 given = tensors(np.random.default_rng(6), folder, "fp16", batch, HEADS, k, HEAD_SIZE, length)
                 node = Node(device, folder, "fp16", given)
-                node.queue()
-                us = 1e6 * device.seconds(node.stream, functools.partial(node.queue, n)) / n
+                us = launch_us(device, node.stream, node.queue, n)
                 node.close()
                 states = batch * HEADS * HEAD_SIZE * 2 * 2  # keys and values of one position, in bytes
                 read = states * (k * length // 2 if folder == "beam_self_attention" else length)

@@ -114,6 +114,7 @@ CUresult cuLibraryGetKernel(CUkernel* kernel, CUlibrary library, const char* nam
   *kernel = (CUkernel) new FakeKernel{(ByName)dlsym(library, "s2s_beam_search_by_name"), name};
   return CUDA_SUCCESS;
 }
+CUresult cuKernelGetFunction(CUfunction* function, CUkernel kernel) { *function = (CUfunction)kernel; return CUDA_SUCCESS; }
 CUresult cuLaunchKernel(CUfunction function, unsigned x, unsigned y, unsigned z, unsigned threads, unsigned, unsigned,
                         unsigned, CUstream stream, void** arguments, void**) {
   FakeKernel* kernel = (FakeKernel*)function;
