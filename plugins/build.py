@@ -101,8 +101,8 @@ def fatbin(folder: str, architectures: Sequence[int] = ARCHITECTURES) -> Path:
 
 
 def binary_for(folder: str, capability: str) -> Path:
-    """The folder's kernels for one GPU, by its compute capability, say "9.0": the package's own binary where it has one,
-    else what nvcc makes for this architecture alone, which takes a ninth of the time of all.
+    """The folder's kernels for the GPU of a compute capability, say "9.0": the package's own binary where it has one,
+    else what nvcc makes for this architecture alone, in a ninth of the time of all.
     """
     packaged = ROOT.parent / PACKAGED / packaged_name(folder)
     return packaged if packaged.is_file() else cubin(folder, int(capability.replace(".", "")))

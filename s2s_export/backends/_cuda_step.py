@@ -7,6 +7,7 @@ B sources, K beams, S source length, C positions, N = C*K slots, M candidates, Q
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from ..tensorrt.memory import Buffers, n_bytes
 
 LEAST_CAPACITY = 16  # positions; capacities are powers of two, so that few shapes exist
 BY_THE_LOOP = ("token", "position", "ancestors")
+_graph_ids = itertools.count(1)  # by which ONNX Runtime tells graphs of its own apart
 
 
 class CudaExecutor:
@@ -42,6 +44,8 @@ class CudaExecutor:
 
         self._options = RunOptions()
         self._options.only_execute_path_to_fetches = True  # not what finds the host's candidates
+        if backend.captures_steps:
+            self._options.add_run_config_entry("gpu_graph_id", str(next(_graph_ids)))
         graph = backend.graphs["decoder_step"]
         logits = next(entry for entry in graph["outputs"] if entry["name"] == "logits")
         self._backend, self._binding, self._values, self._device = backend, binding, values, device

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.inliner
 import torch
 from onnx import numpy_helper
 from torch import Tensor
@@ -53,11 +54,8 @@ class TorchGraph:
             function = self.functions.get((node.domain, node.op_type))
             if function is not None:
                 outputs = self._call(function, inputs, attributes)
-            elif node.op_type in OPERATORS:
-                result = OPERATORS[node.op_type](inputs, attributes)
-                outputs = list(result) if isinstance(result, (tuple, list)) else [result]
             else:
-                raise BundleError(f"the graph uses the operator {node.op_type}, which the torch backend does not know")
+                outputs = _listed(_operator(node)(inputs, attributes))
             values.update(zip(node.output, outputs, strict=False))
 
     def _call(self, function: Any, inputs: Values, attributes: dict[str, Any]) -> Values:
@@ -65,6 +63,110 @@ class TorchGraph:
         values: dict[str, Any] = {**dict(zip(function.input, given, strict=True)), "": None}
         self._run_nodes(function.node, values, attributes | {"device": self.device})
         return [values[name] for name in function.output]
+
+
+# Inputs that say a size, an axis or a number of elements: they are read on the host.
+SIZES = {
+    "Reshape": {1}, "Expand": {1}, "Unsqueeze": {1}, "Squeeze": {1}, "Slice": {1, 2, 3}, "Split": {1},
+    "Range": {0, 1, 2}, "TopK": {1}, "ReduceSum": {1}, "ReduceMax": {1}, "CumSum": {1},
+}  # fmt: skip
+Step = Callable[[], dict[str, Tensor]]
+
+
+class StaticTorchGraph:
+    """A graph for inputs whose shapes and addresses stay. What follows from shapes alone is worked out once, on the
+    host, so that nothing of a later run waits for the device, and a CUDA graph can hold it.
+
+    element: what floating-point values are computed in; None as the graph has it. A cast to fp32 is one to `element`.
+    """
+
+    def __init__(self, path: Path, device: torch.device, element: torch.dtype | None = None) -> None:
+        model = onnx.inliner.inline_local_functions(onnx.load(path))
+        self.device = device
+        self.element = element or torch.float32
+        self._nodes = list(model.graph.node)
+        tensors = {t.name: _tensor(t) for t in model.graph.initializer}
+        self._weights = {n: self._on_device(t) for n, t in tensors.items() if t.is_floating_point() and t.dim()}
+        self._static = {name: tensor for name, tensor in tensors.items() if name not in self._weights}
+
+    def _on_device(self, value: Tensor) -> Tensor:
+        return value.to(self.device, self.element) if value.is_floating_point() else value.to(self.device)
+
+    @torch.no_grad()
+    def bind(self, inputs: Mapping[str, Tensor], in_place: Mapping[str, str], wanted: Sequence[str]) -> Step:
+        """What runs the graph on `inputs` once and returns its outputs `wanted`.
+
+        inputs: on the device; their contents are read at each run. in_place: outputs that are written where an input
+        lies, by that input's name.
+        """
+        static: dict[str, Any] = {**self._static, "": None}
+        values: dict[str, Any] = {**self._weights, **inputs}
+        on_device: dict[str, Tensor] = {}
+        calls: list[tuple[Callable[..., Any], list[Any], dict[str, Any], list[str]]] = []
+        for node in _reaching(self._nodes, {*wanted, *in_place.values()}):
+            attributes = _attributes(node, {"device": torch.device("cpu")})
+            if node.op_type == "Shape" and node.input[0] in values:
+                static[node.output[0]] = OPERATORS["Shape"]([values[node.input[0]]], attributes).cpu()
+                continue
+            if all(name in static for name in node.input):
+                found = _listed(_operator(node)([static[name] for name in node.input], attributes))
+                static.update(zip(node.output, found, strict=False))
+                continue
+            if node.op_type == "Cast" and DTYPES[attributes["to"]].is_floating_point:
+                attributes["to"] = next(number for number, kind in DTYPES.items() if kind == self.element)
+            given: list[Any] = []  # names of what changes, tensors of what does not
+            for i, name in enumerate(node.input):
+                if name not in static or static[name] is None or i in SIZES.get(node.op_type, ()):
+                    given.append(static.get(name, name))
+                else:
+                    given.append(on_device.setdefault(name, self._on_device(static[name])))
+            operator = _scatter_in_place if node.op_type == "TensorScatter" else _operator(node)
+            calls.append((operator, given, attributes, list(node.output)))
+            _call_into(values, *calls[-1])
+        kept = {name: value for name, value in values.items() if name in self._weights or name in inputs}
+
+        @torch.no_grad()
+        def step() -> dict[str, Tensor]:
+            found = dict(kept)
+            for call in calls:
+                _call_into(found, *call)
+            return {name: found[name] for name in wanted}
+
+        return step
+
+
+def _call_into(
+    values: dict[str, Any], operator: Callable[..., Any], given: Values, attributes: dict[str, Any], outputs: list[str]
+) -> None:
+    found = operator([values[one] if isinstance(one, str) else one for one in given], attributes)
+    values.update(zip(outputs, _listed(found), strict=False))
+
+
+def _listed(found: Any) -> list[Any]:
+    return list(found) if isinstance(found, (tuple, list)) else [found]
+
+
+def _reaching(nodes: Sequence[Any], outputs: set[str]) -> list[Any]:
+    """The nodes, in order, that `outputs` depend on."""
+    needed, found = set(outputs), []
+    for node in reversed(nodes):
+        if needed & set(node.output):
+            needed |= set(node.input)
+            found.append(node)
+    return found[::-1]
+
+
+def _operator(node: Any) -> Callable[[Values, dict[str, Any]], Any]:
+    if node.op_type not in OPERATORS:
+        raise BundleError(f"the graph uses the operator {node.op_type}, which the torch backend does not know")
+    return OPERATORS[node.op_type]
+
+
+def _scatter_in_place(x: Values, a: dict[str, Any]) -> Tensor:
+    """TensorScatter that writes into the cache: cache [B,H,N,D], update [B,H,K,D], first slots [B] on the device."""
+    cache, update, first = x
+    slots = first[:, None] + torch.arange(update.shape[2], device=cache.device)
+    return cache.scatter_(2, slots[:, None, :, None].expand_as(update), update)  # type: ignore[no-any-return]
 
 
 def _tensor(proto: Any) -> Tensor:
@@ -131,8 +233,9 @@ def _gemm(x: Values, a: dict[str, Any]) -> Tensor:
 
 
 def _rms_norm(x: Values, a: dict[str, Any]) -> Tensor:
-    scale = torch.rsqrt(x[0].pow(2).mean(-1, keepdim=True) + a["epsilon"])
-    return x[0] * scale * x[1]  # type: ignore[no-any-return]
+    wide = x[0].float()  # squares are beyond fp16
+    scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + a["epsilon"])
+    return (wide * scale).to(x[0].dtype) * x[1]  # type: ignore[no-any-return]
 
 
 def _top_k(x: Values, a: dict[str, Any]) -> tuple[Tensor, Tensor]:

@@ -49,6 +49,10 @@ class TorchBackend:
         self.graphs = {name: TorchGraph(bundle.graph_path(name), device) for name in GRAPHS}
 
     def begin(self, sources: Sequence[Sequence[int]], n_beams: int) -> TorchState:
+        return TorchState(self, self.encode(sources), n_beams)
+
+    def encode(self, sources: Sequence[Sequence[int]]) -> dict[str, Any]:
+        """Inputs and outputs of encoder and cross-KV-init, by name."""
         import torch
 
         ids, mask = pad_sources(sources, self.bundle.manifest["source"])
@@ -60,7 +64,7 @@ class TorchBackend:
             entries = self.bundle.manifest["graphs"][name]
             found = self.graphs[name].run({entry["name"]: values[entry["name"]] for entry in entries["inputs"]})
             values.update({entry["name"]: found[entry["name"]] for entry in entries["outputs"]})
-        return TorchState(self, values, n_beams)
+        return values
 
 
 class TorchState:

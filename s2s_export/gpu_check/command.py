@@ -23,6 +23,7 @@ def main(arguments: Sequence[str] | None = None, call: run.Call = run.in_child) 
     parser.add_argument("folder", type=Path, help="where results go")
     parser.add_argument("bundles", type=Path, nargs="*", help="bundles to check; random models by default")
     parser.add_argument("--targets", help="targets to build, by comma; by default all that suit this GPU")
+    parser.add_argument("--only", help="parts to run, by comma: search, torch, speed, ...; what they need runs too")
     parser.add_argument("--quick", action="store_true", help="small models, few rounds: does it work?")
     parser.add_argument("--minutes", type=float, default=20.0, help="no part begins later; 20 by default")
     given = parser.parse_args(arguments)
@@ -37,7 +38,9 @@ def main(arguments: Sequence[str] | None = None, call: run.Call = run.in_child) 
     with tempfile.TemporaryDirectory(prefix="s2s-gpu-check-") as scratch:
         models = [_of_user(path, Path(scratch)) for path in given.bundles] or plan.random_models(Path(scratch))
         parts = plan.parts(models, chosen, device.capability, given.folder, quick=given.quick)
+        parts = plan.only(parts, given.only.split(",")) if given.only else parts
         run.run(parts, result, given.folder, given.minutes, call)
+    report.pack(given.folder)
     print((given.folder / report.TABLE).read_text())
     return 1 if any(part["state"] == plan.FAILED for part in result["parts"]) else 0
 

@@ -60,6 +60,25 @@ def kernels(save: Save, quick: bool) -> None:
     times.measure(CudaDevice(), save, quick=quick)
 
 
+def torch_steps(save: Save, bundle: str, checkpoint: str | None, quick: bool) -> str | None:
+    """Whole decodes whose decoder steps PyTorch runs: tokens against the CPU, and the time of a step."""
+    from ..device import cuda
+    from . import decodes
+
+    save({"while_graphs": cuda.shared().while_graphs})
+    return decodes.run(decodes.TORCH, save, bundle, checkpoint, quick)
+
+
+def onnxruntime_steps(save: Save, bundle: str, quick: bool) -> str | None:
+    """The same with ONNX Runtime's CUDA provider, whose steps the host runs, also captured by itself."""
+    from ..backends import onnxruntime_cuda
+    from . import decodes
+
+    if (reason := onnxruntime_cuda.unavailable()) is not None:
+        raise BackendUnavailable(reason)
+    return decodes.run(decodes.ONNXRUNTIME, save, bundle, None, quick)
+
+
 def attention(save: Save, quick: bool) -> str | None:
     """The attention kernels against their references, and microseconds of a launch at OPUS-MT's sizes."""
     from . import attention as kernels_of_attention

@@ -38,12 +38,22 @@ def random_models(folder: Path) -> list[Model]:
 
 def parts(models: Sequence[Model], targets: Sequence[str], capability: str, folder: Path, *, quick: bool) -> list[Part]:
     """folder: where results go, for tools that write files of their own."""
-    found = [Part(name, name, {"quick": quick}) for name in ("search", "rules")]
+    found = [Part("search", "search", {"quick": quick})]
     for number, model in enumerate(models):
         found += _of_model(model, targets, capability, quick)
         if number == 0:
-            found += [Part(name, name, {"quick": quick}) for name in ("kernels", "attention")]
+            found += [Part(name, name, {"quick": quick}) for name in ("rules", "attention", "kernels")]
     return [*found, Part("sanitizers", "sanitizers", {"folder": str(folder / "parts")}, minutes=8.0)]
+
+
+def only(parts: Sequence[Part], words: Sequence[str]) -> list[Part]:
+    """Those whose names have one of the words behind the model's, and what they need."""
+    found: list[Part] = []
+    for part in reversed(parts):
+        word = part.name.rpartition(": ")[2].partition(" ")[0]
+        if word in words or any(one.needs == part.name for one in found):
+            found.append(part)
+    return found[::-1]
 
 
 def _of_model(model: Model, targets: Sequence[str], capability: str, quick: bool) -> list[Part]:
@@ -53,6 +63,10 @@ def _of_model(model: Model, targets: Sequence[str], capability: str, quick: bool
         exported = f"{name}: export"
         arguments = {**at, "name": name, "checkpoint": str(model.checkpoint), "quick": quick}
         found.append(Part(exported, "export", arguments))
+    checkpoint = str(model.checkpoint) if model.checkpoint else None
+    arguments = {**at, "checkpoint": checkpoint, "quick": quick}
+    found.append(Part(f"{name}: torch steps", "torch_steps", arguments, needs=exported))
+    found.append(Part(f"{name}: onnxruntime steps", "onnxruntime_steps", {**at, "quick": quick}, needs=exported))
     for target in targets:
         built = f"{name}: build {target}"
         arguments = {**at, "target": target, "capability": capability}
@@ -61,6 +75,5 @@ def _of_model(model: Model, targets: Sequence[str], capability: str, quick: bool
         found.append(Part(f"{name}: tokens {target}", "tokens", arguments, needs=built))
     race = {**at, "targets": list(targets), "quick": quick}
     found.append(Part(f"{name}: steps", "steps", race, needs=exported))
-    checkpoint = str(model.checkpoint) if model.checkpoint else None
     found.append(Part(f"{name}: speed", "speed", {**race, "checkpoint": checkpoint}, minutes=9.0, needs=exported))
     return found

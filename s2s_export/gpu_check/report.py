@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from .targets import BACKENDS
 
-TABLE, RESULT = "gpu_check.md", "gpu_check.json"
+TABLE, RESULT, ARCHIVE = "gpu_check.md", "gpu_check.json", "gpu_check.tar.gz"
 
 
 def write(folder: Path, result: dict[str, Any]) -> None:
@@ -18,6 +19,13 @@ def write(folder: Path, result: dict[str, Any]) -> None:
         beside = folder / f".{name}"
         beside.write_text(text)
         os.replace(beside, folder / name)
+
+
+def pack(folder: Path) -> None:
+    """All results and the parts' logs as one archive, for machines from which few files come back."""
+    with tarfile.open(folder / ARCHIVE, "w:gz") as archive:
+        for path in sorted([folder / TABLE, folder / RESULT, *(folder / "parts").iterdir()]):
+            archive.add(path, path.relative_to(folder))
 
 
 def lines(result: dict[str, Any]) -> Iterator[str]:
@@ -101,6 +109,30 @@ def _speed(found: dict[str, Any]) -> Iterator[str]:
         yield from (f"- {entry['label']}: {entry['reason']}" for entry in absent)
 
 
+def _decodes(found: dict[str, Any]) -> Iterator[str]:
+    yield "Steps by another library, everything else on the device. Tokens against ONNX Runtime on the CPU in fp32:"
+    yield ""
+    for name, entry in found.get("agreement", {}).items():
+        if "reason" in entry:
+            yield f"- {name}: {_cell(entry['reason'])}"
+        else:
+            differs = f"scores differ by {entry['largest_score_difference']:.1e}"
+            yield f"- {name}: {entry['equal']} of {entry['outputs']} outputs equal; {differs}"
+    if times := found.get("times"):
+        yield from (
+            "",
+            "| batch | beams | system | step us | call ms | tokens/s | spread |",
+            "|---|---|---|---|---|---|---|",
+        )
+    for one in times or []:
+        yield (
+            f"| {one['batch']} | {one['beams']} | {one['system']} | {one['step_us']:.0f} | {one['call_ms']:.2f} | "
+            f"{one['tokens_per_second']:.0f} | {one['spread']:.0%} |"
+        )
+    if absent := found.get("absent"):
+        yield from ("", *(f"- {name}: {_cell(reason)}" for name, reason in absent.items()))
+
+
 def _kernels(found: dict[str, Any]) -> Iterator[str]:
     from ..device import times
 
@@ -127,8 +159,8 @@ def _sanitizers(found: dict[str, Any]) -> Iterator[str]:
 
 # By the last word of a part's name, targets left out.
 TABLES = {
-    "search": _search, "rules": _rules, "tokens": _tokens, "steps": _speed, "speed": _speed, "kernels": _kernels,
-    "attention": _attention, "sanitizers": _sanitizers,
+    "search": _search, "rules": _rules, "torch": _decodes, "onnxruntime": _decodes, "tokens": _tokens, "steps": _speed,
+    "speed": _speed, "kernels": _kernels, "attention": _attention, "sanitizers": _sanitizers,
 }  # fmt: skip
 
 
