@@ -193,5 +193,5 @@ def run(contestants: Sequence[Contestant], save: Save, bundle: str, checkpoint: 
     """Both. Returns what is wrong, or None."""
     wrong = agreement([one for one in contestants if one.is_exact], bundle, save)
     points = [(1, 4)] if quick else [(1, 4), (8, 4), (64, 4), (1, 1), (1, 8)]
-    times(contestants, bundle, checkpoint, points, 2 if quick else 5, save)
+    times(contestants, bundle, checkpoint, points, 2 if quick else 3, save)
     return "; ".join(wrong) or None

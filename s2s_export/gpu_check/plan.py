@@ -28,7 +28,7 @@ class Part:
     name: str
     function: str
     arguments: dict[str, Any] = field(default_factory=dict)
-    minutes: float = 5.0
+    minutes: float = 2.5
     needs: str | None = None
 
 
