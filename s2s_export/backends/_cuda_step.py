@@ -7,8 +7,7 @@ B sources, K beams, S source length, C positions, N = C*K slots, M candidates, Q
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,12 +20,12 @@ from ..tensorrt.memory import Buffers, n_bytes
 
 LEAST_CAPACITY = 16  # positions; capacities are powers of two, so that few shapes exist
 BY_THE_LOOP = ("token", "position", "ancestors")
-_graph_ids = itertools.count(1)  # by which ONNX Runtime tells graphs of its own apart
 
 
 class CudaExecutor:
     """See `StepExecutor`. values: what is bound besides addresses, which lives as long. addresses: of the tensors that
-    the loop and the step share, by name."""
+    the loop and the step share, by name. by_the_loop: binds those that the loop writes, before each step: what ONNX
+    Runtime needs on the host (it works out sizes there, and the slot of a position) it copies when it is bound."""
 
     capturable = False
 
@@ -34,6 +33,7 @@ class CudaExecutor:
         self,
         backend: Any,
         binding: Any,
+        by_the_loop: Callable[[], None],
         values: Mapping[str, Any],
         device: Device,
         stream: int,
@@ -44,11 +44,10 @@ class CudaExecutor:
 
         self._options = RunOptions()
         self._options.only_execute_path_to_fetches = True  # not what finds the host's candidates
-        if backend.captures_steps:
-            self._options.add_run_config_entry("gpu_graph_id", str(next(_graph_ids)))
         graph = backend.graphs["decoder_step"]
         logits = next(entry for entry in graph["outputs"] if entry["name"] == "logits")
         self._backend, self._binding, self._values, self._device = backend, binding, values, device
+        self._bind_by_the_loop = by_the_loop
         self.n_sources, self.n_beams, self.capacity = letters["B"], letters["K"], letters["C"]
         self.vocabulary_size = backend.bundle.vocabulary_size
         self.element = ELEMENTS[logits["dtype"]]
@@ -63,6 +62,7 @@ class CudaExecutor:
 
     def enqueue(self, stream: int) -> None:
         self._device.synchronize(self.stream)  # the library has a stream of its own, and waits for that one
+        self._bind_by_the_loop()
         self._backend.run("decoder_step", self._binding, self._options)
 
 
@@ -99,7 +99,13 @@ class CudaPlace:
             binding.bind_ortvalue_input(name, values[name])
         for name in ["logits", *(["attention"] if alignments and "attention" in outputs else [])]:
             addresses[name] = self._bind(binding.bind_output, name, outputs[name], letters)
-        return CudaExecutor(backend, binding, values, self._device, self._stream, addresses, letters)
+
+        def by_the_loop() -> None:
+            for entry in graph["inputs"]:
+                if entry["name"] in BY_THE_LOOP:
+                    self._bind(binding.bind_input, entry["name"], entry, letters)
+
+        return CudaExecutor(backend, binding, by_the_loop, values, self._device, self._stream, addresses, letters)
 
     def _bind(self, bind: Any, name: str, entry: Any, letters: Mapping[str, int], bound_as: str = "") -> int:
         """Binds the buffer `name` as an input or an output of the step. Returns its address."""

@@ -86,39 +86,25 @@ def _choose(bundle: Bundle, target: str | None) -> tuple[Path, Mapping[str, Any]
 class OnnxRuntimeCudaBackend:
     """Sessions over three graphs. They are shared by threads; every decode has buffers of its own.
 
-    device: "cuda", or "cpu" to run the same code without a GPU. captures_steps: whether ONNX Runtime captures each
-    batch's decoder step into a CUDA graph of its own, after two runs; for measurements, as every batch adds a graph.
+    device: "cuda", or "cpu" to run the same code without a GPU.
     """
 
     name = NAME
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        folder: Path,
-        graphs: Mapping[str, Any],
-        device: str = "cuda",
-        *,
-        captures_steps: bool = False,
-    ) -> None:
+    def __init__(self, bundle: Bundle, folder: Path, graphs: Mapping[str, Any], device: str = "cuda") -> None:
         self.bundle = bundle
         self.graphs = graphs
         self.device = device
-        self.captures_steps = captures_steps
-        self.sessions = {
-            name: self._session(inside(folder, graph["file"]), captures_steps and name == "decoder_step")
-            for name, graph in graphs.items()
-        }
+        self.sessions = {name: self._session(inside(folder, graph["file"])) for name, graph in graphs.items()}
 
-    def _session(self, path: Path, captures: bool) -> Any:
+    def _session(self, path: Path) -> Any:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = QUIET
         wanted = PROVIDER if self.device == "cuda" else "CPUExecutionProvider"
         try:
-            provider = (wanted, {"enable_cuda_graph": "1"}) if captures else wanted
-            session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
+            session = onnxruntime.InferenceSession(str(path), options, providers=[wanted])
         except Exception as error:  # its exceptions have no common base but Exception
             raise EngineError(f"{path}: ONNX Runtime can't load it ({_first_line(error)}); build it again") from error
         if wanted not in session.get_providers():

@@ -46,7 +46,7 @@ class Contestant:
     label: str
     search: str
     open: Callable[[bundles.Bundle, str], Session]
-    is_exact: bool  # whether its tokens are compared: fp32 on the device
+    is_exact: bool  # whether its tokens are compared: fp32
 
 
 def _torch(element: str, opened: bundles.Bundle, search: str) -> Session:
@@ -59,17 +59,15 @@ def _torch(element: str, opened: bundles.Bundle, search: str) -> Session:
     return Session(opened, TorchDeviceBackend(opened, cuda.shared(), "cuda", kinds[element]), search=search)
 
 
-def _onnxruntime(captures: bool, opened: bundles.Bundle, search: str) -> Session:
+def _onnxruntime(opened: bundles.Bundle, search: str) -> Session:
     from ..backends.onnxruntime_cuda import OnnxRuntimeCudaBackend
 
     graphs = opened.manifest["graphs"]
-    backend = OnnxRuntimeCudaBackend(opened, opened.path, graphs, captures_steps=captures)
-    return Session(opened, backend, search=search)
+    return Session(opened, OnnxRuntimeCudaBackend(opened, opened.path, graphs), search=search)
 
 
 def _contestants(name: str, opens: Callable[[bundles.Bundle, str], Session], *searches: str) -> list[Contestant]:
-    exact = "fp32" in name
-    return [Contestant(f"{name}, {s}", s, opens, exact and s.startswith("device")) for s in searches]
+    return [Contestant(f"{name}, {search}", search, opens, "fp32" in name) for search in searches]
 
 
 DEVICE = ("device-while", "device-replay", "device-queue")
@@ -77,10 +75,7 @@ TORCH = (
     *_contestants("torch fp32", partial(_torch, "fp32"), *DEVICE, "host"),
     *_contestants("torch fp16", partial(_torch, "fp16"), *DEVICE),
 )
-ONNXRUNTIME = (
-    *_contestants("onnxruntime fp32", partial(_onnxruntime, False), *DEVICE[1:], "host"),
-    *_contestants("onnxruntime fp32, own graph", partial(_onnxruntime, True), "device-replay"),
-)
+ONNXRUNTIME = (*_contestants("onnxruntime fp32", _onnxruntime, *DEVICE[1:], "host"),)
 
 
 def agreement(contestants: Sequence[Contestant], bundle: str, save: Save) -> list[str]:

@@ -70,7 +70,7 @@ def torch_steps(save: Save, bundle: str, checkpoint: str | None, quick: bool) ->
 
 
 def onnxruntime_steps(save: Save, bundle: str, quick: bool) -> str | None:
-    """The same with ONNX Runtime's CUDA provider, whose steps the host runs, also captured by itself."""
+    """The same with ONNX Runtime's CUDA provider, whose steps the host runs."""
     from ..backends import onnxruntime_cuda
     from . import decodes
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from tiny_names import FAMILIES, RECURRENT
 
 import s2s_export
 from s2s_export import bundle
+from s2s_export.backends import _cuda_step as cuda_step
 from s2s_export.backends import onnxruntime_cuda as cuda
 from s2s_export.build import build
 from s2s_export.decoding.state import StepQuery
@@ -70,6 +72,46 @@ def test_the_search_on_the_device_finds_the_same_tokens(emulated, bundled, name)
             found = session.generate(SOURCES, max_new_tokens=18, batch_size=3, **search)
             expected = reference.generate(SOURCES, max_new_tokens=18, batch_size=3, **search)
             assert [[h.token_ids for h in of] for of in found] == [[h.token_ids for h in of] for of in expected]
+
+
+class CopiesWhatTheLoopWrites:
+    """ONNX Runtime's binding as it is on a GPU: an input that a node needs on the host is copied when it is bound, so
+    that what a kernel writes there afterwards is not seen."""
+
+    def __init__(self, binding):
+        self._binding = binding
+        self.n_bound = 0
+
+    def __getattr__(self, name):
+        return getattr(self._binding, name)
+
+    def bind_input(self, name, device, index, dtype, shape, address):
+        if name in cuda_step.BY_THE_LOOP:
+            self.n_bound += 1
+            size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+            there = (ctypes.c_ubyte * size).from_address(address)
+            self._binding.bind_cpu_input(name, np.frombuffer(there, dtype).reshape(shape).copy())
+        else:
+            self._binding.bind_input(name, device, index, dtype, shape, address)
+
+
+def test_a_step_sees_what_the_search_wrote_though_bindings_copy(emulated, bundled, monkeypatch):
+    session, reference = on_cpu(bundled("t5"), search="device"), on_cpu(bundled("t5"))
+    step, bindings = session.backend.sessions["decoder_step"], []
+
+    class Copying:
+        def io_binding(self):
+            bindings.append(CopiesWhatTheLoopWrites(step.io_binding()))
+            return bindings[-1]
+
+        def run_with_iobinding(self, binding, options=None):
+            step.run_with_iobinding(binding._binding, options)
+
+    monkeypatch.setitem(session.backend.sessions, "decoder_step", Copying())
+    settings = {"num_beams": 2, "max_new_tokens": 8, "min_new_tokens": 8}
+    found, expected = session.generate(SOURCES, **settings), reference.generate(SOURCES, **settings)
+    assert [of[0].token_ids for of in found] == [of[0].token_ids for of in expected]
+    assert bindings[0].n_bound >= 8 * len(cuda_step.BY_THE_LOOP)
 
 
 def test_alignments_and_streams_on_the_device(emulated, bundled):
