@@ -6,6 +6,7 @@
 
 #include "filters.cuh"
 #include "loop_parameters.h"
+#include "top.cuh"
 
 // Two launches for the log-probabilities: the slices' maxima and sums, then the values.
 template <typename T>
@@ -33,17 +34,18 @@ __device__ __forceinline__ void row_statistics(const NormalizeParameters& given)
 
 template <typename T>
 __device__ __forceinline__ void write_scores(const NormalizeParameters& given) {
+  SHARED_MEMORY(Normalizer, shared);
   if (*given.stop) return;
   const int list = blockIdx.x, row = blockIdx.y;
   const int slice = (given.vocabulary + given.lists - 1) / given.lists;
   const int first = min(list * slice, given.vocabulary), end = min(first + slice, given.vocabulary);
-  const float* maxima = given.list_maximum + static_cast<int64_t>(row) * given.lists;
-  const float* sums = given.list_sum + static_cast<int64_t>(row) * given.lists;
-  float maximum = -INFINITY;
-  for (int l = 0; l < given.lists; ++l) maximum = fmaxf(maximum, maxima[l]);
-  float sum = 0.f;
-  for (int l = 0; l < given.lists; ++l) sum += sums[l] * (maxima[l] == maximum ? 1.f : expf(maxima[l] - maximum));
-  const float log_sum = logf(sum);
+  if (threadIdx.x < 32) {  // one warp for all: the slices' sums are many, and their exponentials dear
+    const int64_t lists = static_cast<int64_t>(row) * given.lists;
+    const Normalizer found = normalizer_of(given.list_maximum + lists, given.list_sum + lists, given.lists);
+    if (threadIdx.x == 0) shared = found;
+  }
+  __syncthreads();
+  const float maximum = shared.maximum, log_sum = shared.log_sum;
   const int64_t row_start = static_cast<int64_t>(row) * given.vocabulary;
   const T* logits = static_cast<const T*>(given.logits) + row_start;
   for (int id = first + threadIdx.x; id < end; id += kBlockThreads) {

@@ -11,6 +11,7 @@
 constexpr int kListWarps = 4;    // warps of a block in the first stage
 constexpr int kMostLists = 128;  // per row
 constexpr int kHeld = 4;         // best tokens that a lane keeps while it reads its part
+constexpr int kLoads = 8;        // of a lane at once
 constexpr int kNobody = 0x7fffffff;
 constexpr unsigned kFullWarp = 0xffffffffu;
 
@@ -36,15 +37,29 @@ __device__ __forceinline__ Ranked warp_best(Ranked offer) {
   return offer;
 }
 
+// Calls `use(id, logit)` for this lane's share of [first, end), in order. Several loads are under way at once: one after
+// the other, they would take most of the kernel's time.
+template <typename T, typename Use>
+__device__ __forceinline__ void for_each(const T* logits, int first, int end, Use use) {
+  int id = first + threadIdx.x % 32;
+  for (; id + 32 * (kLoads - 1) < end; id += 32 * kLoads) {
+    T loaded[kLoads];
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i) loaded[i] = logits[id + 32 * i];
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i) use(id + 32 * i, to_float(loaded[i]));
+  }
+  for (; id < end; id += 32) use(id, to_float(logits[id]));
+}
+
 // The kHeld best of this lane's tokens that come after `last` in order, best first.
 template <typename T>
 __device__ __forceinline__ void hold(const T* logits, int first, int end, Ranked last, Ranked (&held)[kHeld]) {
 #pragma unroll
   for (int i = 0; i < kHeld; ++i) held[i] = nobody();
-  for (int id = first + threadIdx.x % 32; id < end; id += 32) {
-    const float value = to_float(logits[id]);
+  for_each(logits, first, end, [&](int id, float value) {
     Ranked item{value == value ? value : -INFINITY, id};
-    if (!better(last, item)) continue;
+    if (!better(last, item) || !better(item, held[kHeld - 1])) return;
 #pragma unroll
     for (int i = 0; i < kHeld; ++i) {
       if (better(item, held[i])) {
@@ -53,7 +68,25 @@ __device__ __forceinline__ void hold(const T* logits, int first, int end, Ranked
         item = pushed;
       }
     }
-  }
+  });
+}
+
+struct Normalizer {
+  float maximum, log_sum;
+};
+
+// Of a row, from its slices' maxima and sums. For a whole warp; the same in all lanes.
+__device__ __forceinline__ Normalizer normalizer_of(const float* maxima, const float* sums, int lists) {
+  const int lane = threadIdx.x % 32;
+  float maximum = -INFINITY, sum = 0.f;
+  for (int list = lane; list < lists; list += 32) maximum = fmaxf(maximum, maxima[list]);
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) maximum = fmaxf(maximum, __shfl_xor_sync(kFullWarp, maximum, step));
+  for (int list = lane; list < lists; list += 32)
+    sum += sums[list] * (maxima[list] == maximum ? 1.f : expf(maxima[list] - maximum));
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(kFullWarp, sum, step);
+  return {maximum, logf(sum)};
 }
 
 template <typename T>
@@ -71,10 +104,7 @@ __device__ __forceinline__ void top_of_slices(const LogSoftmaxTopParameters& giv
 
   const float maximum = warp_best(held[0]).value;
   float sum = 0.f;
-  for (int id = first + lane; id < end; id += 32) {
-    const float value = to_float(logits[id]);
-    sum += value == maximum ? 1.f : expf(value - maximum);
-  }
+  for_each(logits, first, end, [&](int, float value) { sum += value == maximum ? 1.f : expf(value - maximum); });
 #pragma unroll
   for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(kFullWarp, sum, step);
   if (lane == 0) {
@@ -105,41 +135,33 @@ __device__ __forceinline__ void merge_lists(const LogSoftmaxTopParameters& given
   const float* values = given.list_values + first * given.candidates;
   const int32_t* ids = given.list_ids + first * given.candidates;
 
-  float maximum = -INFINITY;
-  for (int list = lane; list < given.lists; list += 32) maximum = fmaxf(maximum, given.list_maximum[first + list]);
-#pragma unroll
-  for (int step = 16; step > 0; step /= 2) maximum = fmaxf(maximum, __shfl_xor_sync(kFullWarp, maximum, step));
-  float sum = 0.f;
-  for (int list = lane; list < given.lists; list += 32) {
-    const float part = given.list_maximum[first + list];
-    sum += given.list_sum[first + list] * (part == maximum ? 1.f : expf(part - maximum));
-  }
-#pragma unroll
-  for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(kFullWarp, sum, step);
-  const float log_sum = logf(sum);
+  const auto [maximum, log_sum] = normalizer_of(given.list_maximum + first, given.list_sum + first, given.lists);
   if (lane == 0) given.log_normalizer[row] = maximum + log_sum;
 
+  // A lane holds the head of each of its lists, and reads on only where one of them is taken.
+  Ranked heads[kPerLane];
   int taken[kPerLane];
+  const auto read = [&](int i) {
+    const int list = lane + 32 * i, at = list * given.candidates + taken[i];
+    return list < given.lists && taken[i] < given.candidates ? Ranked{values[at], ids[at]} : nobody();
+  };
 #pragma unroll
-  for (int i = 0; i < kPerLane; ++i) taken[i] = 0;
+  for (int i = 0; i < kPerLane; ++i) {
+    taken[i] = 0;
+    heads[i] = read(i);
+  }
   for (int m = 0; m < given.candidates; ++m) {
-    Ranked head = nobody();
-    int from = 0;
+    Ranked head = heads[0];
+#pragma unroll
+    for (int i = 1; i < kPerLane; ++i)
+      if (better(heads[i], head)) head = heads[i];
+    const Ranked best = warp_best(head);
 #pragma unroll
     for (int i = 0; i < kPerLane; ++i) {
-      const int list = lane + 32 * i;
-      if (list >= given.lists || taken[i] >= given.candidates) continue;
-      const int at = list * given.candidates + taken[i];
-      const Ranked item{values[at], ids[at]};
-      if (better(item, head)) {
-        head = item;
-        from = i;
+      if (heads[i].id == best.id && best.id != kNobody) {
+        ++taken[i];
+        heads[i] = read(i);
       }
-    }
-    const Ranked best = warp_best(head);
-    if (best.id == head.id) {
-#pragma unroll
-      for (int i = 0; i < kPerLane; ++i) taken[i] += i == from;
     }
     if (lane == 0) {
       given.candidate_ids[static_cast<int64_t>(row) * given.candidates + m] = best.id;

@@ -21,7 +21,7 @@ struct Offer {
 
 struct UpdateShared {
   float offered[kMostOffers];
-  int32_t offered_token[kMostOffers];
+  int64_t offered_order[kMostOffers];             // beam, then token: which of equals comes first
   Offer chosen[kMostChosen];
   int32_t hit[kMostChosen];
   float running[kMostChosen];                     // chosen, those that end pushed to the end
@@ -53,20 +53,20 @@ __device__ __forceinline__ void choose(const BeamUpdateParameters& given, int so
   const int M = given.candidates, n = given.beams * M;
   const int64_t first = static_cast<int64_t>(source) * n;
   for (int i = threadIdx.x; i < n; i += blockDim.x) {
-    shared.offered[i] = number(given.candidate_log_probs[first + i] + given.scores[source * given.beams + i / M]);
-    shared.offered_token[i] = static_cast<int32_t>(given.candidate_ids[first + i]);
+    const int beam = i / M;
+    shared.offered[i] = number(given.candidate_log_probs[first + i] + given.scores[source * given.beams + beam]);
+    shared.offered_order[i] = static_cast<int64_t>(beam) << 32 | given.candidate_ids[first + i];
   }
   __syncthreads();
   for (int i = threadIdx.x; i < n; i += blockDim.x) {
     const float value = shared.offered[i];
-    const int beam = i / M, token = shared.offered_token[i];
+    const int64_t order = shared.offered_order[i];
     int rank = 0;
     for (int j = 0; j < n; ++j) {
       const float other = shared.offered[j];
-      const bool first_of_equals = j / M < beam || (j / M == beam && shared.offered_token[j] < token);
-      rank += other > value || (other == value && first_of_equals);
+      rank += other > value || (other == value && shared.offered_order[j] < order);
     }
-    if (rank < n_chosen) shared.chosen[rank] = Offer{value, beam, token};
+    if (rank < n_chosen) shared.chosen[rank] = Offer{value, static_cast<int32_t>(order >> 32), static_cast<int32_t>(order)};
   }
   __syncthreads();
 }
