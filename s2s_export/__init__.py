@@ -8,7 +8,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .decoding import Hypothesis
-    from .exporting import export
+    from .exporting.export import export
     from .runtime import Session, load
 
 __all__ = ["Hypothesis", "Session", "__version__", "export", "load"]
@@ -17,7 +17,7 @@ __all__ = ["Hypothesis", "Session", "__version__", "export", "load"]
 def __getattr__(name: str) -> Any:
     # Lazily: `load` must not pull in what only `export` needs, and importing the package must stay cheap.
     if name == "export":
-        from .exporting import export
+        from .exporting.export import export
 
         return export
     if name in ("load", "Session"):

@@ -40,7 +40,7 @@ def check(bundle: Bundle, recipe: Recipe) -> None:
 
 def version(recipe: Recipe) -> str:
     """Of the graphs, which any version of the runtime reads: the opset."""
-    from ..graphs.functions import OPSET
+    from ..exporting.graphs.functions import OPSET
 
     return f"onnx opset {OPSET}"
 

@@ -21,7 +21,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from ..graphs.functions import PLUGINS, function_protos
+from ..exporting.graphs.functions import PLUGINS, function_protos
 from ..lowering.graph import Graph
 from . import Applied
 

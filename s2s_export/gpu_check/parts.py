@@ -82,7 +82,7 @@ def sanitizers(save: Save, folder: str) -> str | None:
 def export(save: Save, name: str, checkpoint: str, bundle: str, quick: bool) -> None:
     """A model with random weights, and its bundle."""
     from ..bench.random_models import MAKERS
-    from ..exporting import export as make_bundle
+    from ..exporting.export import export as make_bundle
 
     begin = time.perf_counter()
     MAKERS[name](Path(checkpoint), quick)

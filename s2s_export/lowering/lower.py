@@ -10,7 +10,7 @@ from typing import Any
 
 from ..bundle import GRAPHS, Bundle
 from ..errors import BuildError
-from ..graphs.functions import PLUGINS
+from ..exporting.graphs.functions import PLUGINS
 from ..recipes import Recipe
 from . import activations, agreement, expand, overflow, precision, quantize, rounding, samples, specialize
 from . import graph as graphs_module

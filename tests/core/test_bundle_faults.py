@@ -127,7 +127,7 @@ def test_an_interrupted_export_leaves_the_older_bundle_and_nothing_else(exported
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(exported, tmp_path, monkeypatch):
-    from s2s_export.graphs.weights import WeightStore
+    from s2s_export.exporting.graphs.weights import WeightStore
 
     def full(self, raw):
         raise OSError(errno.ENOSPC, "No space left on device")

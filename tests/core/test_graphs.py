@@ -11,7 +11,7 @@ import tiny_models
 import s2s_export
 from s2s_export import bundle
 from s2s_export.errors import ParityError
-from s2s_export.graphs.functions import NATIVE, PLUGINS
+from s2s_export.exporting.graphs.functions import NATIVE, PLUGINS
 
 # A correct graph of these models is off by a few 1e-6; the product's tolerance leaves room for deep and saturated ones.
 TIGHT = 2e-5
@@ -69,7 +69,7 @@ def test_no_shape_of_a_step_depends_on_the_position(exported):
 
 def test_a_wrong_graph_fails_the_export(tmp_path, monkeypatch):
     """An emitter that forgets the embedding's scale must not get past the comparison."""
-    from s2s_export.graphs import transformer
+    from s2s_export.exporting.graphs import transformer
 
     checkpoint = tiny_models.save("marian", tmp_path / "c")
     right = transformer._embed

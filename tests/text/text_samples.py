@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from text_folders import CORPUS
 
-from s2s_export.text_check import SAMPLES
+from s2s_export.exporting.tokenizers.check import SAMPLES
 
 SPECIALS = (
     "</s>", "<s>", "<pad>", "<unk>", "<mask>", "<extra_id_0>", "<extra_id_9>", "<extra_id_99>", "<mask_1>", "<mask_2>",

@@ -16,9 +16,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from s2s_export import text_check, text_reference
 from s2s_export.errors import CheckpointError, UnsupportedModel
-from s2s_export.text_describe import class_names, common, piece_options
+from s2s_export.exporting.tokenizers import check as text_check
+from s2s_export.exporting.tokenizers import reference as text_reference
+from s2s_export.exporting.tokenizers.describe import class_names, common, piece_options
 
 # A checkpoint that has none of these has no tokenizer; one that has some of them must have all that its class needs.
 _TOKENIZER_FILES = (

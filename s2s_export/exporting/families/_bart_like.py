@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..errors import UnsupportedModel
+from ...errors import UnsupportedModel
 from ..graphs.structure import Attention, Block, FeedForward, Linear, Norm, PositionTable, Stack, Transformer
 from ..graphs.transformer import KNOWN_ACTIVATIONS
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import __version__, bundle
+from .. import __version__, bundle
+from ..errors import InvalidOption, ParityError
 from .checkpoint import Checkpoint, open_checkpoint
-from .errors import InvalidOption, ParityError
 
 if TYPE_CHECKING:
     from .families import Family
-    from .graphs.parity import Expected, OutputError
+    from .parity import Expected, OutputError
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 STAGES = ("read weights", "emit graphs", "write tokenizer", "hash files", "compare with PyTorch")
@@ -53,7 +53,7 @@ def export(
     destination = Path(bundle_path)
     bundle.check_destination(destination, force=force)
     source = open_checkpoint(checkpoint)
-    from .graphs import parity  # after open_checkpoint, which says in one sentence what is not installed
+    from . import parity  # after open_checkpoint, which says in one sentence what is not installed
 
     tell = progress or (lambda stage: None)
     tell(STAGES[0])
@@ -81,7 +81,7 @@ def export(
 
 def check_parity(written: bundle.Bundle, expected: Expected) -> list[OutputError]:
     """The error of every output, or ParityError naming those outside tolerance."""
-    from .graphs import parity
+    from . import parity
 
     errors = parity.compare(written, expected)
     if bad := [error for error in errors if not error.is_close]:
@@ -135,7 +135,7 @@ def _describe_value(value: Any) -> dict[str, Any]:
 
 
 def _write_tokenizer(source: Checkpoint, folder: Path) -> dict[str, Any] | None:
-    from .text_assets import write_tokenizer
+    from .tokenizers.write import write_tokenizer
 
     target = folder / "tokenizer"
     target.mkdir()

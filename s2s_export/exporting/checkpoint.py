@@ -15,8 +15,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ..errors import CheckpointError, MissingExtra
 from . import families
-from .errors import CheckpointError, MissingExtra
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".index.json")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+|[\w.-]+")

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-from ..errors import UnsupportedModel
+from ...errors import UnsupportedModel
 
 
 @dataclass(frozen=True)

@@ -7,21 +7,21 @@ from typing import Any
 
 import torch
 
+from ...reference.attention import AttentionEncoderDecoder
+from ...reference.gru import GRUEncoderDecoder
+from ...reference.hf import GenerateWrapper
+from ...reference.interface import EncoderDecoder
+from ...reference.lstm import LSTMEncoderDecoder
+from ...reference.transformer import TransformerEncoderDecoder
 from ..graphs.recurrent import Recurrent, Score, Unit
 from ..graphs.structure import Attention, Block, FeedForward, Linear, Norm, PositionTable, Stack, Transformer
-from ..reference.attention import AttentionEncoderDecoder
-from ..reference.gru import GRUEncoderDecoder
-from ..reference.hf import GenerateWrapper
-from ..reference.interface import EncoderDecoder
-from ..reference.lstm import LSTMEncoderDecoder
-from ..reference.transformer import TransformerEncoderDecoder
 from . import Family
 
 MODEL_TYPES = ("s2s-lstm", "s2s-gru", "s2s-attention", "s2s-transformer")
 
 
 def load_model(path: Path, config: dict[str, Any]) -> GenerateWrapper:
-    from ..reference.checkpoint import load_checkpoint
+    from ...reference.checkpoint import load_checkpoint
 
     return GenerateWrapper(load_checkpoint(path).model()).eval()
 

@@ -17,7 +17,7 @@ from ..backends.onnxruntime import OnnxRuntimeBackend, pad_sources
 from ..bundle import Bundle
 from ..decoding.state import StepQuery
 from ..errors import ParityError
-from ..numerics import GRAPH_TOLERANCE
+from .tolerances import GRAPH_TOLERANCE
 
 N_BEAMS = 3
 SOURCE_LENGTHS = (9, 4, 6)

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .bundle import read
+from ..bundle import read
+from ..errors import InvalidOption
+from ..runtime import Session, load
 from .checkpoint import open_checkpoint, quiet_transformers
-from .errors import InvalidOption
-from .numerics import SCORE_TOLERANCE, TOKEN_AGREEMENT
-from .runtime import Session, load
+from .tolerances import SCORE_TOLERANCE, TOKEN_AGREEMENT
 
 if TYPE_CHECKING:
-    from .graphs.parity import OutputError
+    from .parity import OutputError
 
 SEARCHES: tuple[dict[str, Any], ...] = ({"num_beams": 1, "do_sample": False}, {"num_beams": 4, "do_sample": False})
 N_SOURCES = 8
@@ -75,7 +75,7 @@ def verify(
 
     Raises what opening either raises; disagreement is in the result.
     """
-    from .graphs import parity
+    from . import parity
 
     opened = read(bundle_path)
     source = open_checkpoint(checkpoint)
@@ -92,7 +92,7 @@ def verify(
 
 
 def _compare_search(session: Session, model: Any, family: Any, options: dict[str, Any]) -> SearchAgreement:
-    from .graphs.parity import random_sources
+    from .parity import random_sources
 
     rng = np.random.default_rng(SEED)
     sources: list[list[int]] = []
