@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .decoding import Hypothesis
     from .exporting.export import export
-    from .runtime import Session, load
+    from .runtime.decoding import Hypothesis
+    from .runtime.session import Session, load
 
 __all__ = ["Hypothesis", "Session", "__version__", "export", "load"]
 
@@ -21,11 +21,11 @@ def __getattr__(name: str) -> Any:
 
         return export
     if name in ("load", "Session"):
-        from . import runtime
+        from .runtime import session
 
-        return getattr(runtime, name)
+        return getattr(session, name)
     if name == "Hypothesis":
-        from .decoding import Hypothesis
+        from .runtime.decoding import Hypothesis
 
         return Hypothesis
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

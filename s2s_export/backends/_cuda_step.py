@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from ..bundle import output_of
-from ..decoding.options import GenerationOptions
 from ..device.engine import ELEMENTS, attention_at
 from ..device.interface import Device
+from ..runtime.decoding.options import GenerationOptions
 from ..tensorrt.memory import Buffers, n_bytes
 
 LEAST_CAPACITY = 16  # positions; capacities are powers of two, so that few shapes exist

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from ..bundle import output_of
-from ..decoding.state import Ints, StepQuery, StepResult
 from ..errors import BackendError
+from ..runtime.decoding.state import Ints, StepQuery, StepResult
 
 
 class RecurrentState:

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from ..bundle import Bundle, engines, inside, output_of
-from ..decoding.state import NO_ATTENTION, DecodeState, Ints, StepQuery, StepResult
 from ..device import cuda
 from ..device.engine import unfit as unfit_for_search
 from ..device.host import HostDevice
 from ..device.loop import NO_WHILE, Mode
 from ..device.searcher import DeviceSearcher
 from ..errors import BackendError, EngineError, InvalidOption
+from ..runtime.decoding.state import NO_ATTENTION, DecodeState, Ints, StepQuery, StepResult
 from ._cuda_step import CudaPlaces
 from .onnxruntime import pad_sources
 

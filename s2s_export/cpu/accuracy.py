@@ -11,7 +11,7 @@ import numpy as np
 from ..backends.onnxruntime import OnnxRuntimeBackend
 from ..bundle import Bundle
 from ..lowering import samples
-from ..runtime import Session
+from ..runtime.session import Session
 
 SEARCHES: tuple[dict[str, Any], ...] = ({"num_beams": 1, "do_sample": False}, {"num_beams": 4, "do_sample": False})
 N_SOURCES = 16

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..decoding.options import GenerationOptions, resolve
+from ..runtime.decoding.options import GenerationOptions, resolve
 from . import times
 from .host import HostDevice
 from .interface import Device

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
-from ..decoding.options import GenerationOptions
 from ..errors import BackendError
+from ..runtime.decoding.options import GenerationOptions
 from ..tensorrt.executor import Engines, Lane
 from ..tensorrt.state import EngineState, beams_for, bucket
 from .faults import DeviceLost

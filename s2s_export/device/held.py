@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..decoding.hypothesis import Hypothesis
-from ..decoding.options import GenerationOptions
 from ..errors import BackendError
+from ..runtime.decoding.hypothesis import Hypothesis
+from ..runtime.decoding.options import GenerationOptions
 from . import walk
 from .faults import DeviceLost
 from .interface import Device, Graph, StepExecutor, is_capturable

@@ -16,9 +16,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..decoding.hypothesis import Hypothesis
-from ..decoding.options import GenerationOptions
 from ..errors import BackendError, InvalidOption, UnknownOption
+from ..runtime.decoding.hypothesis import Hypothesis
+from ..runtime.decoding.options import GenerationOptions
 from .faults import DeviceLost
 from .held import Held
 from .interface import Device, StepExecutor, is_capturable

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..bundle import GRAPHS, Bundle, output_of
-from ..decoding import resolve
-from ..decoding.options import GenerationOptions
 from ..errors import S2SError
+from ..runtime.decoding import resolve
+from ..runtime.decoding.options import GenerationOptions
 from ..tensorrt.memory import n_bytes
 from ..tensorrt.state import beams_for, bucket
 from .engine import ELEMENTS, attention_at, unfit

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import plugin_sources
-from ..decoding.chain import edit_dense
-from ..decoding.options import GenerationOptions, resolve
-from ..decoding.rule import DenseRule, SparseRule, View
-from ..decoding.rules import active
+from ..runtime.decoding.chain import edit_dense
+from ..runtime.decoding.options import GenerationOptions, resolve
+from ..runtime.decoding.rule import DenseRule, SparseRule, View
+from ..runtime.decoding.rules import active
 from .interface import Device
 from .rules import serialise
 

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..decoding.hypothesis import Hypothesis
-from ..decoding.options import GenerationOptions
 from ..errors import BackendError, InvalidOption
+from ..runtime.decoding.hypothesis import Hypothesis
+from ..runtime.decoding.options import GenerationOptions
 from .faults import DeviceLost, OutOfMemory
 from .interface import Device, StepExecutor
 from .loop import DeviceSearch, Mode, Running

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import plugin_sources
-from ..decoding.options import GenerationOptions
-from ..decoding.state import NO_ATTENTION
 from ..errors import BackendError, InvalidOption
+from ..runtime.decoding.options import GenerationOptions
+from ..runtime.decoding.state import NO_ATTENTION
 from .interface import Attention, StepExecutor, attention_of, positions_of
 from .rules import MOST_RULES, DeviceRules
 

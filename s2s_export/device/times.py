@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..decoding.options import GenerationOptions, resolve
+from ..runtime.decoding.options import GenerationOptions, resolve
 from .faults import OutOfMemory
 from .interface import Device, Graph
 from .loop import DeviceSearch, Mode

@@ -15,8 +15,8 @@ import torch
 
 from ..backends.onnxruntime import OnnxRuntimeBackend, pad_sources
 from ..bundle import Bundle
-from ..decoding.state import StepQuery
 from ..errors import ParityError
+from ..runtime.decoding.state import StepQuery
 from .tolerances import GRAPH_TOLERANCE
 
 N_BEAMS = 3

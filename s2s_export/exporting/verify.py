@@ -14,7 +14,7 @@ import numpy as np
 
 from ..bundle import read
 from ..errors import InvalidOption
-from ..runtime import Session, load
+from ..runtime.session import Session, load
 from .checkpoint import open_checkpoint, quiet_transformers
 from .tolerances import SCORE_TOLERANCE, TOKEN_AGREEMENT
 

@@ -12,7 +12,7 @@ from typing import Any
 from .. import backends, plugin_sources, recipes
 from .. import build as builds
 from ..errors import BackendUnavailable, BuildError, InvalidOption
-from ..runtime import Session, load
+from ..runtime.session import Session, load
 from . import targets as targets_module
 
 Save = Callable[[dict[str, Any]], None]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import text
 from ..bundle import Bundle
 from ..errors import InvalidOption, S2SError
+from ..runtime import text
 
 SEED = 1706
 LENGTHS = (1, 3, 5, 8, 12, 16, 24, 32)  # tokens of random sources

@@ -14,15 +14,26 @@ from typing import TYPE_CHECKING, Any
 from .. import bundle as bundles
 from ..bundle import Bundle, engines
 from ..errors import BundleError, InputError, InvalidOption, MissingExtra
-from ..text import from_utf8
-from ..text import load as load_tokenizer
+from ..runtime.shortlist.lists import Lists
+from ..runtime.shortlist.state import (
+    FOLDER,
+    FORMAT,
+    FORMAT_VERSION,
+    LISTS,
+    PORTABLE,
+    RECORD,
+    ROWS,
+    made_from,
+    open_shortlist,
+    step_names,
+)
+from ..runtime.text import from_utf8
+from ..runtime.text import load as load_tokenizer
 from .alignment import fit, most_frequent
-from .lists import Lists
-from .state import FOLDER, FORMAT, FORMAT_VERSION, LISTS, PORTABLE, RECORD, ROWS, made_from, open_shortlist, step_names
 
 if TYPE_CHECKING:
-    from ..runtime import Session
-    from ..text import Tokenizer
+    from ..runtime.session import Session
+    from ..runtime.text import Tokenizer
 
 Ids = list[int]
 Pair = tuple[Ids, Ids]
@@ -95,8 +106,8 @@ def _write(
     options: Options,
     progress: Callable[[str], None],
 ) -> dict[str, Any]:
+    from ..runtime.shortlist.state import read_record
     from .rewrite import find_head
-    from .state import read_record
 
     measured: list[Pair] = []
     if before is not None:
@@ -221,8 +232,8 @@ def spread(pairs: Sequence[Pair], n: int) -> tuple[list[Pair], list[Pair]]:
 
 def _measure(bundle: Bundle, folder: Path, record: dict[str, Any], sources: list[Ids]) -> list[dict[str, Any]]:
     """Shares of sentences and tokens that are the same with and without, on the portable graphs."""
-    from ..runtime import load
-    from .state import Shortlist
+    from ..runtime.session import load
+    from ..runtime.shortlist.state import Shortlist
 
     session = load(bundle.path, "onnxruntime", PORTABLE, verify=False)
     limit = bundle.max_source_length or max(map(len, sources))

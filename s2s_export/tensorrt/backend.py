@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from ..bundle import Bundle
-from ..decoding.state import DecodeState
 from ..device import cuda
 from ..device.engine import EnginePlaces
 from ..device.engine import unfit as unfit_for_search
@@ -17,6 +16,7 @@ from ..device.interface import Device
 from ..device.loop import Mode
 from ..device.searcher import DeviceSearcher
 from ..errors import EngineError
+from ..runtime.decoding.state import DecodeState
 from . import library as libraries
 from . import memory
 from .executor import Engines, read_record

@@ -15,8 +15,8 @@ import numpy as np
 
 from ..backends.onnxruntime import pad_sources
 from ..bundle import output_of
-from ..decoding.state import NO_ATTENTION, Ints, StepQuery, StepResult
 from ..errors import BackendError, InvalidOption
+from ..runtime.decoding.state import NO_ATTENTION, Ints, StepQuery, StepResult
 from . import candidates
 from .executor import Engines, Lane
 from .memory import n_bytes

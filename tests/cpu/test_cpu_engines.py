@@ -12,7 +12,7 @@ from command_line import s2s
 import s2s_export
 from s2s_export import bundle as bundles
 from s2s_export.build import build
-from s2s_export.decoding.state import StepQuery
+from s2s_export.runtime.decoding.state import StepQuery
 
 N_CASES = 6
 KERNELS = ("own", "onnxruntime")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import s2s_export
-from s2s_export import scheduling
 from s2s_export.errors import InputError, InvalidOption
+from s2s_export.runtime import scheduling
 
 
 def test_batches_are_of_neighbours_in_length():

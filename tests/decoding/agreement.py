@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from decoding_models import ARCHITECTURES, TorchState, padded, tiny_model
 
-from s2s_export.decoding import Hypothesis, StepQuery, StepResult, decode, resolve
+from s2s_export.runtime.decoding import Hypothesis, StepQuery, StepResult, decode, resolve
 
 # Rules about the source see the padding of a batch in transformers; their sources have one length here.
 SOURCE_RULES = ("encoder_no_repeat_ngram_size", "encoder_repetition_penalty")

@@ -11,7 +11,7 @@ import transformers
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
-from s2s_export.decoding import StepQuery, StepResult
+from s2s_export.runtime.decoding import StepQuery, StepResult
 
 torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()

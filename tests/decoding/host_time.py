@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 
-from s2s_export.decoding import GenerationOptions, StepQuery, StepResult, decode
+from s2s_export.runtime.decoding import GenerationOptions, StepQuery, StepResult, decode
 
 LENGTH = 64
 VOCABULARY = 60_000

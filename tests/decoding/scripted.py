@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from s2s_export.decoding import StepQuery, StepResult
+from s2s_export.runtime.decoding import StepQuery, StepResult
 
 # (source, text) -> logits [V]
 Script = Callable[[int, tuple[int, ...]], np.ndarray]

@@ -13,8 +13,8 @@ import torch
 from decoding_models import padded, tiny_model
 from transformers.generation.configuration_utils import GenerationConfig
 
-from s2s_export.decoding import GenerationOptions, resolve
 from s2s_export.errors import InvalidOption, UnknownOption, UsageError
+from s2s_export.runtime.decoding import GenerationOptions, resolve
 
 START = {"decoder_start_token_id": 1, "eos_token_id": 2, "pad_token_id": 1}
 

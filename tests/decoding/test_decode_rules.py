@@ -10,10 +10,10 @@ import torch
 from decoding_models import seen_through, tiny_model
 from transformers.generation.configuration_utils import GenerationConfig
 
-from s2s_export.decoding import StepResult, resolve
-from s2s_export.decoding.chain import Chain
-from s2s_export.decoding.rule import View
-from s2s_export.decoding.rules import active, modules
+from s2s_export.runtime.decoding import StepResult, resolve
+from s2s_export.runtime.decoding.chain import Chain
+from s2s_export.runtime.decoding.rule import View
+from s2s_export.runtime.decoding.rules import active, modules
 
 V = 29
 EOS = 2

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scripted import ScriptedState
 
-from s2s_export.decoding import GenerationOptions, decode, resolve
-from s2s_export.decoding.draws import Draws
+from s2s_export.runtime.decoding import GenerationOptions, decode, resolve
+from s2s_export.runtime.decoding.draws import Draws
 
 WORDS = 6
 START, END = 0, 1

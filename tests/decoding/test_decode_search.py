@@ -11,8 +11,8 @@ from agreement import Case, decoded, generate, random_case
 from decoding_models import ARCHITECTURES, TorchState, tiny_model
 from scripted import ScriptedState
 
-from s2s_export.decoding import GenerationOptions, decode, resolve
-from s2s_export.decoding import chain as chain_module
+from s2s_export.runtime.decoding import GenerationOptions, decode, resolve
+from s2s_export.runtime.decoding import chain as chain_module
 
 START, END = 0, 1
 WORDS = 5

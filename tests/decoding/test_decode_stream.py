@@ -10,7 +10,7 @@ from agreement import Case, random_case
 from decoding_models import TorchState, tiny_model
 from scripted import ScriptedState
 
-from s2s_export.decoding import GenerationOptions, decode, decode_stream, resolve
+from s2s_export.runtime.decoding import GenerationOptions, decode, decode_stream, resolve
 
 
 def prepared(case: Case) -> tuple[Any, GenerationOptions]:

@@ -40,7 +40,7 @@ from s2s_export.device import driver_graphs as graphs
 from s2s_export.device.cuda import CudaDevice
 from s2s_export.device.narrow import NarrowExecutor
 from s2s_export.errors import BackendError, BackendUnavailable, BuildError
-from s2s_export.runtime import Session
+from s2s_export.runtime.session import Session
 from s2s_export.tensorrt import memory
 from s2s_export.tensorrt.backend import TensorRTBackend
 

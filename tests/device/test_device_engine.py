@@ -29,11 +29,12 @@ from small import recipe
 from tiny_names import FAMILIES
 
 import s2s_export
-from s2s_export import bundle, cases
+from s2s_export import bundle
 from s2s_export.device import DeviceLost, memory_plan, searcher
 from s2s_export.device.loop import DeviceSearch
 from s2s_export.errors import BackendError, InvalidOption
-from s2s_export.runtime import Session
+from s2s_export.runtime import cases
+from s2s_export.runtime.session import Session
 from s2s_export.tensorrt.backend import TensorRTBackend
 
 if missing_compiler():

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from device_helpers import ScriptedExecutor, by_definition, missing_compiler, random_script, resolved
 
-from s2s_export.decoding.options import GenerationOptions
 from s2s_export.device import DeviceLost, DeviceSearch
 from s2s_export.device.host import HostDevice
 from s2s_export.device.loop import MOST_PLANS
 from s2s_export.device.rules import serialise
 from s2s_export.device.tables import Arena, make_plan
 from s2s_export.errors import BackendError, InvalidOption, UnknownOption
+from s2s_export.runtime.decoding.options import GenerationOptions
 
 if missing_compiler():
     pytest.skip(str(missing_compiler()), allow_module_level=True)

@@ -18,7 +18,7 @@ from agreement import Case, difference, generate, random_case
 from decoding_models import padded, tiny_model
 from device_helpers import missing_compiler, on_device
 
-from s2s_export.decoding import Hypothesis, resolve
+from s2s_export.runtime.decoding import Hypothesis, resolve
 
 if missing_compiler():
     pytest.skip(str(missing_compiler()), allow_module_level=True)

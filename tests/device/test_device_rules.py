@@ -20,15 +20,15 @@ from device_helpers import (
     structures,
 )
 
-from s2s_export.decoding.draws import Draws
-from s2s_export.decoding.rule import Rule
-from s2s_export.decoding.rules import active
-from s2s_export.decoding.rules.min_p import MinP
 from s2s_export.device import rules_check
 from s2s_export.device.host import HostDevice, _library
 from s2s_export.device.rules import forms, serialise
 from s2s_export.device.rules_check import EDITS, FILTERS
 from s2s_export.errors import InvalidOption
+from s2s_export.runtime.decoding.draws import Draws
+from s2s_export.runtime.decoding.rule import Rule
+from s2s_export.runtime.decoding.rules import active
+from s2s_export.runtime.decoding.rules.min_p import MinP
 
 if missing_compiler():
     pytest.skip(str(missing_compiler()), allow_module_level=True)

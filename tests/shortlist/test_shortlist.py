@@ -17,10 +17,10 @@ from s2s_export.errors import BundleError, EngineError, InputError, InvalidOptio
 from s2s_export.reference import build as build_model
 from s2s_export.reference.checkpoint import Checkpoint, save_checkpoint, weights_of
 from s2s_export.reference.config import ReferenceConfig
+from s2s_export.runtime.shortlist.lists import Lists
+from s2s_export.runtime.shortlist.state import _ids_in
 from s2s_export.shortlist import alignment
-from s2s_export.shortlist.lists import Lists
 from s2s_export.shortlist.making import Options, make
-from s2s_export.shortlist.state import _ids_in
 
 VOCABULARY = 61
 ATTENTION = ("marian", "marian-two-vocabularies", "bart", "m2m_100", "t5", "t5-gated")

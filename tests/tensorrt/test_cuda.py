@@ -14,10 +14,10 @@ import s2s_export
 from s2s_export import bundle
 from s2s_export.backends import onnxruntime_cuda as cuda
 from s2s_export.build import build
-from s2s_export.decoding.state import StepQuery
 from s2s_export.device import memory_plan
 from s2s_export.errors import BackendError, EngineError, InvalidOption
-from s2s_export.runtime import Session
+from s2s_export.runtime.decoding.state import StepQuery
+from s2s_export.runtime.session import Session
 
 SOURCES = [[5, 9, 3], [7, 8, 9, 10, 11, 12, 4, 6, 3], [30], [9] * 12, [3, 5, 7, 9]]
 RECIPE = 'flavour = "cuda"\nprecision = "{}"\n{}[options]\nn_samples = 4\nn_steps = 6\n{}'

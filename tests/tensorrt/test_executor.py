@@ -16,11 +16,11 @@ from tiny_names import FAMILIES, RECURRENT
 import s2s_export
 from s2s_export import bundle
 from s2s_export.cli._common import tell_choice
-from s2s_export.decoding.state import StepQuery
 from s2s_export.device import memory_plan
 from s2s_export.errors import BackendError, BackendUnavailable, InvalidOption, UnknownOption
 from s2s_export.exporting.verify import verify
-from s2s_export.runtime import Session
+from s2s_export.runtime.decoding.state import StepQuery
+from s2s_export.runtime.session import Session
 from s2s_export.tensorrt import candidates, memory
 from s2s_export.tensorrt.backend import TensorRTBackend
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import text_folders
 
-from s2s_export import text
 from s2s_export.exporting.tokenizers import write as text_assets
+from s2s_export.runtime import text
 
 STYLES = ("slow", "resaved")  # as transformers 4 wrote a folder without tokenizer.json; as the installed one writes it
 CASES = [f"{family}/{style}" for family in text_folders.SLOW for style in STYLES]

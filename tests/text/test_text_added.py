@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2s_export.text.added import AddedToken, AddedTokens
+from s2s_export.runtime.text.added import AddedToken, AddedTokens
 
 words = st.text(st.sampled_from("ab<>"), min_size=1, max_size=4)
 

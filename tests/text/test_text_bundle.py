@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from text_samples import TEXTS
 
-from s2s_export import text
 from s2s_export.errors import BundleError, InputError
+from s2s_export.runtime import text
 
 
 def changed(entry, **fields):

@@ -11,11 +11,11 @@ import pytest
 import sentencepiece
 import text_folders
 
-from s2s_export import text
 from s2s_export.errors import CheckpointError, UnsupportedModel
 from s2s_export.exporting.tokenizers import check as text_check
 from s2s_export.exporting.tokenizers import reference as text_reference
 from s2s_export.exporting.tokenizers import write as text_assets
+from s2s_export.runtime import text
 
 
 def test_a_checkpoint_without_tokenizer_files_has_no_entry(tmp_path):

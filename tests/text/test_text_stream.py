@@ -7,9 +7,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from text_samples import TEXTS, id_lists
 
-from s2s_export import text
 from s2s_export.errors import InputError
-from s2s_export.text import cleanup
+from s2s_export.runtime import text
+from s2s_export.runtime.text import cleanup
 
 quick = settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]

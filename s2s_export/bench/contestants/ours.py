@@ -8,9 +8,9 @@ from typing import Any
 
 from ... import backends
 from ...bundle import Bundle, engines
-from ...decoding.state import DecodeState, Ints, StepQuery, StepResult
 from ...errors import S2SError, UnknownOption
-from ...shortlist import state as shortlist
+from ...runtime.decoding.state import DecodeState, Ints, StepQuery, StepResult
+from ...runtime.shortlist import state as shortlist
 from ..work import NEUTRAL, Ids, end_id
 from . import OURS, Absent, Choice, Entry, Job, Marks, until_end, without_prompt
 
@@ -82,7 +82,7 @@ def _absent(name: str, reason: str) -> Entry:
 
 
 def open(job: Job, folder: str) -> Ours:
-    from ...runtime import load
+    from ...runtime.session import load
 
     options = dict(job.options)
     backend, target = options.pop("backend"), options.pop("target")

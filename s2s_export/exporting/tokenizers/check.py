@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from s2s_export import text
 from s2s_export.errors import CheckpointError, S2SError
+from s2s_export.runtime import text
 
 SAMPLES = (
     "",

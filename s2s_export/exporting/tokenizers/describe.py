@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from s2s_export.errors import CheckpointError, UnsupportedModel
-from s2s_export.text.entry import SOURCE_LANG
+from s2s_export.runtime.text.entry import SOURCE_LANG
 
 # How a model of this tokenizer is asked for a target language.
 _TARGET_LANGUAGE_BY = {

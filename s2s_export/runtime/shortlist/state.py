@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from ..backends._recurrent import RecurrentState
-from ..backends.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeState, open_session, run
-from ..bundle import Bundle, inside
+from ...backends._recurrent import RecurrentState
+from ...backends.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeState, open_session, run
+from ...bundle import Bundle, inside
+from ...errors import BundleError, EngineError, InvalidOption
 from ..decoding import GenerationOptions
 from ..decoding.state import DecodeState, Floats, Ints, StepQuery, StepResult
-from ..errors import BundleError, EngineError, InvalidOption
 from .lists import Lists
 
 FOLDER = "shortlist"

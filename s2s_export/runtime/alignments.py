@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..errors import InputError, InvalidOption, MissingExtra
 from .decoding import Hypothesis
-from .errors import InputError, InvalidOption, MissingExtra
-from .runtime import Session
+from .session import Session
 
 PICTURES = (".png", ".svg", ".pdf")
 INCH_PER_TOKEN = 0.34

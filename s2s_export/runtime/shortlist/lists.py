@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BundleError
+from ...errors import BundleError
 
 Ids = NDArray[np.int64]
 TYPE = np.dtype("<u4")

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from s2s_export.errors import BundleError
-from s2s_export.text import files
-from s2s_export.text.entry import Entry
-from s2s_export.text.pieces import PieceTokenizer
+from s2s_export.runtime.text import files
+from s2s_export.runtime.text.entry import Entry
+from s2s_export.runtime.text.pieces import PieceTokenizer
 
 
 class SpmVocabTokenizer(PieceTokenizer):

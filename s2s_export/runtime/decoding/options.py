@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from ..errors import InvalidOption, UnknownOption
+from ...errors import InvalidOption, UnknownOption
 from . import foreign_options
 from . import option_values as values
 

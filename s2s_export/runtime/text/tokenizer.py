@@ -10,8 +10,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 
 from s2s_export.errors import InputError, UnknownOption, UsageError
-from s2s_export.text import cleanup
-from s2s_export.text.entry import SOURCE_LANG, Entry
+from s2s_export.runtime.text import cleanup
+from s2s_export.runtime.text.entry import SOURCE_LANG, Entry
 
 REPLACEMENT = "\ufffd"  # what decoders write for bytes that are no UTF-8, an unfinished character among them
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from s2s_export.errors import BundleError, nearest
-from s2s_export.text import kinds
-from s2s_export.text.entry import Entry
-from s2s_export.text.stream import StreamDecoder
-from s2s_export.text.tokenizer import Tokenizer, from_utf8
+from s2s_export.runtime.text import kinds
+from s2s_export.runtime.text.entry import Entry
+from s2s_export.runtime.text.stream import StreamDecoder
+from s2s_export.runtime.text.tokenizer import Tokenizer, from_utf8
 
 __all__ = ["StreamDecoder", "Tokenizer", "from_utf8", "known_kinds", "load"]
 

@@ -13,9 +13,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from s2s_export.text import files
-from s2s_export.text.entry import Entry
-from s2s_export.text.tokenizer import Tokenizer, check_ids
+from s2s_export.runtime.text import files
+from s2s_export.runtime.text.entry import Entry
+from s2s_export.runtime.text.tokenizer import Tokenizer, check_ids
 
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 

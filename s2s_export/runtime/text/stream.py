@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from s2s_export.text.tokenizer import Tokenizer
+from s2s_export.runtime.text.tokenizer import Tokenizer
 
 
 class StreamDecoder:

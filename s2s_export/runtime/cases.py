@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..errors import InputError, S2SError
 from .decoding import GenerationOptions, Hypothesis
-from .errors import InputError, S2SError
-from .runtime import Session
 from .scheduling import DEFAULT_BATCH_SIZE, n_tokens
+from .session import Session
 from .text import from_utf8
 
 CONTENT = ("text", "input_ids", "audio")

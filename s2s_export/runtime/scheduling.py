@@ -15,9 +15,9 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from ..errors import InvalidOption
+from ..machine import available_cores
 from .decoding import Hypothesis
-from .errors import InvalidOption
-from .machine import available_cores
 
 DEFAULT_BATCH_SIZE = 16  # sources decoded side by side
 ON_CORES = ("onnxruntime",)  # backends that compute on the cores of the workers

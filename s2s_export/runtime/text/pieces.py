@@ -14,9 +14,9 @@ from abc import abstractmethod
 from collections.abc import Iterable
 
 from s2s_export.errors import BundleError, InputError
-from s2s_export.text.added import AddedToken, AddedTokens
-from s2s_export.text.entry import Entry
-from s2s_export.text.tokenizer import Tokenizer, check_ids
+from s2s_export.runtime.text.added import AddedToken, AddedTokens
+from s2s_export.runtime.text.entry import Entry
+from s2s_export.runtime.text.tokenizer import Tokenizer, check_ids
 
 
 class PieceTokenizer(Tokenizer):

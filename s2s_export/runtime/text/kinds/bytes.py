@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from s2s_export.text.entry import Entry
-from s2s_export.text.pieces import PieceTokenizer
+from s2s_export.runtime.text.entry import Entry
+from s2s_export.runtime.text.pieces import PieceTokenizer
 
 
 class ByteTokenizer(PieceTokenizer):
