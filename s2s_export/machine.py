@@ -8,7 +8,8 @@ import os
 import platform
 from typing import Any
 
-from . import __version__, backends
+from . import __version__
+from .runtime import backends
 
 PACKAGES = (
     "numpy", "onnxruntime", "onnxruntime-gpu", "tokenizers", "sentencepiece", "onnx", "torch", "transformers",

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ..backends.onnxruntime import OnnxRuntimeBackend
 from ..bundle import Bundle
 from ..lowering import samples
+from ..runtime.backends.onnxruntime import OnnxRuntimeBackend
 from ..runtime.session import Session
 
 SEARCHES: tuple[dict[str, Any], ...] = ({"num_beams": 1, "do_sample": False}, {"num_beams": 4, "do_sample": False})

@@ -109,7 +109,7 @@ def _letters(
 ) -> tuple[dict[str, int], int]:
     """Sizes by letter, and how many positions of the caches are used."""
     if engine.get("ranges") is None:
-        from ..backends._cuda_step import capacity
+        from ..runtime.backends._cuda_step import capacity
 
         positions = capacity(options, bundle.max_target_length)
         return {"B": B, "K": K, "S": S, "C": positions, "N": positions * K, "M": 1, "Q": 1}, positions

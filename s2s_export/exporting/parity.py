@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from ..backends.onnxruntime import OnnxRuntimeBackend, pad_sources
 from ..bundle import Bundle
 from ..errors import ParityError
+from ..runtime.backends.onnxruntime import OnnxRuntimeBackend, pad_sources
 from ..runtime.decoding.state import StepQuery
 from .tolerances import GRAPH_TOLERANCE
 

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .. import backends, plugin_sources, recipes
 from .. import build as builds
+from .. import plugin_sources, recipes
 from ..errors import BackendUnavailable, BuildError, InvalidOption
+from ..runtime import backends
 from ..runtime.session import Session, load
 from . import targets as targets_module
 

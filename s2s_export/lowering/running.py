@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from ..backends.onnxruntime import pad_sources
 from ..bundle import GRAPHS, Bundle, output_of
 from ..errors import BuildError
+from ..runtime.backends.onnxruntime import pad_sources
 
 N_BEAMS = 2
 SWAP_EVERY = 5  # steps

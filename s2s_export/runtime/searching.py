@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from ..backends import Backend, Searcher, SearchesItself
 from ..errors import BackendError, BuildError, InvalidOption, UnknownOption
 from . import decoding
+from .backends import Backend, Searcher, SearchesItself
 from .decoding import DecodeState, GenerationOptions, Hypothesis, StepQuery
 
 MODES = {"auto": "auto", "device": "auto", "device-while": "while", "device-replay": "replay", "device-queue": "queue"}

@@ -14,11 +14,10 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .. import backends
 from ..bundle import Bundle, read
 from ..errors import InputError, InvalidOption, UsageError
 from ..machine import available_cores
-from . import decoding, scheduling, searching, text
+from . import backends, decoding, scheduling, searching, text
 from .decoding import GenerationOptions, Hypothesis
 from .scheduling import DEFAULT_BATCH_SIZE
 

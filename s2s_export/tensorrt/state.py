@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from ..backends.onnxruntime import pad_sources
 from ..bundle import output_of
 from ..errors import BackendError, InvalidOption
+from ..runtime.backends.onnxruntime import pad_sources
 from ..runtime.decoding.state import NO_ATTENTION, Ints, StepQuery, StepResult
 from . import candidates
 from .executor import Engines, Lane

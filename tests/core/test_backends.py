@@ -10,8 +10,8 @@ import pytest
 import tiny_models
 
 import s2s_export
-from s2s_export import backends
 from s2s_export.errors import BackendUnavailable, UnknownOption
+from s2s_export.runtime import backends
 
 SOURCES = [[5, 6, 7, 8, 9], [10, 11], [12, 13, 14]]
 

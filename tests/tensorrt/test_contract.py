@@ -89,7 +89,7 @@ def test_features_are_asked_for_and_not_versions(trt):
 @pytest.mark.parametrize("module", ["tensorrt", "tensorrt_rtx", "onnxruntime_cuda"])
 def test_importing_a_backend_imports_no_library(module):
     code = (
-        f"import sys, s2s_export.backends.{module}, s2s_export.tensorrt.backend; "
+        f"import sys, s2s_export.runtime.backends.{module}, s2s_export.tensorrt.backend; "
         "print([m for m in ('tensorrt', 'tensorrt_rtx', 'onnx', 'torch', 'onnxruntime') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -20,10 +20,10 @@ from small import recipe
 import s2s_export
 from s2s_export import build as building
 from s2s_export import bundle
-from s2s_export.backends import modules
 from s2s_export.cli import main
 from s2s_export.errors import BackendUnavailable, BuildError, EngineError, InvalidOption
 from s2s_export.recipes import Range
+from s2s_export.runtime.backends import modules
 from s2s_export.tensorrt import compile as compiling
 from s2s_export.tensorrt import gates, memory
 from s2s_export.tensorrt import library as libraries

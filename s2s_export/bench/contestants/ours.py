@@ -6,9 +6,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from ... import backends
 from ...bundle import Bundle, engines
 from ...errors import S2SError, UnknownOption
+from ...runtime import backends
 from ...runtime.decoding.state import DecodeState, Ints, StepQuery, StepResult
 from ...runtime.shortlist import state as shortlist
 from ..work import NEUTRAL, Ids, end_id

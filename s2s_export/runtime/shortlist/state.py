@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from ...backends._recurrent import RecurrentState
-from ...backends.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeState, open_session, run
 from ...bundle import Bundle, inside
 from ...errors import BundleError, EngineError, InvalidOption
+from ..backends._recurrent import RecurrentState
+from ..backends.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeState, open_session, run
 from ..decoding import GenerationOptions
 from ..decoding.state import DecodeState, Floats, Ints, StepQuery, StepResult
 from .lists import Lists

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from ..bundle import output_of
-from ..device.engine import ELEMENTS, attention_at
-from ..device.interface import Device
-from ..runtime.decoding.options import GenerationOptions
-from ..tensorrt.memory import Buffers, n_bytes
+from ...bundle import output_of
+from ...device.engine import ELEMENTS, attention_at
+from ...device.interface import Device
+from ...tensorrt.memory import Buffers, n_bytes
+from ..decoding.options import GenerationOptions
 
 LEAST_CAPACITY = 16  # positions; capacities are powers of two, so that few shapes exist
 BY_THE_LOOP = ("token", "position", "ancestors")

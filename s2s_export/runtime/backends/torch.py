@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ..bundle import GRAPHS, Bundle, output_of
-from ..errors import BackendError
-from ..runtime.decoding.state import Ints, StepQuery, StepResult
+from ...bundle import GRAPHS, Bundle, output_of
+from ...errors import BackendError
+from ..decoding.state import Ints, StepQuery, StepResult
 from .onnxruntime import pad_sources
 
 NAME = "torch"

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..runtime.decoding.state import Floats, Ints
+from ..decoding.state import Floats, Ints
 
 MASKED = np.float32(-1e9)  # added to the score of what must not be seen; exp of it is 0
 FIRST_CAPACITY = 16  # positions a cache has room for at first

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from ..bundle import output_of
-from ..errors import BackendError
-from ..runtime.decoding.state import Ints, StepQuery, StepResult
+from ...bundle import output_of
+from ...errors import BackendError
+from ..decoding.state import Ints, StepQuery, StepResult
 
 
 class RecurrentState:

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from ..bundle import Bundle, inside, output_of
-from ..errors import BackendError, BundleError, EngineError, InvalidOption
-from ..runtime.decoding.state import DecodeState, Ints, StepQuery, StepResult
+from ...bundle import Bundle, inside, output_of
+from ...errors import BackendError, BundleError, EngineError, InvalidOption
+from ..decoding.state import DecodeState, Ints, StepQuery, StepResult
 from . import _cpu_engine
 from ._recurrent import RecurrentState
 from ._slots import Ancestors, Positions, Slots

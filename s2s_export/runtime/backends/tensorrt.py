@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..bundle import Bundle
-from ..errors import InvalidOption
-from ..tensorrt import backend
+from ...bundle import Bundle
+from ...errors import InvalidOption
+from ...tensorrt import backend
 
 NAME = "tensorrt"
 SEARCH = backend.SEARCH

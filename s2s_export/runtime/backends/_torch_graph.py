@@ -16,7 +16,7 @@ from onnx import numpy_helper
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..errors import BundleError
+from ...errors import BundleError
 
 Values = list[Any]
 DTYPES = {

@@ -9,8 +9,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from ..bundle import Bundle, engines, sha256
-from ..errors import EngineError, nearest
+from ...bundle import Bundle, engines, sha256
+from ...errors import EngineError, nearest
 
 PORTABLE = "portable"  # the target that is always there: the bundle's own graphs
 DEFAULT = "cpu-fp32"  # used when it is built and no target is named: its numbers are those of the portable graphs

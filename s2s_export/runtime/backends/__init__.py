@@ -19,10 +19,10 @@ from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Protocol, runtime_checkable
 
-from ..bundle import Bundle
-from ..errors import BackendUnavailable, UnknownOption
-from ..runtime.decoding import GenerationOptions, Hypothesis
-from ..runtime.decoding.state import DecodeState
+from ...bundle import Bundle
+from ...errors import BackendUnavailable, UnknownOption
+from ..decoding import GenerationOptions, Hypothesis
+from ..decoding.state import DecodeState
 
 AUTO = "auto"
 # What `auto` tries, best first. Each must both work on the machine and find what it needs in the bundle.
