@@ -34,7 +34,7 @@ def describe(bundle: str | os.PathLike[str] | None = None) -> dict[str, Any]:
 def _memory_on_gpu(path: str | os.PathLike[str]) -> dict[str, Any]:
     from .bundle import engines, read
     from .device import memory_plan
-    from .tensorrt import memory
+    from .runtime.cuda import driver as memory
 
     opened = read(path, verify=False)
     reason = memory.unavailable()

@@ -73,7 +73,10 @@ def read_speed(n_bytes: int, threads: int) -> float:
 
 def gpu_read_speed() -> float:
     """Bytes a second that a GPU copies, read and written, in a process of its own. Raises CalledProcessError."""
-    code = "from s2s_export.device import cuda, times; print(times.bandwidth(cuda.CudaDevice()))"
+    code = (
+        "from s2s_export.device import times; from s2s_export.runtime.cuda.device import CudaDevice; "
+        "print(times.bandwidth(CudaDevice()))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=300)
     return float(done.stdout)
 

@@ -17,8 +17,8 @@ from typing import Any
 from ..bundle import GRAPHS, Bundle
 from ..errors import BackendUnavailable, BuildError, InvalidOption, MissingExtra
 from ..recipes import Recipe
-from ..tensorrt import library as libraries
-from ..tensorrt.library import Library
+from ..runtime.backends._tensorrt import library as libraries
+from ..runtime.backends._tensorrt.library import Library
 
 FLAVOURS = ("tensorrt", "tensorrt-rtx")
 SHOWN = ("ATTENTION_INPUT", "KV_CACHE_UPDATE", "PLUGIN_V3", "QUANTIZE", "DEQUANTIZE")  # layer types worth a line
@@ -56,9 +56,9 @@ def version(recipe: Recipe) -> str:
 
 def build(bundle: Bundle, recipe: Recipe, folder: Path, progress: Callable[[str], None]) -> dict[str, Any]:
     from ..lowering import dimensions, expand, lower, options
-    from ..tensorrt import validity
+    from ..runtime.backends._tensorrt import validity
+    from ..runtime.backends._tensorrt.messages import Messages
     from ..tensorrt.compile import compile_graph
-    from ..tensorrt.messages import Messages
 
     library = _library(recipe)
     chosen = options.read(recipe)
@@ -155,7 +155,7 @@ def _copy_kernels(recipe: Recipe, folder: Path) -> None:
 
 def _require_gpu(library: Library, recipe: Recipe) -> None:
     """TensorRT times kernels on the GPU that will run them."""
-    from ..tensorrt import memory
+    from ..runtime.cuda import driver as memory
 
     try:
         device = memory.Device()

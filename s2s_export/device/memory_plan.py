@@ -13,14 +13,14 @@ from typing import Any
 
 from ..bundle import GRAPHS, Bundle, output_of
 from ..errors import S2SError
+from ..runtime.backends._tensorrt.executor import ELEMENTS, attention_at, unfit
+from ..runtime.backends._tensorrt.state import beams_for, bucket
+from ..runtime.cuda.driver import n_bytes
+from ..runtime.cuda.interface import Attention
 from ..runtime.decoding import resolve
 from ..runtime.decoding.options import GenerationOptions
-from ..tensorrt.memory import n_bytes
-from ..tensorrt.state import beams_for, bucket
-from .engine import ELEMENTS, attention_at, unfit
-from .interface import Attention
-from .rules import serialise
-from .tables import Arena, make_plan
+from ..runtime.device_search.rules import serialise
+from ..runtime.device_search.tables import Arena, make_plan
 
 OF_ENGINES = ("graphs", "ranges", "slots", "target_length")
 FLAVOURS = {"tensorrt": OF_ENGINES, "tensorrt-rtx": OF_ENGINES, "cuda": ("graphs",)}  # what a plan reads of engine.json

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import bundle, machine
-from ..tensorrt import memory
+from ..runtime.cuda import driver as memory
 from . import plan, report, run, targets
 
 

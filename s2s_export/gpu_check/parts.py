@@ -29,7 +29,7 @@ LOOPS = ("device-while", "device-replay", "device-queue", "host")
 def search(save: Save, quick: bool) -> str | None:
     """Random searches on the GPU against their emulation, and how fast memory is."""
     from ..device import check, times
-    from ..device.cuda import CudaDevice
+    from ..runtime.cuda.device import CudaDevice
 
     device = CudaDevice()
     save({"while_graphs": device.while_graphs, "bytes_per_second": times.bandwidth(device)})
@@ -46,7 +46,7 @@ def search(save: Save, quick: bool) -> str | None:
 def rules(save: Save, quick: bool) -> str | None:
     """Every decoding rule by itself on random scores, against the definition in numpy."""
     from ..device import rules_check
-    from ..device.cuda import CudaDevice
+    from ..runtime.cuda.device import CudaDevice
 
     found = rules_check.agree(CudaDevice(), 3 if quick else 30)
     save(found)
@@ -56,7 +56,7 @@ def rules(save: Save, quick: bool) -> str | None:
 def kernels(save: Save, quick: bool) -> None:
     """Microseconds of each kernel of the search, and of a step whose decoder takes no time."""
     from ..device import times
-    from ..device.cuda import CudaDevice
+    from ..runtime.cuda.device import CudaDevice
 
     times.measure(CudaDevice(), save, quick=quick)
 

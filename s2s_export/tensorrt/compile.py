@@ -20,9 +20,9 @@ from typing import Any
 
 from ..errors import BuildError
 from ..recipes import Range, Recipe
+from ..runtime.backends._tensorrt.library import Library
+from ..runtime.backends._tensorrt.messages import Messages, shortened
 from . import gates
-from .library import Library
-from .messages import Messages, shortened
 
 NO_KERNEL = "not supported by a dedicated kernel"
 Progress = Callable[[str], None]

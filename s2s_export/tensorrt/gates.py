@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import BuildError
-from .library import Library
-from .messages import Messages
+from ..runtime.backends._tensorrt.library import Library
+from ..runtime.backends._tensorrt.messages import Messages
 
 ATTENTION, CACHE_UPDATE, PLUGIN = "ATTENTION_INPUT", "KV_CACHE_UPDATE", "PLUGIN_V3"
 QUANTIZE, DEQUANTIZE = "QUANTIZE", "DEQUANTIZE"

@@ -13,11 +13,12 @@ import ml_dtypes
 import numpy as np
 
 from s2s_export import plugin_sources
-from s2s_export.device import DeviceSearch, rules_check
-from s2s_export.device.host import HostDevice, _library
-from s2s_export.device.rules import serialise
+from s2s_export.device import rules_check
 from s2s_export.errors import BuildError
+from s2s_export.runtime.cuda.emulation import HostDevice, _library
 from s2s_export.runtime.decoding import GenerationOptions, Hypothesis, StepQuery, StepResult, decode, resolve
+from s2s_export.runtime.device_search import DeviceSearch
+from s2s_export.runtime.device_search.rules import serialise
 
 DTYPES: dict[str, Any] = {"fp32": np.float32, "fp16": np.float16, "bf16": ml_dtypes.bfloat16}
 Script = Callable[[int, tuple[int, ...]], np.ndarray]

@@ -35,14 +35,14 @@ from device_helpers import (
 
 import s2s_export
 from s2s_export import bundle, plugin_sources
-from s2s_export.device import DeviceLost, DeviceSearch
-from s2s_export.device import driver_graphs as graphs
-from s2s_export.device.cuda import CudaDevice
-from s2s_export.device.narrow import NarrowExecutor
 from s2s_export.errors import BackendError, BackendUnavailable, BuildError
+from s2s_export.runtime.backends._tensorrt.backend import TensorRTBackend
+from s2s_export.runtime.cuda import driver as memory
+from s2s_export.runtime.cuda import graphs
+from s2s_export.runtime.cuda.device import CudaDevice
+from s2s_export.runtime.device_search import DeviceLost, DeviceSearch
+from s2s_export.runtime.device_search.narrow import NarrowExecutor
 from s2s_export.runtime.session import Session
-from s2s_export.tensorrt import memory
-from s2s_export.tensorrt.backend import TensorRTBackend
 
 build = plugin_sources.module("build")
 

@@ -22,12 +22,12 @@ from device_helpers import (
 )
 
 from s2s_export import plugin_sources
-from s2s_export.device import DeviceSearch
-from s2s_export.device.host import HostDevice
-from s2s_export.device.interface import Attention
-from s2s_export.device.rules import serialise
 from s2s_export.errors import BuildError
+from s2s_export.runtime.cuda.emulation import HostDevice
+from s2s_export.runtime.cuda.interface import Attention
 from s2s_export.runtime.decoding import StepQuery, StepResult, decode
+from s2s_export.runtime.device_search import DeviceSearch
+from s2s_export.runtime.device_search.rules import serialise
 
 if missing_compiler():
     pytest.skip(str(missing_compiler()), allow_module_level=True)

@@ -10,8 +10,8 @@ import pytest
 from device_helpers import missing_compiler
 
 from s2s_export.device import check, times
-from s2s_export.device.host import HostDevice
 from s2s_export.errors import BackendError
+from s2s_export.runtime.cuda.emulation import HostDevice
 
 if missing_compiler():
     pytest.skip(str(missing_compiler()), allow_module_level=True)

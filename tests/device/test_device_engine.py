@@ -30,12 +30,13 @@ from tiny_names import FAMILIES
 
 import s2s_export
 from s2s_export import bundle
-from s2s_export.device import DeviceLost, memory_plan, searcher
-from s2s_export.device.loop import DeviceSearch
+from s2s_export.device import memory_plan
 from s2s_export.errors import BackendError, InvalidOption
 from s2s_export.runtime import cases
+from s2s_export.runtime.backends._tensorrt.backend import TensorRTBackend
+from s2s_export.runtime.device_search import DeviceLost, searcher
+from s2s_export.runtime.device_search.loop import DeviceSearch
 from s2s_export.runtime.session import Session
-from s2s_export.tensorrt.backend import TensorRTBackend
 
 if missing_compiler():
     pytest.skip(str(missing_compiler()), allow_module_level=True)
@@ -55,7 +56,7 @@ Make = Callable[..., tuple[Session, EmulatedGpu, Path]]
 @pytest.fixture
 def make(exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     """make(model, search, ...) -> a session on an emulated GPU, the GPU, and the bundle's path."""
-    compiled = s2s_export.device.host._library()  # before the cache moves
+    compiled = s2s_export.runtime.cuda.emulation._library()  # before the cache moves
     assert compiled
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from device_helpers import ScriptedExecutor, by_definition, missing_compiler, random_script, resolved
 
-from s2s_export.device import DeviceLost, DeviceSearch
-from s2s_export.device.host import HostDevice
-from s2s_export.device.loop import MOST_PLANS
-from s2s_export.device.rules import serialise
-from s2s_export.device.tables import Arena, make_plan
 from s2s_export.errors import BackendError, InvalidOption, UnknownOption
+from s2s_export.runtime.cuda.emulation import HostDevice
 from s2s_export.runtime.decoding.options import GenerationOptions
+from s2s_export.runtime.device_search import DeviceLost, DeviceSearch
+from s2s_export.runtime.device_search.loop import MOST_PLANS
+from s2s_export.runtime.device_search.rules import serialise
+from s2s_export.runtime.device_search.tables import Arena, make_plan
 
 if missing_compiler():
     pytest.skip(str(missing_compiler()), allow_module_level=True)
@@ -152,7 +152,8 @@ def test_several_threads() -> None:
 
 def test_imports_neither_torch_nor_cuda_packages() -> None:
     code = (
-        "import sys, s2s_export.device, s2s_export.device.cuda, s2s_export.device.host;"
+        "import sys, s2s_export.runtime.device_search;"
+        "import s2s_export.runtime.cuda.device, s2s_export.runtime.cuda.emulation;"
         "bad = {'torch', 'transformers', 'onnx', 'cuda', 'tensorrt', 'onnxruntime'} & set(sys.modules);"
         "sys.exit(str(bad) if bad else 0)"
     )

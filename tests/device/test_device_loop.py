@@ -23,8 +23,8 @@ from device_helpers import (
     schedule,
 )
 
-from s2s_export.device.rules import serialise
 from s2s_export.runtime.decoding import Hypothesis
+from s2s_export.runtime.device_search.rules import serialise
 
 if missing_compiler():
     pytest.skip(str(missing_compiler()), allow_module_level=True)

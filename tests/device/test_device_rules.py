@@ -21,14 +21,14 @@ from device_helpers import (
 )
 
 from s2s_export.device import rules_check
-from s2s_export.device.host import HostDevice, _library
-from s2s_export.device.rules import forms, serialise
 from s2s_export.device.rules_check import EDITS, FILTERS
 from s2s_export.errors import InvalidOption
+from s2s_export.runtime.cuda.emulation import HostDevice, _library
 from s2s_export.runtime.decoding.draws import Draws
 from s2s_export.runtime.decoding.rule import Rule
 from s2s_export.runtime.decoding.rules import active
 from s2s_export.runtime.decoding.rules.min_p import MinP
+from s2s_export.runtime.device_search.rules import forms, serialise
 
 if missing_compiler():
     pytest.skip(str(missing_compiler()), allow_module_level=True)

@@ -16,7 +16,7 @@ RUN = """
 import ctypes, sys
 sys.path.insert(0, {here!r})
 from s2s_export import plugin_sources
-from s2s_export.device import host
+from s2s_export.runtime.cuda import emulation as host
 build = plugin_sources.module("build")
 library = ctypes.CDLL(str(build.host_library("beam_search", sanitize=True)))
 host._library = lambda: library

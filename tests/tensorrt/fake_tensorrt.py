@@ -1,7 +1,8 @@
 """A GPU and a TensorRT that are neither: host memory, and engines that ONNX Runtime executes on it.
 
-They have the names that `s2s_export.tensorrt` uses of the real ones (test_contract.py compares them), so that all of
-the executor runs here: buffers, addresses, shapes, what is copied when. An "engine" is a file with a graph's path.
+They have the names that `s2s_export.runtime.backends._tensorrt` uses of the real ones (test_contract.py compares them),
+so that all of the executor runs here: buffers, addresses, shapes, what is copied when. An "engine" is a file with a
+graph's path.
 """
 
 from __future__ import annotations
@@ -21,18 +22,18 @@ import onnxruntime
 
 from s2s_export import bundle as bundles
 from s2s_export.bundle import GRAPHS, Bundle
-from s2s_export.device import faults
-from s2s_export.device.host import HostDevice
 from s2s_export.lowering import dimensions, lower, options
 from s2s_export.recipes import Recipe
-from s2s_export.tensorrt.library import Library
+from s2s_export.runtime.backends._tensorrt.library import Library
+from s2s_export.runtime.cuda import faults
+from s2s_export.runtime.cuda.emulation import HostDevice
 
 VERSION = "1.2.3"
 CAPABILITY = "8.9"
 
 
 class FakeDevice:
-    """See `s2s_export.tensorrt.memory.Device`. Copies happen at once; `copied` adds up their bytes by direction."""
+    """See `s2s_export.runtime.cuda.driver.Device`. Copies happen at once; `copied` adds up their bytes by direction."""
 
     name, capability, cuda_version = "a GPU of host memory", CAPABILITY, "13.0"
 

@@ -10,8 +10,8 @@ import sys
 import fake_tensorrt
 import pytest
 
-from s2s_export.tensorrt import memory
-from s2s_export.tensorrt.library import Library
+from s2s_export.runtime.backends._tensorrt.library import Library
+from s2s_export.runtime.cuda import driver as memory
 
 USED = {
     "Builder": ["create_network", "create_builder_config", "create_optimization_profile", "build_serialized_network"],
@@ -81,7 +81,7 @@ def test_features_are_asked_for_and_not_versions(trt):
     assert library.has_cache_layer
     assert library.has_attention_layer
     assert library.reports_progress
-    source = inspect.getsource(sys.modules["s2s_export.tensorrt.library"])
+    source = inspect.getsource(sys.modules["s2s_export.runtime.backends._tensorrt.library"])
     assert "version_info" not in source
     assert not re.search(r"version\s*[<>=]=?\s*", source)
 
@@ -89,7 +89,7 @@ def test_features_are_asked_for_and_not_versions(trt):
 @pytest.mark.parametrize("module", ["tensorrt", "tensorrt_rtx", "onnxruntime_cuda"])
 def test_importing_a_backend_imports_no_library(module):
     code = (
-        f"import sys, s2s_export.runtime.backends.{module}, s2s_export.tensorrt.backend; "
+        f"import sys, s2s_export.runtime.backends.{module}, s2s_export.runtime.backends._tensorrt.backend; "
         "print([m for m in ('tensorrt', 'tensorrt_rtx', 'onnx', 'torch', 'onnxruntime') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -19,10 +19,11 @@ from s2s_export.cli._common import tell_choice
 from s2s_export.device import memory_plan
 from s2s_export.errors import BackendError, BackendUnavailable, InvalidOption, UnknownOption
 from s2s_export.exporting.verify import verify
+from s2s_export.runtime.backends._tensorrt import candidates
+from s2s_export.runtime.backends._tensorrt.backend import TensorRTBackend
+from s2s_export.runtime.cuda import driver as memory
 from s2s_export.runtime.decoding.state import StepQuery
 from s2s_export.runtime.session import Session
-from s2s_export.tensorrt import candidates, memory
-from s2s_export.tensorrt.backend import TensorRTBackend
 
 SOURCES = [
     [5, 9, 3],

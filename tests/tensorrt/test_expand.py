@@ -12,8 +12,8 @@ from small import recipe
 from s2s_export import bundle
 from s2s_export.lowering import dimensions, expand, lower, options
 from s2s_export.lowering import graph as graphs_module
-from s2s_export.tensorrt.library import Library
-from s2s_export.tensorrt.messages import Messages
+from s2s_export.runtime.backends._tensorrt.library import Library
+from s2s_export.runtime.backends._tensorrt.messages import Messages
 
 CASES = {
     "RMSNormalization": {"axis": -1, "epsilon": 1e-6},

@@ -16,13 +16,13 @@ from fake_tensorrt import FakeDevice
 
 from s2s_export import gpu_check, plugin_sources, recipes
 from s2s_export.device import check, rules_check, times
-from s2s_export.device import cuda as device_cuda
-from s2s_export.device.host import HostDevice
 from s2s_export.errors import BackendUnavailable, BuildError
 from s2s_export.gpu_check import attention, child, command, parts, plan, report, run, sanitizers, targets
 from s2s_export.runtime.backends import onnxruntime_cuda as cuda
 from s2s_export.runtime.backends import tensorrt_rtx
-from s2s_export.tensorrt import memory
+from s2s_export.runtime.cuda import device as device_cuda
+from s2s_export.runtime.cuda import driver as memory
+from s2s_export.runtime.cuda.emulation import HostDevice
 
 SCRIPT = Path(gpu_check.__file__).parents[2] / "scripts" / "gpu_check"
 

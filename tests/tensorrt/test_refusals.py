@@ -24,12 +24,13 @@ from s2s_export.cli import main
 from s2s_export.errors import BackendUnavailable, BuildError, EngineError, InvalidOption
 from s2s_export.recipes import Range
 from s2s_export.runtime.backends import modules
+from s2s_export.runtime.backends._tensorrt import library as libraries
+from s2s_export.runtime.backends._tensorrt.backend import TensorRTBackend
+from s2s_export.runtime.backends._tensorrt.library import Library
+from s2s_export.runtime.backends._tensorrt.messages import Messages
+from s2s_export.runtime.cuda import driver as memory
 from s2s_export.tensorrt import compile as compiling
-from s2s_export.tensorrt import gates, memory
-from s2s_export.tensorrt import library as libraries
-from s2s_export.tensorrt.backend import TensorRTBackend
-from s2s_export.tensorrt.library import Library
-from s2s_export.tensorrt.messages import Messages
+from s2s_export.tensorrt import gates
 
 SMALL = "[ranges]\nT = { min = 1, opt = 8, max = 16 }\n[options]\nn_samples = 2\nn_steps = 4\n"
 has_gpu = memory.unavailable() is None

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from ...bundle import output_of
-from ...device.engine import ELEMENTS, attention_at
-from ...device.interface import Device
-from ...tensorrt.memory import Buffers, n_bytes
+from ..cuda.driver import Buffers, n_bytes
+from ..cuda.interface import Device
 from ..decoding.options import GenerationOptions
+from ._tensorrt.executor import ELEMENTS, attention_at
 
 LEAST_CAPACITY = 16  # positions; capacities are powers of two, so that few shapes exist
 BY_THE_LOOP = ("token", "position", "ancestors")

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 
 from ...bundle import Bundle, engines, inside, output_of
-from ...device import cuda
-from ...device.engine import unfit as unfit_for_search
-from ...device.host import HostDevice
-from ...device.loop import NO_WHILE, Mode
-from ...device.searcher import DeviceSearcher
 from ...errors import BackendError, EngineError, InvalidOption
+from ..cuda import device as cuda
+from ..cuda.emulation import HostDevice
 from ..decoding.state import NO_ATTENTION, DecodeState, Ints, StepQuery, StepResult
+from ..device_search.loop import NO_WHILE, Mode
+from ..device_search.searcher import DeviceSearcher
 from ._cuda_step import CudaPlaces
+from ._tensorrt.executor import unfit as unfit_for_search
 from .onnxruntime import pad_sources
 
 NAME = "onnxruntime-cuda"
@@ -34,7 +34,7 @@ QUIET = 3  # ONNX Runtime's log level: errors only
 
 
 def unavailable() -> str | None:
-    from ...tensorrt import memory
+    from ..cuda import driver as memory
 
     try:
         import onnxruntime

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...bundle import Bundle
 from ...errors import InvalidOption
-from ...tensorrt import backend
+from ._tensorrt import backend
 
 NAME = "tensorrt"
 SEARCH = backend.SEARCH

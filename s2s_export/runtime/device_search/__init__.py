@@ -7,8 +7,8 @@ The search is the one of `decoding`: same rules, same draws, same order of ties.
 ctypes only.
 """
 
-from .faults import DeviceLost
-from .interface import Device, Graph, StepExecutor
+from ..cuda.faults import DeviceLost
+from ..cuda.interface import Device, Graph, StepExecutor
 from .loop import DeviceSearch
 
 __all__ = ["Device", "DeviceLost", "DeviceSearch", "Graph", "StepExecutor"]

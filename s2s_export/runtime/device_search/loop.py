@@ -16,12 +16,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BackendError, InvalidOption, UnknownOption
-from ..runtime.decoding.hypothesis import Hypothesis
-from ..runtime.decoding.options import GenerationOptions
-from .faults import DeviceLost
+from ...errors import BackendError, InvalidOption, UnknownOption
+from ..cuda.faults import DeviceLost
+from ..cuda.interface import Device, StepExecutor, is_capturable
+from ..decoding.hypothesis import Hypothesis
+from ..decoding.options import GenerationOptions
 from .held import Held
-from .interface import Device, StepExecutor, is_capturable
 from .rules import serialise
 from .stream import News
 from .tables import Plan, make_plan

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import plugin_sources
-from ..errors import InvalidOption
-from ..runtime.decoding.device_form import DeviceForm
-from ..runtime.decoding.options import GenerationOptions
-from ..runtime.decoding.rule import Rule
-from ..runtime.decoding.rules import active, modules
+from ... import plugin_sources
+from ...errors import InvalidOption
+from ..decoding.device_form import DeviceForm
+from ..decoding.options import GenerationOptions
+from ..decoding.rule import Rule
+from ..decoding.rules import active, modules
 
 MOST_RULES = 32
 

@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..errors import BackendError, InvalidOption
-from ..runtime.decoding.hypothesis import Hypothesis
-from ..runtime.decoding.options import GenerationOptions
-from .faults import DeviceLost, OutOfMemory
-from .interface import Device, StepExecutor
+from ...errors import BackendError, InvalidOption
+from ..cuda.faults import DeviceLost, OutOfMemory
+from ..cuda.interface import Device, StepExecutor
+from ..decoding.hypothesis import Hypothesis
+from ..decoding.options import GenerationOptions
 from .loop import DeviceSearch, Mode, Running
 
 MOST_IDLE = 4  # places that are kept while nobody decodes in them, each of a shape of its own

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BackendError
-from ..runtime.decoding.hypothesis import Hypothesis
-from ..runtime.decoding.options import GenerationOptions
+from ...errors import BackendError
+from ..cuda.faults import DeviceLost
+from ..cuda.interface import Device, Graph, StepExecutor, is_capturable
+from ..decoding.hypothesis import Hypothesis
+from ..decoding.options import GenerationOptions
 from . import walk
-from .faults import DeviceLost
-from .interface import Device, Graph, StepExecutor, is_capturable
 from .rules import DeviceRules
 from .steps import StepLaunches
 from .tables import Arena, Plan, first_values

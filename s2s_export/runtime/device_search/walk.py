@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.decoding.hypothesis import Hypothesis
-from ..runtime.decoding.options import GenerationOptions
+from ..decoding.hypothesis import Hypothesis
+from ..decoding.options import GenerationOptions
 
 Tables = Mapping[str, NDArray[Any]]
 BEAM_TABLES = (

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..runtime.decoding.state import DecodeState, Ints, StepQuery, StepResult
+from ...decoding.state import DecodeState, Ints, StepQuery, StepResult
 
 
 class PartedState:

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from ..bundle import output_of
-from ..errors import BackendError, InvalidOption
-from ..runtime.backends.onnxruntime import pad_sources
-from ..runtime.decoding.state import NO_ATTENTION, Ints, StepQuery, StepResult
+from ....bundle import output_of
+from ....errors import BackendError, InvalidOption
+from ...cuda.driver import n_bytes
+from ...decoding.state import NO_ATTENTION, Ints, StepQuery, StepResult
+from ..onnxruntime import pad_sources
 from . import candidates
-from .executor import Engines, Lane
-from .memory import n_bytes
+from .engines import Engines, Lane
 
 FED = ("token", "position", "ancestors", "parents")
 FRONT = ("encoder", "cross_kv_init")  # what runs once a batch

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..runtime.decoding.state import Floats, StepQuery, StepResult
+from ...decoding.state import Floats, StepQuery, StepResult
 
 
 def look(logits: Floats, query: StepQuery, attention: Any = None) -> StepResult:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..errors import BackendError
+from ...errors import BackendError
 
 OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
 # After one of these every later call of the process's context fails: illegal address and instruction, misaligned

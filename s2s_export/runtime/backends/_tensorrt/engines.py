@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from ..bundle import GRAPHS, Bundle, inside
-from ..errors import BackendError, EngineError
-from . import finished, memory, validity
+from ....bundle import GRAPHS, Bundle, inside
+from ....errors import BackendError, EngineError
+from ...cuda import driver as memory
+from . import finished, validity
 from .library import Library
 from .messages import Messages
 
@@ -162,7 +163,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 def register_plugins(folder: Path, record: dict[str, Any], library: Library) -> None:
     """Make our kernels known before engines that hold them are loaded. Their binaries lie beside the engines."""
-    from .. import plugin_sources
+    from .... import plugin_sources
 
     binaries = {path.stem: path for path in folder.glob("*.fatbin")}
     if not binaries:

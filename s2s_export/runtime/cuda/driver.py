@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ..device import faults
-from ..errors import BackendError, BackendUnavailable
+from ...errors import BackendError, BackendUnavailable
+from . import faults
 
 LIBRARY = "libcuda.so.1"
 CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
-from ..errors import BackendError
-from ..runtime.decoding.options import GenerationOptions
-from ..tensorrt.executor import Engines, Lane
-from ..tensorrt.state import EngineState, beams_for, bucket
-from .faults import DeviceLost
-from .held import not_captured
-from .interface import Attention, Device, Graph, StepExecutor
-from .narrow import NarrowExecutor
+from ....errors import BackendError
+from ...cuda.faults import DeviceLost
+from ...cuda.interface import Attention, Device, Graph, StepExecutor
+from ...decoding.options import GenerationOptions
+from ...device_search.held import not_captured
+from ...device_search.narrow import NarrowExecutor
+from .engines import Engines, Lane
+from .state import EngineState, beams_for, bucket
 
 ELEMENTS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import plugin_sources
-from ..errors import BackendUnavailable
-from ..tensorrt import memory
-from . import driver_graphs as graphs
-from .driver_graphs import HANDLE
+from ... import plugin_sources
+from ...errors import BackendUnavailable
+from . import driver as memory
+from . import graphs
+from .graphs import HANDLE
 from .interface import Launch
 
 # What loading a binary says when the driver is older than the compiler: unsupported PTX version, no image for this GPU,

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import plugin_sources
-from ..errors import BackendError
+from ... import plugin_sources
+from ...errors import BackendError
 from . import faults
 from .interface import Launch
 

@@ -15,11 +15,11 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import plugin_sources
-from ..errors import BackendError, InvalidOption
-from ..runtime.decoding.options import GenerationOptions
-from ..runtime.decoding.state import NO_ATTENTION
-from .interface import Attention, StepExecutor, attention_of, positions_of
+from ... import plugin_sources
+from ...errors import BackendError, InvalidOption
+from ..cuda.interface import Attention, StepExecutor, attention_of, positions_of
+from ..decoding.options import GenerationOptions
+from ..decoding.state import NO_ATTENTION
 from .rules import MOST_RULES, DeviceRules
 
 ALIGNMENT = 256

@@ -15,8 +15,8 @@ import ctypes
 from collections.abc import Mapping
 from typing import Any
 
-from .. import plugin_sources
-from .interface import Attention, Launch, StepExecutor
+from ... import plugin_sources
+from ..cuda.interface import Attention, Launch, StepExecutor
 from .tables import Plan
 
 Queued = tuple[Launch, ctypes.Structure]

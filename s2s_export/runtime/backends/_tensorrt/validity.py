@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..bundle import Bundle
-from ..errors import EngineError
-from ..recipes import Recipe
+from ....bundle import Bundle
+from ....errors import EngineError
+from ....recipes import Recipe
 from .library import Library
 
 
@@ -15,7 +15,7 @@ def describe_target(library: Library, recipe: Recipe) -> dict[str, Any]:
     """What engine.json records under "device"."""
     if library.compiles_ahead_of_time:
         return {"compute_capabilities": list(recipe.compute_capabilities), "built_for": "any of these"}
-    from .memory import Device
+    from ...cuda.driver import Device
 
     device = Device()
     return {"compute_capabilities": [device.capability], "built_for": device.name}

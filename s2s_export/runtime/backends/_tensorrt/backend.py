@@ -8,18 +8,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..bundle import Bundle
-from ..device import cuda
-from ..device.engine import EnginePlaces
-from ..device.engine import unfit as unfit_for_search
-from ..device.interface import Device
-from ..device.loop import Mode
-from ..device.searcher import DeviceSearcher
-from ..errors import EngineError
-from ..runtime.decoding.state import DecodeState
+from ....bundle import Bundle
+from ....errors import EngineError
+from ...cuda import device as cuda
+from ...cuda import driver as memory
+from ...cuda.interface import Device
+from ...decoding.state import DecodeState
+from ...device_search.loop import Mode
+from ...device_search.searcher import DeviceSearcher
 from . import library as libraries
-from . import memory
-from .executor import Engines, read_record
+from .engines import Engines, read_record
+from .executor import EnginePlaces
+from .executor import unfit as unfit_for_search
 from .library import Library
 from .parts import PartedState
 from .state import EngineState
