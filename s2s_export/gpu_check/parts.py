@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .. import build as builds
 from .. import plugin_sources, recipes
+from ..building import build as builds
 from ..errors import BackendUnavailable, BuildError, InvalidOption
 from ..runtime import backends
 from ..runtime.session import Session, load
@@ -99,7 +99,7 @@ def build(save: Save, bundle: str, target: str, capability: str) -> None:
 
 def tokens(save: Save, bundle: str, target: str, quick: bool) -> str | None:
     """Tokens and scores against ONNX Runtime on the CPU, with the device's search and with the host's."""
-    from ..lowering import samples
+    from ..building import samples
 
     backend = targets_module.BACKENDS[recipes.load(target).flavour]
     if (reason := backends.modules()[backend].unavailable()) is not None:

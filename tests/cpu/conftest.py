@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 @pytest.fixture(scope="session")
 def built(exported, tmp_path_factory):
     """built(name, *targets) -> a bundle of a tiny family with these engines."""
-    from s2s_export.build import build
+    from s2s_export.building.build import build
 
     root = tmp_path_factory.mktemp("engines")
 

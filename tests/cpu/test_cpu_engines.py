@@ -11,7 +11,7 @@ from command_line import s2s
 
 import s2s_export
 from s2s_export import bundle as bundles
-from s2s_export.build import build
+from s2s_export.building.build import build
 from s2s_export.runtime.decoding.state import StepQuery
 
 N_CASES = 6

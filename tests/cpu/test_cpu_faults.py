@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 import s2s_export
-from s2s_export.build import build
+from s2s_export.building.build import build
 from s2s_export.errors import BackendUnavailable, BuildError, EngineError, InvalidOption, UnknownOption
 
 

@@ -13,10 +13,10 @@ from onnx import TensorProto, helper, save_model
 import s2s_export
 from s2s_export import bundle as bundles
 from s2s_export import recipes
-from s2s_export.build import build
-from s2s_export.builders import cpu
-from s2s_export.cpu import candidates, embedding, ondemand, products
-from s2s_export.lowering import graph as graphs
+from s2s_export.building.build import build
+from s2s_export.building.builders import cpu
+from s2s_export.building.cpu.onnxruntime import candidates, embedding, ondemand, products
+from s2s_export.building.graphs import graph as graphs
 from s2s_export.reference import build as build_reference
 from s2s_export.reference.checkpoint import Checkpoint, save_checkpoint, weights_of
 from s2s_export.reference.config import ReferenceConfig
@@ -138,7 +138,7 @@ def test_quantised_weights_are_near(block):
 
 
 def test_tied_tables_are_one_tensor(wide):
-    from s2s_export.cpu import save
+    from s2s_export.building.cpu.onnxruntime import save
 
     found, _ = cpu.rewrite(wide, library("cpu-int8"))
     narrow = found["decoder_step_narrow"]

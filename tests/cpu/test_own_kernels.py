@@ -13,10 +13,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from s2s_export import bundle as bundles
 from s2s_export import plugin_sources, recipes
-from s2s_export.builders import cpu
-from s2s_export.cpu import own
-from s2s_export.cpu.own import packing
-from s2s_export.cpu.own.products import ACTIVATIONS
+from s2s_export.building.builders import cpu
+from s2s_export.building.cpu import own
+from s2s_export.building.cpu.own import packing
+from s2s_export.building.cpu.own.products import ACTIVATIONS
 
 ONNX_TYPES = {np.dtype(t): helper.np_dtype_to_tensor_dtype(np.dtype(t)) for t in ("f4", "i8", "i4", "i1", "?")}
 SETS = {  # by what is left out

@@ -12,15 +12,15 @@ import torch
 from command_line import s2s
 
 from s2s_export import export, load
-from s2s_export.build import build
+from s2s_export.building.build import build
+from s2s_export.building.shortlist import alignment
+from s2s_export.building.shortlist.making import Options, make
 from s2s_export.errors import BundleError, EngineError, InputError, InvalidOption
 from s2s_export.reference import build as build_model
 from s2s_export.reference.checkpoint import Checkpoint, save_checkpoint, weights_of
 from s2s_export.reference.config import ReferenceConfig
 from s2s_export.runtime.shortlist.lists import Lists
 from s2s_export.runtime.shortlist.state import _ids_in
-from s2s_export.shortlist import alignment
-from s2s_export.shortlist.making import Options, make
 
 VOCABULARY = 61
 ATTENTION = ("marian", "marian-two-vocabularies", "bart", "m2m_100", "t5", "t5-gated")

@@ -21,8 +21,8 @@ import onnx
 import onnxruntime
 
 from s2s_export import bundle as bundles
+from s2s_export.building.gpu import dimensions, lower, options
 from s2s_export.bundle import GRAPHS, Bundle
-from s2s_export.lowering import dimensions, lower, options
 from s2s_export.recipes import Recipe
 from s2s_export.runtime.backends._tensorrt.library import Library
 from s2s_export.runtime.cuda import faults

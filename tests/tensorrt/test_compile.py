@@ -15,11 +15,11 @@ from tiny_names import FAMILIES, RECURRENT
 
 import s2s_export
 from s2s_export import bundle
-from s2s_export.build import build
-from s2s_export.lowering import dimensions, lower, options
+from s2s_export.building.build import build
+from s2s_export.building.gpu import compile as compiling
+from s2s_export.building.gpu import dimensions, lower, options
 from s2s_export.recipes import Range
 from s2s_export.runtime.backends._tensorrt.library import Library
-from s2s_export.tensorrt import compile as compiling
 
 TARGETS = ["rtx-fp16", "rtx-bf16", "rtx-int8", "rtx-fp16-plugins"]
 # Of the largest logit; int8 has 127 steps, and these models are tiny and random.

@@ -12,7 +12,7 @@ from tiny_names import FAMILIES, RECURRENT
 
 import s2s_export
 from s2s_export import bundle
-from s2s_export.build import build
+from s2s_export.building.build import build
 from s2s_export.device import memory_plan
 from s2s_export.errors import BackendError, EngineError, InvalidOption
 from s2s_export.runtime.backends import onnxruntime_cuda as cuda

@@ -6,8 +6,8 @@ import pytest
 from small import recipe
 
 from s2s_export import bundle, recipes
+from s2s_export.building.gpu import dimensions, options
 from s2s_export.errors import InvalidOption, UnknownOption
-from s2s_export.lowering import dimensions, options
 from s2s_export.recipes import Range
 
 

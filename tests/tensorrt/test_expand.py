@@ -10,8 +10,8 @@ from onnx import helper
 from small import recipe
 
 from s2s_export import bundle
-from s2s_export.lowering import dimensions, expand, lower, options
-from s2s_export.lowering import graph as graphs_module
+from s2s_export.building.gpu import dimensions, expand, lower, options
+from s2s_export.building.graphs import graph as graphs_module
 from s2s_export.runtime.backends._tensorrt.library import Library
 from s2s_export.runtime.backends._tensorrt.messages import Messages
 

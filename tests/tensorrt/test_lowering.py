@@ -12,21 +12,12 @@ from tiny_names import FAMILIES, RECURRENT
 
 import s2s_export
 from s2s_export import bundle
+from s2s_export.building import samples
+from s2s_export.building.gpu import activations, agreement, dimensions, lower, options, precision, quantize, rounding
+from s2s_export.building.gpu.running import Runner
+from s2s_export.building.graphs import graph as graphs_module
 from s2s_export.bundle import GRAPHS
 from s2s_export.errors import BuildError
-from s2s_export.lowering import (
-    activations,
-    agreement,
-    dimensions,
-    lower,
-    options,
-    precision,
-    quantize,
-    rounding,
-    samples,
-)
-from s2s_export.lowering import graph as graphs_module
-from s2s_export.lowering.running import Runner
 
 # Relative to the largest logit. A type's own rounding is 2^-11 (fp16) and 2^-8 (bf16); a tiny model has few layers
 # and random weights of large spread, which multiply it by about ten.

@@ -18,8 +18,10 @@ from onnx import helper
 from small import recipe
 
 import s2s_export
-from s2s_export import build as building
 from s2s_export import bundle
+from s2s_export.building import build as building
+from s2s_export.building.gpu import compile as compiling
+from s2s_export.building.gpu import gates
 from s2s_export.cli import main
 from s2s_export.errors import BackendUnavailable, BuildError, EngineError, InvalidOption
 from s2s_export.recipes import Range
@@ -29,8 +31,6 @@ from s2s_export.runtime.backends._tensorrt.backend import TensorRTBackend
 from s2s_export.runtime.backends._tensorrt.library import Library
 from s2s_export.runtime.backends._tensorrt.messages import Messages
 from s2s_export.runtime.cuda import driver as memory
-from s2s_export.tensorrt import compile as compiling
-from s2s_export.tensorrt import gates
 
 SMALL = "[ranges]\nT = { min = 1, opt = 8, max = 16 }\n[options]\nn_samples = 2\nn_steps = 4\n"
 has_gpu = memory.unavailable() is None

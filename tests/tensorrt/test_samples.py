@@ -7,9 +7,10 @@ import pytest
 from small import recipe
 
 from s2s_export import bundle
+from s2s_export.building import samples
+from s2s_export.building.gpu import agreement, options
+from s2s_export.building.gpu.running import Trace
 from s2s_export.errors import InvalidOption
-from s2s_export.lowering import agreement, options, samples
-from s2s_export.lowering.running import Trace
 
 
 def trace(logits, is_open):
