@@ -15,8 +15,8 @@ def command(bundle: str | None, quiet: bool, as_json: bool) -> None:
 
     With BUNDLE also what a decode with its engines takes of a GPU's memory.
     """
-    from ..device import memory_plan
-    from ..machine import describe
+    from ..measuring import gpu_memory as memory_plan
+    from ..measuring.machine import describe
 
     report = describe(bundle)
     if as_json:

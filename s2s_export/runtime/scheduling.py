@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ..errors import InvalidOption
-from ..machine import available_cores
+from ..measuring.machine import available_cores
 from .decoding import Hypothesis
 
 DEFAULT_BATCH_SIZE = 16  # sources decoded side by side

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..bundle import Bundle, read
 from ..errors import InputError, InvalidOption, UsageError
-from ..machine import available_cores
+from ..measuring.machine import available_cores
 from . import backends, decoding, scheduling, searching, text
 from .decoding import GenerationOptions, Hypothesis
 from .scheduling import DEFAULT_BATCH_SIZE

@@ -10,11 +10,11 @@ import pytest
 from command_line import s2s
 
 from s2s_export import bundle
-from s2s_export.bench import noise, record, work
-from s2s_export.bench.contestants import Choice, modules, ours, peers
-from s2s_export.bench.page import render_page
-from s2s_export.bench.table import render
 from s2s_export.errors import InvalidOption
+from s2s_export.measuring.bench import noise, record, work
+from s2s_export.measuring.bench.contestants import Choice, modules, ours, peers
+from s2s_export.measuring.bench.page import render_page
+from s2s_export.measuring.bench.table import render
 
 WORK = ["--source-lengths", "6", "--new-tokens", "5", "--repeats", "2"]
 

@@ -12,9 +12,9 @@ import pytest
 from command_line import s2s
 
 from s2s_export import bundle
-from s2s_export.bench import bandwidth
-from s2s_export.bench.contestants import Choice, _cublas, ctranslate2, hf_generate, optimum_onnx, ours
-from s2s_export.bench.run import Options, bench
+from s2s_export.measuring.bench import bandwidth
+from s2s_export.measuring.bench.contestants import Choice, _cublas, ctranslate2, hf_generate, optimum_onnx, ours
+from s2s_export.measuring.bench.run import Options, bench
 from s2s_export.runtime.cuda import driver as memory
 
 GPU = Choice(device="cuda")

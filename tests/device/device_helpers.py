@@ -13,8 +13,8 @@ import ml_dtypes
 import numpy as np
 
 from s2s_export import plugin_sources
-from s2s_export.device import rules_check
 from s2s_export.errors import BuildError
+from s2s_export.measuring.gpu_check import rules_check
 from s2s_export.runtime.cuda.emulation import HostDevice, _library
 from s2s_export.runtime.decoding import GenerationOptions, Hypothesis, StepQuery, StepResult, decode, resolve
 from s2s_export.runtime.device_search import DeviceSearch

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from device_helpers import missing_compiler
 
-from s2s_export.device import check, times
 from s2s_export.errors import BackendError
+from s2s_export.measuring.gpu_check import search_check as check
+from s2s_export.measuring.gpu_check import times
 from s2s_export.runtime.cuda.emulation import HostDevice
 
 if missing_compiler():

@@ -30,8 +30,8 @@ from tiny_names import FAMILIES
 
 import s2s_export
 from s2s_export import bundle
-from s2s_export.device import memory_plan
 from s2s_export.errors import BackendError, InvalidOption
+from s2s_export.measuring import gpu_memory as memory_plan
 from s2s_export.runtime import cases
 from s2s_export.runtime.backends._tensorrt.backend import TensorRTBackend
 from s2s_export.runtime.device_search import DeviceLost, searcher

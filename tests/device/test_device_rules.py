@@ -20,9 +20,9 @@ from device_helpers import (
     structures,
 )
 
-from s2s_export.device import rules_check
-from s2s_export.device.rules_check import EDITS, FILTERS
 from s2s_export.errors import InvalidOption
+from s2s_export.measuring.gpu_check import rules_check
+from s2s_export.measuring.gpu_check.rules_check import EDITS, FILTERS
 from s2s_export.runtime.cuda.emulation import HostDevice, _library
 from s2s_export.runtime.decoding.draws import Draws
 from s2s_export.runtime.decoding.rule import Rule

@@ -13,8 +13,8 @@ from tiny_names import FAMILIES, RECURRENT
 import s2s_export
 from s2s_export import bundle
 from s2s_export.building.build import build
-from s2s_export.device import memory_plan
 from s2s_export.errors import BackendError, EngineError, InvalidOption
+from s2s_export.measuring import gpu_memory as memory_plan
 from s2s_export.runtime.backends import onnxruntime_cuda as cuda
 from s2s_export.runtime.decoding.state import StepQuery
 from s2s_export.runtime.session import Session

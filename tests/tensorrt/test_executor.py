@@ -16,9 +16,9 @@ from tiny_names import FAMILIES, RECURRENT
 import s2s_export
 from s2s_export import bundle
 from s2s_export.cli._common import tell_choice
-from s2s_export.device import memory_plan
 from s2s_export.errors import BackendError, BackendUnavailable, InvalidOption, UnknownOption
 from s2s_export.exporting.verify import verify
+from s2s_export.measuring import gpu_memory as memory_plan
 from s2s_export.runtime.backends._tensorrt import candidates
 from s2s_export.runtime.backends._tensorrt.backend import TensorRTBackend
 from s2s_export.runtime.cuda import driver as memory

@@ -14,10 +14,23 @@ from typing import Any
 import pytest
 from fake_tensorrt import FakeDevice
 
-from s2s_export import gpu_check, plugin_sources, recipes
-from s2s_export.device import check, rules_check, times
+from s2s_export import plugin_sources, recipes
 from s2s_export.errors import BackendUnavailable, BuildError
-from s2s_export.gpu_check import attention, child, command, parts, plan, report, run, sanitizers, targets
+from s2s_export.measuring import gpu_check
+from s2s_export.measuring.gpu_check import (
+    attention,
+    child,
+    command,
+    parts,
+    plan,
+    report,
+    rules_check,
+    run,
+    sanitizers,
+    targets,
+    times,
+)
+from s2s_export.measuring.gpu_check import search_check as check
 from s2s_export.runtime.backends import onnxruntime_cuda as cuda
 from s2s_export.runtime.backends import tensorrt_rtx
 from s2s_export.runtime.cuda import device as device_cuda
@@ -309,7 +322,7 @@ def test_speed_is_told_with_floor_and_agreement(measured):
 
 
 def test_nothing_of_ours_measured_is_a_failure(measured, monkeypatch):
-    from s2s_export.bench import run as bench_run
+    from s2s_export.measuring.bench import run as bench_run
 
     absent = [{**entry, "reason": "no GPU"} for entry in measured["contestants"]]
     monkeypatch.setattr(bench_run, "bench", lambda *a, **k: {**measured, "contestants": absent, "results": []})
@@ -318,7 +331,7 @@ def test_nothing_of_ours_measured_is_a_failure(measured, monkeypatch):
 
 
 def test_steps_are_measured_in_every_way(monkeypatch):
-    from s2s_export.bench import run as bench_run
+    from s2s_export.measuring.bench import run as bench_run
 
     seen: list[Any] = []
     monkeypatch.setattr(bench_run, "bench", lambda path, options, *a, **k: seen.append(options) or {"contestants": []})
@@ -333,5 +346,7 @@ def test_steps_are_measured_in_every_way(monkeypatch):
 
 
 def test_main_module_is_there():
-    out = subprocess.run([sys.executable, "-m", "s2s_export.gpu_check", "--help"], capture_output=True, text=True)
+    out = subprocess.run(
+        [sys.executable, "-m", "s2s_export.measuring.gpu_check", "--help"], capture_output=True, text=True
+    )
     assert out.returncode == 0 and "--minutes" in out.stdout

@@ -1,4 +1,4 @@
-"""One contestant in a process of its own: `python -m s2s_export.bench.worker`.
+"""One contestant in a process of its own: `python -m s2s_export.measuring.bench.worker`.
 
 A request is one JSON object a line on standard input, an answer one a line on standard output: {"ok": ...},
 {"absent": "why it can't run here"} or {"failed": "what went wrong"}. Whatever the contestant itself prints goes to

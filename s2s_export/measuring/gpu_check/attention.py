@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import plugin_sources
-from ..runtime.cuda.interface import Device
+from ... import plugin_sources
+from ...runtime.cuda.interface import Device
 
 Tensors = dict[str, NDArray[Any]]
 DeviceOf = Callable[[str], Device]  # a device that has the kernels of a folder
@@ -23,7 +23,7 @@ HEADS, HEAD_SIZE, SOURCE_LENGTH, CAPACITY = 8, 64, 32, 64
 
 
 def on_gpu(folder: str) -> Device:
-    from ..runtime.cuda.device import CudaDevice
+    from ...runtime.cuda.device import CudaDevice
 
     return CudaDevice(binary=plugin_sources.module("build").fatbin(folder))
 

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import plugin_sources
-from ..runtime.cuda.interface import Device
-from ..runtime.decoding.chain import edit_dense
-from ..runtime.decoding.options import GenerationOptions, resolve
-from ..runtime.decoding.rule import DenseRule, SparseRule, View
-from ..runtime.decoding.rules import active
-from ..runtime.device_search.rules import serialise
+from ... import plugin_sources
+from ...runtime.cuda.interface import Device
+from ...runtime.decoding.chain import edit_dense
+from ...runtime.decoding.options import GenerationOptions, resolve
+from ...runtime.decoding.rule import DenseRule, SparseRule, View
+from ...runtime.decoding.rules import active
+from ...runtime.device_search.rules import serialise
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .. import plugin_sources, recipes
-from ..building import build as builds
-from ..errors import BackendUnavailable, BuildError, InvalidOption
-from ..runtime import backends
-from ..runtime.session import Session, load
+from ... import plugin_sources, recipes
+from ...building import build as builds
+from ...errors import BackendUnavailable, BuildError, InvalidOption
+from ...runtime import backends
+from ...runtime.session import Session, load
 from . import targets as targets_module
 
 Save = Callable[[dict[str, Any]], None]
@@ -28,8 +28,9 @@ LOOPS = ("device-while", "device-replay", "device-queue", "host")
 
 def search(save: Save, quick: bool) -> str | None:
     """Random searches on the GPU against their emulation, and how fast memory is."""
-    from ..device import check, times
-    from ..runtime.cuda.device import CudaDevice
+    from ...runtime.cuda.device import CudaDevice
+    from . import search_check as check
+    from . import times
 
     device = CudaDevice()
     save({"while_graphs": device.while_graphs, "bytes_per_second": times.bandwidth(device)})
@@ -45,8 +46,8 @@ def search(save: Save, quick: bool) -> str | None:
 
 def rules(save: Save, quick: bool) -> str | None:
     """Every decoding rule by itself on random scores, against the definition in numpy."""
-    from ..device import rules_check
-    from ..runtime.cuda.device import CudaDevice
+    from ...runtime.cuda.device import CudaDevice
+    from . import rules_check
 
     found = rules_check.agree(CudaDevice(), 3 if quick else 30)
     save(found)
@@ -55,8 +56,8 @@ def rules(save: Save, quick: bool) -> str | None:
 
 def kernels(save: Save, quick: bool) -> None:
     """Microseconds of each kernel of the search, and of a step whose decoder takes no time."""
-    from ..device import times
-    from ..runtime.cuda.device import CudaDevice
+    from ...runtime.cuda.device import CudaDevice
+    from . import times
 
     times.measure(CudaDevice(), save, quick=quick)
 
@@ -82,8 +83,8 @@ def sanitizers(save: Save, folder: str) -> str | None:
 
 def export(save: Save, name: str, checkpoint: str, bundle: str, quick: bool) -> None:
     """A model with random weights, and its bundle."""
+    from ...exporting.export import export as make_bundle
     from ..bench.random_models import MAKERS
-    from ..exporting.export import export as make_bundle
 
     begin = time.perf_counter()
     MAKERS[name](Path(checkpoint), quick)
@@ -99,7 +100,7 @@ def build(save: Save, bundle: str, target: str, capability: str) -> None:
 
 def tokens(save: Save, bundle: str, target: str, quick: bool) -> str | None:
     """Tokens and scores against ONNX Runtime on the CPU, with the device's search and with the host's."""
-    from ..building import samples
+    from ...building import samples
 
     backend = targets_module.BACKENDS[recipes.load(target).flavour]
     if (reason := backends.modules()[backend].unavailable()) is not None:

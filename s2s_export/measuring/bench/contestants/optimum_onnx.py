@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ...bundle import Bundle
+from ....bundle import Bundle
 from . import Absent, Choice, Entry, Job
 from ._generate import Generate, settings, versions
 

@@ -6,11 +6,11 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from ...bundle import Bundle, engines
-from ...errors import S2SError, UnknownOption
-from ...runtime import backends
-from ...runtime.decoding.state import DecodeState, Ints, StepQuery, StepResult
-from ...runtime.shortlist import state as shortlist
+from ....bundle import Bundle, engines
+from ....errors import S2SError, UnknownOption
+from ....runtime import backends
+from ....runtime.decoding.state import DecodeState, Ints, StepQuery, StepResult
+from ....runtime.shortlist import state as shortlist
 from ..work import NEUTRAL, Ids, end_id
 from . import OURS, Absent, Choice, Entry, Job, Marks, until_end, without_prompt
 
@@ -82,7 +82,7 @@ def _absent(name: str, reason: str) -> Entry:
 
 
 def open(job: Job, folder: str) -> Ours:
-    from ...runtime.session import load
+    from ....runtime.session import load
 
     options = dict(job.options)
     backend, target = options.pop("backend"), options.pop("target")
@@ -98,7 +98,7 @@ def open(job: Job, folder: str) -> Ours:
 
 class Ours:
     def __init__(self, session: Any) -> None:
-        from ... import __version__
+        from .... import __version__
 
         self.versions = {"s2s-export": __version__, **_library(session.backend.name)}
         self.marks = Marks()

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.cuda.emulation import HostDevice
-from ..runtime.cuda.interface import Device
-from ..runtime.decoding.options import GenerationOptions, resolve
-from ..runtime.device_search.loop import DeviceSearch, Mode
+from ...runtime.cuda.emulation import HostDevice
+from ...runtime.cuda.interface import Device
+from ...runtime.decoding.options import GenerationOptions, resolve
+from ...runtime.device_search.loop import DeviceSearch, Mode
 from . import times
 
 # Log-probabilities sum to scores in the same order, but expf and logf of a GPU differ from a CPU's in the last place.

@@ -10,13 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..errors import BackendUnavailable
+from ...errors import BackendUnavailable
 from .plan import FAILED
 
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
 PARTS = ("search", "attention")
 FOUND = 9  # the status by which the tool says that it found something
-CHILD = "s2s_export.gpu_check.child"
+CHILD = "s2s_export.measuring.gpu_check.child"
 
 
 def run(folder: Path, save: Callable[[dict[str, Any]], None]) -> str | None:

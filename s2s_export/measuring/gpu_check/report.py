@@ -102,7 +102,7 @@ def _speed(found: dict[str, Any]) -> Iterator[str]:
 
 
 def _kernels(found: dict[str, Any]) -> Iterator[str]:
-    from ..device import times
+    from . import times
 
     yield "Logits that stand still: what the search takes, without a decoder."
     yield ""

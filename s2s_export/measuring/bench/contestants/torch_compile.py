@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from typing import Any
 
-from ...bundle import Bundle
+from ....bundle import Bundle
 from . import Absent, Choice, Entry, Job
 from ._generate import Generate, load_model, settings, versions
 

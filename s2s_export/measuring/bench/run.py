@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import bundle as bundles
-from ..errors import InvalidOption, UnknownOption
+from ... import bundle as bundles
+from ...errors import InvalidOption, UnknownOption
 from . import bandwidth, files, record
 from .contestants import OURS, Choice, Entry, modules, peers
 from .rounds import Progress, Racer, Settings, race

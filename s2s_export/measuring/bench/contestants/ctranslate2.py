@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ...bundle import Bundle
+from ....bundle import Bundle
 from ..work import Ids
 from . import Absent, Choice, Entry, Job, Marks, _cublas
 

@@ -1,6 +1,6 @@
 """On whatever GPU this machine has: build, run, compare and measure all that needs one. One go, one folder.
 
-    python -m s2s_export.gpu_check FOLDER [BUNDLE...] [--targets rtx-fp16,...] [--quick] [--minutes N]
+    python -m s2s_export.measuring.gpu_check FOLDER [BUNDLE...] [--targets rtx-fp16,...] [--quick] [--minutes N]
 
     plan.py       the parts and their order, most important first
     run.py        runs them one after the other, each in a process of its own; what it found is on disk at once

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..bundle import Bundle
-from ..errors import InputError, InvalidOption
+from ...bundle import Bundle
+from ...errors import InputError, InvalidOption
+from ...runtime import text
 from ..machine import available_cores
-from ..runtime import text
 from . import noise
 from .contestants import Entry, modules
 from .record import agreement

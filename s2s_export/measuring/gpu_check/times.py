@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.cuda.faults import OutOfMemory
-from ..runtime.cuda.interface import Device, Graph
-from ..runtime.decoding.options import GenerationOptions, resolve
-from ..runtime.device_search.loop import DeviceSearch, Mode
-from ..runtime.device_search.rules import serialise
+from ...runtime.cuda.faults import OutOfMemory
+from ...runtime.cuda.interface import Device, Graph
+from ...runtime.decoding.options import GenerationOptions, resolve
+from ...runtime.device_search.loop import DeviceSearch, Mode
+from ...runtime.device_search.rules import serialise
 
 VOCABULARIES = {"OPUS-MT": 58101, "T5-small": 32128}
 BATCHES, BEAMS = (1, 8, 64), (1, 4, 8)

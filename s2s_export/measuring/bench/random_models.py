@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..errors import S2SError
+from ...errors import S2SError
 
 SEED = 7
 SHARPNESS = 12.0  # of the attention of the model that copies: the nearest neighbour gets e**-12 or so

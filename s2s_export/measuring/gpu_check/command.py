@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import bundle, machine
-from ..runtime.cuda import driver as memory
+from ... import bundle
+from ...runtime.cuda import driver as memory
+from .. import machine
 from . import plan, report, run, targets
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...bundle import Bundle
+from ....bundle import Bundle
 from . import Choice, Entry, Job
 from ._generate import Generate, load_model, settings, versions
 

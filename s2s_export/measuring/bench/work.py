@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ..bundle import Bundle
-from ..errors import InvalidOption
+from ...bundle import Bundle
+from ...errors import InvalidOption
 
 SEED = 20
 Ids = list[int]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from .. import recipes
-from ..recipes import Recipe
-from ..runtime import backends
+from ... import recipes
+from ...recipes import Recipe
+from ...runtime import backends
 
 BACKENDS = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt-rtx", "cuda": "onnxruntime-cuda"}  # by flavour
 MOST = {"B": 64, "K": 8}  # what is measured, whatever a recipe's ranges are

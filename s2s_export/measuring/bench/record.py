@@ -30,8 +30,8 @@ import datetime
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ...bundle import Bundle
 from .. import machine
-from ..bundle import Bundle
 from . import noise
 from .bandwidth import floor_of
 from .contestants import Entry

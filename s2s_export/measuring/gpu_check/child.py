@@ -1,4 +1,7 @@
-"""The process of one part: `python -m s2s_export.gpu_check.child FILE FUNCTION ARGUMENTS`. FILE gets the result."""
+"""The process of one part: `python -m s2s_export.measuring.gpu_check.child FILE FUNCTION ARGUMENTS`.
+
+FILE gets the result.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ...errors import BackendUnavailable, MissingExtra
 from ..bench.contestants import Absent
-from ..errors import BackendUnavailable, MissingExtra
 from . import parts
 from .plan import FAILED, OK, SKIPPED, UNFINISHED
 

@@ -20,7 +20,7 @@ from . import report
 from .plan import FAILED, OK, SKIPPED, UNFINISHED, Part
 
 Call = Callable[[Part, Path], dict[str, Any]]
-CHILD = "s2s_export.gpu_check.child"
+CHILD = "s2s_export.measuring.gpu_check.child"
 LAST_WORDS = 300  # characters of its log that are shown when a part's process dies
 
 

@@ -15,7 +15,7 @@ import subprocess
 import sys
 from typing import Any
 
-from ..bundle import Bundle
+from ...bundle import Bundle
 from .remote import THREAD_VARIABLES
 
 LOOKUPS = {"Gather"}
@@ -74,7 +74,7 @@ def read_speed(n_bytes: int, threads: int) -> float:
 def gpu_read_speed() -> float:
     """Bytes a second that a GPU copies, read and written, in a process of its own. Raises CalledProcessError."""
     code = (
-        "from s2s_export.device import times; from s2s_export.runtime.cuda.device import CudaDevice; "
+        "from s2s_export.measuring.gpu_check import times; from s2s_export.runtime.cuda.device import CudaDevice; "
         "print(times.bandwidth(CudaDevice()))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=300)

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..bundle import Bundle
+from ...bundle import Bundle
 from . import noise
 from .contestants import Absent, Entry, Job, modules
 from .remote import Worker

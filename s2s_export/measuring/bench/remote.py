@@ -25,14 +25,14 @@ class Worker:
     """A process that holds one contestant. Use as a context manager, or call `close`."""
 
     def __init__(self, threads: int, python: str | None = None, environment: Mapping[str, str] | None = None) -> None:
-        package = Path(__file__).resolve().parents[2]
+        package = Path(__file__).resolve().parents[3]
         path = [str(package), *filter(None, [os.environ.get("PYTHONPATH")])]
         variables = {name: str(threads) for name in THREAD_VARIABLES}
         offline = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": os.pathsep.join(path)}
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         try:
             self._process = subprocess.Popen(
-                [python or sys.executable, "-m", "s2s_export.bench.worker"],
+                [python or sys.executable, "-m", "s2s_export.measuring.bench.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._log,

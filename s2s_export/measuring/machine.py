@@ -8,8 +8,8 @@ import os
 import platform
 from typing import Any
 
-from . import __version__
-from .runtime import backends
+from .. import __version__
+from ..runtime import backends
 
 PACKAGES = (
     "numpy", "onnxruntime", "onnxruntime-gpu", "tokenizers", "sentencepiece", "onnx", "torch", "transformers",
@@ -32,9 +32,9 @@ def describe(bundle: str | os.PathLike[str] | None = None) -> dict[str, Any]:
 
 
 def _memory_on_gpu(path: str | os.PathLike[str]) -> dict[str, Any]:
-    from .bundle import engines, read
-    from .device import memory_plan
-    from .runtime.cuda import driver as memory
+    from ..bundle import engines, read
+    from ..runtime.cuda import driver as memory
+    from . import gpu_memory as memory_plan
 
     opened = read(path, verify=False)
     reason = memory.unavailable()
