@@ -1,4 +1,4 @@
-"""What the search itself costs a step, without a decoder: python tests/decoding/host_time.py
+"""What the search itself costs a step, without a decoder: python tests/runtime/decoding/host_time.py
 
 The decode state returns prepared numbers at once; the time spent inside it is not counted. Each line is the median over
 runs of the milliseconds a step, for a batch and options. The vocabulary's size does not enter unless a rule is dense.

@@ -10,7 +10,6 @@ import ctypes
 import random
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ import numpy as np
 import pytest
 
 pytest.importorskip("onnx")
-sys.path.insert(0, str(Path(__file__).parents[1] / "tensorrt"))
 
 import fake_tensorrt
 import small

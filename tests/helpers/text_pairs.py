@@ -1,4 +1,4 @@
-"""One export of every family's tokenizer, shared by the tests of this folder."""
+"""Fixtures, which a conftest imports: one export of every family's tokenizer, and transformers' own beside it."""
 
 from __future__ import annotations
 

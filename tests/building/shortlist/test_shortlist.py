@@ -25,7 +25,7 @@ from s2s_export.runtime.shortlist.state import _ids_in
 VOCABULARY = 61
 ATTENTION = ("marian", "marian-two-vocabularies", "bart", "m2m_100", "t5", "t5-gated")
 SEARCHES = ({"num_beams": 1}, {"num_beams": 3, "num_return_sequences": 2})
-TRAINED = Path(__file__).parents[2] / "examples" / "models" / "number-words"
+TRAINED = Path(__file__).parents[3] / "examples" / "models" / "number-words"
 
 
 @pytest.fixture

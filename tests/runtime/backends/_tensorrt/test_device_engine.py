@@ -10,7 +10,6 @@ import ctypes
 import gc
 import json
 import shutil
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,6 @@ import numpy as np
 import pytest
 
 pytest.importorskip("onnx")
-sys.path.insert(0, str(Path(__file__).parents[1] / "tensorrt"))
 
 from command_line import s2s
 from device_helpers import missing_compiler

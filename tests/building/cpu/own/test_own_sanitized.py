@@ -13,7 +13,7 @@ from s2s_export import plugin_sources
 
 RUN = """
 import sys
-sys.path[:0] = [{tests!r}, {here!r}]
+sys.path[:0] = [{helpers!r}, {here!r}]
 import test_own_kernels as own
 from s2s_export import plugin_sources
 without = {without!r}
@@ -50,7 +50,7 @@ def run(without: tuple[str, ...], extra: str = "") -> subprocess.CompletedProces
     if not all(Path(runtime).is_file() for runtime in runtimes):
         pytest.skip(f"{compiler} has no libasan.so or no libstdc++.so.6")
     here = Path(__file__).parent
-    code = RUN.format(tests=str(here.parent), here=str(here), without=without, extra=extra)
+    code = RUN.format(helpers=str(here.parents[2] / "helpers"), here=str(here), without=without, extra=extra)
     options = "detect_leaks=0:detect_stack_use_after_return=0"
     environment = {**os.environ, "LD_PRELOAD": ":".join(runtimes), "ASAN_OPTIONS": options, "PYTHONMALLOC": "malloc"}
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)

@@ -12,7 +12,7 @@ import transformers
 
 import s2s_export
 
-N_CASES = 10  # a family; hundreds more run against the search alone in tests/decoding
+N_CASES = 10  # a family; hundreds more run against the search alone in tests/runtime/decoding
 SCORE_TOLERANCE = 1e-4  # relative where a negative length penalty makes scores large
 FILLER = -1e8  # a hypothesis that stands for an impossible one; their order is undefined
 CACHE: dict[str, object] = {}

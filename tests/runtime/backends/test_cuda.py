@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -52,7 +50,6 @@ def test_tokens_equal_the_cpu_backends(bundled, name, monkeypatch):
 @pytest.fixture
 def emulated():
     """The emulation's kernels, which take a compiler."""
-    sys.path.insert(0, str(Path(__file__).parents[1] / "device"))
     from device_helpers import missing_compiler
 
     if reason := missing_compiler():

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import device_helpers
 import pytest
 from device_helpers import missing_compiler
 
@@ -14,7 +15,7 @@ from s2s_export import plugin_sources
 
 RUN = """
 import ctypes, sys
-sys.path.insert(0, {here!r})
+sys.path[:0] = [{helpers!r}, {here!r}]
 from s2s_export import plugin_sources
 from s2s_export.runtime.cuda import emulation as host
 build = plugin_sources.module("build")
@@ -43,6 +44,6 @@ def test_no_access_out_of_bounds() -> None:
         pytest.skip(f"{compiler} has no libasan.so")
     options = "detect_leaks=0:detect_stack_use_after_return=0"
     environment = {**os.environ, "LD_PRELOAD": runtime, "ASAN_OPTIONS": options, "PYTHONMALLOC": "malloc"}
-    code = RUN.format(here=str(Path(__file__).parent))
+    code = RUN.format(helpers=str(Path(device_helpers.__file__).parent), here=str(Path(__file__).parent))
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout) == (0, "clean"), result.stderr[-4000:]

@@ -37,7 +37,7 @@ from s2s_export.runtime.cuda import device as device_cuda
 from s2s_export.runtime.cuda import driver as memory
 from s2s_export.runtime.cuda.emulation import HostDevice
 
-SCRIPT = Path(gpu_check.__file__).parents[2] / "scripts" / "gpu_check"
+SCRIPT = Path(gpu_check.__file__).parents[3] / "scripts" / "gpu_check"
 
 
 @pytest.mark.skipif(memory.unavailable() is None, reason="this machine has a GPU")

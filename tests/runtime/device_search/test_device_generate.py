@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import functools
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
-sys.path.insert(0, str(Path(__file__).parents[1] / "decoding"))
 
 import torch
 from agreement import Case, difference, generate, random_case
