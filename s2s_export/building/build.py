@@ -18,10 +18,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import __version__, bundle, recipes
+from .. import bundle, recipes
 from ..bundle import Bundle
 from ..errors import BuildError, InvalidOption
 from ..recipes import Recipe
+from ..version import __version__
 from . import builders
 
 ENGINE = "engine.json"

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import __version__, bundle
+from .. import bundle
 from ..errors import InvalidOption, ParityError
+from ..version import __version__
 from .checkpoint import Checkpoint, open_checkpoint
 
 if TYPE_CHECKING:

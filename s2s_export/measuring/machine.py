@@ -8,8 +8,8 @@ import os
 import platform
 from typing import Any
 
-from .. import __version__
 from ..runtime import backends
+from ..version import __version__
 
 PACKAGES = (
     "numpy", "onnxruntime", "onnxruntime-gpu", "tokenizers", "sentencepiece", "onnx", "torch", "transformers",

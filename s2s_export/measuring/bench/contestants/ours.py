@@ -98,7 +98,7 @@ def open(job: Job, folder: str) -> Ours:
 
 class Ours:
     def __init__(self, session: Any) -> None:
-        from .... import __version__
+        from ....version import __version__
 
         self.versions = {"s2s-export": __version__, **_library(session.backend.name)}
         self.marks = Marks()
