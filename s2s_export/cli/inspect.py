@@ -17,7 +17,8 @@ def command(bundle: str, quiet: bool, as_json: bool) -> None:
 
     Of engines for GPUs also what a decode takes in memory, and where its search runs.
     """
-    from ..bundle import engines, read
+    from ..bundle import read
+    from ..engines import engines
     from ..measuring import gpu_memory as memory_plan
 
     opened = read(bundle)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..bundle import GRAPHS, Bundle, output_of
+from ..engines import beams_for, bucket
 from ..errors import S2SError
 from ..runtime.backends._tensorrt.executor import ELEMENTS, attention_at, unfit
-from ..runtime.backends._tensorrt.state import beams_for, bucket
 from ..runtime.cuda.driver import n_bytes
 from ..runtime.cuda.interface import Attention
 from ..runtime.decoding import resolve

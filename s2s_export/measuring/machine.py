@@ -32,7 +32,8 @@ def describe(bundle: str | os.PathLike[str] | None = None) -> dict[str, Any]:
 
 
 def _memory_on_gpu(path: str | os.PathLike[str]) -> dict[str, Any]:
-    from ..bundle import engines, read
+    from ..bundle import read
+    from ..engines import engines
     from ..runtime.cuda import driver as memory
     from . import gpu_memory as memory_plan
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ... import bundle as bundles
-from ...bundle import Bundle, engines
+from ...bundle import Bundle
+from ...engines import PORTABLE, engines
 from ...errors import BundleError, InputError, InvalidOption, MissingExtra
 from ...runtime.shortlist.lists import Lists
 from ...runtime.shortlist.state import (
@@ -20,7 +21,6 @@ from ...runtime.shortlist.state import (
     FORMAT,
     FORMAT_VERSION,
     LISTS,
-    PORTABLE,
     RECORD,
     ROWS,
     made_from,

@@ -14,14 +14,16 @@ from typing import Any
 
 import numpy as np
 
+from ... import engines
 from ...bundle import Bundle, inside, output_of
 from ...errors import BackendError, BundleError, EngineError, InvalidOption
 from ..decoding.state import DecodeState, Ints, StepQuery, StepResult
-from . import _cpu_engine
 from ._recurrent import RecurrentState
 from ._slots import Ancestors, Positions, Slots
 
 NAME = "onnxruntime"
+FLAVOUR = "cpu"
+DEFAULT = "cpu-fp32"  # used when it is built and no target is named: its numbers are those of the portable graphs
 WEIGHTS = "weights.bin"  # of an engine that brings its own
 OLDEST = (1, 25)  # the first ONNX Runtime whose CPU kernels include TensorScatter-24
 QUIET = 3  # ONNX Runtime's log level: errors only
@@ -41,14 +43,16 @@ def unavailable() -> str | None:
 
 
 def unfit(bundle: Bundle, target: str | None) -> str | None:
-    return _cpu_engine.unfit(bundle, target)
+    return engines.unfit(bundle, target, FLAVOUR)
 
 
 def open(bundle: Bundle, target: str | None = None, threads: int | None = None) -> OnnxRuntimeBackend:
     """threads: of one call; by default the machine's cores, at most 4: a decode step has no more work than that."""
     if threads is not None and threads < 1:
         raise InvalidOption(f"threads is {threads}; expected at least 1")
-    engine, folder = _cpu_engine.choose(bundle, target) or (None, None)
+    import onnxruntime
+
+    engine, folder = engines.choose(bundle, target, DEFAULT, onnxruntime.__version__) or (None, None)
     return OnnxRuntimeBackend(bundle, threads or min(4, os.cpu_count() or 1), engine, folder)
 
 

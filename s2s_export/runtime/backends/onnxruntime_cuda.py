@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ...bundle import Bundle, engines, inside, output_of
+from ...bundle import Bundle, inside, output_of
+from ...engines import engines
 from ...errors import BackendError, EngineError, InvalidOption
 from ..cuda import device as cuda
 from ..cuda.emulation import HostDevice

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ...bundle import Bundle, inside
+from ...engines import PORTABLE
 from ...errors import BundleError, EngineError, InvalidOption
 from ..backends._recurrent import RecurrentState
 from ..backends.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeState, open_session, run
@@ -26,7 +27,6 @@ RECORD = "shortlist.json"
 LISTS = "lists.bin"
 FORMAT = "s2s-shortlist"
 FORMAT_VERSION = 1
-PORTABLE = "portable"
 MINUS_INFINITY = np.float32(-np.inf)
 # Tokens a batch's shortlist has at least, so that the search finds the few best that it asks for.
 FEWEST = 64

@@ -12,6 +12,7 @@ from command_line import s2s
 import s2s_export
 from s2s_export import bundle as bundles
 from s2s_export.building.build import build
+from s2s_export.engines import engines
 from s2s_export.runtime.decoding.state import StepQuery
 
 N_CASES = 6
@@ -122,7 +123,7 @@ def test_int8_is_near_fp32(built, name, kernels):
 
 @pytest.mark.parametrize("kernels", KERNELS)
 def test_int8_records_what_it_loses(built, kernels):
-    engine = bundles.engines(bundles.read(built("marian", "cpu-int8", kernels=kernels)))["cpu-int8"]
+    engine = engines(bundles.read(built("marian", "cpu-int8", kernels=kernels)))["cpu-int8"]
     searches = engine["accuracy"]["searches"]
     assert {(s["num_beams"], s["batch_size"]) for s in searches} == {(1, 1), (1, 8), (4, 1), (4, 8)}
     assert all(0 <= s["equal"] <= s["tokens"] <= 1 or s["equal"] <= 1 for s in searches)
@@ -133,7 +134,7 @@ def test_int8_records_what_it_loses(built, kernels):
 
 def test_fp32_with_the_librarys_kernels_brings_no_weights(built):
     path = built("marian", "cpu-fp32", kernels="onnxruntime")
-    engine = bundles.engines(bundles.read(path))["cpu-fp32"]
+    engine = engines(bundles.read(path))["cpu-fp32"]
     assert engine["weights"] == "bundle"
     assert not list((path / "engines" / "cpu-fp32").glob("*.bin"))
     assert [s["equal"] for s in engine["accuracy"]["searches"]] == [1.0] * 4

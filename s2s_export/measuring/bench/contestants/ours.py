@@ -6,7 +6,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from ....bundle import Bundle, engines
+from ....bundle import Bundle
+from ....engines import PORTABLE, engines
 from ....errors import S2SError, UnknownOption
 from ....runtime import backends
 from ....runtime.decoding.state import DecodeState, Ints, StepQuery, StepResult
@@ -22,7 +23,6 @@ BACKEND_OF_FLAVOUR = {
 }  # fmt: skip
 RUN_PORTABLE_GRAPHS = ("onnxruntime", "onnxruntime-cuda", "torch")
 NOT_FOR_SPEED = ("torch",)  # takes part only when it is asked for
-PORTABLE = "portable"  # a target's name that stands for the bundle's graphs as they are
 SEARCHES = ("device", "host")  # on a GPU: where the search runs
 CPU = "onnxruntime"  # the backend that can cut the output projection too
 

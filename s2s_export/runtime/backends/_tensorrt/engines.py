@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ....bundle import GRAPHS, Bundle, inside
+from ....engines import check_record, rebuild
 from ....errors import BackendError, EngineError
 from ...cuda import driver as memory
 from . import finished, validity
@@ -37,7 +38,7 @@ class Engines:
         self.graphs: Mapping[str, Any] = record["graphs"]
         self.messages = Messages(library)
         device.activate()
-        validity.check_record(folder, self.record, library, device.capability, bundle)
+        check_record(folder, self.record, f"{library.flavour} {library.version}", device.capability, bundle)
         if record["recipe"]["plugins"]:
             register_plugins(folder, self.record, library)
         self._runtime = library.trt.Runtime(self.messages.logger)
@@ -56,7 +57,7 @@ class Engines:
     def _load(self, name: str) -> Any:
         entry = self.record["files"].get(f"{name}.engine")
         path = inside(self.folder, f"{name}.engine")
-        again = validity.rebuild(self.folder, self.record)
+        again = rebuild(self.folder, self.record)
         try:
             data = path.read_bytes()
         except OSError as error:
@@ -157,7 +158,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         record = json.loads((folder / "engine.json").read_bytes())
         [record[key] for key in ("graphs", "files", "recipe", "slots", "ranges", "key")]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise EngineError(f"{folder}/engine.json: not readable ({error}); {validity.rebuild(folder, {})}") from error
+        raise EngineError(f"{folder}/engine.json: not readable ({error}); {rebuild(folder, {})}") from error
     return dict(record)
 
 
@@ -167,5 +168,5 @@ def register_plugins(folder: Path, record: dict[str, Any], library: Library) -> 
 
     binaries = {path.stem: path for path in folder.glob("*.fatbin")}
     if not binaries:
-        raise EngineError(f"{folder}: holds no kernels (*.fatbin); {validity.rebuild(folder, record)}")
+        raise EngineError(f"{folder}: holds no kernels (*.fatbin); {rebuild(folder, record)}")
     plugin_sources.module("glue.tensorrt_plugins").register(library.trt, binaries)

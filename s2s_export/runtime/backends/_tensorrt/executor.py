@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
+from ....engines import beams_for, bucket
 from ....errors import BackendError
 from ...cuda.faults import DeviceLost
 from ...cuda.interface import Attention, Device, Graph, StepExecutor
@@ -16,7 +17,7 @@ from ...decoding.options import GenerationOptions
 from ...device_search.held import not_captured
 from ...device_search.narrow import NarrowExecutor
 from .engines import Engines, Lane
-from .state import EngineState, beams_for, bucket
+from .state import EngineState
 
 ELEMENTS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 

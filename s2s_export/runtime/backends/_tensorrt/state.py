@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from ....bundle import output_of
-from ....errors import BackendError, InvalidOption
+from ....engines import beams_for, bucket
+from ....errors import BackendError
 from ...cuda.driver import n_bytes
 from ...decoding.state import NO_ATTENTION, Ints, StepQuery, StepResult
 from ..onnxruntime import pad_sources
@@ -252,30 +253,6 @@ class EngineState:
 
     def _shape(self, entry: Any) -> list[int]:
         return [self._letters[size] if isinstance(size, str) else int(size) for size in entry["shape"]]
-
-
-def beams_for(record: Mapping[str, Any], wanted: int) -> int:
-    """The number of beams that the engine runs for `wanted`: it divides the slots of its caches."""
-    limits, slots = record["ranges"]["K"], int(record["slots"])
-    for beams in range(max(wanted, limits["min"]), limits["max"] + 1):
-        if not slots or slots % beams == 0:
-            return int(beams)
-    raise InvalidOption(
-        f"{wanted} beams wanted, but the engine was built for at most {limits['max']}; "
-        "raise ranges.K in its recipe and build it again"
-    )
-
-
-def bucket(record: Mapping[str, Any], length: int) -> int:
-    """The source length that is run for `length`: the next bucket, so that few shapes exist; or `length` itself."""
-    limits = record["ranges"]["S"]
-    if length > limits["max"]:
-        raise BackendError(
-            f"a source has {length} tokens, but the engine was built for at most {limits['max']}; "
-            "raise ranges.S in its recipe and build it again"
-        )
-    fitting = [size for size in record["recipe"]["buckets"] if length <= size <= limits["max"]]
-    return max(min(fitting, default=length), limits["min"])
 
 
 def _is_dynamic(entry: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ....bundle import Bundle
+from ....engines import rebuild
 from ....errors import EngineError
 from ....recipes import Recipe
 from .library import Library
@@ -19,25 +19,6 @@ def describe_target(library: Library, recipe: Recipe) -> dict[str, Any]:
 
     device = Device()
     return {"compute_capabilities": [device.capability], "built_for": device.name}
-
-
-def check_record(folder: Path, engine: dict[str, Any], library: Library, capability: str, bundle: Bundle) -> None:
-    """Raises EngineError for an engine of another bundle, library version or GPU, with the command that rebuilds it."""
-    again = rebuild(folder, engine)
-    if engine.get("made_from") != bundle.hashes():
-        raise EngineError(f"{folder}: was built from another version of this bundle; {again}")
-    built_with = str(engine.get("built_with", {}).get("library", ""))
-    if built_with != f"{library.flavour} {library.version}":
-        raise EngineError(
-            f"{folder}: built with {built_with or 'an unknown library'}, but {library.flavour} {library.version} is "
-            f"installed; {again}"
-        )
-    served = engine.get("device", {}).get("compute_capabilities", [])
-    if capability not in served:
-        raise EngineError(
-            f"{folder}: built for compute capability {', '.join(served) or 'unknown'}, but this GPU has {capability}; "
-            f"{again}"
-        )
 
 
 def check_header(folder: Path, name: str, data: bytes, engine: dict[str, Any], library: Library, runtime: Any) -> None:
@@ -61,8 +42,3 @@ def diagnoses(library: Library, bits: int) -> list[str]:
     known = library.trt.EngineInvalidityDiagnostics.__members__
     found = [name.lower().replace("_", " ") for name, member in known.items() if bits & int(member)]
     return found or ["the library gives no reason; is there a GPU with a driver?"]
-
-
-def rebuild(folder: Path, engine: dict[str, Any]) -> str:
-    """The command that builds an engine again. folder: the engine's."""
-    return f"run: s2s build {folder.parent.parent} --target {engine.get('target', folder.name)} --force"

@@ -28,6 +28,7 @@ from tiny_names import FAMILIES
 
 import s2s_export
 from s2s_export import bundle
+from s2s_export.engines import engines
 from s2s_export.errors import BackendError, InvalidOption
 from s2s_export.measuring import gpu_memory as memory_plan
 from s2s_export.runtime import cases
@@ -302,7 +303,7 @@ def test_two_streams_in_turns(make: Make) -> None:
 def test_the_plan_says_what_a_decode_takes(make: Make, name: str) -> None:
     """Of the shape that an engine was tuned for, and of the largest: to the byte, but for the gaps between tables."""
     session, gpu, _ = make(name)
-    plan = memory_plan.of_bundle(session.bundle, bundle.engines(session.bundle))["small-fp32"]
+    plan = memory_plan.of_bundle(session.bundle, engines(session.bundle))["small-fp32"]
     assert plan["search"] == "device" and plan["buckets"] == [8, 16]
     assert [(s["sources"], s["beams"], s["source_length"]) for s in plan["shapes"]] == [(1, 4, 8), (3, 8, 16)]
     for shape in plan["shapes"]:
