@@ -15,7 +15,8 @@ import torch
 
 from ..bundle import Bundle
 from ..errors import ParityError
-from ..runtime.backends.onnxruntime import OnnxRuntimeBackend, pad_sources
+from ..runtime.backends._sources import pad_sources
+from ..runtime.backends.onnxruntime import OnnxRuntimeBackend
 from ..runtime.decoding.state import StepQuery
 from .tolerances import GRAPH_TOLERANCE
 

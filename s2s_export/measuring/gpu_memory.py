@@ -14,12 +14,11 @@ from typing import Any
 from ..bundle import GRAPHS, Bundle, output_of
 from ..engines import beams_for, bucket
 from ..errors import S2SError
-from ..runtime.backends._tensorrt.executor import ELEMENTS, attention_at, unfit
 from ..runtime.cuda.driver import n_bytes
-from ..runtime.cuda.interface import Attention
 from ..runtime.decoding import resolve
 from ..runtime.decoding.options import GenerationOptions
 from ..runtime.device_search.rules import serialise
+from ..runtime.device_search.step_executor import ELEMENTS, Attention, attention_at, capacity, unfit
 from ..runtime.device_search.tables import Arena, make_plan
 
 OF_ENGINES = ("graphs", "ranges", "slots", "target_length")
@@ -109,8 +108,6 @@ def _letters(
 ) -> tuple[dict[str, int], int]:
     """Sizes by letter, and how many positions of the caches are used."""
     if engine.get("ranges") is None:
-        from ..runtime.backends._cuda_step import capacity
-
         positions = capacity(options, bundle.max_target_length)
         return {"B": B, "K": K, "S": S, "C": positions, "N": positions * K, "M": 1, "Q": 1}, positions
     rows, slots = beams_for(engine, K), int(engine["slots"])

@@ -9,6 +9,7 @@ import platform
 from typing import Any
 
 from ..runtime import backends
+from ..runtime.scheduling import available_cores
 from ..version import __version__
 
 PACKAGES = (
@@ -53,13 +54,6 @@ def machine() -> dict[str, Any]:
         "memory": f"{_memory() / 2**30:.1f} GiB",
         "gpu": cuda_driver() or "no CUDA driver",
     }
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _processor() -> str:

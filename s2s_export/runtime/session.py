@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..bundle import Bundle, read
 from ..errors import InputError, InvalidOption, UsageError
-from ..measuring.machine import available_cores
 from . import backends, decoding, scheduling, searching, text
 from .decoding import GenerationOptions, Hypothesis
-from .scheduling import DEFAULT_BATCH_SIZE
+from .scheduling import DEFAULT_BATCH_SIZE, available_cores
 
 if TYPE_CHECKING:
     from .shortlist.state import Shortlist

@@ -15,7 +15,7 @@ import numpy as np
 
 from ...bundle import GRAPHS, Bundle, output_of
 from ...errors import BuildError
-from ...runtime.backends.onnxruntime import pad_sources
+from ...runtime.backends._sources import pad_sources
 
 N_BEAMS = 2
 SWAP_EVERY = 5  # steps

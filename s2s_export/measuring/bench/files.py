@@ -18,7 +18,7 @@ from typing import Any
 from ...bundle import Bundle
 from ...errors import InputError, InvalidOption
 from ...runtime import text
-from ..machine import available_cores
+from ...runtime.scheduling import available_cores
 from . import noise
 from .contestants import Entry, modules
 from .record import agreement

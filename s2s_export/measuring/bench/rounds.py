@@ -169,6 +169,6 @@ def _over(
 
 
 def _cores() -> int:
-    from ..machine import available_cores
+    from ...runtime.scheduling import available_cores
 
     return available_cores()

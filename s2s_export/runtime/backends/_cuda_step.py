@@ -16,9 +16,8 @@ from ...bundle import output_of
 from ..cuda.driver import Buffers, n_bytes
 from ..cuda.interface import Device
 from ..decoding.options import GenerationOptions
-from ._tensorrt.executor import ELEMENTS, attention_at
+from ..device_search.step_executor import ELEMENTS, attention_at, capacity
 
-LEAST_CAPACITY = 16  # positions; capacities are powers of two, so that few shapes exist
 BY_THE_LOOP = ("token", "position", "ancestors")
 
 
@@ -123,12 +122,6 @@ class CudaPlaces:
 
     def make(self) -> CudaPlace:
         return CudaPlace(self._backend, self.device)
-
-
-def capacity(options: GenerationOptions, limit: int | None) -> int:
-    """Positions of the caches: all that a call may feed, as the next power of two; the model's limit at most."""
-    wanted = max(LEAST_CAPACITY, 1 << (options.max_length - 2).bit_length())
-    return wanted if limit is None else min(wanted, limit)
 
 
 def _nothing_asked(name: str, entry: Any, letters: Mapping[str, int]) -> Any:

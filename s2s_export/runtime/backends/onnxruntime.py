@@ -20,6 +20,7 @@ from ...errors import BackendError, BundleError, EngineError, InvalidOption
 from ..decoding.state import DecodeState, Ints, StepQuery, StepResult
 from ._recurrent import RecurrentState
 from ._slots import Ancestors, Positions, Slots
+from ._sources import pad_sources
 
 NAME = "onnxruntime"
 FLAVOUR = "cpu"
@@ -142,19 +143,6 @@ class OnnxRuntimeBackend:
                 self.bundle.max_target_length,
             )
         return OnnxRuntimeState(self, values, n_beams)
-
-
-def pad_sources(sources: Sequence[Sequence[int]], rules: Any) -> tuple[Ints, Ints]:
-    """Ids [B,S] filled on the right with the manifest's padding id, and the mask [B,S] of what may be attended to.
-
-    A padding id that a source itself holds is a token like any other, as for `generate()` with an encoder-decoder.
-    """
-    lengths = np.array([len(source) for source in sources])
-    ids = np.full((len(sources), int(lengths.max())), rules["pad_token_id"] or 0, dtype=np.int64)
-    for row, source in zip(ids, sources, strict=True):
-        row[: len(source)] = source
-    mask = np.arange(ids.shape[1]) < lengths[:, None]
-    return ids, mask.astype(np.int64)
 
 
 def _map_shared(path: Path, shared: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -20,9 +20,9 @@ from ..cuda.emulation import HostDevice
 from ..decoding.state import NO_ATTENTION, DecodeState, Ints, StepQuery, StepResult
 from ..device_search.loop import NO_WHILE, Mode
 from ..device_search.searcher import DeviceSearcher
+from ..device_search.step_executor import unfit as unfit_for_search
 from ._cuda_step import CudaPlaces
-from ._tensorrt.executor import unfit as unfit_for_search
-from .onnxruntime import pad_sources
+from ._sources import pad_sources
 
 NAME = "onnxruntime-cuda"
 SEARCH = "on the device, of recurrent models on the host"

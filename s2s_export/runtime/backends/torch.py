@@ -10,7 +10,7 @@ import numpy as np
 from ...bundle import GRAPHS, Bundle, output_of
 from ...errors import BackendError
 from ..decoding.state import Ints, StepQuery, StepResult
-from .onnxruntime import pad_sources
+from ._sources import pad_sources
 
 NAME = "torch"
 CAPACITY_STEP = 32  # positions by which a cache grows

@@ -1,14 +1,13 @@
-"""What the loop asks of a device and of whatever runs the decoder's steps.
+"""What the search on the device asks of a device.
 
-Two devices exist: `CudaDevice` (cuda.py) and `HostDevice` (host.py), which runs the same kernels on the CPU. The loop
-can't tell them apart.
+Two devices exist: `CudaDevice` (device.py) and `HostDevice` (emulation.py), which runs the same kernels on the CPU. The
+search can't tell them apart.
 """
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -87,57 +86,3 @@ class Device(Protocol):
     def capture_while(self, stream: int, body: Callable[[int], None]) -> Graph:
         """The same, repeated until a kernel sets the condition, which `body` is given, to 0. At least once."""
         ...
-
-
-@dataclass(frozen=True)
-class Attention:
-    """The cross-attention weights of a step: [B, K, layers, heads, width] in `element`, at `address`."""
-
-    address: int
-    layers: int
-    heads: int
-    width: int
-    element: str
-
-
-class StepExecutor(Protocol):
-    """Runs the decoder's step for one batch whose sources are encoded. Addresses stay as they are while it lives.
-
-    token [B, K] int64, position [1] int64 and ancestors [B, K, C] int64 are read from, and written by the loop;
-    logits [B, K, V] in `element` ("fp32", "fp16", "bf16") are written. All numbers that change lie in device memory, so
-    that `enqueue` can be captured into a graph. Three more members may be left out: `attention_of`, `is_capturable` and
-    `positions_of` below say what they mean.
-    """
-
-    n_sources: int
-    n_beams: int
-    vocabulary_size: int
-    capacity: int  # C: positions of the caches
-    element: str
-    token: int
-    position: int
-    ancestors: int
-    logits: int
-    stream: int
-    signature: object  # equal for two executors whose steps a captured graph can't tell apart
-
-    def enqueue(self, stream: int) -> None:
-        """Queues one step: it reads token and position, writes the caches at that position, and the logits."""
-        ...
-
-
-def attention_of(executor: StepExecutor) -> Attention | None:
-    """`attention`: the weights that a step writes as well, or None."""
-    found: Attention | None = getattr(executor, "attention", None)
-    return found
-
-
-def is_capturable(executor: StepExecutor) -> bool:
-    """`capturable`: False for a step that no graph can hold. The host then runs each: `enqueue` waits for what was
-    queued, and returns when the logits are there."""
-    return bool(getattr(executor, "capturable", True))
-
-
-def positions_of(executor: StepExecutor) -> int:
-    """`positions`: how many tokens may be fed, where caches have room for more than the decoder takes."""
-    return int(getattr(executor, "positions", executor.capacity))

@@ -8,7 +8,8 @@ ctypes only.
 """
 
 from ..cuda.faults import DeviceLost
-from ..cuda.interface import Device, Graph, StepExecutor
+from ..cuda.interface import Device, Graph
 from .loop import DeviceSearch
+from .step_executor import StepExecutor
 
 __all__ = ["Device", "DeviceLost", "DeviceSearch", "Graph", "StepExecutor"]

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from ...errors import BackendError
 from ..cuda.faults import DeviceLost
-from ..cuda.interface import Device, Graph, StepExecutor, is_capturable
+from ..cuda.interface import Device, Graph
 from ..decoding.hypothesis import Hypothesis
 from ..decoding.options import GenerationOptions
 from . import walk
 from .rules import DeviceRules
+from .step_executor import StepExecutor, is_capturable
 from .steps import StepLaunches
 from .tables import Arena, Plan, first_values
 

@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 
 from ...errors import BackendError, InvalidOption, UnknownOption
 from ..cuda.faults import DeviceLost
-from ..cuda.interface import Device, StepExecutor, is_capturable
+from ..cuda.interface import Device
 from ..decoding.hypothesis import Hypothesis
 from ..decoding.options import GenerationOptions
 from .held import Held
 from .rules import serialise
+from .step_executor import StepExecutor, is_capturable
 from .stream import News
 from .tables import Plan, make_plan
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from ..cuda.interface import Device, StepExecutor, attention_of, positions_of
+from ..cuda.interface import Device
+from .step_executor import StepExecutor, attention_of, positions_of
 
 Buffer = Callable[[str, Sequence[int], str], int]  # name, shape, dtype -> address; the same each time
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}

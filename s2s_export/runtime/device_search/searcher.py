@@ -14,10 +14,11 @@ from typing import Protocol
 
 from ...errors import BackendError, InvalidOption
 from ..cuda.faults import DeviceLost, OutOfMemory
-from ..cuda.interface import Device, StepExecutor
+from ..cuda.interface import Device
 from ..decoding.hypothesis import Hypothesis
 from ..decoding.options import GenerationOptions
 from .loop import DeviceSearch, Mode, Running
+from .step_executor import StepExecutor
 
 MOST_IDLE = 4  # places that are kept while nobody decodes in them, each of a shape of its own
 

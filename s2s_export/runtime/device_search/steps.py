@@ -16,7 +16,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ... import plugin_sources
-from ..cuda.interface import Attention, Launch, StepExecutor
+from ..cuda.interface import Launch
+from .step_executor import Attention, StepExecutor
 from .tables import Plan
 
 Queued = tuple[Launch, ctypes.Structure]

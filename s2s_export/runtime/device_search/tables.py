@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from ... import plugin_sources
 from ...errors import BackendError, InvalidOption
-from ..cuda.interface import Attention, StepExecutor, attention_of, positions_of
 from ..decoding.options import GenerationOptions
 from ..decoding.state import NO_ATTENTION
 from .rules import MOST_RULES, DeviceRules
+from .step_executor import Attention, StepExecutor, attention_of, positions_of
 
 ALIGNMENT = 256
 FAR = np.float32(-1e9)

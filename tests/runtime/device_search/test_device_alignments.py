@@ -24,10 +24,10 @@ from device_helpers import (
 from s2s_export import plugin_sources
 from s2s_export.errors import BuildError
 from s2s_export.runtime.cuda.emulation import HostDevice
-from s2s_export.runtime.cuda.interface import Attention
 from s2s_export.runtime.decoding import StepQuery, StepResult, decode
 from s2s_export.runtime.device_search import DeviceSearch
 from s2s_export.runtime.device_search.rules import serialise
+from s2s_export.runtime.device_search.step_executor import Attention
 
 if missing_compiler():
     pytest.skip(str(missing_compiler()), allow_module_level=True)

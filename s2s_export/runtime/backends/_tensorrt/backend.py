@@ -16,10 +16,10 @@ from ...cuda.interface import Device
 from ...decoding.state import DecodeState
 from ...device_search.loop import Mode
 from ...device_search.searcher import DeviceSearcher
+from ...device_search.step_executor import unfit as unfit_for_search
 from . import library as libraries
 from .engines import Engines, read_record
 from .executor import EnginePlaces
-from .executor import unfit as unfit_for_search
 from .library import Library
 from .parts import PartedState
 from .state import EngineState

@@ -6,39 +6,18 @@ queued. Recurrent decoders exchange their states' buffers at each step, which a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
 
 from ....engines import beams_for, bucket
 from ....errors import BackendError
 from ...cuda.faults import DeviceLost
-from ...cuda.interface import Attention, Device, Graph, StepExecutor
+from ...cuda.interface import Device, Graph
 from ...decoding.options import GenerationOptions
 from ...device_search.held import not_captured
 from ...device_search.narrow import NarrowExecutor
+from ...device_search.step_executor import ELEMENTS, StepExecutor, attention_at, unfit
 from .engines import Engines, Lane
 from .state import EngineState
-
-ELEMENTS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
-
-
-def unfit(decoder_step: Mapping[str, Any]) -> str | None:
-    """Why a model's search can't run on the device, by its decoder step's description."""
-    if any(entry["name"] == "ancestors" for entry in decoder_step["inputs"]):
-        return None
-    return (
-        "this model's decoder has states and no caches, which change places at every step; the search on the device "
-        "takes transformers"
-    )
-
-
-def attention_at(decoder_step: Mapping[str, Any], address: int, width: int) -> Attention | None:
-    """What a step says of the attention that it writes to `address`, with sources of `width` tokens."""
-    for entry in decoder_step["outputs"]:
-        if entry["name"] == "attention":
-            *_, layers, heads, _ = entry["shape"]
-            return Attention(address, int(layers), int(heads), width, ELEMENTS[entry["dtype"]])
-    return None
 
 
 class EngineExecutor:

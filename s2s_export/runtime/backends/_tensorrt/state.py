@@ -18,7 +18,7 @@ from ....engines import beams_for, bucket
 from ....errors import BackendError
 from ...cuda.driver import n_bytes
 from ...decoding.state import NO_ATTENTION, Ints, StepQuery, StepResult
-from ..onnxruntime import pad_sources
+from .._sources import pad_sources
 from . import candidates
 from .engines import Engines, Lane
 
