@@ -15,7 +15,7 @@ def command(bundle: str | None, quiet: bool, as_json: bool) -> None:
 
     With BUNDLE also what a decode with its engines takes of a GPU's memory.
     """
-    from ..measuring import gpu_memory as memory_plan
+    from ..measuring import gpu_memory
     from ..measuring.machine import describe
 
     report = describe(bundle)
@@ -38,5 +38,5 @@ def command(bundle: str | None, quiet: bool, as_json: bool) -> None:
         click.echo(f"  {name:<18} {report['searches'].get(name, 'on the host')}")
     if "memory_on_gpu" in report:
         click.echo(f"memory on a GPU; this one: {report['gpu_memory']}")
-        for name, text in memory_plan.describe(report["memory_on_gpu"]):
+        for name, text in gpu_memory.describe(report["memory_on_gpu"]):
             click.echo(f"  {name:<40} {text}")

@@ -35,13 +35,13 @@ def describe(bundle: str | os.PathLike[str] | None = None) -> dict[str, Any]:
 def _memory_on_gpu(path: str | os.PathLike[str]) -> dict[str, Any]:
     from ..bundle import read
     from ..engines import engines
-    from ..runtime.cuda import driver as memory
-    from . import gpu_memory as memory_plan
+    from ..runtime.cuda import driver
+    from . import gpu_memory
 
     opened = read(path, verify=False)
-    reason = memory.unavailable()
-    free = reason or f"{memory.device().name}, {memory.device().free_bytes / 2**20:.0f} MiB free"
-    return {"gpu_memory": free, "memory_on_gpu": memory_plan.of_bundle(opened, engines(opened))}
+    reason = driver.unavailable()
+    free = reason or f"{driver.device().name}, {driver.device().free_bytes / 2**20:.0f} MiB free"
+    return {"gpu_memory": free, "memory_on_gpu": gpu_memory.of_bundle(opened, engines(opened))}
 
 
 def machine() -> dict[str, Any]:

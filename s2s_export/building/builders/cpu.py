@@ -9,16 +9,18 @@ Recipe options:
 
 and for int8 with ONNX Runtime's kernels:
 
-    encoder       "channel" or "block": the kernel of the products of encoder and cross-attention (cpu/products.py)
+    encoder       "channel" or "block": the kernel of the products of encoder and cross-attention, see
+                  cpu/onnxruntime/products.py
     step          the same for a decoder step of more rows than narrow_rows
     narrow_rows   a step of at most so many rows has a graph of its own, whose kernel is "block"; 0 for none
     head_bits     8 or 4, of the output projection in the graphs whose kernel is "block"
     embedding     whether the embedding is int8 too
 
 engine.json gets `graphs` as in the manifest (a graph with `max_rows` serves steps of at most so many rows), `weights`
-("bundle" or "engine": whose weights.bin the graphs read), `shared` (weights of several graphs, see cpu/save.py),
-`operators` (the library of our own, or null) and `processor` (what it was compiled for), `made_from` (the bundle's
-files by sha256), `onnxruntime` (the version that may run it), `passes` with their counts and `accuracy`.
+("bundle" or "engine": whose weights.bin the graphs read), `shared` (weights of several graphs, see
+cpu/onnxruntime/save.py), `operators` (the library of our own, or null) and `processor` (what it was compiled for),
+`made_from` (the bundle's files by sha256), `onnxruntime` (the version that may run it), `passes` with their counts and
+`accuracy`.
 """
 
 from __future__ import annotations

@@ -155,10 +155,10 @@ def _copy_kernels(recipe: Recipe, folder: Path) -> None:
 
 def _require_gpu(library: Library, recipe: Recipe) -> None:
     """TensorRT times kernels on the GPU that will run them."""
-    from ...runtime.cuda import driver as memory
+    from ...runtime.cuda import driver
 
     try:
-        device = memory.Device()
+        device = driver.Device()
     except BackendUnavailable as error:
         raise BuildError(
             f"target '{recipe.name}' is built on the GPU that runs it, and {library.name} finds none here ({error}); "

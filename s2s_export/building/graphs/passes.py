@@ -1,4 +1,4 @@
-"""Passes from the portable graphs to those that ONNX Runtime runs fastest on a CPU: one file a pass.
+"""What a pass returns. Passes make of the portable graphs those that run fastest on a CPU: one file a pass.
 
 A pass is a function `apply(graph, ...) -> Applied`. It works on node patterns and knows no model family; what it could
 not change it leaves as it was, and says why. Needs onnx; an engine, once built, does not.

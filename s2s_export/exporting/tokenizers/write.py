@@ -4,7 +4,7 @@ The tokenizer is loaded with transformers' `AutoTokenizer`, and what is written 
 files say: transformers 4 and 5 rebuild some tokenizers while they load them. A tokenizer that runs on the `tokenizers`
 package is serialized; one written in Python has its sentencepiece models and vocabularies copied and its tables noted.
 Every written tokenizer is read back by the runtime half and compared with the original before the export goes on.
-Reference models, which transformers does not know, have one sentencepiece model (see `text_reference`).
+Reference models, which transformers does not know, have one sentencepiece model (see `reference.py`).
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from s2s_export.errors import CheckpointError, UnsupportedModel
-from s2s_export.exporting.tokenizers import check as text_check
-from s2s_export.exporting.tokenizers import reference as text_reference
-from s2s_export.exporting.tokenizers.describe import class_names, common, piece_options
+from ...errors import CheckpointError, UnsupportedModel
+from . import check, reference
+from .describe import class_names, common, piece_options
 
 # A checkpoint that has none of these has no tokenizer; one that has some of them must have all that its class needs.
 _TOKENIZER_FILES = (
@@ -48,12 +47,12 @@ def write_tokenizer(checkpoint: Path, folder: Path) -> dict[str, Any] | None:
         raise CheckpointError(f"{checkpoint} is not a folder, expected a checkpoint's; check the path")
     if not _has_tokenizer(checkpoint):
         return None
-    if text_reference.is_reference(checkpoint):
-        return text_reference.write(checkpoint, folder)
+    if reference.is_reference(checkpoint):
+        return reference.write(checkpoint, folder)
     original = load_original(checkpoint)
     folder.mkdir(parents=True, exist_ok=True)
     entry = _writer(original)(original, folder)
-    text_check.compare(original, folder, entry)
+    check.compare(original, folder, entry)
     return entry
 
 

@@ -7,6 +7,9 @@
     child.py      that process
     parts.py      what the parts do
     attention.py  the attention kernels by themselves
+    search_check.py  whole searches against their definition
+    rules_check.py  the rules kernel against the definition
+    times.py      how long the search takes without a decoder
     sanitizers.py  parts again under compute-sanitizer
     targets.py    which targets suit this GPU
     report.py     the results as JSON and as tables

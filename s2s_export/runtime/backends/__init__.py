@@ -89,7 +89,7 @@ class SearchesItself(Protocol):
         ...
 
     def device_search(self, mode: str) -> Searcher:
-        """mode: of device/loop.py. Raises BackendUnavailable, or BuildError where the kernels can't be had."""
+        """mode: of device_search/loop.py. Raises BackendUnavailable, or BuildError where the kernels can't be had."""
         ...
 
 

@@ -4,8 +4,8 @@ Letters: B sources, K beams, C positions, N slots. A step writes K neighbouring 
 
     Ancestors   the bundle's own graphs: slot t*K + k is what beam k wrote at position t, for good
     Positions   CPU engines with our own kernels (plugins/cpu): the same, with the position outermost
-    Slots       CPU engines with ONNX Runtime's (cpu/slots.py): the graph is told which slots a beam sees, so dead ones
-                are used again
+    Slots       CPU engines with ONNX Runtime's (building/cpu/onnxruntime/slots.py): the graph is told which slots a
+                beam sees, so dead ones are used again
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Positions(Ancestors):
 
 
 class Slots:
-    """self_mask [B,1,K,N], write_group [1] and slot_positions [B,N] of cpu/slots.py."""
+    """self_mask [B,1,K,N], write_group [1] and slot_positions [B,N] of building/cpu/onnxruntime/slots.py."""
 
     def __init__(self, n_sources: int, n_beams: int, limit: int | None) -> None:
         self.n_beams = n_beams

@@ -5,11 +5,14 @@ occur: the union of the lists of a batch's source tokens, the most frequent targ
 decoding options name. Log-probabilities are then normalised over those tokens only, so scores are a little higher
 than without; tokens are the same in all but the share of sentences that `s2s shortlist` measures and records.
 
-    alignment.py   which target tokens belong to a source token: IBM model 1 over a parallel text
     lists.py       the lists as a file
+    state.py       decoding with it
+
+and in building/shortlist/
+
+    alignment.py   which target tokens belong to a source token: IBM model 1 over a parallel text
     rewrite.py     decoder steps whose output projection is an input
     making.py      `s2s shortlist`
-    state.py       decoding with it
 
 In a bundle it is a folder of its own, because a bundle has it or not, and an engine may be built later:
 

@@ -13,7 +13,7 @@ from s2s_export import bundle
 from s2s_export.building.build import build
 from s2s_export.engines import engines
 from s2s_export.errors import BackendError, EngineError, InvalidOption
-from s2s_export.measuring import gpu_memory as memory_plan
+from s2s_export.measuring import gpu_memory
 from s2s_export.runtime.backends import onnxruntime_cuda as cuda
 from s2s_export.runtime.decoding.state import StepQuery
 from s2s_export.runtime.session import Session
@@ -96,7 +96,7 @@ def test_the_plan_says_what_the_caches_take(emulated, copied, tmp_path):
     path = copied("marian")
     build(path, write(tmp_path, options="attention = true\n"))
     opened = bundle.read(path)
-    plan = memory_plan.of_bundle(opened, engines(opened))["mine"]
+    plan = gpu_memory.of_bundle(opened, engines(opened))["mine"]
     assert [shape["sources"] for shape in plan["shapes"]] == [1, 16] and plan["buckets"] == []
     session = on_cpu(path, "mine", "device")
     for shape in plan["shapes"]:

@@ -17,10 +17,10 @@ RUN = """
 import ctypes, sys
 sys.path[:0] = [{helpers!r}, {here!r}]
 from s2s_export import plugin_sources
-from s2s_export.runtime.cuda import emulation as host
+from s2s_export.runtime.cuda import emulation
 build = plugin_sources.module("build")
 library = ctypes.CDLL(str(build.host_library("beam_search", sanitize=True)))
-host._library = lambda: library
+emulation._library = lambda: library
 import test_device_alignments as alignments
 import test_device_loop as loop
 for seed in range(300_000, 300_060):

@@ -1,11 +1,13 @@
-"""TensorRT and TensorRT-RTX through one adapter: what builds engines, and what runs them.
+"""TensorRT and TensorRT-RTX through one adapter, which building/ uses too.
 
 library.py     the adapter: asks a library for features, not for its version
 messages.py    what the library says while it works, and which of it is an error here
-gates.py       what a parsed network must consist of
-compile.py     a lowered graph -> an engine                          [at build]
-validity.py    whether an engine can run here, and what to do if not
-memory.py      device memory, streams and copies through the driver
-executor.py    engines with their buffers                            [at run time, numpy only]
-state.py       a batch being decoded
+validity.py    whether the library can run an engine here
+engines.py     engines with their buffers
+state.py       a batch being decoded by the search on the host
+executor.py    a batch being decoded by the search on the device
+candidates.py  the best tokens of a step's logits
+parts.py       more sources than an engine takes at once
+finished.py    kernels that TensorRT-RTX finished for this GPU, kept
+backend.py     what the backends `tensorrt` and `tensorrt-rtx` have in common
 """

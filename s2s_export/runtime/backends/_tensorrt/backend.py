@@ -11,7 +11,7 @@ from typing import Any
 from ....bundle import Bundle
 from ....errors import EngineError
 from ...cuda import device as cuda
-from ...cuda import driver as memory
+from ...cuda import driver
 from ...cuda.interface import Device
 from ...decoding.state import DecodeState
 from ...device_search.loop import Mode
@@ -67,7 +67,7 @@ def unavailable(flavour: str) -> str | None:
     found = importlib.util.find_spec(libraries.MODULES[flavour])
     if found is None or found.origin is None:  # a folder that happens to have its name is no library
         return f"{libraries.NAMES[flavour]} is not installed; {libraries.INSTALL[flavour]}"
-    return memory.unavailable() or libraries.unavailable(flavour)
+    return driver.unavailable() or libraries.unavailable(flavour)
 
 
 def unfit(flavour: str, bundle: Bundle, target: str | None) -> str | None:
@@ -89,7 +89,7 @@ def open_backend(name: str, flavour: str, bundle: Bundle, target: str | None) ->
     folder = bundle.path / "engines" / chosen
     if not folder.is_dir():
         raise EngineError(f"{folder}: no such engine; {_build(bundle, chosen)}")
-    return TensorRTBackend(name, bundle, folder, libraries.load(flavour), memory.device())
+    return TensorRTBackend(name, bundle, folder, libraries.load(flavour), driver.device())
 
 
 def _targets(flavour: str, bundle: Bundle) -> list[str]:

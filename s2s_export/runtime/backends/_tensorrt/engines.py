@@ -20,7 +20,7 @@ import numpy as np
 from ....bundle import GRAPHS, Bundle, inside
 from ....engines import check_record, rebuild
 from ....errors import BackendError, EngineError
-from ...cuda import driver as memory
+from ...cuda import driver
 from . import finished, validity
 from .library import Library
 from .messages import Messages
@@ -104,7 +104,7 @@ class Lane:
         self.device.activate()
         self.stream = self.device.create_stream()
         self._contexts = {name: engines.create_context(name) for name in GRAPHS}
-        self.buffers = memory.Buffers(self.device, self.stream)
+        self.buffers = driver.Buffers(self.device, self.stream)
         self._staging: dict[str, Any] = {}
 
     def buffer(self, name: str, shape: Sequence[int], dtype: str) -> int:

@@ -30,7 +30,7 @@ import s2s_export
 from s2s_export import bundle
 from s2s_export.engines import engines
 from s2s_export.errors import BackendError, InvalidOption
-from s2s_export.measuring import gpu_memory as memory_plan
+from s2s_export.measuring import gpu_memory
 from s2s_export.runtime import cases
 from s2s_export.runtime.backends._tensorrt.backend import TensorRTBackend
 from s2s_export.runtime.device_search import DeviceLost, searcher
@@ -303,7 +303,7 @@ def test_two_streams_in_turns(make: Make) -> None:
 def test_the_plan_says_what_a_decode_takes(make: Make, name: str) -> None:
     """Of the shape that an engine was tuned for, and of the largest: to the byte, but for the gaps between tables."""
     session, gpu, _ = make(name)
-    plan = memory_plan.of_bundle(session.bundle, engines(session.bundle))["small-fp32"]
+    plan = gpu_memory.of_bundle(session.bundle, engines(session.bundle))["small-fp32"]
     assert plan["search"] == "device" and plan["buckets"] == [8, 16]
     assert [(s["sources"], s["beams"], s["source_length"]) for s in plan["shapes"]] == [(1, 4, 8), (3, 8, 16)]
     for shape in plan["shapes"]:
@@ -311,7 +311,7 @@ def test_the_plan_says_what_a_decode_takes(make: Make, name: str) -> None:
         session.warm_up([shape["source_length"]], **options)
         assert 0 <= gpu.allocated - shape["total_bytes"] < 256 * len(shape["tables"])
         session.searcher.release()
-    lines = memory_plan.describe({"small-fp32": plan})
+    lines = gpu_memory.describe({"small-fp32": plan})
     assert lines[0] == ("small-fp32", "search on the device; buckets 8, 16")
     assert "caches" in lines[1][1] and "search" in lines[1][1]
 

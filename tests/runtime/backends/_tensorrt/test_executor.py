@@ -19,7 +19,7 @@ from s2s_export.cli._common import tell_choice
 from s2s_export.engines import engines
 from s2s_export.errors import BackendError, BackendUnavailable, InvalidOption, UnknownOption
 from s2s_export.exporting.verify import verify
-from s2s_export.measuring import gpu_memory as memory_plan
+from s2s_export.measuring import gpu_memory
 from s2s_export.runtime.backends._tensorrt import candidates
 from s2s_export.runtime.backends._tensorrt.backend import TensorRTBackend
 from s2s_export.runtime.cuda import driver as memory
@@ -195,7 +195,7 @@ def test_recurrent_models_are_searched_by_the_host_which_says_so(opened, name, c
     assert session.searcher.where == "host"
     tell_choice(session, "auto", quiet=False)
     assert "search: on the host; this model's decoder has states and no caches" in capsys.readouterr().err
-    (plan,) = memory_plan.of_bundle(session.bundle, engines(session.bundle)).values()
+    (plan,) = gpu_memory.of_bundle(session.bundle, engines(session.bundle)).values()
     assert plan["search"] == "host" and "states and no caches" in plan["why"]
     assert plan["shapes"][0]["total_bytes"] > 0 and "tables" not in plan["shapes"][0]
     assert "search on the host (this model's decoder has states" in s2s("inspect", path).stdout
