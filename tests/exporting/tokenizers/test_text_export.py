@@ -188,7 +188,7 @@ class Block:
         if name.split(".")[0] in {"torch", "transformers", "onnx", "numpy", "safetensors", "sacremoses"}:
             raise ImportError(name + " is blocked")
 sys.meta_path.insert(0, Block())
-from s2s_export import text
+from s2s_export.runtime import text
 for folder, entry, line, ids in json.load(sys.stdin):
     tokenizer = text.load(folder, entry)
     assert tokenizer.encode(line) == ids, folder
