@@ -16,7 +16,7 @@ import numpy as np
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
-from s2s_export.cpu.products import by_block, by_channel
+from s2s_export.building.cpu.onnxruntime.products import by_block, by_channel
 
 ROWS = (1, 4, 32)
 CONTRIB = "com.microsoft"

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 import s2s_export
-from s2s_export.backends.onnxruntime import OnnxRuntimeBackend
 from s2s_export.bundle import Bundle, read
-from s2s_export.decoding import StepQuery
+from s2s_export.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from s2s_export.runtime.decoding import StepQuery
 
 CHECKPOINT = Path(__file__).parent / "models" / "number-words"
 

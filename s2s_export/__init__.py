@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from .version import __version__
 
 if TYPE_CHECKING:
-    from .decoding import Hypothesis
-    from .exporting import export
-    from .runtime import Session, load
+    from .exporting.export import export
+    from .runtime.decoding import Hypothesis
+    from .runtime.session import Session, load
 
 __all__ = ["Hypothesis", "Session", "__version__", "export", "load"]
 
@@ -17,15 +17,15 @@ __all__ = ["Hypothesis", "Session", "__version__", "export", "load"]
 def __getattr__(name: str) -> Any:
     # Lazily: `load` must not pull in what only `export` needs, and importing the package must stay cheap.
     if name == "export":
-        from .exporting import export
+        from .exporting.export import export
 
         return export
     if name in ("load", "Session"):
-        from . import runtime
+        from .runtime import session
 
-        return getattr(runtime, name)
+        return getattr(session, name)
     if name == "Hypothesis":
-        from .decoding import Hypothesis
+        from .runtime.decoding import Hypothesis
 
         return Hypothesis
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

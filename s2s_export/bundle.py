@@ -216,17 +216,6 @@ def _disk_error(error: OSError, path: Path) -> S2SError:
     return BundleError(f"{path}: can't be written ({error.strerror or error}); nothing was left behind")
 
 
-def engines(bundle: Bundle) -> dict[str, dict[str, Any]]:
-    """engine.json of every engine that `s2s build` made, by target. Raises BundleError for one that can't be read."""
-    found = {}
-    for file in sorted((bundle.path / "engines").glob("*/engine.json")):
-        try:
-            found[file.parent.name] = json.loads(file.read_bytes())
-        except (OSError, ValueError) as error:
-            raise BundleError(f"{file}: not readable as JSON ({error}); build this target again") from error
-    return found
-
-
 def describe_files(folder: Path, progress: Callable[[str], None] | None = None) -> dict[str, dict[str, Any]]:
     """bytes and sha256 of every file below `folder`, by its name inside."""
     files = {}

@@ -13,8 +13,8 @@ import traceback
 
 import click
 
-from .. import __version__
 from ..errors import S2SError
+from ..version import __version__
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from ..runtime import Session
+    from ..runtime.session import Session
 
 F = TypeVar("F", bound=Callable[..., Any])
 

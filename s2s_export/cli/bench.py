@@ -79,10 +79,10 @@ def command(
 
     Sources are random ids of the model's vocabulary, and every output has exactly --new-tokens tokens.
     """
-    from ..bench.contestants import Choice
-    from ..bench.page import render_page
-    from ..bench.run import Options, bench
-    from ..bench.table import render
+    from ..measuring.bench.contestants import Choice
+    from ..measuring.bench.page import render_page
+    from ..measuring.bench.run import Options, bench
+    from ..measuring.bench.table import render
 
     for path in filter(None, (json_path, html_path)):
         if path != "-" and not Path(path).absolute().parent.is_dir():

@@ -19,7 +19,7 @@ def command(
 ) -> None:
     """Build the engine of BUNDLE for a target and store it inside the bundle."""
     from .. import recipes
-    from ..build import build
+    from ..building.build import build
 
     if list_targets:
         for name in recipes.names():

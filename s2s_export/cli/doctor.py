@@ -15,8 +15,8 @@ def command(bundle: str | None, quiet: bool, as_json: bool) -> None:
 
     With BUNDLE also what a decode with its engines takes of a GPU's memory.
     """
-    from ..device import memory_plan
-    from ..machine import describe
+    from ..measuring import gpu_memory
+    from ..measuring.machine import describe
 
     report = describe(bundle)
     if as_json:
@@ -38,5 +38,5 @@ def command(bundle: str | None, quiet: bool, as_json: bool) -> None:
         click.echo(f"  {name:<18} {report['searches'].get(name, 'on the host')}")
     if "memory_on_gpu" in report:
         click.echo(f"memory on a GPU; this one: {report['gpu_memory']}")
-        for name, text in memory_plan.describe(report["memory_on_gpu"]):
+        for name, text in gpu_memory.describe(report["memory_on_gpu"]):
             click.echo(f"  {name:<40} {text}")

@@ -23,7 +23,7 @@ def command(checkpoint: str, bundle: str, quiet: bool, as_json: bool, **options:
 
     Writes the three graphs, compares each output with PyTorch, and moves the bundle into place when all agree.
     """
-    from ..exporting import STAGES, export
+    from ..exporting.export import STAGES, export
 
     with bar(len(STAGES), STAGES[0], quiet) as advance:
         seen: list[str] = []

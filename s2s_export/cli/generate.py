@@ -52,9 +52,9 @@ def command(
     A line holds an id, a "text" or "input_ids", and any generation option by its Hugging Face name. A line that fails
     gives {"id": ..., "error": ...}; the others still come out and the exit status is 1.
     """
-    from ..cases import decode_cases, read_case
-    from ..runtime import load
-    from ..scheduling import DEFAULT_BATCH_SIZE
+    from ..runtime.cases import decode_cases, read_case
+    from ..runtime.scheduling import DEFAULT_BATCH_SIZE
+    from ..runtime.session import load
 
     session = load(bundle, backend, target, threads, workers=workers, shortlist=shortlist, search=search)
     tell_choice(session, backend, quiet)

@@ -17,12 +17,13 @@ def command(bundle: str, quiet: bool, as_json: bool) -> None:
 
     Of engines for GPUs also what a decode takes in memory, and where its search runs.
     """
-    from ..bundle import engines, read
-    from ..device import memory_plan
+    from ..bundle import read
+    from ..engines import engines
+    from ..measuring import gpu_memory
 
     opened = read(bundle)
     built = engines(opened)
-    plans = memory_plan.of_bundle(opened, built)
+    plans = gpu_memory.of_bundle(opened, built)
     if as_json:
         print_json({**opened.manifest, "engines": built, "memory_on_gpu": plans})
         return
@@ -44,7 +45,7 @@ def command(bundle: str, quiet: bool, as_json: bool) -> None:
     ])  # fmt: skip
     _section("engines", [(name, _engine(engine)) for name, engine in built.items()] or [("none", "see `s2s build`")])
     if plans:
-        _section("memory on a GPU", memory_plan.describe(plans))
+        _section("memory on a GPU", gpu_memory.describe(plans))
 
 
 def _section(title: str, rows: list[tuple[str, str]]) -> None:

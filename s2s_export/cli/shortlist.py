@@ -26,7 +26,7 @@ def command(
 
     The share of sentences whose tokens stay the same is measured, printed and recorded.
     """
-    from ..shortlist.making import Options, make, summary
+    from ..building.shortlist.making import Options, make, summary
 
     options = Options(best=best, frequent=frequent, n_measured=n_measured)
     record = make(bundle, data, options, lambda stage: tell(f"{stage} ...", quiet))

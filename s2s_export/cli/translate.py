@@ -66,10 +66,10 @@ def command(
     With --num-return-sequences N every source gives N lines, best first. A line that fails (empty, too long, not UTF-8)
     gives an empty line and a sentence on stderr; the others still come out and the exit status is 1.
     """
-    from ..alignments import check_path, write_alignments
-    from ..cases import read_sources
-    from ..runtime import load
-    from ..scheduling import DEFAULT_BATCH_SIZE, n_tokens
+    from ..runtime.alignments import check_path, write_alignments
+    from ..runtime.cases import read_sources
+    from ..runtime.scheduling import DEFAULT_BATCH_SIZE, n_tokens
+    from ..runtime.session import load
 
     if alignments:
         check_path(alignments)
@@ -118,7 +118,7 @@ def command(
 
 
 def _record(session: Any, line: str | bytes, hypotheses: list[Any], error: str | None) -> dict[str, Any]:
-    from ..cases import describe
+    from ..runtime.cases import describe
 
     source = line if isinstance(line, str) else line.decode("utf-8", errors="replace")
     if error is not None:

@@ -28,7 +28,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Error of each graph and agreement of decoded tokens against PyTorch; fails when outside tolerance."""
-    from ..verification import verify
+    from ..exporting.verify import verify
 
     result = verify(bundle, checkpoint, backend=backend, target=target, threads=threads, search=search)
     if as_json:

@@ -19,7 +19,7 @@ def test_wheel_layout(tmp_path: Path) -> None:
     """As installed: the package with `plugins` under `_data`, and nothing beside it."""
     package = tmp_path / "s2s_export"
     package.mkdir()
-    for name in ("__init__.py", "errors.py", "plugin_sources.py"):
+    for name in ("__init__.py", "errors.py", "plugin_sources.py", "version.py"):
         shutil.copy(Path(plugin_sources.__file__).with_name(name), package / name)
     shutil.copytree(ROOT, package / "_data" / "plugins", ignore=shutil.ignore_patterns("__pycache__"))
     code = (

@@ -1,0 +1,121 @@
+"""From a bundle to an engine for a target, stored inside the bundle as engines/<target>/.
+
+engine.json records the target, what built it, the device it is good for, and a key: the hash of graphs, recipe and
+library version. An engine whose key is unchanged is not built again. A build that fails or is interrupted leaves the
+older engine as it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import bundle, recipes
+from ..bundle import Bundle
+from ..errors import BuildError, InvalidOption
+from ..recipes import Recipe
+from ..version import __version__
+from . import builders
+
+ENGINE = "engine.json"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """Where the engine is, what engine.json says of it, and whether it was there already."""
+
+    path: Path
+    engine: dict[str, Any]
+    was_cached: bool
+
+
+def build(
+    bundle_path: str | os.PathLike[str],
+    target: str,
+    *,
+    force: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> BuildReport:
+    """Build the engine of a target: a name of engines/*.toml, or a recipe's path.
+
+    force: build although an engine with the same key is there. progress: called with each stage as it begins.
+    Raises UnknownOption, InvalidOption, MissingExtra, BundleError, BuildError.
+    """
+    recipe = recipes.load(target)
+    opened = bundle.read(bundle_path)
+    builder = builders.find(recipe.flavour)
+    _check_ranges(opened, recipe)
+    builder.check(opened, recipe)
+    key = _key(opened, recipe, builder.version(recipe))
+    final = opened.path / "engines" / recipe.name
+    if not force and (found := _cached(final, key)) is not None:
+        return BuildReport(final, found, was_cached=True)
+    final.parent.mkdir(exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{recipe.name}.", dir=final.parent))
+    try:
+        work.chmod(0o755)
+        begin = time.perf_counter()
+        facts = builder.build(opened, recipe, work, progress or (lambda stage: None))
+        engine = {
+            "format_version": FORMAT_VERSION,
+            "target": recipe.name,
+            "flavour": recipe.flavour,
+            "precision": recipe.precision,
+            "key": key,
+            "built_with": {"s2s_export": __version__, "library": builder.version(recipe)},
+            "seconds": round(time.perf_counter() - begin, 3),
+            "recipe": asdict(recipe),
+            "files": bundle.describe_files(work),
+            **facts,
+        }
+        engine["bytes"] = sum(entry["bytes"] for entry in engine["files"].values())
+        (work / ENGINE).write_text(json.dumps(engine, indent=2, default=list) + "\n", encoding="utf-8")
+        bundle.replace_folder(work, final)
+    except OSError as error:
+        raise BuildError(
+            f"{final}: can't be written ({error.strerror or error}); the older engine is untouched"
+        ) from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return BuildReport(final, engine, was_cached=False)
+
+
+def _check_ranges(opened: Bundle, recipe: Recipe) -> None:
+    """Refuse a range that the model can't serve at all; one that goes too far is cut by the builder, which says so."""
+    limits = {"S": opened.max_source_length, "T": opened.max_target_length}
+    wrong = [
+        f"ranges.{letter} begins at {recipe.ranges[letter].min}, but the bundle's limit is {limit}"
+        for letter, limit in limits.items()
+        if limit is not None and letter in recipe.ranges and recipe.ranges[letter].min > limit
+    ]
+    if wrong:
+        raise InvalidOption(f"target '{recipe.name}': {'; '.join(wrong)}; lower the range in the recipe")
+
+
+def _key(opened: Bundle, recipe: Recipe, library: str) -> str:
+    graphs = {name: entry["sha256"] for name, entry in opened.manifest["files"].items()}
+    value = json.dumps([FORMAT_VERSION, __version__, graphs, asdict(recipe), library], sort_keys=True, default=list)
+    return hashlib.sha256(value.encode()).hexdigest()
+
+
+def _cached(folder: Path, key: str) -> dict[str, Any] | None:
+    try:
+        engine = json.loads((folder / ENGINE).read_bytes())
+    except (OSError, ValueError):
+        return None
+    if engine.get("key") != key:
+        return None
+    for name, entry in engine["files"].items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != entry["bytes"] or bundle.sha256(path) != entry["sha256"]:
+            return None
+    return dict(engine)

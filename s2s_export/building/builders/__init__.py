@@ -1,0 +1,30 @@
+"""What `s2s build` calls: one file a flavour of target, found by listing this directory.
+
+A builder module defines
+
+    FLAVOURS                  the recipe flavours that it serves
+    check(bundle, recipe)     raises BuildError, InvalidOption or MissingExtra before any work is done
+    version(recipe)           name and version of the library that builds, part of the cache key
+    build(bundle, recipe, folder, progress) -> dict
+                              writes the engine's files into `folder` and returns what engine.json records of them;
+                              progress is called with the name of each stage as it begins
+
+It may import onnx and torch (inside functions); an engine, once built, needs neither.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from types import ModuleType
+
+from ...errors import BuildError
+
+
+def find(flavour: str) -> ModuleType:
+    for info in pkgutil.iter_modules(__path__):
+        if not info.name.startswith("_"):
+            module = importlib.import_module(f"{__name__}.{info.name}")
+            if flavour in module.FLAVOURS:
+                return module
+    raise BuildError(f"no builder serves targets of flavour '{flavour}'")

@@ -1,0 +1,217 @@
+"""Targets cpu-fp32 and cpu-int8: the bundle's graphs, rewritten for ONNX Runtime on a CPU.
+
+Recipe options:
+
+    kernels       "own": operators compiled here (plugins/cpu); "onnxruntime": what ONNX Runtime brings; "auto": own
+                  where there is a C++ compiler for them, a processor that they are fast on, and no option for the other
+    samples       a file of sources, or of sources and targets with a tab between them, on which to measure what int8
+                  costs; without it, sentences of several kinds are used, or random ids where there is no tokenizer
+
+and for int8 with ONNX Runtime's kernels:
+
+    encoder       "channel" or "block": the kernel of the products of encoder and cross-attention, see
+                  cpu/onnxruntime/products.py
+    step          the same for a decoder step of more rows than narrow_rows
+    narrow_rows   a step of at most so many rows has a graph of its own, whose kernel is "block"; 0 for none
+    head_bits     8 or 4, of the output projection in the graphs whose kernel is "block"
+    embedding     whether the embedding is int8 too
+
+engine.json gets `graphs` as in the manifest (a graph with `max_rows` serves steps of at most so many rows), `weights`
+("bundle" or "engine": whose weights.bin the graphs read), `shared` (weights of several graphs, see
+cpu/onnxruntime/save.py), `operators` (the library of our own, or null) and `processor` (what it was compiled for),
+`made_from` (the bundle's files by sha256), `onnxruntime` (the version that may run it), `passes` with their counts and
+`accuracy`.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ... import plugin_sources
+from ...bundle import GRAPHS, Bundle
+from ...errors import BuildError, InvalidOption, MissingExtra, UnknownOption
+from ...recipes import Recipe
+
+if TYPE_CHECKING:
+    from ..graphs.graph import Graph
+    from ..graphs.passes import Applied
+
+FLAVOURS = ("cpu",)
+PRECISIONS = ("fp32", "int8")
+SCHEMES = ("channel", "block")
+KERNELS = ("auto", "own", "onnxruntime")
+# Instruction sets with which our kernels are taken unasked. int8 without VNNI widens bytes, which costs many rows dear.
+TAKEN_WITH = {"fp32": ("avx512", "avxvnni", "avx2"), "int8": ("avx512", "avxvnni")}
+DEFAULTS: dict[str, Any] = {
+    "kernels": "auto",
+    "encoder": "channel",
+    "step": "channel",
+    "narrow_rows": 4,
+    "head_bits": 8,
+    "embedding": True,
+    "samples": "",
+}
+FOR_FP32 = ("kernels", "samples")  # and for our own kernels: the others are about ONNX Runtime's int8
+STAGES = ("rewrite graphs", "write engine", "measure accuracy")
+STEP = "decoder_step"
+NARROW = "decoder_step_narrow"
+
+
+def check(bundle: Bundle, recipe: Recipe) -> None:
+    for package in ("onnx", "onnxruntime"):
+        try:
+            __import__(package)
+        except ImportError:
+            raise MissingExtra(package, "export", "building for a CPU") from None
+    if recipe.precision not in PRECISIONS:
+        raise InvalidOption(
+            f"target '{recipe.name}': precision is {recipe.precision}; a CPU has {' and '.join(PRECISIONS)}"
+        )
+    if recipe.precision == "fp32" and (wrong := [name for name in recipe.options if name not in FOR_FP32]):
+        raise InvalidOption(
+            f"target '{recipe.name}': has the option '{wrong[0]}'; fp32 has {' and '.join(FOR_FP32)}; remove it"
+        )
+    for name in recipe.options:
+        if name not in DEFAULTS:
+            raise UnknownOption(name, DEFAULTS, f"option of target '{recipe.name}':")
+    if wrong := _wrong(_options(recipe), recipe.options):
+        raise InvalidOption(f"target '{recipe.name}': {'; '.join(wrong)}")
+
+
+def _options(recipe: Recipe) -> dict[str, Any]:
+    return {**DEFAULTS, **recipe.options}
+
+
+def _of_onnxruntime(given: Mapping[str, Any]) -> list[str]:
+    """Options that only ONNX Runtime's kernels have."""
+    return [name for name in given if name not in FOR_FP32]
+
+
+def _wrong(options: dict[str, Any], given: Mapping[str, Any]) -> list[str]:
+    wrong = []
+    if options["kernels"] not in KERNELS:
+        wrong.append(f"kernels is {options['kernels']!r}, expected {', '.join(KERNELS)}")
+    if options["kernels"] == "own" and (others := _of_onnxruntime(given)):
+        wrong.append(f"kernels is 'own', but {others[0]} is about ONNX Runtime's; remove one of the two")
+    for name in ("encoder", "step"):
+        if options[name] not in SCHEMES:
+            wrong.append(f"{name} is {options[name]!r}, expected {' or '.join(SCHEMES)}")
+    rows = options["narrow_rows"]
+    if not isinstance(rows, int) or isinstance(rows, bool) or rows < 0:
+        wrong.append(f"narrow_rows is {rows!r}, expected a number of rows, or 0")
+    if options["head_bits"] not in (4, 8):
+        wrong.append(f"head_bits is {options['head_bits']!r}, expected 8 or 4")
+    if not isinstance(options["embedding"], bool):
+        wrong.append(f"embedding is {options['embedding']!r}, expected true or false")
+    if options["samples"] and not Path(options["samples"]).is_file():
+        wrong.append(f"samples is {options['samples']!r}, but there is no such file")
+    return wrong
+
+
+def version(recipe: Recipe) -> str:
+    """Of what decides on an engine's numbers: the library, and the sources of our operators."""
+    import onnxruntime
+
+    sources = plugin_sources.module("build").source_hash("cpu")
+    return f"onnxruntime {onnxruntime.__version__}, operators {sources[:12]}"
+
+
+def build(bundle: Bundle, recipe: Recipe, folder: Path, progress: Callable[[str], None]) -> dict[str, Any]:
+    import onnxruntime
+
+    from .. import accuracy
+    from ..cpu.onnxruntime import save
+
+    progress(STAGES[0])
+    options = _options(recipe)
+    library, why_not = _own_operators(recipe)
+    graphs, passes = rewrite(bundle, recipe, own=library is not None)
+    progress(STAGES[1])
+    weights, shared = save.save(graphs, folder)
+    described = {name: {"file": f"{name}.onnx", **graph.describe()} for name, graph in graphs.items()}
+    if library is not None:
+        shutil.copyfile(library, folder / library.name)
+    if NARROW in described:
+        described[NARROW]["max_rows"] = options["narrow_rows"]
+    facts: dict[str, Any] = {
+        "graphs": described,
+        "weights": weights,
+        "shared": shared if library is not None else {},
+        "operators": library.name if library is not None else None,
+        "processor": platform.machine(),
+        "made_from": {name: entry["sha256"] for name, entry in bundle.manifest["files"].items()},
+        "onnxruntime": onnxruntime.__version__,
+        "passes": {name: [applied.record() for applied in done] for name, done in passes.items()},
+    }
+    progress(STAGES[2])
+    facts["accuracy"] = accuracy.measure(bundle, folder, facts, options["samples"])
+    kernels = "kernels: our own" if library is not None else f"kernels: ONNX Runtime's ({why_not})"
+    lines = [kernels]
+    lines += [f"{name}: {applied.line()}" for name, done in passes.items() for applied in done]
+    facts["summary"] = [*lines, accuracy.line(recipe.precision, facts["accuracy"])]
+    return facts
+
+
+def _own_operators(recipe: Recipe) -> tuple[Path | None, str]:
+    """The library of our operators, or None and why the kernels are ONNX Runtime's."""
+    kernels = _options(recipe)["kernels"]
+    if kernels == "onnxruntime" or _of_onnxruntime(recipe.options):
+        return None, "as the recipe says"
+    maker = plugin_sources.module("cpu.build")
+    try:
+        library: Path = maker.library()
+    except BuildError as error:
+        if kernels == "own":
+            raise
+        return None, str(error).splitlines()[0]
+    instructions, wanted = maker.instruction_set(library), TAKEN_WITH[recipe.precision]
+    if kernels == "auto" and instructions not in wanted:
+        return None, f"ours want {' or '.join(wanted)}, this processor has {instructions}; kernels = 'own' insists"
+    return library, ""
+
+
+def rewrite(bundle: Bundle, recipe: Recipe, *, own: bool = False) -> tuple[dict[str, Graph], dict[str, list[Applied]]]:
+    """The engine's graphs by name, and what each pass did to each of them. own: for our operators."""
+    from ..graphs import graph as graphs
+
+    found = {name: graphs.load(bundle.graph_path(name), name) for name in GRAPHS}
+    if own:
+        from ..cpu.own import packing
+        from ..cpu.own.rewrite import rewrite as rewrite_for_own
+
+        packed = packing.Store(is_int8=recipe.precision == "int8")
+        return found, {name: rewrite_for_own(graph, packed) for name, graph in found.items()}
+    return found, _rewrite_for_onnxruntime(found, recipe)
+
+
+def _rewrite_for_onnxruntime(found: dict[str, Graph], recipe: Recipe) -> dict[str, list[Applied]]:
+    from ..cpu.onnxruntime import candidates, ondemand, products, slots
+
+    passes: dict[str, list[Applied]] = {name: [] for name in GRAPHS}
+    # First what prunes, as pruning knows no branches.
+    passes[STEP] += [apply(found[STEP]) for apply in (slots.apply, ondemand.apply, candidates.apply)]
+    if recipe.precision == "int8":
+        options, store = _options(recipe), products.Quantised()
+        schemes = {"encoder": options["encoder"], "cross_kv_init": options["encoder"], STEP: options["step"]}
+        if options["narrow_rows"]:
+            found[NARROW] = found[STEP].copy()
+            passes[NARROW] = list(passes[STEP])
+            schemes[NARROW] = "block"
+        for name, scheme in schemes.items():
+            passes[name] += _to_int8(found[name], scheme, store, options)
+    return passes
+
+
+def _to_int8(graph: Graph, scheme: str, store: Any, options: dict[str, Any]) -> list[Applied]:
+    from ..cpu.onnxruntime import embedding, ondemand, products
+
+    bits = options["head_bits"] if scheme == "block" else 8
+    done = [products.apply(graph, scheme, store, head_bits=bits)]
+    if options["embedding"]:
+        done.append(embedding.apply(graph, store))
+    products.drop_unused_weights(graph, ondemand.read_values(graph))
+    return done

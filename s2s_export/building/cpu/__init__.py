@@ -1,0 +1,1 @@
+"""Graphs for the CPU: rewritten for ONNX Runtime's own kernels (onnxruntime/) or for this project's (own/)."""

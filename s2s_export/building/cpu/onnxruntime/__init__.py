@@ -1,0 +1,1 @@
+"""Passes over portable graphs, for the kernels that ONNX Runtime brings."""

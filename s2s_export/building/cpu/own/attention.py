@@ -1,0 +1,119 @@
+"""Attention of the decoder step, from the rows of its product to the rows of the next, without splits and transposes.
+
+The portable graph says
+
+    Split(rows) -> Reshape, Transpose for each head -> BeamSelfAttention -> Transpose, Reshape
+
+and the operator SelfAttention reads the rows of the joint product of queries, keys and values as they are, and of the
+cache only the positions that a beam's history goes through. The caches become [C,B,H,K,D], position outermost, so that
+they grow without being moved. CrossAttention likewise.
+"""
+
+from __future__ import annotations
+
+import onnx
+
+from ...graphs.graph import Graph
+from ...graphs.links import Links, attribute, id_of, replace
+from ...graphs.passes import Applied
+from . import node
+
+TO_HEADS = [0, 2, 1, 3]
+BIAS_INPUT = 8  # of BeamSelfAttentionBias
+SOURCE_MASK = "source_mask"
+
+
+def apply(graph: Graph) -> list[Applied]:
+    own, cross = Applied("attention over the cache"), Applied("attention over the source")
+    over_cache = [n for n in graph.nodes if n.op_type in ("BeamSelfAttention", "BeamSelfAttentionBias")]
+    # All of them or none: the runtime keeps caches of one form.
+    tried = graph.copy()
+    reasons = {reason for found in over_cache if (reason := _self_attention(tried, found))}
+    for found in over_cache:
+        _count(own, min(reasons) if reasons else _self_attention(graph, found))
+    for found in [n for n in graph.nodes if n.op_type == "CrossAttention"]:
+        _count(cross, _cross_attention(graph, found))
+    return [own, cross]
+
+
+def _count(done: Applied, reason: str) -> None:
+    if reason:
+        done.left[reason] += 1
+    else:
+        done.count += 1
+
+
+def _self_attention(graph: Graph, found: onnx.NodeProto) -> str:
+    """Replace it, or say why not."""
+    links = Links(graph)
+    query, key, value, key_cache, value_cache, _, ancestors, position = found.input[:BIAS_INPUT]
+    rows = [_rows_of_heads(links, name) for name in (query, key, value)]
+    split = links.maker(rows[0] or "", "Split")
+    if split is None or rows != list(split.output):
+        return "queries, keys and values are no equal parts of one product"
+    sizes = graph.weights.get(split.input[1]) if len(split.input) > 1 else None
+    if sizes is None or len(set(sizes.tolist())) != 1:
+        return "queries, keys and values are no equal parts of one product"
+    after = _merged(links, found.output[0])
+    if after is None:
+        return "what reads it is no merging of heads"
+    for cache in (key_cache, value_cache, *found.output[1:]):
+        _with_positions_first(graph, cache)
+    bias = found.input[BIAS_INPUT] if len(found.input) > BIAS_INPUT else ""
+    made = node(
+        "SelfAttention",
+        [split.input[0], key_cache, value_cache, ancestors, position, bias],
+        [after[-1].output[0], *found.output[1:]],
+        found.name,
+        scale=float(attribute(found, "scale", 1.0)),
+    )
+    replace(graph, [found, *after], {found.output[0]: made})
+    return ""
+
+
+def _cross_attention(graph: Graph, found: onnx.NodeProto) -> str:
+    links = Links(graph)
+    query, key, value, mask = found.input
+    rows = _rows_of_heads(links, query)
+    if rows is None:
+        return "its query is no split of rows into heads"
+    if links.before(mask) & set(graph.inputs) != {SOURCE_MASK}:
+        return "its mask is not the source's alone"
+    after = _merged(links, found.output[0])
+    if after is None:
+        return "what reads it is no merging of heads"
+    made = node(
+        "CrossAttention", [rows, key, value, SOURCE_MASK], [after[-1].output[0]], found.name,
+        scale=float(attribute(found, "scale", 1.0)),
+    )  # fmt: skip
+    replace(graph, [found, *after], {found.output[0]: made})
+    return ""
+
+
+def _with_positions_first(graph: Graph, cache: str) -> None:
+    """An input or output [B,H,N,D] of the graph becomes [C,B,H,K,D]."""
+    for value in (*graph.model.graph.input, *graph.model.graph.output):
+        if value.name == cache:
+            sources, heads, _, size = (onnx.TensorShapeProto.Dimension.FromString(d.SerializeToString())
+                                       for d in value.type.tensor_type.shape.dim)  # fmt: skip
+            positions, beams = (onnx.TensorShapeProto.Dimension(dim_param=letter) for letter in "CK")
+            del value.type.tensor_type.shape.dim[:]
+            value.type.tensor_type.shape.dim.extend([positions, sources, heads, beams, size])
+
+
+def _rows_of_heads(links: Links, heads: str) -> str | None:
+    """The rows [R, H*D] that were split into `heads` [B,H,K,D]."""
+    transposed = links.maker(heads, "Transpose")
+    if transposed is None or list(attribute(transposed, "perm", [])) != TO_HEADS:
+        return None
+    shaped = links.maker(transposed.input[0], "Reshape")
+    return shaped.input[0] if shaped is not None else None
+
+
+def _merged(links: Links, heads: str) -> list[onnx.NodeProto] | None:
+    """The two nodes that make rows of `heads`."""
+    transposed = links.only_reader(heads, "Transpose")
+    if transposed is None or list(attribute(transposed, "perm", [])) != TO_HEADS:
+        return None
+    shaped = links.only_reader(transposed.output[0], "Reshape")
+    return [transposed, shaped] if shaped is not None and id_of(shaped) else None

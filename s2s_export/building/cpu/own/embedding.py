@@ -1,0 +1,27 @@
+"""Embeddings are read from the packed table: where it is the output projection too, it is stored and mapped once."""
+
+from __future__ import annotations
+
+from ...graphs.graph import Graph
+from ...graphs.passes import Applied
+from ..onnxruntime.embedding import token_ids
+from . import node
+from .packing import Store
+
+
+def apply(graph: Graph, store: Store) -> Applied:
+    done = Applied("packed embeddings")
+    ids = token_ids(graph)
+    nodes = []
+    for found in graph.nodes:
+        table = graph.weights.get(found.input[0]) if found.op_type == "Gather" else None
+        if table is None or table.ndim != 2 or found.input[1] not in ids:
+            nodes.append(found)
+            continue
+        names, packed = store.add(graph, found.input[0])
+        inputs = [found.input[1], *names[: 2 if store.is_int8 else 1]]
+        op_type = "EmbeddingInt8" if store.is_int8 else "Embedding"
+        nodes.append(node(op_type, inputs, list(found.output), found.name, width=packed.n_in, n_rows=packed.n_out))
+        done.count += 1
+    graph.replace_nodes(nodes)
+    return done

@@ -1,0 +1,45 @@
+"""The output projection and all that a search asks of it become one node that never writes the logits down."""
+
+from __future__ import annotations
+
+from onnx import TensorProto, helper
+
+from ...graphs.graph import Graph
+from ...graphs.links import Links, attribute
+from ...graphs.passes import Applied
+from ..onnxruntime.ondemand import LEFT_OUT, PREFIX
+from ..onnxruntime.products import unfit
+from . import node
+from .packing import Store
+from .products import bias_of
+
+OUTPUTS = ("candidate_log_probs", "candidate_ids", "log_normalizer", "probe_log_probs", "log_probs")
+WANTED = f"{PREFIX}log_probs"
+INPUTS = ("n_candidates", "probe_ids", WANTED)
+
+
+def apply(graph: Graph, store: Store) -> Applied:
+    done = Applied("output projection with candidates")
+    links = Links(graph)
+    softmax = next((n for n in graph.nodes if n.op_type == "LogSoftmax"), None)
+    product = links.makers.get(softmax.input[0]) if softmax is not None else None
+    reason = "there is no product before a log-softmax" if product is None else unfit(graph, product)
+    if product is None or reason is not None:
+        done.left[reason or "there is no product before a log-softmax"] += 1
+        return done
+    after = links.after(product.output[0])
+    if set(graph.outputs) & after != {*OUTPUTS, *LEFT_OUT}:
+        done.left["other outputs than candidates come from the logits"] += 1
+        return done
+    weight, packed = store.add(graph, product.input[1], bool(attribute(product, "transB")))
+    made = node(
+        "HeadInt8" if store.is_int8 else "Head",
+        [product.input[0], *weight, bias_of(graph, product), *INPUTS],
+        list(OUTPUTS),
+        product.name,
+        n_out=packed.n_out,
+    )
+    graph.replace_nodes([*(n for n in graph.nodes if not after.intersection(n.output)), made])
+    graph.model.graph.input.append(helper.make_tensor_value_info(WANTED, TensorProto.BOOL, []))
+    done.count += 1
+    return done

@@ -1,0 +1,146 @@
+"""Products with a constant weight become Linear or LinearInt8, and take in what follows them.
+
+activation   Relu, Gelu (both forms), x * Sigmoid(x), x * Sigmoid(1.702 x)
+residual     an Add with rows of the same width
+norm         LayerNormalization or RMSNormalization of the sum; the sum itself is given out only where it is read
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+
+from ...graphs.graph import Graph
+from ...graphs.links import Links, attribute, id_of, replace
+from ...graphs.passes import Applied
+from ..onnxruntime.products import unfit
+from . import node
+from .packing import LANES, Store, filled
+
+ACTIVATIONS = {"none": 0, "relu": 1, "silu": 2, "gelu": 3, "gelu_tanh": 4, "quick_gelu": 5}  # of plugins/cpu/kernels.h
+QUICK_GELU = 1.702
+NORMS = ("LayerNormalization", "RMSNormalization")
+
+
+def apply(graph: Graph, store: Store) -> list[Applied]:
+    done = {name: Applied(name) for name in ("packed products", "fused activations", "fused residuals", "fused norms")}
+    widths = _row_widths(graph)
+    for product in graph.nodes:
+        reason = unfit(graph, product)
+        if reason is None:
+            _replace(graph, product, store, widths, done)
+        elif reason:
+            done["packed products"].left[reason] += 1
+    return list(done.values())
+
+
+def _replace(
+    graph: Graph, product: onnx.NodeProto, store: Store, widths: dict[str, int], done: dict[str, Applied]
+) -> None:
+    links = Links(graph)
+    weight, packed = store.add(graph, product.input[1], bool(attribute(product, "transB")))
+    bias = bias_of(graph, product)
+    removed, value = [product], product.output[0]
+    chosen, nodes, value = _activation(graph, links, value)
+    removed += nodes
+    done["fused activations"].count += bool(nodes)
+    residual, norm = "", None
+    adding = links.only_reader(value, "Add") if widths.get(value) == packed.n_out else None
+    if adding is not None:
+        other = next((name for name in adding.input if name != value), "")
+        if widths.get(other) == packed.n_out and links.maker(other, "Gather") is None:
+            residual, value = other, adding.output[0]
+            removed.append(adding)
+            done["fused residuals"].count += 1
+            norm = _norm(graph, links, value)
+    outputs, norm_inputs, attributes = [value], ["", ""], {}
+    last = max(removed, key=lambda n: _place(graph, n))  # where all that it reads is there
+    if norm is not None:
+        removed.append(norm)
+        done["fused norms"].count += 1
+        norm_inputs = [*norm.input[1:], ""][:2]
+        gives_sum = len(links.readers(value)) > 1 or links.is_output(value)
+        outputs = [value if gives_sum else "", norm.output[0]]
+        attributes = {"epsilon": float(attribute(norm, "epsilon", 1e-5)), "gives_sum": int(gives_sum)}
+    inputs = [product.input[0], *weight, bias, residual, *norm_inputs]
+    made = node(
+        "LinearInt8" if store.is_int8 else "Linear", inputs, outputs, product.name,
+        n_out=packed.n_out, activation=ACTIVATIONS[chosen], **attributes,
+    )  # fmt: skip
+    replace(graph, removed, {last.output[0]: made})
+    done["packed products"].count += 1
+
+
+def _place(graph: Graph, wanted: onnx.NodeProto) -> int:
+    return next(i for i, n in enumerate(graph.nodes) if id_of(n) == id_of(wanted))
+
+
+def bias_of(graph: Graph, product: onnx.NodeProto) -> str:
+    if len(product.input) < 3 or not product.input[2]:
+        return ""
+    name = f"{product.input[2]}/filled"
+    graph.weights[name] = filled(np.asarray(graph.weights[product.input[2]], np.float32), LANES)
+    return name
+
+
+def _activation(graph: Graph, links: Links, value: str) -> tuple[str, list[onnx.NodeProto], str]:
+    """Which activation follows `value`, its nodes, and what they make; "none" where none does."""
+    if relu := links.only_reader(value, "Relu"):
+        return "relu", [relu], relu.output[0]
+    if gelu := links.only_reader(value, "Gelu"):
+        is_tanh = attribute(gelu, "approximate", b"none") == b"tanh"
+        return "gelu_tanh" if is_tanh else "gelu", [gelu], gelu.output[0]
+    readers = {reader.op_type: reader for reader in links.readers(value)}
+    if links.is_output(value) or len(links.readers(value)) != 2:
+        return "none", [], value
+    if readers.keys() == {"Sigmoid", "Mul"}:
+        sigmoid, product = readers["Sigmoid"], readers["Mul"]
+        if links.only_reader(sigmoid.output[0], "Mul") is not None and sigmoid.output[0] in product.input:
+            return "silu", [sigmoid, product], product.output[0]
+    factored = [reader for reader in links.readers(value) if _factor(graph, reader) == QUICK_GELU]
+    if len(factored) == 1 and (sigmoid := links.only_reader(factored[0].output[0], "Sigmoid")):
+        product = links.only_reader(sigmoid.output[0], "Mul")
+        if product is not None and value in product.input:
+            return "quick_gelu", [factored[0], sigmoid, product], product.output[0]
+    return "none", [], value
+
+
+def _factor(graph: Graph, product: onnx.NodeProto) -> float | None:
+    """The constant that a Mul multiplies by, as it was written: six digits."""
+    for name in product.input if product.op_type == "Mul" else ():
+        constant = graph.weights.get(name)
+        if constant is not None and constant.size == 1:
+            return round(float(constant.reshape(())), 6)
+    return None
+
+
+def _norm(graph: Graph, links: Links, value: str) -> onnx.NodeProto | None:
+    """The one norm over the last axis that reads `value`."""
+    norms = [reader for reader in links.readers(value) if reader.op_type in NORMS and reader.input[0] == value]
+    if len(norms) != 1 or attribute(norms[0], "axis", -1) != -1:
+        return None
+    return norms[0] if all(name in graph.weights for name in norms[0].input[1:] if name) else None
+
+
+def _row_widths(graph: Graph) -> dict[str, int]:
+    """Values that are known to be rows [R, width], with their width."""
+    found: dict[str, Any] = {}
+    # Positions: a row, or a row for each of the others.
+    of_table = {n.output[0] for n in graph.nodes if n.op_type == "Gather" and n.input[0] in graph.weights}
+    for made in graph.nodes:
+        if made.op_type == "Gemm" and not made.domain and made.input[1] in graph.weights:
+            weight = graph.weights[made.input[1]]
+            found[made.output[0]] = weight.shape[0 if attribute(made, "transB") else 1]
+        elif made.op_type == "Reshape" and made.input[1] in graph.weights:
+            shape = graph.weights[made.input[1]]
+            if shape.shape == (2,) and shape[0] == -1:
+                found[made.output[0]] = int(shape[1])
+        elif made.op_type in ("Relu", "Gelu", "Sigmoid", *NORMS) and made.input[0] in found:
+            found[made.output[0]] = found[made.input[0]]
+        elif made.op_type in ("Add", "Mul"):
+            widths = {found.get(name) for name in made.input if name not in graph.weights and name not in of_table}
+            if len(widths) == 1 and None not in widths:
+                found[made.output[0]] = widths.pop()
+    return found

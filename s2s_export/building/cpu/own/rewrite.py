@@ -1,0 +1,30 @@
+"""All passes over one graph, in order."""
+
+from __future__ import annotations
+
+from ...graphs.graph import Graph
+from ...graphs.passes import Applied
+from ..onnxruntime import ondemand
+from ..onnxruntime.products import drop_unused_weights
+from . import attention, declare, embedding, head, products
+from .packing import Store
+
+STEP = "decoder_step"
+
+
+def rewrite(graph: Graph, store: Store) -> list[Applied]:
+    """Rewrite the graph in place; what each pass did."""
+    done: list[Applied] = []
+    on_demand = ondemand.ON_DEMAND
+    if graph.name == STEP:
+        projection = head.apply(graph, store)
+        if projection.count:  # it gives the log-probabilities on demand itself
+            on_demand = tuple(name for name in on_demand if name not in head.OUTPUTS)
+        done += [*attention.apply(graph), projection]
+        graph.prune([name for name in graph.outputs if name not in ondemand.LEFT_OUT])
+    done += [embedding.apply(graph, store), *products.apply(graph, store)]
+    if graph.name == STEP:
+        done.append(ondemand.apply(graph, on_demand))
+    drop_unused_weights(graph, ondemand.read_values(graph))
+    declare(graph)
+    return done

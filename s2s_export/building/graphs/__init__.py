@@ -1,0 +1,1 @@
+"""Graphs held in memory to be changed: what every rewriting shares."""

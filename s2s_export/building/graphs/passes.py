@@ -1,0 +1,29 @@
+"""What a pass returns. Passes make of the portable graphs those that run fastest on a CPU: one file a pass.
+
+A pass is a function `apply(graph, ...) -> Applied`. It works on node patterns and knows no model family; what it could
+not change it leaves as it was, and says why. Needs onnx; an engine, once built, does not.
+
+Letters as in docs/architecture.md, and G for the tokens of one group of the vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Applied:
+    """What a pass did to one graph: how many places it changed, and for the others how many for which reason."""
+
+    name: str
+    count: int = 0
+    left: Counter[str] = field(default_factory=Counter)
+
+    def record(self) -> dict[str, Any]:
+        return {"pass": self.name, "count": self.count, "left": dict(self.left)}
+
+    def line(self) -> str:
+        reasons = "".join(f"; {n} not: {reason}" for reason, n in self.left.items())
+        return f"{self.name}: {self.count}{reasons}"

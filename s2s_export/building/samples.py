@@ -1,0 +1,82 @@
+"""Sources to try a model on: sentences through the bundle's own tokenizer, or random ids where it has none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ..bundle import Bundle
+from ..errors import InvalidOption, S2SError
+from ..runtime import text
+
+SEED = 1706
+LENGTHS = (1, 3, 5, 8, 12, 16, 24, 32)  # tokens of random sources
+# Of different lengths and registers, with numbers, names and punctuation. Any language serves: what is measured is how
+# large activations become, and every tokenizer can write these.
+SENTENCES = (
+    "Yes.",
+    "The house is wonderful.",
+    "How much does the train to Berlin cost, please?",
+    "I don't think so.",
+    "On 21 March 2024 the company reported a loss of $1,234.56 million.",
+    "She said that she would come tomorrow, but nobody believed her.",
+    "Stir the flour into 250 ml of warm milk, add two eggs and a pinch of salt, and let the dough rest for an hour.",
+    "The committee's decision - which surprised many observers - was announced late on Friday evening.",
+    "WARNING: do not open this cover!",
+    "translate English to German: That is good.",
+    "What he did not know was that the letter had already been sent, read, copied and burned.",
+    "Dr. Anna Müller (Zürich) and Prof. José García (São Paulo) agree.",
+    "It rained.",
+    "The quick brown fox jumps over the lazy dog, and the dog, being lazy, does nothing about it whatsoever.",
+    "Please call +49 30 123456 or write to info@example.org before 17:30.",
+    "In 1905, Einstein published four papers; each of them changed physics.",
+)
+
+
+def sources(bundle: Bundle, count: int, file: str = "") -> tuple[list[list[int]], str]:
+    """At most `count` sources of token ids within the model's limit, and in a few words where they come from.
+
+    file: where to read them from, a line each, up to a tab.
+    """
+    if file:
+        return _read(bundle, count, Path(file))
+    found: list[list[int]] = []
+    entry = bundle.manifest.get("tokenizer")
+    if entry:
+        try:
+            tokenizer = text.load(bundle.path / "tokenizer", entry)
+            found = [tokenizer.encode(sentence) for sentence in SENTENCES]
+        except (S2SError, TypeError):
+            found = []  # needs a language that only the user knows
+    found = [ids[: bundle.max_source_length] for ids in found if ids]
+    if found:
+        return [found[i % len(found)] for i in range(min(count, len(found)))], f"{min(count, len(found))} sentences"
+    return _random(bundle, count), f"{count} sources of random ids"
+
+
+def _read(bundle: Bundle, count: int, path: Path) -> tuple[list[list[int]], str]:
+    entry = bundle.manifest.get("tokenizer")
+    if not entry:
+        raise InvalidOption(f"{path}: can't be used as samples, as the bundle has no tokenizer; leave `samples` out")
+    try:
+        lines = [line.split("\t")[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise InvalidOption(f"{path}: can't be read as UTF-8 text ({error}); expected a source a line") from error
+    if not lines:
+        raise InvalidOption(f"{path}: has no lines; expected a source a line")
+    tokenizer = text.load(bundle.path / "tokenizer", entry)
+    spread = lines[:: max(1, len(lines) // count)][:count]
+    found = [tokenizer.encode(line)[: bundle.max_source_length] for line in spread]
+    return found, f"{len(found)} lines of {path.name}"
+
+
+def _random(bundle: Bundle, count: int) -> list[list[int]]:
+    rng = np.random.default_rng(SEED)
+    sizes = bundle.manifest["sizes"]
+    size = sizes.get("source_vocabulary_size", sizes["vocabulary_size"])
+    pad = bundle.manifest["source"]["pad_token_id"]
+    ids = np.array([i for i in range(size) if i != pad])
+    limit = bundle.max_source_length or max(LENGTHS)
+    lengths = [min(LENGTHS[i % len(LENGTHS)], limit) for i in range(count)]
+    return [[int(i) for i in rng.choice(ids, size=length)] for length in lengths]

@@ -1,0 +1,172 @@
+"""Reading a checkpoint: which family it belongs to, and its PyTorch model with weights that are known to be whole.
+
+Runs at export and for comparison only; transformers loads its own formats, a reference model its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ..errors import CheckpointError, MissingExtra
+from . import families
+
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".index.json")
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+|[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder in Hugging Face's format, or one that `s2s train` wrote. `config` is config.json as it stands."""
+
+    path: Path
+    name: str
+    config: dict[str, Any]
+    family: ModuleType
+
+    @property
+    def model_type(self) -> str:
+        return str(self.config["model_type"])
+
+    def load_model(self) -> Any:
+        """The PyTorch model in fp32, in evaluation mode. Raises CheckpointError for weights that are not whole."""
+        loader = getattr(self.family, "load_model", load_transformers_model)
+        model = loader(self.path, self.config)
+        _check_finite(self.path, model)
+        return model
+
+    def sha256(self) -> str:
+        """One hash over config.json and the weight files."""
+        digest = hashlib.sha256()
+        for path in sorted(self.path.iterdir()):
+            if path.name == "config.json" or path.name.endswith(WEIGHT_SUFFIXES):
+                digest.update(path.name.encode())
+                with path.open("rb") as file:
+                    while chunk := file.read(1 << 20):
+                        digest.update(chunk)
+        return digest.hexdigest()
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Read config.json and find the family; no weights yet. What can't be exported is refused before any writing."""
+    require_export_packages()
+    folder = _locate(path)
+    file = folder / "config.json"
+    if not file.is_file():
+        raise CheckpointError(f"{folder}: no config.json in it; expected a checkpoint folder in Hugging Face's format")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file}: not readable as JSON ({error}); restore the checkpoint") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{file}: holds no JSON object; restore the checkpoint")
+    family = families.find(config.get("model_type"))
+    return Checkpoint(folder, folder.name, config, family)
+
+
+def require_export_packages() -> None:
+    for package in ("torch", "transformers", "onnx"):
+        try:
+            __import__(package)
+        except ImportError as error:
+            raise MissingExtra(package, "export", "reading a checkpoint") from error
+
+
+def _locate(path: str | Path) -> Path:
+    folder = Path(path)
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise CheckpointError(f"{folder}: is a file; expected a checkpoint folder")
+    text = str(path)
+    if text.count("/") != 1 or not HUB_ID.fullmatch(text):
+        raise CheckpointError(f"{folder}: no such folder; expected a checkpoint folder or a Hugging Face hub id")
+    try:
+        from huggingface_hub import snapshot_download
+
+        patterns = ["*.json", "*.safetensors", "*.bin", "*.spm", "*.model", "*.txt"]
+        return Path(snapshot_download(text, allow_patterns=patterns))
+    except Exception as error:
+        raise CheckpointError(
+            f"{text}: neither a folder here nor a hub id that could be downloaded ({first_line(error)})"
+        ) from error
+
+
+def load_transformers_model(path: Path, config: dict[str, Any]) -> Any:
+    """AutoModelForSeq2SeqLM in fp32 with eager attention; missing or misshapen weights are errors, not warnings."""
+    import torch
+    import transformers
+
+    _check_weight_files(path)
+    options: dict[str, Any] = {"attn_implementation": "eager", "output_loading_info": True, "local_files_only": True}
+    options["ignore_mismatched_sizes"] = True  # reported below, with the tensors' names
+    major, minor = (int(part) for part in transformers.__version__.split(".")[:2])
+    options["dtype" if (major, minor) >= (4, 56) else "torch_dtype"] = torch.float32
+    with quiet_transformers():
+        try:
+            model, info = transformers.AutoModelForSeq2SeqLM.from_pretrained(path, **options)
+        except Exception as error:
+            raise CheckpointError(f"{path}: transformers can't load it ({first_line(error)})") from error
+    if missing := sorted(info["missing_keys"]):
+        raise CheckpointError(
+            f"{path}: the weights lack {_some(missing)}, which config.json asks for; restore the checkpoint"
+        )
+    if mismatched := info.get("mismatched_keys"):
+        names = sorted(str(entry[0] if isinstance(entry, tuple) else entry) for entry in mismatched)
+        raise CheckpointError(f"{path}: config.json and the weights disagree about the shape of {_some(names)}")
+    return model.eval()
+
+
+def _check_weight_files(path: Path) -> None:
+    files = [p for p in path.iterdir() if p.name.endswith((".safetensors", ".bin")) and p.is_file()]
+    if not files:
+        raise CheckpointError(f"{path}: no weights in it; expected model.safetensors (or shards with an index)")
+    if any(p.stat().st_size == 0 for p in files):
+        raise CheckpointError(f"{path}: a weight file is empty; restore the checkpoint")
+
+
+def _check_finite(path: Path, model: Any) -> None:
+    import torch
+
+    for name, tensor in model.state_dict().items():
+        # The extremes carry NaN and infinity, and unlike `isfinite` need no copy of a large embedding.
+        if tensor.is_floating_point() and tensor.numel() and not torch.isfinite(torch.stack(tensor.aminmax())).all():
+            raise CheckpointError(f"{path}: the weight '{name}' holds NaN or infinity; restore the checkpoint")
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(f"'{name}'" for name in names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
+
+
+def first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:300]
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """transformers reports to the log what we report ourselves; its progress bars would interleave with ours."""
+    import warnings
+
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    bars = logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,194 @@
+"""From a checkpoint to a bundle: load, emit, write, compare with PyTorch, move into place."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import bundle
+from ..errors import InvalidOption, ParityError
+from ..version import __version__
+from .checkpoint import Checkpoint, open_checkpoint
+
+if TYPE_CHECKING:
+    from .families import Family
+    from .parity import Expected, OutputError
+
+PRECISIONS = ("fp32", "fp16", "bf16")
+STAGES = ("read weights", "emit graphs", "write tokenizer", "hash files", "compare with PyTorch")
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What an export did: where the bundle is, its manifest, and the error of each output."""
+
+    path: Path
+    manifest: dict[str, Any]
+    parity: list[OutputError]
+
+
+def export(
+    checkpoint: str | os.PathLike[str],
+    bundle_path: str | os.PathLike[str],
+    *,
+    precision: str = "fp32",
+    max_source_length: int | None = None,
+    max_target_length: int | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> ExportReport:
+    """Write the bundle of a checkpoint.
+
+    precision: what weights are stored in; the arithmetic of the portable graphs is fp32 throughout.
+    max_source_length, max_target_length: limits in tokens, at most the model's own.
+    progress: called with each of STAGES as it begins.
+    Raises CheckpointError, UnsupportedModel, InvalidOption, ParityError, BundleError; leaves nothing half-written.
+    """
+    if precision not in PRECISIONS:
+        raise InvalidOption(f"precision is '{precision}'; expected one of {', '.join(PRECISIONS)}")
+    destination = Path(bundle_path)
+    bundle.check_destination(destination, force=force)
+    source = open_checkpoint(checkpoint)
+    from . import parity  # after open_checkpoint, which says in one sentence what is not installed
+
+    tell = progress or (lambda stage: None)
+    tell(STAGES[0])
+    model = source.load_model()
+    family = source.family.describe(model)
+    limits = _limits(family, max_source_length, max_target_length)
+    with bundle.writing(destination, force=force) as folder:
+        tell(STAGES[1])
+        graphs = _write_graphs(folder, family, precision)
+        tell(STAGES[2])
+        tokenizer = _write_tokenizer(source, folder)
+        manifest = _manifest(source, model, family, precision, limits, graphs, tokenizer)
+        tell(STAGES[3])
+        manifest["files"] = bundle.describe_files(folder)
+        bundle.write_manifest(folder, manifest)
+        tell(STAGES[4])
+        written = bundle.read(folder, verify=False)
+        expected = parity.expect(written, getattr(source.family, "Reference", parity.TransformersReference)(model))
+        del model, family  # before the graphs are loaded: their memory is as large again
+        errors = check_parity(written, expected)
+        manifest["parity"] = {"against": "torch fp32", "outputs": [error.record() for error in errors]}
+        bundle.write_manifest(folder, manifest)
+    return ExportReport(destination, manifest, errors)
+
+
+def check_parity(written: bundle.Bundle, expected: Expected) -> list[OutputError]:
+    """The error of every output, or ParityError naming those outside tolerance."""
+    from . import parity
+
+    errors = parity.compare(written, expected)
+    if bad := [error for error in errors if not error.is_close]:
+        raise ParityError("the graphs differ from PyTorch: " + "; ".join(error.line() for error in bad))
+    return errors
+
+
+def _limits(family: Family, source: int | None, target: int | None) -> dict[str, int | None]:
+    limits: dict[str, int | None] = {}
+    wrong = []
+    for name, wanted, own in (
+        ("max_source_length", source, family.max_source_length),
+        ("max_target_length", target, family.max_target_length),
+    ):
+        if wanted is not None and (wanted < 1 or (own is not None and wanted > own)):
+            allowed = "at least 1" if own is None else f"1 to {own}, the model's own limit"
+            wrong.append(f"{name} is {wanted}; expected {allowed}")
+        limits[name] = wanted if wanted is not None else own
+    if wrong:
+        raise InvalidOption("; ".join(wrong))
+    return limits
+
+
+def _write_graphs(folder: Path, family: Family, precision: str) -> dict[str, Any]:
+    import onnx
+    import torch
+
+    from .graphs import emitter_of
+    from .graphs.weights import WeightStore
+
+    described = {}
+    with torch.no_grad(), WeightStore(folder / "weights.bin", precision) as store:
+        models = emitter_of(family.structure)(family.structure, store)
+    for name, model in models.items():
+        onnx.save_model(model, folder / f"{name}.onnx")
+        described[name] = {
+            "file": f"{name}.onnx",
+            "inputs": [_describe_value(value) for value in model.graph.input],
+            "outputs": [_describe_value(value) for value in model.graph.output],
+        }
+    return described
+
+
+def _describe_value(value: Any) -> dict[str, Any]:
+    import onnx
+
+    tensor = value.type.tensor_type
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+    shape = [size.dim_param or size.dim_value for size in tensor.shape.dim]
+    return {"name": value.name, "dtype": dtype, "shape": shape}
+
+
+def _write_tokenizer(source: Checkpoint, folder: Path) -> dict[str, Any] | None:
+    from .tokenizers.write import write_tokenizer
+
+    target = folder / "tokenizer"
+    target.mkdir()
+    entry = write_tokenizer(source.path, target)
+    if entry is None:
+        target.rmdir()
+    return entry
+
+
+def _manifest(
+    source: Checkpoint,
+    model: Any,
+    family: Family,
+    precision: str,
+    limits: dict[str, int | None],
+    graphs: dict[str, Any],
+    tokenizer: dict[str, Any] | None,
+) -> dict[str, Any]:
+    import onnx
+    import onnxruntime
+    import torch
+    import transformers
+
+    return {
+        "format": bundle.FORMAT,
+        "format_version": bundle.FORMAT_VERSION,
+        "family": family.name,
+        "model_type": source.model_type,
+        "precision": precision,
+        "decoder": "recurrent"
+        if any(v["name"] == "parents" for v in graphs["decoder_step"]["inputs"])
+        else "attention",
+        "sizes": {**family.structure.sizes(), **family.sizes},
+        "limits": limits,
+        "source": {"pad_token_id": getattr(model.config, "pad_token_id", None)},
+        "generation": generation_defaults(model),
+        "tokenizer": tokenizer,
+        "graphs": graphs,
+        "provenance": {
+            "checkpoint": source.name,
+            "checkpoint_sha256": source.sha256(),
+            "s2s_export": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "onnx": onnx.__version__,
+            "onnxruntime": onnxruntime.__version__,
+        },
+    }
+
+
+def generation_defaults(model: Any) -> dict[str, Any]:
+    """What the checkpoint's generation config sets, by Hugging Face's names."""
+    values = model.generation_config.to_dict()
+    return {name: value for name, value in values.items() if value is not None and not name.startswith("_")}

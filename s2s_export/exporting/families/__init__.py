@@ -1,0 +1,62 @@
+"""One file a model family: which `model_type`s it reads, and how its PyTorch modules fill in `graphs.structure`.
+
+A family module defines
+
+    MODEL_TYPES   the `model_type` values of config.json that it reads
+    describe(model) -> Family   from the loaded model
+
+and, where transformers does not load, run or generate with the model,
+
+    load_model(path, config)    instead of AutoModelForSeq2SeqLM
+    Reference(model)            the model seen as the three graphs, see graphs.parity.Reference
+    generate(model, **options)  instead of the model's own method
+
+It is found by listing this directory; a file whose name begins with an underscore is shared code.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+from ...errors import UnsupportedModel
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a family says of one model.
+
+    structure: what the graphs are emitted from (`graphs.structure.Transformer`, or a recurrent model's).
+    max_source_length, max_target_length: tokens, or None where the architecture sets no limit.
+    sizes: facts for the manifest that `structure` does not show.
+    """
+
+    name: str
+    structure: Any
+    max_source_length: int | None
+    max_target_length: int | None
+    sizes: dict[str, int] = field(default_factory=dict)
+
+
+def modules() -> dict[str, ModuleType]:
+    """Family modules by name."""
+    names = [info.name for info in pkgutil.iter_modules(__path__) if not info.name.startswith("_")]
+    return {name: importlib.import_module(f"{__name__}.{name}") for name in sorted(names)}
+
+
+def model_types() -> dict[str, str]:
+    """Every `model_type` that can be exported, with the family that reads it."""
+    return {model_type: name for name, module in modules().items() for model_type in module.MODEL_TYPES}
+
+
+def find(model_type: str | None) -> ModuleType:
+    """The family for a `model_type`, or UnsupportedModel naming those that have one."""
+    known = model_types()
+    if model_type not in known:
+        raise UnsupportedModel(
+            f"model type '{model_type}' has no family; model types that can be exported: {', '.join(sorted(known))}"
+        )
+    return modules()[known[model_type]]

@@ -1,0 +1,226 @@
+"""The error of each graph against PyTorch, whose modules compute whole sequences where the graphs go step by step.
+
+The decoder is driven with random tokens and random beam ancestry, so that the caches, the ancestor table and the
+positions are all in the comparison: after every step each beam's logits must equal those of its whole history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from ..bundle import Bundle
+from ..errors import ParityError
+from ..runtime.backends._sources import pad_sources
+from ..runtime.backends.onnxruntime import OnnxRuntimeBackend
+from ..runtime.decoding.state import StepQuery
+from .tolerances import GRAPH_TOLERANCE
+
+N_BEAMS = 3
+SOURCE_LENGTHS = (9, 4, 6)
+N_STEPS = 7
+SEED = 20141
+
+
+class Reference(Protocol):
+    """A PyTorch model seen as the three graphs. Letters as in docs/architecture.md."""
+
+    def encode(self, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Outputs of the encoder graph by name."""
+        ...
+
+    def cross(self, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Outputs of the cross-KV-init graph by name."""
+        ...
+
+    def step(
+        self, ids: torch.Tensor, mask: torch.Tensor, history: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Logits [R,V] after each row's history [R,T], and cross-attention weights [R,L,H,S] of its last token."""
+        ...
+
+
+@dataclass(frozen=True)
+class OutputError:
+    """Largest absolute difference of one output over all that was compared, and the reference's largest value."""
+
+    graph: str
+    output: str
+    max_error: float
+    max_value: float
+    tolerance: float
+
+    @property
+    def relative(self) -> float:
+        return self.max_error / max(self.max_value, 1e-30)
+
+    @property
+    def is_close(self) -> bool:
+        return bool(self.relative <= self.tolerance)
+
+    def record(self) -> dict[str, Any]:
+        return {**asdict(self), "relative": self.relative, "is_close": self.is_close}
+
+    def line(self) -> str:
+        verdict = "ok" if self.is_close else "OUTSIDE TOLERANCE"
+        return (
+            f"{self.graph:<14} {self.output:<20} max error {self.max_error:.2e}  "
+            f"relative {self.relative:.2e} (tolerance {self.tolerance:.0e})  {verdict}"
+        )
+
+
+class TransformersReference:
+    """A transformers model with eager attention."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    @torch.no_grad()
+    def encode(self, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"encoder_states": self.model.get_encoder()(input_ids=ids, attention_mask=mask)[0]}
+
+    @torch.no_grad()
+    def cross(self, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        start = torch.zeros((ids.shape[0], 1), dtype=torch.int64)
+        out = self.model(input_ids=ids, attention_mask=mask, decoder_input_ids=start, use_cache=True)
+        found = {}
+        for i, (key, value) in enumerate(_cross_cache(out.past_key_values)):
+            found[f"cross_key.{i}"], found[f"cross_value.{i}"] = key, value
+        return found
+
+    @torch.no_grad()
+    def step(
+        self, ids: torch.Tensor, mask: torch.Tensor, history: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        repeats = history.shape[0] // ids.shape[0]
+        out = self.model(
+            input_ids=ids.repeat_interleave(repeats, 0),
+            attention_mask=mask.repeat_interleave(repeats, 0),
+            decoder_input_ids=history,
+            use_cache=False,
+            output_attentions=True,
+        )
+        weights = torch.stack([layer[:, :, -1] for layer in out.cross_attentions], dim=1)
+        return out.logits[:, -1], weights
+
+
+def _cross_cache(past: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    cache = past.cross_attention_cache
+    if hasattr(cache, "layers"):
+        return [(layer.keys, layer.values) for layer in cache.layers]
+    return list(zip(cache.key_cache, cache.value_cache, strict=True))  # transformers before 4.54
+
+
+@dataclass
+class Expected:
+    """What PyTorch computed for some sources and random histories: all that a comparison needs of the model.
+
+    outputs: of the encoder and cross-KV-init graphs, by graph and name. steps: for each position the tokens and parents
+    [B,K] that lead there, the log-probabilities [B,K,V], the normalizer [B,K], the largest logit, and the weights
+    [B,K,L,H,S] or None.
+    """
+
+    sources: list[list[int]]
+    outputs: dict[str, dict[str, Any]]
+    steps: list[tuple[Any, Any, Any, Any, float, Any]]
+
+
+def measure(bundle: Bundle, reference: Reference, threads: int = 1) -> list[OutputError]:
+    """Compare the bundle's graphs, run by ONNX Runtime, with `reference`."""
+    return compare(bundle, expect(bundle, reference), threads)
+
+
+def expect(bundle: Bundle, reference: Reference) -> Expected:
+    """Run PyTorch alone, so that a caller short of memory can let go of the model before `compare`."""
+    rng = np.random.default_rng(SEED)
+    sources = random_sources(bundle, rng)
+    ids, mask = (torch.from_numpy(array) for array in pad_sources(sources, bundle.manifest["source"]))
+    outputs = {
+        graph: {name: value.float().numpy() for name, value in values.items()}
+        for graph, values in (("encoder", reference.encode(ids, mask)), ("cross_kv_init", reference.cross(ids, mask)))
+    }
+    return Expected(sources, outputs, list(_expect_steps(bundle, reference, ids, mask, rng)))
+
+
+def _expect_steps(
+    bundle: Bundle, reference: Reference, ids: torch.Tensor, mask: torch.Tensor, rng: np.random.Generator
+) -> Iterator[tuple[Any, Any, Any, Any, float, Any]]:
+    rows = (ids.shape[0], N_BEAMS)
+    # No padding: a whole sequence of M2M100 numbers its positions around it, one step at a time can't.
+    padding = bundle.manifest["source"]["pad_token_id"]
+    no_padding = np.array([i for i in range(bundle.vocabulary_size) if i != padding])
+    history = np.zeros((*rows, 0), dtype=np.int64)
+    for t in range(min(N_STEPS, bundle.max_target_length or N_STEPS)):
+        parents = rng.integers(0, N_BEAMS if t else 1, rows)
+        tokens = rng.choice(no_padding, rows)
+        if t == 0:
+            tokens[:] = bundle.manifest["generation"].get("decoder_start_token_id", 0)
+        history = np.take_along_axis(history, parents[:, :, None], axis=1)
+        history = np.concatenate([history, tokens[:, :, None]], axis=2)
+        logits, weights = reference.step(ids, mask, torch.from_numpy(history.reshape(rows[0] * N_BEAMS, -1)))
+        logits = logits.float()
+        log_probs = torch.log_softmax(logits, dim=-1).numpy().reshape(*rows, -1)
+        normalizer = torch.logsumexp(logits, dim=-1).numpy().reshape(rows)
+        by_row = None if weights is None else weights.float().numpy().reshape(*rows, *weights.shape[1:])
+        yield tokens, parents, log_probs, normalizer, float(logits.abs().max()), by_row
+
+
+def compare(bundle: Bundle, expected: Expected, threads: int = 1) -> list[OutputError]:
+    """Run the bundle's graphs with ONNX Runtime and compare each output."""
+    errors = _Errors(GRAPH_TOLERANCE[bundle.manifest["precision"]])
+    # A backend of its own, so that the encoder's weights are gone when the decoder's are loaded.
+    found = OnnxRuntimeBackend(bundle, threads, prepack=False).encode(expected.sources)
+    for graph, values in expected.outputs.items():
+        for name, value in values.items():
+            errors.add(graph, name.split(".")[0], found[name], value, found["source_mask"])
+    state = OnnxRuntimeBackend(bundle, threads, prepack=False).start(found, N_BEAMS)
+    query = StepQuery(n_candidates=min(4, bundle.vocabulary_size), dense=True, attention=True)
+    for tokens, parents, log_probs, normalizer, largest, weights in expected.steps:
+        result = state.step(tokens, parents, query)
+        errors.add("decoder_step", "log_probs", result.log_probs, log_probs)
+        errors.add("decoder_step", "log_normalizer", result.log_normalizer, normalizer, scale=largest)
+        if weights is not None and result.attention is not None:
+            errors.add("decoder_step", "attention", result.attention, weights)
+    return errors.list()
+
+
+def random_sources(bundle: Bundle, rng: np.random.Generator) -> list[list[int]]:
+    """Sources of mixed lengths within the model's limit, of ids that are no padding."""
+    size = bundle.manifest["sizes"]["source_vocabulary_size"]
+    pad = bundle.manifest["source"]["pad_token_id"]
+    ids = np.array([i for i in range(size) if i != pad])
+    limit = bundle.max_source_length or max(SOURCE_LENGTHS)
+    return [rng.choice(ids, size=min(length, limit)).tolist() for length in SOURCE_LENGTHS]
+
+
+class _Errors:
+    """The largest error by output, as it is found."""
+
+    def __init__(self, tolerance: float) -> None:
+        self.tolerance = tolerance
+        self.found: dict[tuple[str, str], tuple[float, float]] = {}
+
+    def add(
+        self, graph: str, output: str, actual: Any, expected: Any, mask: Any = None, scale: float | None = None
+    ) -> None:
+        if actual.shape != expected.shape:
+            raise ParityError(f"{graph} gives {output} of shape {actual.shape}, PyTorch {expected.shape}")
+        difference = np.abs(actual - expected)
+        if mask is not None:  # what padding holds is nobody's business
+            source_axis = 1 if expected.ndim <= 3 else 2
+            shape = [expected.shape[0]] + [1] * (expected.ndim - 1)
+            if expected.ndim > source_axis and expected.shape[source_axis] == mask.shape[1]:
+                shape[source_axis] = mask.shape[1]
+                seen = mask.reshape(shape).astype(bool)
+                difference, expected = np.where(seen, difference, 0), np.where(seen, expected, 0)
+        error = float(difference.max()) if np.isfinite(difference).all() else float("inf")
+        value = scale if scale is not None else float(np.abs(expected).max())
+        old = self.found.get((graph, output), (0.0, 0.0))
+        self.found[graph, output] = (max(old[0], error), max(old[1], value))
+
+    def list(self) -> list[OutputError]:
+        return [OutputError(g, o, error, value, self.tolerance) for (g, o), (error, value) in self.found.items()]

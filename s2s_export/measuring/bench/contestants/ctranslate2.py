@@ -1,0 +1,160 @@
+"""CTranslate2, in float32 and int8 at its default settings for this processor, or in float16 on a GPU.
+
+It takes text tokens, not ids. The conversion is given a vocabulary of made-up words, one for each id, so that the
+checkpoint needs no tokenizer and nothing but the model is measured.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ....bundle import Bundle
+from ..work import Ids
+from . import Absent, Choice, Entry, Job, Marks, _cublas
+
+NAME = "ctranslate2"
+PRECISIONS = {
+    "cpu": {"fp32": ("float32", 4.0), "int8": ("int8", 1.0)},
+    "cuda": {"fp16": ("float16", 2.0)},
+}
+IDS = "ids.json"
+
+
+def entries(bundle: Bundle, choice: Choice) -> list[Entry]:
+    return [
+        Entry(NAME, f"CTranslate2 {theirs}", ours, weight_bytes, {"compute_type": theirs, "device": choice.device})
+        for ours, (theirs, weight_bytes) in PRECISIONS[choice.device].items()
+    ]
+
+
+class Vocabulary:
+    """Stands in for a tokenizer at conversion. Words are made-up, and special ones have the names it looks for."""
+
+    unk_token = "<unk>"
+    eos_token = "</s>"
+    pad_token = "<pad>"
+    bos_token = "<s>"
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        n_words = config.get("decoder_vocab_size") or config["vocab_size"]
+        self.words = [f"w{i}" for i in range(n_words)]
+        for name in ("bos", "eos", "pad"):
+            place = config.get(f"{name}_token_id")
+            if isinstance(place, int) and 0 <= place < n_words:
+                self.words[place] = getattr(self, f"{name}_token")
+        if self.unk_token not in self.words:
+            # Any word that sources are unlikely to hold; ids are looked up by place, never by this name.
+            self.words[next(i for i in range(n_words) if self.words[i] == f"w{i}")] = self.unk_token
+        missing = [word for word in (self.bos_token, self.eos_token, self.pad_token) if word not in self.words]
+        for word in missing:
+            setattr(self, {"<s>": "bos", "</s>": "eos", "<pad>": "pad"}[word] + "_token", self.unk_token)
+
+    @property
+    def unk_token_id(self) -> int:
+        return self.words.index(self.unk_token)
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def get_vocab(self) -> dict[str, int]:
+        return {word: i for i, word in enumerate(self.words)}
+
+    def convert_ids_to_tokens(self, ids: int | list[int]) -> str | list[str]:
+        return self.words[ids] if isinstance(ids, int) else [self.words[i] for i in ids]
+
+
+def prepare(job: Job, folder: str) -> None:
+    try:
+        from ctranslate2.converters import TransformersConverter
+    except ImportError as error:
+        raise Absent(f"ctranslate2 can't be imported ({error}); pip install 's2s-export[bench]'") from error
+    checkpoint = Path(job.need_checkpoint())
+    vocabulary = Vocabulary(json.loads((checkpoint / "config.json").read_text(encoding="utf-8")))
+
+    class Converter(TransformersConverter):  # type: ignore[misc]
+        def load_tokenizer(self, *arguments: Any, **options: Any) -> Vocabulary:
+            return vocabulary
+
+    try:
+        Converter(str(checkpoint)).convert(str(Path(folder) / NAME), quantization=job.options["compute_type"])
+    except (ValueError, AttributeError, KeyError) as error:
+        raise Absent(f"its converter can't take this checkpoint ({str(error).splitlines()[0][:200]})") from error
+    (Path(folder) / IDS).write_text(json.dumps(vocabulary.words), encoding="utf-8")
+    if job.options["device"] == "cuda":
+        _cublas.link(Path(folder) / _cublas.FOLDER)
+
+
+def environment(folder: str) -> dict[str, str]:
+    return _cublas.environment(Path(folder) / _cublas.FOLDER)
+
+
+def open(job: Job, folder: str) -> CTranslate2:
+    # Its converters import torch and transformers where they are installed; translating needs neither, and they would
+    # count as its memory and its load time.
+    for name in ("torch", "transformers"):
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]
+    try:
+        import ctranslate2
+    except ImportError as error:
+        raise Absent(f"ctranslate2 can't be imported ({error}); pip install 's2s-export[bench]'") from error
+    words = json.loads((Path(folder) / IDS).read_text(encoding="utf-8"))
+    workers = job.options.get("inter_threads", 1)
+    try:
+        translator = ctranslate2.Translator(
+            str(Path(folder) / NAME),
+            device=job.options["device"],
+            compute_type=job.options["compute_type"],
+            inter_threads=workers,
+            intra_threads=job.threads,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise Absent(f"can't run on device '{job.options['device']}' ({str(error).splitlines()[0][:200]})") from error
+    return CTranslate2(translator, words, {"ctranslate2": ctranslate2.__version__})
+
+
+class CTranslate2:
+    def __init__(self, translator: Any, words: list[str], versions: dict[str, str]) -> None:
+        self.versions = versions
+        self.marks = Marks()
+        self._translator = translator
+        self._words = words
+        self._ids = {word: i for i, word in enumerate(words)}
+
+    def decode(self, sources: Sequence[Ids], num_beams: int, new_tokens: int) -> list[Ids]:
+        found = self._translator.translate_batch(
+            self._text(sources), beam_size=num_beams, min_decoding_length=new_tokens, max_decoding_length=new_tokens
+        )
+        return [self._to_ids(result) for result in found]
+
+    def translate(
+        self, sources: Sequence[Ids], num_beams: int, max_new_tokens: int, setting: dict[str, Any]
+    ) -> list[Ids]:
+        found = self._translator.translate_batch(
+            self._text(sources),
+            beam_size=num_beams,
+            max_decoding_length=max_new_tokens,
+            max_batch_size=setting["max_batch_size"],
+            batch_type=setting["batch_type"],
+        )
+        return [self._to_ids(result) for result in found]
+
+    def _text(self, sources: Sequence[Ids]) -> list[list[str]]:
+        return [[self._words[i] for i in source] for source in sources]
+
+    def _to_ids(self, result: Any) -> Ids:
+        return [self._ids[word] for word in result.hypotheses[0]]
+
+
+def settings(cores: int) -> list[dict[str, Any]]:
+    """Workers of one thread each gain more than threads of one call; batches by sentences or by tokens."""
+    batches = [("examples", 16), ("examples", 32), ("tokens", 1024), ("tokens", 2048)]
+    shapes = {(1, cores), (cores, 1)}
+    return [
+        {"threads": threads, "inter_threads": workers, "batch_type": kind, "max_batch_size": size}
+        for workers, threads in sorted(shapes)
+        for kind, size in batches
+    ]

@@ -1,0 +1,66 @@
+"""optimum-onnx: its own export, run by ONNX Runtime under transformers' generate(), fp32.
+
+It holds transformers below the version that a new checkpoint may need, so it often lives in an interpreter of its own:
+--peer-python optimum=/path/to/python.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ....bundle import Bundle
+from . import Absent, Choice, Entry, Job
+from ._generate import Generate, settings, versions
+
+NAME = "optimum"
+EXPORTED = "optimum"
+
+__all__ = ["NAME", "entries", "open", "prepare", "settings"]
+
+
+def entries(bundle: Bundle, choice: Choice) -> list[Entry]:
+    return [Entry(NAME, "optimum-onnx", "fp32", 4.0, reason=choice.reason_if_for_cpus)]
+
+
+def prepare(job: Job, folder: str) -> None:
+    """Export with a cache in one decoder, its default."""
+    checkpoint = _readable(Path(job.need_checkpoint()), Path(folder) / "checkpoint")
+    model = _class().from_pretrained(checkpoint, export=True)
+    model.save_pretrained(Path(folder) / EXPORTED)
+
+
+def _class() -> Any:
+    try:
+        from optimum.onnxruntime import ORTModelForSeq2SeqLM
+    except ImportError as error:
+        raise Absent(f"optimum-onnx can't be imported ({error}); pip install optimum-onnx, in its own environment and "
+                     "with --peer-python optimum=PYTHON where its transformers differs") from error  # fmt: skip
+    return ORTModelForSeq2SeqLM
+
+
+def _readable(checkpoint: Path, copy: Path) -> Path:
+    """A folder of links whose config.json also has the older name of `dtype`, which its transformers looks for."""
+    copy.mkdir()
+    for file in checkpoint.iterdir():
+        if file.name != "config.json":
+            (copy / file.name).symlink_to(file.resolve())
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    config.setdefault("torch_dtype", config.get("dtype", "float32"))
+    (copy / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return copy
+
+
+def open(job: Job, folder: str) -> Any:
+    model_class = _class()
+    import onnxruntime
+    import torch
+    import transformers
+
+    torch.set_num_threads(job.threads)
+    transformers.logging.set_verbosity_error()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = job.threads
+    model = model_class.from_pretrained(Path(folder) / EXPORTED, session_options=options)
+    return Generate(model, versions("optimum-onnx", "onnxruntime", "transformers"))

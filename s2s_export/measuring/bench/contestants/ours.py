@@ -1,0 +1,164 @@
+"""Ourselves: the portable graphs and every built target, on every backend that works here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from ....bundle import Bundle
+from ....engines import PORTABLE, engines
+from ....errors import S2SError, UnknownOption
+from ....runtime import backends
+from ....runtime.decoding.state import DecodeState, Ints, StepQuery, StepResult
+from ....runtime.shortlist import state as shortlist
+from ..work import NEUTRAL, Ids, end_id
+from . import OURS, Absent, Choice, Entry, Job, Marks, until_end, without_prompt
+
+NAME = OURS
+WEIGHT_BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.0, "fp8": 1.0}
+# Which backend runs the engine of a target's flavour, and which run the bundle's graphs as they are.
+BACKEND_OF_FLAVOUR = {
+    "cpu": "onnxruntime", "cuda": "onnxruntime-cuda", "tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt-rtx",
+}  # fmt: skip
+RUN_PORTABLE_GRAPHS = ("onnxruntime", "onnxruntime-cuda", "torch")
+NOT_FOR_SPEED = ("torch",)  # takes part only when it is asked for
+SEARCHES = ("device", "host")  # on a GPU: where the search runs
+CPU = "onnxruntime"  # the backend that can cut the output projection too
+
+
+def entries(bundle: Bundle, choice: Choice) -> list[Entry]:
+    known = backends.modules()
+    built = engines(bundle)
+    for name in choice.backends or ():
+        if name not in known:
+            raise UnknownOption(name, known, "backend")
+    found = []
+    hosts = (CPU, *NOT_FOR_SPEED) if choice.device == "cuda" else NOT_FOR_SPEED
+    for name in choice.backends or [name for name in known if name not in hosts]:
+        targets = [PORTABLE] if name in RUN_PORTABLE_GRAPHS else []
+        targets += [target for target, engine in built.items() if _backend(engine) == name]
+        reason = known[name].unavailable()
+        if not targets and (choice.targets is None or reason):
+            found.append(_absent(name, reason or "no engine of it in the bundle; see `s2s build`"))
+        for target in targets:
+            if choice.targets is None or target in choice.targets:
+                found += _entries_of(bundle, name, target, built.get(target), reason, choice)
+    missing = [t for t in choice.targets or () if t != PORTABLE and t not in built]
+    return found + [_absent(t, f"not built: s2s build {bundle.path} --target {t}") for t in missing]
+
+
+def _entries_of(
+    bundle: Bundle, backend: str, target: str, engine: dict[str, Any] | None, reason: str | None, choice: Choice
+) -> list[Entry]:
+    precision = engine["precision"] if engine else bundle.manifest["precision"]
+    label = f"s2s {target}" if backend == CPU or engine else f"s2s {backend} {target}"
+    options = {"backend": backend, "target": target}
+    bytes_ = WEIGHT_BYTES.get(precision, 4.0)
+    seconds = engine.get("seconds") if engine else None
+    if choice.device == "cuda":
+        return [
+            Entry(NAME, f"{label} {search}", precision, bytes_, {**options, "search": search}, reason, seconds)
+            for search in choice.searches or SEARCHES
+        ]
+    found = [Entry(NAME, label, precision, bytes_, options, reason, seconds)]
+    if target in _shortlist_targets(bundle) and backend == CPU:
+        found.append(Entry(NAME, f"{label} shortlist", precision, bytes_, {**options, "shortlist": True}, reason))
+    return found
+
+
+def _shortlist_targets(bundle: Bundle) -> list[str]:
+    """Targets that the bundle's shortlist serves."""
+    folder = bundle.path / shortlist.FOLDER
+    return list(shortlist.read_record(folder)["targets"]) if (folder / shortlist.RECORD).is_file() else []
+
+
+def _backend(engine: dict[str, Any]) -> str:
+    return str(engine.get("backend") or BACKEND_OF_FLAVOUR.get(engine.get("flavour", ""), ""))
+
+
+def _absent(name: str, reason: str) -> Entry:
+    return Entry(NAME, f"s2s {name}", "", 0.0, {}, reason)
+
+
+def open(job: Job, folder: str) -> Ours:
+    from ....runtime.session import load
+
+    options = dict(job.options)
+    backend, target = options.pop("backend"), options.pop("target")
+    try:
+        # The hashes were compared when the run began; a service that loads a bundle it trusts does not do it either.
+        # Only there can the bundle's graphs be asked for although an engine was built; elsewhere they have no name.
+        target = None if target == PORTABLE and backend != CPU else target
+        session = load(job.bundle, backend, target, job.threads, verify=False, **options)
+    except S2SError as error:
+        raise Absent(str(error)) from error
+    return Ours(session)
+
+
+class Ours:
+    def __init__(self, session: Any) -> None:
+        from ....version import __version__
+
+        self.versions = {"s2s-export": __version__, **_library(session.backend.name)}
+        self.marks = Marks()
+        self.session = session
+        self._ends = end_id(session.bundle)
+        self._begin = session.begin
+        session.begin = self._timed_begin
+
+    def _timed_begin(self, *arguments: Any) -> TimedState:
+        started = time.perf_counter()
+        state = self._begin(*arguments)
+        self.marks.encoder(time.perf_counter() - started)
+        return TimedState(state, self.marks)
+
+    def decode(self, sources: Sequence[Ids], num_beams: int, new_tokens: int) -> list[Ids]:
+        session = self.session
+        options = session.options(
+            **{**NEUTRAL, "num_beams": num_beams, "min_new_tokens": new_tokens, "max_new_tokens": new_tokens}
+        )
+        found = session.decode([list(source) for source in sources], options, batch_size=len(sources))
+        return [without_prompt(best[0].token_ids, len(options.prompt), new_tokens) for best in found]
+
+    def translate(
+        self, sources: Sequence[Ids], num_beams: int, max_new_tokens: int, setting: dict[str, Any]
+    ) -> list[Ids]:
+        session = self.session
+        options = session.options(**{**NEUTRAL, "num_beams": num_beams, "max_new_tokens": max_new_tokens})
+        found = session.decode([list(source) for source in sources], options, batch_size=setting["batch_size"])
+        ends = set(options.eos_token_id)
+        return [until_end(best[0].token_ids, len(options.prompt), ends) for best in found]
+
+
+def settings(cores: int) -> list[dict[str, Any]]:
+    """Ways to translate a file, of which the fastest is taken."""
+    shapes = sorted({(1, cores), (cores, 1)})
+    return [
+        {"threads": threads, "workers": workers, "batch_size": size}
+        for threads, workers in shapes
+        for size in (8, 16, 32)
+    ]
+
+
+def _library(backend: str) -> dict[str, str]:
+    if backend.startswith("onnxruntime"):
+        import onnxruntime
+
+        return {"onnxruntime": onnxruntime.__version__}
+    return {}
+
+
+class TimedState:
+    """A decode state that marks when each of its steps begins."""
+
+    def __init__(self, state: DecodeState, marks: Marks) -> None:
+        self._state = state
+        self._marks = marks
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._state, name)
+
+    def step(self, tokens: Ints, parents: Ints, query: StepQuery) -> StepResult:
+        self._marks.step()
+        return self._state.step(tokens, parents, query)

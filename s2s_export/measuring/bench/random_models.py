@@ -1,0 +1,108 @@
+"""Models of known sizes with random weights, so that systems can be measured where no trained model is at hand.
+
+Each is written as a checkpoint. `quick` makes a small one of the same kind. Needs torch and transformers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ...errors import S2SError
+
+SEED = 7
+SHARPNESS = 12.0  # of the attention of the model that copies: the nearest neighbour gets e**-12 or so
+QUIETNESS = 0.02  # of what all other layers add to the residual stream
+LOUDNESS = 10.0  # of what it copies, against the rest of the residual stream
+
+
+def opus_mt(folder: Path, quick: bool) -> None:
+    """Random weights that copy: an output is its source, token by token, and ends where it ends.
+
+    A random Transformer repeats one token for ever, and every rounding leads it elsewhere; systems would not do the
+    same work. Here the last decoder layer looks from position t at source position t (its queries and keys are the
+    positional code, in dimensions that embeddings leave empty) and hands on what it finds. All else is random, and
+    costs the same.
+    """
+    import torch
+    import transformers
+
+    size, width, n_heads = (501, 128, 4) if quick else (58101, 512, 8)
+    n_layers, inner = (2, 256) if quick else (6, 2048)
+    config = transformers.MarianConfig(
+        vocab_size=size, d_model=width, encoder_ffn_dim=inner, decoder_ffn_dim=inner, encoder_layers=n_layers,
+        decoder_layers=n_layers, encoder_attention_heads=n_heads, decoder_attention_heads=n_heads,
+        activation_function="swish", scale_embedding=True, max_position_embeddings=512, bos_token_id=None,
+        eos_token_id=0, pad_token_id=size - 1, decoder_start_token_id=size - 1, forced_eos_token_id=None,
+    )  # fmt: skip
+    torch.manual_seed(SEED)
+    model = transformers.MarianMTModel(config).eval()
+    head_size = width // n_heads
+    # Sines are in the first half of the code, cosines in the second; the first pairs turn fastest and tell neighbours
+    # apart best.
+    pairs = torch.arange(head_size // 2)
+    code = torch.cat([pairs, width // 2 + pairs])
+    # The slowest sine is 0 at all positions that occur: a layer norm leaves there what it subtracts everywhere.
+    still = width // 2 - 1
+    content = torch.tensor([d for d in range(width) if d not in {still, *code.tolist()}])
+    with torch.no_grad():
+        embedding = model.model.shared.weight
+        # Of equal length and without a mean, so that a layer norm leaves the code alike beside every token.
+        rows = torch.randn(size, len(content))
+        rows -= rows.mean(dim=1, keepdim=True)
+        embedding.zero_()
+        embedding[:, content] = 1.36 * rows / rows.norm(dim=1, keepdim=True)
+        embedding[size - 1] = 0  # the decoder starts from nothing, as in Marian
+        for name, parameter in model.named_parameters():
+            if name.endswith(("out_proj.weight", "fc2.weight")):
+                parameter.mul_(QUIETNESS)
+        attention = model.model.decoder.layers[-1].encoder_attn
+        for projection in (attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj):
+            projection.weight.zero_()
+        for head in range(n_heads):
+            rows = head * head_size + torch.arange(head_size)
+            for projection in (attention.q_proj, attention.k_proj):
+                projection.weight[rows, code] = SHARPNESS
+                projection.weight[rows, still] = -SHARPNESS
+        rows = torch.arange(len(content))
+        attention.v_proj.weight[rows, content] = 1.0
+        attention.out_proj.weight[content, rows] = LOUDNESS
+    common = {"eos_token_id": 0, "pad_token_id": size - 1, "decoder_start_token_id": size - 1, "max_length": 512}
+    model.generation_config = transformers.GenerationConfig(num_beams=4, bad_words_ids=[[size - 1]], **common)
+    _check_that_it_copies(model, size)
+    model.save_pretrained(folder)
+
+
+def _check_that_it_copies(model: Any, size: int) -> None:
+    import torch
+
+    sources = torch.randint(1, size - 1, (3, 60))
+    sources[:, -1] = 0
+    with torch.inference_mode():
+        found = model.generate(
+            input_ids=sources, attention_mask=torch.ones_like(sources), num_beams=1, max_new_tokens=64
+        )
+    if not torch.equal(found[:, 1:], sources):
+        raise S2SError(
+            "the random model does not copy its source; expected it to, so that every system does the same work; "
+            "report it with the versions of torch and transformers"
+        )
+
+
+def t5_small(folder: Path, quick: bool) -> None:
+    import torch
+    import transformers
+
+    small = {"vocab_size": 501, "d_model": 64, "d_kv": 8, "d_ff": 128, "num_layers": 2, "num_decoder_layers": 2}
+    config = transformers.T5Config(decoder_start_token_id=0, **(small if quick else {}))
+    torch.manual_seed(SEED)
+    model = transformers.T5ForConditionalGeneration(config).eval()
+    with torch.no_grad():
+        last = model.decoder.block[-1].layer[-1].DenseReluDense
+        last.wi.weight.mul_(8)
+        last.wo.weight.mul_(8)
+    model.generation_config = transformers.GenerationConfig(eos_token_id=1, pad_token_id=0, decoder_start_token_id=0)
+    model.save_pretrained(folder)
+
+
+MAKERS = {"opus-mt": opus_mt, "t5-small": t5_small}

@@ -1,0 +1,174 @@
+"""Round-robin timing: every contestant does a piece of work once, then every one again.
+
+All contestants of one thread count are open at once, each in its process; only one works at a time.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...bundle import Bundle
+from . import noise
+from .contestants import Absent, Entry, Job, modules
+from .remote import Worker
+from .work import Ids, Work, random_sources
+
+REST = 0.02  # seconds between two contestants: thread pools of the one before stop spinning
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run is made of, apart from the work itself. pythons: interpreters of peers, by their names."""
+
+    bundle: Bundle
+    checkpoint: str | None
+    repeats: int
+    pythons: dict[str, str] = field(default_factory=dict)
+
+
+class Racer:
+    """An entry, and what happened to it. `reason` is set once it can't go on."""
+
+    def __init__(self, entry: Entry, settings: Settings, threads: int) -> None:
+        self.entry = entry
+        self.threads = threads
+        self.reason = entry.reason
+        self.opened: dict[str, Any] = {}
+        self.build_seconds = entry.build_seconds
+        self.python = settings.pythons.get(entry.contestant)
+        self.worker: Worker | None = None
+        self._job = Job(entry.contestant, str(settings.bundle.path), settings.checkpoint, threads, entry.options)
+
+    def prepare(self, folder: Path) -> None:
+        """Make what the contestant reads, once, in `folder`."""
+        if self.reason is not None or not hasattr(modules()[self.entry.contestant], "prepare"):
+            return
+        try:
+            with Worker(self.threads, self.python) as worker:
+                answer = worker.ask("prepare", job=asdict(self._job), folder=str(folder))
+                self.build_seconds = answer["seconds"]
+        except Absent as reason:
+            self.reason = str(reason)
+
+    def open(self, folder: Path, **options: Any) -> None:
+        """Start the process and load; `options` go to the contestant besides those of the entry."""
+        if self.reason is not None:
+            return
+        job = asdict(self._job)
+        job["threads"] = options.pop("threads", self.threads)
+        job["options"] = {**job["options"], **options}
+        environment = getattr(modules()[self.entry.contestant], "environment", lambda folder: {})
+        try:
+            self.worker = Worker(job["threads"], self.python, environment(str(folder)))
+            self.opened = self.worker.ask("open", job=job, folder=str(folder))
+        except Absent as reason:
+            self.fail(reason)
+
+    def ask(self, do: str, **request: Any) -> dict[str, Any] | None:
+        """The answer, or None when the contestant is out or falls out now."""
+        if self.worker is None:
+            return None
+        time.sleep(REST)
+        try:
+            return self.worker.ask(do, **request)
+        except Absent as reason:
+            self.fail(reason)
+            return None
+
+    def fail(self, reason: Absent) -> None:
+        self.reason = str(reason)
+        self.close()
+
+    def close(self) -> None:
+        if self.worker:
+            self.worker.close()
+            self.worker = None
+
+    def record(self) -> dict[str, Any]:
+        return {
+            "label": self.entry.label,
+            "contestant": self.entry.contestant,
+            "precision": self.entry.precision,
+            "weight_bytes": self.entry.weight_bytes,
+            "threads": self.threads,
+            "build_seconds": self.build_seconds,
+            "load_seconds": self.opened.get("seconds"),
+            "load_memory": self.opened.get("memory"),
+            "versions": self.opened.get("versions"),
+            "reason": self.reason,
+        }
+
+
+def race(
+    settings: Settings,
+    entries: Sequence[Entry],
+    works: Sequence[Work],
+    threads: int,
+    progress: Progress,
+    done: Callable[[list[Racer], list[dict[str, Any]]], None],
+) -> None:
+    """Every entry over all work with `threads` threads. done: called after each piece of work, with how each entry
+    fares so far, and a result of each for this work.
+    """
+    racers = [Racer(entry, settings, threads) for entry in entries]
+    with ExitStack() as stack:
+        for number, racer in enumerate(racers):
+            folder = prepared_folder(stack, number)
+            progress(f"{racer.entry.label}: prepare")
+            racer.prepare(folder)
+            progress(f"{racer.entry.label}: load")
+            stack.callback(racer.close)
+            racer.open(folder)
+        for work in works:
+            done(racers, _over(settings, racers, work, threads, progress))
+
+
+def prepared_folder(stack: ExitStack, number: int) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix=f"s2s-bench-{number}-"))
+    stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _over(
+    settings: Settings, racers: list[Racer], work: Work, threads: int, progress: Progress
+) -> list[dict[str, Any]]:
+    sources = random_sources(settings.bundle, work.batch_size, work.source_length)
+    request = {"sources": sources, "num_beams": work.num_beams, "new_tokens": work.new_tokens}
+    calls: dict[int, list[dict[str, Any]]] = {}
+    tokens: dict[int, list[Ids]] = {}
+    warm_up: dict[int, float] = {}
+    for number, racer in enumerate(racers):
+        progress(f"{work.label}: warm up {racer.entry.label}")
+        started = time.perf_counter()
+        if answer := racer.ask("work", **request, with_tokens=True):
+            tokens[number] = answer["tokens"]
+            warm_up[number] = time.perf_counter() - started
+    start = noise.Moment.now()
+    for repeat in range(settings.repeats):
+        progress(f"{work.label}: round {repeat + 1} of {settings.repeats}")
+        for number, racer in enumerate(racers):
+            if answer := racer.ask("work", **request, with_tokens=False):
+                calls.setdefault(number, []).append(answer)
+    own_cpu = sum(call["cpu"] * (1 + call["first"] / call["wall"]) for made in calls.values() for call in made)
+    around = noise.since(start, own_cpu, _cores())
+    found = []
+    for number, racer in enumerate(racers):
+        made = calls.get(number, [])
+        if len(made) == settings.repeats:
+            extra = {"tokens": tokens[number], "warm_up_seconds": warm_up[number], "around": around}
+            found.append({"label": racer.entry.label, "threads": threads, **work.record(), "calls": made, **extra})
+    return found
+
+
+def _cores() -> int:
+    from ...runtime.scheduling import available_cores
+
+    return available_cores()

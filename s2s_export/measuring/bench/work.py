@@ -1,0 +1,108 @@
+"""What every contestant has to do: sources of equal length, and outputs of a fixed number of tokens.
+
+Letters: B sources, K beams, S source length, T target length.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from ...bundle import Bundle
+from ...errors import InvalidOption
+
+SEED = 20
+Ids = list[int]
+
+# Rules that a checkpoint may switch on and not every contestant has. With them off the search is the plain one
+# everywhere; `bad_words_ids` stay, because they keep Marian's padding token out, which every system does in its way.
+NEUTRAL: Mapping[str, Any] = {
+    "do_sample": False,
+    "num_return_sequences": 1,
+    "length_penalty": 1.0,
+    "early_stopping": False,
+    "repetition_penalty": 1.0,
+    "encoder_repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "forced_bos_token_id": None,
+    "forced_eos_token_id": None,
+    "suppress_tokens": None,
+    "begin_suppress_tokens": None,
+    "sequence_bias": None,
+    "exponential_decay_length_penalty": None,
+    "renormalize_logits": None,
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """One point of the grid. Every output has exactly `new_tokens` tokens after the decoder prompt."""
+
+    batch_size: int
+    num_beams: int
+    source_length: int
+    new_tokens: int
+
+    @property
+    def label(self) -> str:
+        return (
+            f"batch {self.batch_size}, {self.num_beams} beam{'s' * (self.num_beams > 1)}, source {self.source_length}"
+        )
+
+    def record(self) -> dict[str, int]:
+        return asdict(self)
+
+
+def grid(
+    bundle: Bundle,
+    batch_sizes: Sequence[int],
+    num_beams: Sequence[int],
+    source_lengths: Sequence[int],
+    new_tokens: int,
+) -> list[Work]:
+    """All combinations, least work first so that each one's peak memory is its own."""
+    longest_source, longest_target = bundle.max_source_length, bundle.max_target_length
+    wrong = []
+    if new_tokens < 2:
+        wrong.append(f"--new-tokens is {new_tokens}, expected at least 2 (the first token is timed by itself)")
+    if longest_source is not None and max(source_lengths) > longest_source:
+        wrong.append(f"a source length is {max(source_lengths)}, but the bundle's limit is {longest_source}")
+    if longest_target is not None and new_tokens > longest_target:
+        wrong.append(f"--new-tokens is {new_tokens}, but the bundle's limit is {longest_target}")
+    if wrong:
+        raise InvalidOption("; ".join(wrong))
+    points = {Work(*point, new_tokens) for point in itertools.product(batch_sizes, num_beams, source_lengths)}
+    return sorted(points, key=lambda w: (w.source_length, w.batch_size * w.num_beams, w.batch_size))
+
+
+def special_ids(bundle: Bundle) -> set[int]:
+    """Ids that mean something to the search and don't occur inside a source."""
+    found: set[int] = set()
+    for name, value in bundle.manifest["generation"].items():
+        if name.endswith("_token_id"):
+            found.update(value if isinstance(value, list) else [value])
+    pad = bundle.manifest["source"]["pad_token_id"]
+    return found | ({pad} if pad is not None else set())
+
+
+def random_sources(bundle: Bundle, n: int, length: int, seed: int = SEED) -> list[Ids]:
+    """n sources [S] drawn from the vocabulary, each ending with the end token where the model has one."""
+    rng = np.random.default_rng([seed, n, length])
+    size = int(bundle.manifest["sizes"].get("source_vocabulary_size", bundle.vocabulary_size))
+    allowed = np.setdiff1d(np.arange(size), sorted(special_ids(bundle)))
+    sources = rng.choice(allowed, size=(n, length)).tolist()
+    end = end_id(bundle)
+    if end is not None and end < size:
+        for source in sources:
+            source[-1] = end
+    return [[int(i) for i in source] for source in sources]
+
+
+def end_id(bundle: Bundle) -> int | None:
+    end = bundle.manifest["generation"].get("eos_token_id")
+    return end[0] if isinstance(end, list) and end else end if isinstance(end, int) else None

@@ -1,0 +1,148 @@
+"""One contestant in a process of its own: `python -m s2s_export.measuring.bench.worker`.
+
+A request is one JSON object a line on standard input, an answer one a line on standard output: {"ok": ...},
+{"absent": "why it can't run here"} or {"failed": "what went wrong"}. Whatever the contestant itself prints goes to
+standard error. `remote.py` is the other end.
+
+    {"do": "prepare", "job": {...}, "folder": "..."}      seconds
+    {"do": "open", "job": {...}, "folder": "..."}         seconds, versions, memory
+    {"do": "work", "sources", "num_beams", "new_tokens", "with_tokens"}    one timed call
+    {"do": "translate", "sources", "num_beams", "max_new_tokens", "setting"}
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import resource
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any, TextIO
+
+STATUS = Path("/proc/self/status")
+CLEAR_REFS = Path("/proc/self/clear_refs")
+RESET_PEAK = "5"  # what proc(5) takes to set the peak of resident memory back to the present
+
+
+def serve(requests: TextIO, answers: TextIO) -> None:
+    """Answers until the input ends."""
+    from .contestants import Absent
+
+    held = Held()
+    for line in requests:
+        request = json.loads(line)
+        try:
+            answer = {"ok": getattr(held, request.pop("do"))(**request)}
+        except Absent as reason:
+            answer = {"absent": str(reason)}
+        except Exception as error:
+            traceback.print_exc()
+            answer = {"failed": f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+class Held:
+    """The system that this process holds, and what may be asked of it."""
+
+    def __init__(self) -> None:
+        self._system: Any = None
+
+    def prepare(self, job: dict[str, Any], folder: str) -> dict[str, Any]:
+        started = time.perf_counter()
+        _module(job).prepare(_job(job), folder)
+        return {"seconds": time.perf_counter() - started}
+
+    def open(self, job: dict[str, Any], folder: str) -> dict[str, Any]:
+        started = time.perf_counter()
+        self._system = _module(job).open(_job(job), folder)
+        seconds = time.perf_counter() - started
+        return {"seconds": seconds, "versions": self._system.versions, "memory": memory()}
+
+    def work(self, sources: list[list[int]], num_beams: int, new_tokens: int, with_tokens: bool) -> dict[str, Any]:
+        """One call, timed, and one that stops at the first token."""
+        reset_peak()
+        # The first token has a call of its own, because not every system can be looked into.
+        first = self._call(sources, num_beams, 1)
+        whole = self._call(sources, num_beams, new_tokens)
+        tokens = whole.pop("tokens")
+        return {"first": first["wall"], **whole, "memory": memory(), **({"tokens": tokens} if with_tokens else {})}
+
+    def _call(self, sources: list[list[int]], num_beams: int, new_tokens: int) -> dict[str, Any]:
+        marks = self._system.marks
+        marks.clear()
+        before = resource.getrusage(resource.RUSAGE_SELF)
+        cpu, started = time.process_time(), time.perf_counter()
+        tokens = self._system.decode(sources, num_beams, new_tokens)
+        ended, cpu = time.perf_counter(), time.process_time() - cpu
+        lengths = {len(ids) for ids in tokens}
+        if lengths != {new_tokens}:
+            raise ValueError(f"outputs have {sorted(lengths)} tokens, expected {new_tokens} in each: not the same work")
+        after = resource.getrusage(resource.RUSAGE_SELF)
+        moments = [*marks.steps, ended]
+        return {
+            "wall": ended - started,
+            "cpu": cpu,
+            "preemptions": after.ru_nivcsw - before.ru_nivcsw,
+            "encoder": marks.encoder_seconds,
+            # From the beginning of a step to that of the next: graph, search and bookkeeping.
+            "steps": [b - a for a, b in itertools.pairwise(moments)],
+            "tokens": tokens,
+        }
+
+    def translate(
+        self, sources: list[list[int]], num_beams: int, max_new_tokens: int, setting: dict[str, Any], with_tokens: bool
+    ) -> dict[str, Any]:
+        reset_peak()
+        cpu, started = time.process_time(), time.perf_counter()
+        tokens = self._system.translate(sources, num_beams, max_new_tokens, setting)
+        wall = time.perf_counter() - started
+        result: dict[str, Any] = {"wall": wall, "cpu": time.process_time() - cpu, "memory": memory()}
+        result["n_tokens"] = sum(map(len, tokens))
+        return result | ({"tokens": tokens} if with_tokens else {})
+
+
+def _module(job: dict[str, Any]) -> Any:
+    from .contestants import modules
+
+    return modules()[job["contestant"]]
+
+
+def _job(fields: dict[str, Any]) -> Any:
+    from .contestants import Job
+
+    return Job(**fields)
+
+
+def reset_peak() -> None:
+    try:
+        CLEAR_REFS.write_text(RESET_PEAK)
+    except OSError:
+        return  # The peak then is that of the process so far.
+
+
+def memory() -> dict[str, int]:
+    """Bytes of resident memory: the peak since `reset_peak`, and how much of the present is files mapped."""
+    fields = {"VmHWM": "peak", "VmRSS": "resident", "RssFile": "files"}
+    found = {}
+    try:
+        for line in STATUS.read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name in fields:
+                found[fields[name]] = int(value.split()[0]) * 1024
+    except OSError:
+        found["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return found
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # A library's prints must not get between the answers.
+    serve(sys.stdin, answers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""The command line of scripts/gpu_check."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import shlex
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ... import bundle
+from ...runtime.cuda import driver as memory
+from .. import machine
+from . import plan, report, run, targets
+
+
+def main(arguments: Sequence[str] | None = None, call: run.Call = run.in_child) -> int:
+    """call: how a part is run; tests run them in this process."""
+    parser = argparse.ArgumentParser(prog="scripts/gpu_check", description="Checks and measures on this machine's GPU.")
+    parser.add_argument("folder", type=Path, help="where results go")
+    parser.add_argument("bundles", type=Path, nargs="*", help="bundles to check; random models by default")
+    parser.add_argument("--targets", help="targets to build, by comma; by default all that suit this GPU")
+    parser.add_argument("--only", help="parts to run, by comma: search, torch, speed, ...; what they need runs too")
+    parser.add_argument("--quick", action="store_true", help="small models, few rounds: does it work?")
+    parser.add_argument("--minutes", type=float, default=20.0, help="no part begins later; 20 by default")
+    given = parser.parse_args(arguments)
+    if (reason := memory.unavailable()) is not None:
+        print(f"gpu_check: {reason}; nothing was checked", file=sys.stderr)
+        return 1
+    device = memory.device()
+    chosen = given.targets.split(",") if given.targets else targets.suiting(device.capability)
+    given.folder.mkdir(parents=True, exist_ok=True)
+    line = shlex.join(["scripts/gpu_check", *(sys.argv[1:] if arguments is None else arguments)])
+    result = head(device, line)
+    with tempfile.TemporaryDirectory(prefix="s2s-gpu-check-") as scratch:
+        models = [_of_user(path, Path(scratch)) for path in given.bundles] or plan.random_models(Path(scratch))
+        parts = plan.parts(models, chosen, device.capability, given.folder, quick=given.quick)
+        parts = plan.only(parts, given.only.split(",")) if given.only else parts
+        run.run(parts, result, given.folder, given.minutes, call)
+    report.pack(given.folder)
+    print((given.folder / report.TABLE).read_text())
+    return 1 if any(part["state"] == plan.FAILED for part in result["parts"]) else 0
+
+
+def head(device: memory.Device, command: str) -> dict[str, Any]:
+    """Where and how the results came to be."""
+    described = machine.describe()
+    return {
+        "format": "s2s-gpu-check",
+        "format_version": 1,
+        "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "command": command,
+        "machine": described["machine"],
+        "packages": described["packages"],
+        "backends": described["backends"],
+        "gpu": {"name": device.name, "compute_capability": device.capability, "cuda": device.cuda_version},
+        "parts": [],
+    }
+
+
+def _of_user(path: Path, folder: Path) -> plan.Model:
+    """A copy to build in: a check changes nothing of the user's."""
+    bundle.read(path)
+    shutil.copytree(path, folder / path.name, ignore=shutil.ignore_patterns("engines"))
+    return plan.Model(path.name, folder / path.name)

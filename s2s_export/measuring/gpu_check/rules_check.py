@@ -1,0 +1,131 @@
+"""The kernel of the decoding rules alone, one step on random scores, against the definition in `decoding.rules`."""
+
+from __future__ import annotations
+
+import ctypes
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ... import plugin_sources
+from ...runtime.cuda.interface import Device
+from ...runtime.decoding.chain import edit_dense
+from ...runtime.decoding.options import GenerationOptions, resolve
+from ...runtime.decoding.rule import DenseRule, SparseRule, View
+from ...runtime.decoding.rules import active
+from ...runtime.device_search.rules import serialise
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+# A value of every option that switches a rule on, by the option's name.
+EDITS: dict[str, Any] = {
+    "sequence_bias": {(3,): -1.5, (4, 3): 2.0, (5, 4, 3): 0.25, (7, 9): 1.0},
+    "encoder_repetition_penalty": 1.5,
+    "repetition_penalty": 1.7,
+    "no_repeat_ngram_size": 2,
+    "encoder_no_repeat_ngram_size": 2,
+    "bad_words_ids": [[4], [3, 5], [4, 4, 6]],
+    "min_length": 5,
+    "forced_bos_token_id": 7,
+    "forced_eos_token_id": [2, 3],
+    "remove_invalid_values": True,
+    "exponential_decay_length_penalty": (1, 1.3),
+    "suppress_tokens": [8, 9],
+    "begin_suppress_tokens": [10],
+    "temperature": 0.7,
+    "renormalize_logits": True,
+}
+FILTERS: dict[str, Any] = {
+    "top_k": 50,
+    "top_p": 0.8,
+    "top_h": 0.4,
+    "min_p": 0.1,
+    "typical_p": 0.6,
+    "epsilon_cutoff": 0.01,
+    "eta_cutoff": 0.01,
+}
+# Exponentials, logarithms and sums over the vocabulary, whose last places differ.
+RELATIVE = ABSOLUTE = 4e-6
+MOST_UNEQUAL = 0.02  # of a filter's rows: where a token lies at the very threshold
+
+
+def applied(device: Device, options: GenerationOptions, scores: Floats, history: Ints, sources: Ints) -> Floats:
+    """scores [B, K, V] after the kernel, for texts [B, K, length] and sources [B, S] padded with -1."""
+    B, K, length = history.shape
+    V = scores.shape[-1]
+    rules = serialise(options, V)
+    arrays: dict[str, NDArray[Any]] = {
+        "rules": rules.records.copy(),
+        "n_rules": np.array([rules.n_rules], np.int32),
+        "ids": rules.ids if rules.ids.size else np.zeros(1, np.int32),
+        "amounts": rules.amounts if rules.amounts.size else np.zeros(1, np.float32),
+        "history": history.astype(np.int32),
+        "sources": sources.astype(np.int32),
+        "position": np.array([length - 1], np.int64),
+        "stop": np.zeros(1, np.int32),
+        "scores": scores.copy(),
+    }
+    given = plugin_sources.module("beam_search.structures").RulesParameters(
+        n_sources=B, beams=K, vocabulary=V, history_width=length, source_width=sources.shape[1]
+    )
+    stream = device.create_stream()
+    addresses = {name: device.allocate(array.nbytes, name) for name, array in arrays.items()}
+    for name, array in arrays.items():
+        device.to_device(addresses[name], array, stream)
+        setattr(given, name, ctypes.c_void_p(addresses[name]))
+    device.run(plugin_sources.module("beam_search.loop_launches").rules(given), given, stream)
+    device.to_host(arrays["scores"], addresses["scores"], stream)
+    device.synchronize(stream)
+    for address in addresses.values():
+        device.free(address)
+    device.destroy_stream(stream)
+    return arrays["scores"]
+
+
+def defined(options: GenerationOptions, scores: Floats, history: Ints, sources: Ints) -> Floats:
+    """The same by the definition."""
+    view = View(history.shape[2], sources, lambda: history)
+    scores = scores.copy()
+    for rule in active(options, scores.shape[-1]):
+        if isinstance(rule, SparseRule):
+            edit = rule.edit(view)
+            scores = scores if edit is None else edit_dense(scores, edit)
+        else:
+            assert isinstance(rule, DenseRule)
+            scores = rule.apply(scores, view)
+    return scores
+
+
+def agree(device: Device, n_cases: int, vocabulary_sizes: Sequence[int] = (40, 5000, 58101)) -> dict[str, Any]:
+    """Every rule by itself. By its option's name: rows, and how many of them are unequal. wrong: the rules that differ
+    by more than rounding can explain.
+    """
+    found: dict[str, dict[str, int]] = {}
+    for name, value in {**EDITS, **FILTERS}.items():
+        chance, rng = random.Random(name), np.random.default_rng(len(name))
+        found[name] = {"rows": 0, "unequal": 0}
+        for _ in range(n_cases):
+            V = chance.choice(list(vocabulary_sizes))
+            given = {"num_beams": 1, "decoder_start_token_id": 1, "eos_token_id": [2, 6], "max_length": 9, "top_k": 0}
+            samples = name in FILTERS or name == "temperature"
+            options = resolve({}, {**given, "do_sample": samples, name: value}, vocabulary_size=V)
+            history = rng.integers(1, 8, (2, 2, chance.choice([1, 2, 4, 8])))
+            sources = rng.integers(1, 10, (2, 6))
+            scores = (rng.standard_normal((2, 2, V)) * 3 - 5).astype(np.float32)
+            if name == "remove_invalid_values":
+                scores[..., :3] = np.nan, np.inf, -np.inf
+            ours = applied(device, options, scores, history, sources)
+            wanted = defined(options, scores, history, sources)
+            equal = np.isclose(ours, wanted, RELATIVE, ABSOLUTE).all(axis=-1)
+            found[name]["rows"] += equal.size
+            found[name]["unequal"] += int((~equal).sum())
+    wrong = [
+        name
+        for name, counts in found.items()
+        if counts["unequal"] > (MOST_UNEQUAL * counts["rows"] if name in FILTERS else 0)
+    ]
+    return {"rules": found, "wrong": wrong}

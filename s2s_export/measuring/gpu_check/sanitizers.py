@@ -1,0 +1,43 @@
+"""compute-sanitizer's tools over the kernels: whole parts of the check, run again under each tool."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ...errors import BackendUnavailable
+from .plan import FAILED
+
+TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
+PARTS = ("search", "attention")
+FOUND = 9  # the status by which the tool says that it found something
+CHILD = "s2s_export.measuring.gpu_check.child"
+
+
+def run(folder: Path, save: Callable[[dict[str, Any]], None]) -> str | None:
+    """Each tool's status and last words, by part and tool; files go to `folder`. Returns what is wrong, or None.
+
+    Raises BackendUnavailable where compute-sanitizer is not installed.
+    """
+    program = shutil.which("compute-sanitizer")
+    if program is None:
+        raise BackendUnavailable(
+            "there is no compute-sanitizer on the path; expected that of the CUDA toolkit; install it"
+        )
+    wrong = []
+    for tool in TOOLS:
+        for part in PARTS:
+            file = folder / f"{tool}_{part}.json"
+            command = [program, "--tool", tool, "--error-exitcode", str(FOUND), sys.executable, "-m", CHILD]
+            command += [str(file), part, json.dumps({"quick": True})]
+            result = subprocess.run(command, capture_output=True, text=True, check=False)
+            state = json.loads(file.read_text())["state"] if file.is_file() else FAILED
+            save({f"{tool}, {part}": {"status": result.returncode, "state": state, "output": result.stdout[-2000:]}})
+            if result.returncode or state == FAILED:
+                wrong.append(f"{tool} of {part}")
+    return f"{', '.join(wrong)} found something, see parts/sanitizers.json" if wrong else None

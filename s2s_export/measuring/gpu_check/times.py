@@ -1,0 +1,188 @@
+"""What the search takes on a GPU: each kernel, a step by each mode, a graph's capture. Logits stand still here."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...runtime.cuda.faults import OutOfMemory
+from ...runtime.cuda.interface import Device, Graph
+from ...runtime.decoding.options import GenerationOptions, resolve
+from ...runtime.device_search.loop import DeviceSearch, Mode
+from ...runtime.device_search.rules import serialise
+
+VOCABULARIES = {"OPUS-MT": 58101, "T5-small": 32128}
+BATCHES, BEAMS = (1, 8, 64), (1, 4, 8)
+N_TOKENS = 64
+MEASURED = ("queue", "replay", "while")
+LAUNCHES = 50  # of a kernel in one graph, to time it
+BANDWIDTH_BYTES, LEAST_BANDWIDTH_BYTES = 1 << 30, 1 << 24
+
+
+class StillExecutor:
+    """Logits that never change. What it enqueues is nothing."""
+
+    def __init__(self, device: Device, logits: NDArray[np.float32], capacity: int) -> None:
+        self.n_sources, self.n_beams, self.vocabulary_size = logits.shape
+        self.capacity, self.element = capacity, "fp32"
+        self._device = device
+        self.signature: object = id(self)
+        self.stream = device.create_stream()
+        self.token = device.allocate(self.n_sources * self.n_beams * 8, "tokens")
+        self.position = device.allocate(8, "the position")
+        self.ancestors = device.allocate(self.n_sources * self.n_beams * capacity * 8, "ancestors")
+        self.logits = device.allocate(logits.nbytes, "logits")
+        device.to_device(self.logits, np.ascontiguousarray(logits), self.stream)
+        device.synchronize(self.stream)
+
+    def enqueue(self, stream: int) -> None:
+        pass
+
+    def close(self) -> None:
+        for address in (self.token, self.position, self.ancestors, self.logits):
+            self._device.free(address)
+        self._device.destroy_stream(self.stream)
+
+
+def bandwidth(device: Device, n_bytes: int = BANDWIDTH_BYTES) -> float:
+    """Bytes a second that a copy reads and writes, the best of five: what the floors are reckoned with.
+
+    n_bytes: of the copy; less where there is no room for it twice.
+    """
+    blocks: list[int] = []
+    stream = device.create_stream()
+    try:
+        for _ in range(2):
+            blocks.append(device.allocate(n_bytes, "measuring bandwidth"))
+        best = min(device.seconds(stream, lambda: device.move(blocks[0], blocks[1], n_bytes, stream)) for _ in range(5))
+    except OutOfMemory:
+        if n_bytes <= LEAST_BANDWIDTH_BYTES:
+            raise
+        best = 0.0
+    finally:
+        for address in blocks:
+            device.free(address)
+        device.destroy_stream(stream)
+    return 2 * n_bytes / best if best else bandwidth(device, n_bytes // 4)
+
+
+def times(device: Device, vocabulary_size: int, batch: int, beams: int, rules: bool, n: int) -> dict[str, Any]:
+    """Microseconds of each kernel, and of a step by each mode, with the decoder's own step taking no time."""
+    given: dict[str, Any] = {"num_beams": beams, "max_new_tokens": N_TOKENS, "min_new_tokens": N_TOKENS}
+    given |= {"eos_token_id": 2, "decoder_start_token_id": 1}
+    if rules:
+        given["bad_words_ids"] = [[vocabulary_size - 1]]
+    else:
+        del given["min_new_tokens"]
+    options = resolve({}, given, vocabulary_size=vocabulary_size)
+    logits = np.random.default_rng(0).standard_normal((batch, beams, vocabulary_size)).astype(np.float32)
+    logits[..., 2] = -30.0  # nothing ends early
+    executor = StillExecutor(device, logits, options.max_length)
+    search = DeviceSearch(device, executor)
+    sources = [[3]] * batch
+    found: dict[str, Any] = {"batch": batch, "beams": beams, "vocabulary": vocabulary_size, "rules": rules}
+    modes: list[Mode] = ["queue", "replay", *(["while"] if device.while_graphs else [])]  # type: ignore[list-item]
+    try:
+        for mode in modes:
+            begin = time.perf_counter()
+            search.run(sources, options, mode=mode)
+            found[f"{mode}_first_call_ms"] = 1e3 * (time.perf_counter() - begin)  # allocation, loading, instantiation
+            taken = []
+            for _ in range(n):
+                begin = time.perf_counter()
+                search.run(sources, options, mode=mode)
+                taken.append(time.perf_counter() - begin)
+            found[f"{mode}_step_us"] = 1e6 * float(np.median(taken)) / N_TOKENS
+        held = search._held
+        assert held is not None
+        found["capture_ms"] = _captures(device, held, n)
+        found["memory_mib"] = held._arena.n_bytes / 2**20
+        held.begin(options, *_first(options, executor))
+        kernels: dict[str, float] = {}
+        for launch, structure in held._launches.queue():
+            queue = functools.partial(device.run, launch, structure, executor.stream)
+            kernels[launch.kernel] = launch_us(device, executor.stream, queue)
+        found["kernels_us"] = kernels
+    finally:
+        search.close()
+        executor.close()
+    return found
+
+
+def launch_us(device: Device, stream: int, queue: Callable[[], None], n: int = LAUNCHES) -> float:
+    """Microseconds of a launch that `queue` queues, of a graph of `n` of them: queued from Python one by one, a launch
+    would cost more than many a kernel."""
+
+    def many() -> None:
+        for _ in range(n):
+            queue()
+
+    queue()
+    graph = device.capture(stream, many)
+    try:
+        graph.launch(stream)  # a graph's first launch uploads it
+        return 1e6 * min(device.seconds(stream, functools.partial(graph.launch, stream)) for _ in range(3)) / n
+    finally:
+        graph.close()
+
+
+def _captures(device: Device, held: Any, n: int) -> dict[str, float]:
+    """Milliseconds of a graph's capture and instantiation. None is ever updated: all that changes lies in memory."""
+
+    def median(make: Callable[[], Graph]) -> float:
+        taken = []
+        for _ in range(min(n, 5)):
+            begin = time.perf_counter()
+            graph = make()
+            taken.append(time.perf_counter() - begin)
+            graph.close()
+        return 1e3 * float(np.median(taken))
+
+    stream = held._stream
+    found = {"step": median(lambda: device.capture(stream, held._queue_step))}
+    if device.while_graphs:
+        found["while"] = median(lambda: device.capture_while(stream, held._queue_step))
+    return found
+
+
+def _first(options: GenerationOptions, executor: StillExecutor) -> tuple[Any, NDArray[np.int64], range]:
+    rules = serialise(options, executor.vocabulary_size)
+    return rules, np.full((executor.n_sources, 1), 3, np.int64), range(executor.n_sources)
+
+
+def measure(device: Device, save: Callable[[dict[str, Any]], None], *, quick: bool = False) -> None:
+    """`times` for every vocabulary, batch and number of beams, with and without rules. save: is given all so far."""
+    speed = bandwidth(device)
+    found: list[dict[str, Any]] = []
+    for vocabulary_size in VOCABULARIES.values():
+        for batch in BATCHES[:1] if quick else BATCHES:
+            for beams in BEAMS:
+                for rules in (False, True):
+                    entry = times(device, vocabulary_size, batch, beams, rules, 5 if quick else 20)
+                    # What must be read at least: the logits, in fp32 here.
+                    entry["floor_us"] = 1e6 * batch * beams * vocabulary_size * 4 / speed
+                    found.append(entry)
+                    save({"bytes_per_second": speed, "times": found})
+
+
+def table(times: Sequence[dict[str, Any]]) -> list[str]:
+    """Markdown, line by line."""
+    lines = [
+        "| vocabulary | batch | beams | rules | us a step: queued | replay | WHILE | logits' floor "
+        "| capture ms: step | WHILE | kernels us |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for entry in times:
+        steps = [f"{entry[f'{mode}_step_us']:.1f}" if f"{mode}_step_us" in entry else "-" for mode in MEASURED]
+        captures = [f"{entry['capture_ms'][of]:.2f}" if of in entry["capture_ms"] else "-" for of in ("step", "while")]
+        kernels = ", ".join(f"{name} {us:.1f}" for name, us in entry["kernels_us"].items())
+        lines.append(
+            f"| {entry['vocabulary']} | {entry['batch']} | {entry['beams']} | {'yes' if entry['rules'] else 'no'} | "
+            f"{' | '.join(steps)} | {entry['floor_us']:.1f} | {' | '.join(captures)} | {kernels} |"
+        )
+    return lines

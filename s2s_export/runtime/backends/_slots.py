@@ -1,0 +1,190 @@
+"""Where the keys and values of a batch's beams lie: the bookkeeping of cache slots, in the forms that graphs know.
+
+Letters: B sources, K beams, C positions, N slots. A step writes K neighbouring slots, one a beam.
+
+    Ancestors   the bundle's own graphs: slot t*K + k is what beam k wrote at position t, for good
+    Positions   CPU engines with our own kernels (plugins/cpu): the same, with the position outermost
+    Slots       CPU engines with ONNX Runtime's (building/cpu/onnxruntime/slots.py): the graph is told which slots a
+                beam sees, so dead ones are used again
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ..decoding.state import Floats, Ints
+
+MASKED = np.float32(-1e9)  # added to the score of what must not be seen; exp of it is 0
+FIRST_CAPACITY = 16  # positions a cache has room for at first
+RESERVED = 128  # the same where empty positions are never read
+GROWTH = 1.5  # a full cache of positions grows by this factor, so that copies stay below twice the tokens decoded
+FEWEST_FREE = 8  # groups of slots that are free after dead ones were dropped
+MOVING = 3  # what moving a slot costs, in readings of it by attention: read, write, and a page that is new
+
+
+class Ancestors:
+    """ancestors [B,K,C]: the beam whose slot holds position t of the history that beam k continues."""
+
+    def __init__(self, n_sources: int, n_beams: int, limit: int | None, capacity: int = FIRST_CAPACITY) -> None:
+        self.n_beams = n_beams
+        self._limit = limit
+        self._n = 0
+        capacity = self._capacity(capacity)
+        self.n_slots = capacity * n_beams
+        self._ancestors: Ints = np.zeros((n_sources, n_beams, capacity), dtype=np.int64)
+
+    def _capacity(self, wanted: int) -> int:
+        return wanted if self._limit is None else min(wanted, self._limit)
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What the graph reads; new arrays after `make_room` and `keep`."""
+        return {"ancestors": self._ancestors}
+
+    @property
+    def is_full(self) -> bool:
+        return self._n * self.n_beams == self.n_slots
+
+    def follow(self, parents: Ints) -> None:
+        """A step: beam k continues the history of beam parents[b,k] and writes its own slot."""
+        t, beams = self._n, np.arange(self.n_beams)
+        ancestors = self._ancestors
+        if t and (parents != beams).any():
+            ancestors[:, :, :t] = np.take_along_axis(ancestors[:, :, :t], parents[:, :, None], axis=1)
+        ancestors[:, :, t] = beams
+        self._n += 1
+
+    def make_room(self) -> None:
+        """Be ready for another step. Caches have to be moved after it."""
+        capacity = self._capacity(max(self._n + 1, int(self._n * GROWTH)))
+        self.n_slots = capacity * self.n_beams
+        self._ancestors = np.pad(self._ancestors, ((0, 0), (0, 0), (0, capacity - self._n)))
+
+    def move(self, old: Floats) -> Floats:
+        """A cache as it was before `make_room`, as it is after it."""
+        return _moved(old, self.n_slots, None)
+
+    def keep(self, sources: Ints) -> None:
+        self._ancestors = np.ascontiguousarray(self._ancestors[sources])
+
+    def new(self, shape: list[int], dtype: str) -> Floats:
+        """A cache for the first step."""
+        return np.zeros(shape, dtype=dtype)
+
+    def kept(self, cache: Floats, sources: Ints) -> Floats:
+        """A cache of these sources only."""
+        return np.ascontiguousarray(cache[sources])
+
+
+class Positions(Ancestors):
+    """ancestors [B,K,C] for caches [C,B,H,K,D], of which the first n positions are written and the rest is never read.
+
+    Room for many positions takes no memory before it is used, as a page is not there until it is written.
+    """
+
+    def __init__(self, n_sources: int, n_beams: int, limit: int | None) -> None:
+        super().__init__(n_sources, n_beams, limit, RESERVED)
+
+    def new(self, shape: list[int], dtype: str) -> Floats:
+        return np.empty(shape, dtype=dtype)
+
+    def move(self, old: Floats) -> Floats:
+        grown: Floats = np.empty((self.n_slots // self.n_beams, *old.shape[1:]), dtype=old.dtype)
+        grown[: self._n] = old[: self._n]
+        return grown
+
+    def kept(self, cache: Floats, sources: Ints) -> Floats:
+        fewer: Floats = np.empty((len(cache), len(sources), *cache.shape[2:]), dtype=cache.dtype)
+        np.take(cache[: self._n], sources, axis=1, out=fewer[: self._n])
+        return fewer
+
+
+class Slots:
+    """self_mask [B,1,K,N], write_group [1] and slot_positions [B,N] of building/cpu/onnxruntime/slots.py."""
+
+    def __init__(self, n_sources: int, n_beams: int, limit: int | None) -> None:
+        self.n_beams = n_beams
+        self.n_slots = FEWEST_FREE * n_beams
+        self._step = 0
+        self._n_used = 0  # groups that are written
+        self._order: Ints | None = None
+        self._mask: Floats = np.full((n_sources, 1, n_beams, self.n_slots), MASKED, dtype=np.float32)
+        self._positions: Ints = np.zeros((n_sources, self.n_slots), dtype=np.int64)
+        self._group: Ints = np.zeros(1, dtype=np.int64)
+        self._own: Floats = np.where(np.eye(n_beams, dtype=bool), np.float32(0), MASKED)
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What the graph reads; new arrays after `make_room` and `keep`."""
+        return {"self_mask": self._mask, "write_group": self._group, "slot_positions": self._positions}
+
+    @property
+    def is_full(self) -> bool:
+        return self._n_used * self.n_beams == self.n_slots
+
+    def follow(self, parents: Ints) -> None:
+        """A step: beam k continues the history of beam parents[b,k] and writes its own slot."""
+        first = self._n_used * self.n_beams
+        seen = self._mask[:, 0, :, :first]
+        if first and (parents != np.arange(self.n_beams)).any():
+            seen[...] = np.take_along_axis(seen, parents[:, :, None], axis=1)
+        self._mask[:, 0, :, first : first + self.n_beams] = self._own
+        self._positions[:, first : first + self.n_beams] = self._step
+        self._group[0] = self._n_used
+        self._n_used += 1
+        self._step += 1
+
+    def make_room(self) -> None:
+        """Drop the slots that no beam sees any more, and be ready for more steps. Caches have to be moved after it.
+
+        Free groups F cost F*K slots that attention reads for nothing, moving L live slots costs MOVING*L every F steps:
+        the sum is least at F = sqrt(MOVING * L / K).
+        """
+        is_live = (self._mask[:, 0] == 0).any(axis=1)  # [B,N]
+        n_live = int(is_live.sum(axis=1).max())
+        self._n_used = -(-n_live // self.n_beams)
+        n_kept = self._n_used * self.n_beams
+        free = max(FEWEST_FREE, math.isqrt(MOVING * n_live // self.n_beams))
+        self._order = None
+        if n_kept < self.n_slots:
+            # Live slots first and in order; the dead ones that fill a source up stay unseen.
+            self._order = np.argsort(~is_live, axis=1, kind="stable")[:, :n_kept]
+            self._mask = np.take_along_axis(self._mask, self._order[:, None, None], axis=3)
+            self._positions = np.take_along_axis(self._positions, self._order, axis=1)
+        self.n_slots = n_kept + free * self.n_beams
+        more = self.n_slots - n_kept
+        self._mask = np.pad(self._mask, ((0, 0), (0, 0), (0, 0), (0, more)), constant_values=MASKED)
+        self._positions = np.pad(self._positions, ((0, 0), (0, more)))
+
+    def move(self, old: Floats) -> Floats:
+        """A cache [B,H,N,D] as it was before `make_room`, as it is after it."""
+        return _moved(old, self.n_slots, self._order)
+
+    def new(self, shape: list[int], dtype: str) -> Floats:
+        """A cache for the first step: zeros, as a slot that was never written is masked, and 0 * NaN is NaN."""
+        return np.zeros(shape, dtype=dtype)
+
+    def kept(self, cache: Floats, sources: Ints) -> Floats:
+        """A cache of these sources only."""
+        return np.ascontiguousarray(cache[sources])
+
+    def keep(self, sources: Ints) -> None:
+        self._mask = np.ascontiguousarray(self._mask[sources])
+        self._positions = np.ascontiguousarray(self._positions[sources])
+
+
+def _moved(old: Floats, n_slots: int, order: Ints | None) -> Floats:
+    """A copy of `old` with n_slots slots: those of `order` [B,n], or all of them, and then empty ones."""
+    n = old.shape[2] if order is None else order.shape[1]
+    new: Floats = np.empty((*old.shape[:2], n_slots, old.shape[3]), dtype=old.dtype)
+    # Zeros: a slot that was never written is masked, and 0 * NaN would still be NaN.
+    new[:, :, n:] = 0
+    if order is None:
+        new[:, :, :n] = old
+    else:
+        for source, chosen in enumerate(order):
+            new[source, :, :n] = old[source][:, chosen]
+    return new

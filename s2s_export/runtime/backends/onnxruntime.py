@@ -1,0 +1,343 @@
+"""ONNX Runtime on the CPU: the default that works on every machine.
+
+It runs the bundle's own graphs, or those of an engine that `s2s build` made for a CPU. An engine may have several
+decoder steps: one with `max_rows` serves batches of at most so many rows, and is opened when there is such a batch.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ... import engines
+from ...bundle import Bundle, inside, output_of
+from ...errors import BackendError, BundleError, EngineError, InvalidOption
+from ..decoding.state import DecodeState, Ints, StepQuery, StepResult
+from ._recurrent import RecurrentState
+from ._slots import Ancestors, Positions, Slots
+from ._sources import pad_sources
+
+NAME = "onnxruntime"
+FLAVOUR = "cpu"
+DEFAULT = "cpu-fp32"  # used when it is built and no target is named: its numbers are those of the portable graphs
+WEIGHTS = "weights.bin"  # of an engine that brings its own
+OLDEST = (1, 25)  # the first ONNX Runtime whose CPU kernels include TensorScatter-24
+QUIET = 3  # ONNX Runtime's log level: errors only
+
+
+def unavailable() -> str | None:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        return f"onnxruntime can't be imported ({error}); pip install onnxruntime"
+    if tuple(int(part) for part in onnxruntime.__version__.split(".")[:2]) < OLDEST:
+        return (
+            f"ONNX Runtime {onnxruntime.__version__} does not run opset 24, expected {OLDEST[0]}.{OLDEST[1]} or newer; "
+            "pip install -U onnxruntime (its packages for Python 3.10 end before that: use Python 3.11 or newer)"
+        )
+    return None
+
+
+def unfit(bundle: Bundle, target: str | None) -> str | None:
+    return engines.unfit(bundle, target, FLAVOUR)
+
+
+def open(bundle: Bundle, target: str | None = None, threads: int | None = None) -> OnnxRuntimeBackend:
+    """threads: of one call; by default the machine's cores, at most 4: a decode step has no more work than that."""
+    if threads is not None and threads < 1:
+        raise InvalidOption(f"threads is {threads}; expected at least 1")
+    import onnxruntime
+
+    engine, folder = engines.choose(bundle, target, DEFAULT, onnxruntime.__version__) or (None, None)
+    return OnnxRuntimeBackend(bundle, threads or min(4, os.cpu_count() or 1), engine, folder)
+
+
+class OnnxRuntimeBackend:
+    """Sessions over a bundle's graphs. They are shared by threads; every decode has buffers of its own.
+
+    engine, folder: engine.json and where it lies; the bundle's own graphs without them. prepack: whether weights are
+    laid out anew for the kernels, which costs their size in memory; without it a step is many times slower.
+    """
+
+    name = NAME
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        threads: int,
+        engine: Mapping[str, Any] | None = None,
+        folder: Path | None = None,
+        *,
+        prepack: bool = True,
+    ) -> None:
+        self.bundle = bundle
+        self.threads = threads
+        self.target = engine["target"] if engine and "target" in engine else None
+        self.graphs: Mapping[str, Any] = engine["graphs"] if engine else bundle.manifest["graphs"]
+        self._folder = folder or bundle.path
+        self.weights = self._folder if engine and engine["weights"] == "engine" else bundle.path
+        self._prepack = prepack
+        operators = engine.get("operators") if engine else None
+        self.operators = inside(self._folder, operators) if operators else None
+        self._lock = threading.Lock()
+        steps = [name for name in self.graphs if name.startswith("decoder_step")]
+        self._steps = sorted(steps, key=self._max_rows)
+        self._sessions: dict[str, Any] = {}
+        self.shared = _map_shared(self.weights / WEIGHTS, engine.get("shared") or {}) if engine else {}
+        # The largest first: while a session is opened its weights are in memory twice.
+        if len(self._steps) == 1:
+            self.session(self._steps[0])
+        self.encoder = self.session("encoder")
+        self.cross_kv_init = self.session("cross_kv_init")
+
+    def session(self, name: str) -> Any:
+        """The session of a graph, opened when it is first wanted."""
+        with self._lock:
+            if name not in self._sessions:
+                path = inside(self._folder, self.graphs[name]["file"])
+                self._sessions[name] = open_session(
+                    path, self.weights, self.threads, self._prepack, self.operators, self.shared.get(name)
+                )
+            return self._sessions[name]
+
+    def release_steps(self) -> None:
+        """Close the decoder steps, for whoever decodes with others; one opens again when it is wanted."""
+        with self._lock:
+            for name in self._steps:
+                self._sessions.pop(name, None)
+
+    def step_for(self, n_rows: int) -> Any:
+        """The session of the decoder step for so many rows."""
+        return self.session(next(name for name in self._steps if n_rows <= self._max_rows(name)))
+
+    def _max_rows(self, name: str) -> float:
+        return float(self.graphs[name].get("max_rows", float("inf")))
+
+    def encode(self, sources: Sequence[Sequence[int]]) -> dict[str, Any]:
+        """Inputs and outputs of the encoder and cross-KV-init graphs, by name."""
+        ids, mask = pad_sources(sources, self.bundle.manifest["source"])
+        values: dict[str, Any] = {"input_ids": ids, "source_mask": mask}
+        for session, name in ((self.encoder, "encoder"), (self.cross_kv_init, "cross_kv_init")):
+            wanted = {entry["name"]: values[entry["name"]] for entry in self.graphs[name]["inputs"]}
+            names = [entry["name"] for entry in self.graphs[name]["outputs"]]
+            values.update(zip(names, run(session, names, wanted), strict=True))
+        return values
+
+    def begin(self, sources: Sequence[Sequence[int]], n_beams: int) -> DecodeState:
+        return self.start(self.encode(sources), n_beams)
+
+    def start(self, values: dict[str, Any], n_beams: int) -> DecodeState:
+        """A batch's first step, from what `encode` gave."""
+        if self.bundle.manifest["decoder"] == "recurrent":
+            return RecurrentState(
+                self.step_for,
+                self.graphs["decoder_step"],
+                values,
+                n_beams,
+                self.bundle.vocabulary_size,
+                self.bundle.max_target_length,
+            )
+        return OnnxRuntimeState(self, values, n_beams)
+
+
+def _map_shared(path: Path, shared: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Weights that several graphs read, mapped once, by graph and name. They live as long as the sessions do."""
+    from onnxruntime import OrtValue
+
+    mapped: dict[int, Any] = {}
+    found: dict[str, dict[str, Any]] = {name: {} for name in shared}
+    for name, weights in shared.items():
+        for weight, at in weights.items():
+            if at["offset"] not in mapped:
+                array = np.memmap(path, at["dtype"], "r", at["offset"], tuple(at["shape"]))
+                mapped[at["offset"]] = OrtValue.ortvalue_from_numpy(array)
+            found[name][weight] = mapped[at["offset"]]
+    return found
+
+
+def open_session(
+    path: Path,
+    weights: Path,
+    threads: int,
+    prepack: bool = True,
+    operators: Path | None = None,
+    shared: Mapping[str, Any] | None = None,
+) -> Any:
+    """weights: the folder that holds the file of weights, which a graph names without a folder. operators: a library
+    of our own operators that the graph uses. shared: weights that are in memory, by name.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = QUIET
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights))
+    for name, value in (shared or {}).items():
+        options.add_initializer(name, value)
+    if not prepack:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    if operators is not None:
+        try:
+            options.register_custom_ops_library(str(operators))
+        except Exception as error:
+            raise EngineError(
+                f"{operators}: can't be loaded ({_first_line(error)}); build the target again on this machine: "
+                f"s2s build BUNDLE --target {operators.parent.name} --force"
+            ) from error
+    try:
+        return onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions have no common base but Exception
+        raise BundleError(
+            f"{path}: ONNX Runtime {onnxruntime.__version__} can't load it ({_first_line(error)})"
+        ) from error
+
+
+def run(session: Any, names: list[str], feed: dict[str, Any]) -> list[Any]:
+    try:
+        return list(session.run(names, feed))
+    except Exception as error:
+        raise BackendError(f"ONNX Runtime failed in a graph ({_first_line(error)})") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:300]
+
+
+class OnnxRuntimeState:
+    """One batch in flight. Step inputs live in numpy arrays that ONNX Runtime reads in place.
+
+    Buffers (letters of docs/architecture.md): token, position, what says which slots a beam sees (_slots.py),
+    n_candidates, probe_ids, and the caches self_key.l / self_value.l, updated in place.
+    """
+
+    def __init__(self, backend: OnnxRuntimeBackend, values: dict[str, Any], n_beams: int) -> None:
+        self.vocabulary_size = backend.bundle.vocabulary_size
+        self.n_beams = n_beams
+        self._inputs = {entry["name"]: entry for entry in backend.graphs["decoder_step"]["inputs"]}
+        self._outputs = {entry["name"]: entry for entry in backend.graphs["decoder_step"]["outputs"]}
+        self._limit = backend.bundle.max_target_length
+        self._step = 0
+        mask = values["source_mask"]
+        self.n_sources = int(mask.shape[0])
+        # Kept when the batch shrinks: which kernel computes a step should not depend on when others finish.
+        self._session = backend.step_for(self.n_sources * n_beams)
+        self._fixed = {name: value for name, value in values.items() if name in self._inputs}
+        self._caches = [name for name in self._inputs if output_of(name) in self._outputs]
+        self._letters = {"B": self.n_sources, "K": n_beams, "S": int(mask.shape[1])}
+        self._buffers: dict[str, Any] = {}
+        self._bindings: dict[tuple[int, int, bool, bool], tuple[Any, dict[str, Any]]] = {}
+        self._table = self._form()(self.n_sources, n_beams, self._limit)
+        self._count_slots()
+        for name in ("token", "position"):
+            if name in self._inputs:
+                self._allocate(name)
+        for name in self._caches:
+            entry = self._inputs[name]
+            self._buffers[name] = self._table.new(self._shape(entry), entry["dtype"])
+
+    def _form(self) -> type[Slots | Ancestors]:
+        """How the graph wants its caches kept."""
+        if "self_mask" in self._inputs:
+            return Slots
+        has_positions_first = any(self._inputs[name]["shape"][0] == "C" for name in self._caches)
+        return Positions if has_positions_first else Ancestors
+
+    def _count_slots(self) -> None:
+        self._letters["N"] = self._table.n_slots
+        self._letters["C"] = self._table.n_slots // self.n_beams
+
+    def step(self, tokens: Ints, parents: Ints, query: StepQuery) -> StepResult:
+        t = self._step
+        if self._limit is not None and t >= self._limit:
+            raise BackendError(f"the decoder has no position {t}: the model's limit is {self._limit} tokens")
+        if self._table.is_full:
+            self._make_room()
+        buffers = self._buffers
+        buffers["token"][...] = tokens
+        if "position" in buffers:
+            buffers["position"][0] = t
+        self._table.follow(parents)
+        n_probes = 0 if query.probe_ids is None else query.probe_ids.shape[2]
+        key = (query.n_candidates, n_probes, query.dense, query.attention)
+        binding, out = self._bindings.get(key) or self._bind(key)
+        if query.probe_ids is not None and n_probes:
+            out["probe_ids"][...] = query.probe_ids
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:
+            raise BackendError(f"ONNX Runtime failed in the decoder step ({_first_line(error)})") from error
+        self._step = t + 1
+        return StepResult(
+            candidate_ids=out["candidate_ids"],
+            candidate_log_probs=out["candidate_log_probs"],
+            log_normalizer=out["log_normalizer"],
+            probe_log_probs=out["probe_log_probs"] if n_probes else None,
+            log_probs=out.get("log_probs"),
+            attention=out.get("attention"),
+        )
+
+    def keep(self, sources: Ints) -> None:
+        self.n_sources = len(sources)
+        self._letters["B"] = self.n_sources
+        self._fixed = {name: np.ascontiguousarray(value[sources]) for name, value in self._fixed.items()}
+        for name in self._caches:
+            self._buffers[name] = self._table.kept(self._buffers[name], sources)
+        self._table.keep(sources)
+        self._allocate("token")
+        self._bindings.clear()
+
+    def _make_room(self) -> None:
+        self._table.make_room()
+        self._count_slots()
+        for name in self._caches:
+            self._buffers[name] = self._table.move(self._buffers[name])
+        self._bindings.clear()
+
+    def _shape(self, entry: Any) -> list[int]:
+        return [self._letters[size] if isinstance(size, str) else size for size in entry["shape"]]
+
+    def _allocate(self, name: str) -> None:
+        entry = self._inputs[name]
+        self._buffers[name] = np.zeros(self._shape(entry), dtype=entry["dtype"])
+
+    def _bind(self, key: tuple[int, int, bool, bool]) -> tuple[Any, dict[str, Any]]:
+        """Bind every input and the wanted outputs for one kind of query; reused until a buffer changes."""
+        from onnxruntime import OrtValue
+
+        n_candidates, n_probes, dense, attention = key
+        if n_candidates > self.vocabulary_size:
+            raise BackendError(f"{n_candidates} candidates wanted of a vocabulary of {self.vocabulary_size}")
+        self._letters |= {"M": n_candidates, "Q": max(1, n_probes)}
+        session = self._session
+        binding = session.io_binding()
+        inputs = {
+            **self._fixed,
+            **self._buffers,
+            **self._table.inputs,
+            "n_candidates": np.array([n_candidates], dtype=np.int64),
+            "probe_ids": np.zeros((self.n_sources, self.n_beams, max(1, n_probes)), dtype=np.int64),
+            "want_log_probs": np.array(dense),
+            "want_attention": np.array(attention),
+        }
+        values = {name: OrtValue.ortvalue_from_numpy(inputs[name]) for name in self._inputs}
+        for name, value in values.items():
+            binding.bind_ortvalue_input(name, value)
+        out: dict[str, Any] = {"probe_ids": inputs["probe_ids"], "n_candidates": inputs["n_candidates"]}
+        wanted = ["candidate_ids", "candidate_log_probs", "log_normalizer", "probe_log_probs"]
+        wanted += ["log_probs"] if dense else []
+        wanted += ["attention"] if attention and "attention" in self._outputs else []
+        for name in wanted:
+            entry = self._outputs[name]
+            out[name] = np.empty(self._shape(entry), dtype=entry["dtype"])
+            binding.bind_ortvalue_output(name, OrtValue.ortvalue_from_numpy(out[name]))
+        for name in self._caches:
+            binding.bind_ortvalue_output(output_of(name), values[name])  # the same memory: updated in place
+        out["_keep_alive"] = (inputs, values)
+        self._bindings[key] = (binding, out)
+        return binding, out

@@ -1,0 +1,88 @@
+"""What the search on the device asks of a device.
+
+Two devices exist: `CudaDevice` (device.py) and `HostDevice` (emulation.py), which runs the same kernels on the CPU. The
+search can't tell them apart.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+
+class Launch(Protocol):
+    """A kernel by name, its grid and its threads a block: plugins/common/nodes.py."""
+
+    kernel: str
+    grid: tuple[int, int, int]
+    threads: int
+
+
+class Graph(Protocol):
+    """Launches that were captured once and are queued together."""
+
+    def launch(self, stream: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Device(Protocol):
+    """Memory, copies, kernels and graphs. Addresses and streams are numbers; what is queued runs in order."""
+
+    name: str
+    while_graphs: bool  # whether a graph can repeat itself until a kernel says stop
+
+    def activate(self) -> None: ...
+
+    def allocate(self, n_bytes: int, what: str = "tables") -> int: ...
+
+    def free(self, address: int) -> None: ...
+
+    def mapped(self, shape: tuple[int, ...], dtype: Any) -> tuple[NDArray[Any], int]:
+        """Host memory that kernels write too: the array, and its address for them."""
+        ...
+
+    def release_mapped(self, array: NDArray[Any]) -> None: ...
+
+    def create_stream(self) -> int: ...
+
+    def destroy_stream(self, stream: int) -> None: ...
+
+    def synchronize(self, stream: int) -> None:
+        """Waits; what failed while it ran is raised here."""
+        ...
+
+    def is_idle(self, stream: int) -> bool: ...
+
+    def to_device(self, address: int, array: NDArray[Any], stream: int) -> None: ...
+
+    def to_host(self, array: NDArray[Any], address: int, stream: int) -> None: ...
+
+    def move(self, target: int, source: int, n_bytes: int, stream: int) -> None: ...
+
+    def move_rows(
+        self, target: int, target_pitch: int, source: int, source_pitch: int, n_bytes: int, n_rows: int, stream: int
+    ) -> None:
+        """The first bytes of each row into the first of another array's rows; pitches are whole rows, in bytes."""
+        ...
+
+    def zero(self, address: int, n_bytes: int, stream: int) -> None: ...
+
+    def seconds(self, stream: int, body: Callable[[], None]) -> float:
+        """How long the device takes for what `body` queues."""
+        ...
+
+    def run(self, launch: Launch, given: ctypes.Structure, stream: int) -> None:
+        """Queues a kernel of beam_search."""
+        ...
+
+    def capture(self, stream: int, body: Callable[[], None]) -> Graph:
+        """What `body` queues on `stream`, captured and not run."""
+        ...
+
+    def capture_while(self, stream: int, body: Callable[[int], None]) -> Graph:
+        """The same, repeated until a kernel sets the condition, which `body` is given, to 0. At least once."""
+        ...

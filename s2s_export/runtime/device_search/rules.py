@@ -1,0 +1,107 @@
+"""The decoding rules of a call as a device reads them: records, ids and amounts.
+
+The rules are those of `decoding.rules`; each gives its own `DeviceForm`. One that has none is refused by name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ... import plugin_sources
+from ...errors import InvalidOption
+from ..decoding.device_form import DeviceForm
+from ..decoding.options import GenerationOptions
+from ..decoding.rule import Rule
+from ..decoding.rules import active, modules
+
+MOST_RULES = 32
+
+
+@dataclass(frozen=True)
+class DeviceRules:
+    """The rules in order. records: DeviceRule structures as bytes. reads_history, reads_sources: which tables they
+    need. changes_choice: logits and log-probabilities have to be edited apart, see `Rule.shift_invariant`.
+    """
+
+    n_rules: int
+    records: NDArray[np.uint8]
+    ids: NDArray[np.int32]
+    amounts: NDArray[np.float32]
+    reads_history: bool
+    reads_sources: bool
+    changes_choice: bool
+
+
+def serialise(options: GenerationOptions, vocabulary_size: int) -> DeviceRules:
+    """The rules that these options switch on. Raises InvalidOption for those without a device form, all together."""
+    rules = active(options, vocabulary_size)
+    forms = [rule.device_form(options.max_length) for rule in rules]
+    missing = [_option(rule) for rule, form in zip(rules, forms, strict=True) if form is None]
+    if missing:
+        raise InvalidOption(
+            f"{', '.join(missing)} can't be applied on a device; expected options whose rules have a device form "
+            f"({', '.join(with_form())}); leave it out, or decode on a CPU backend"
+        )
+    structures = plugin_sources.module("beam_search.structures")
+    records = bytearray()
+    ids: list[int] = []
+    amounts: list[float] = []
+    for form in forms:
+        assert form is not None
+        words = _words(form)
+        records += bytes(
+            structures.DeviceRule(
+                effect=structures.EFFECTS.index(form.effect),
+                which=structures.NAMED.index(form.named),
+                first_length=form.first_length,
+                last_length=form.last_length,
+                n=max(map(len, form.sequences)) if form.sequences else form.n,
+                first_id=len(ids),
+                count=len(form.sequences) or len(form.ids),
+                first_amount=len(amounts),
+                amount=form.amount,
+            )
+        )
+        ids += words
+        amounts += form.amounts
+    with np.errstate(over="ignore"):
+        as_floats = np.asarray(amounts, np.float64).astype(np.float32)
+    return DeviceRules(
+        n_rules=len(forms),
+        records=np.frombuffer(bytes(records), np.uint8),
+        ids=np.asarray(ids, np.int32),
+        amounts=as_floats,
+        reads_history=any(rule.reads_history for rule in rules),
+        reads_sources=any(form is not None and form.named.startswith("source") for form in forms),
+        changes_choice=not all(rule.shift_invariant for rule in rules),
+    )
+
+
+def _words(form: DeviceForm) -> list[int]:
+    """Listed ids, or sequences as records of one length: their own, their tokens, padding."""
+    if not form.sequences:
+        return list(form.ids)
+    width = max(map(len, form.sequences))
+    return [i for word in form.sequences for i in (len(word), *word, *[-1] * (width - len(word)))]
+
+
+def _option(rule: Rule) -> str:
+    return type(rule).__module__.rpartition(".")[2]
+
+
+def with_form() -> list[str]:
+    """Rules that run on a device, by their files' names."""
+    return [name for name, has_form in forms().items() if has_form]
+
+
+def forms() -> dict[str, bool]:
+    """Whether each rule runs on a device, by its file's name."""
+    found = {}
+    for module in modules():
+        classes = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__]
+        rules = [c for c in classes if issubclass(c, Rule)]
+        found[module.__name__.rpartition(".")[2]] = any(c.device_form is not Rule.device_form for c in rules)
+    return found

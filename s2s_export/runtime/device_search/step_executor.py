@@ -1,0 +1,91 @@
+"""What the search on the device asks of whatever runs the decoder's steps, and what such runners have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..decoding.options import GenerationOptions
+
+ELEMENTS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+LEAST_CAPACITY = 16  # positions; capacities are powers of two, so that few shapes exist
+
+
+@dataclass(frozen=True)
+class Attention:
+    """The cross-attention weights of a step: [B, K, layers, heads, width] in `element`, at `address`."""
+
+    address: int
+    layers: int
+    heads: int
+    width: int
+    element: str
+
+
+class StepExecutor(Protocol):
+    """Runs the decoder's step for one batch whose sources are encoded. Addresses stay as they are while it lives.
+
+    token [B, K] int64, position [1] int64 and ancestors [B, K, C] int64 are read from, and written by the loop;
+    logits [B, K, V] in `element` ("fp32", "fp16", "bf16") are written. All numbers that change lie in device memory, so
+    that `enqueue` can be captured into a graph. Three more members may be left out: `attention_of`, `is_capturable` and
+    `positions_of` below say what they mean.
+    """
+
+    n_sources: int
+    n_beams: int
+    vocabulary_size: int
+    capacity: int  # C: positions of the caches
+    element: str
+    token: int
+    position: int
+    ancestors: int
+    logits: int
+    stream: int
+    signature: object  # equal for two executors whose steps a captured graph can't tell apart
+
+    def enqueue(self, stream: int) -> None:
+        """Queues one step: it reads token and position, writes the caches at that position, and the logits."""
+        ...
+
+
+def attention_of(executor: StepExecutor) -> Attention | None:
+    """`attention`: the weights that a step writes as well, or None."""
+    found: Attention | None = getattr(executor, "attention", None)
+    return found
+
+
+def is_capturable(executor: StepExecutor) -> bool:
+    """`capturable`: False for a step that no graph can hold. The host then runs each: `enqueue` waits for what was
+    queued, and returns when the logits are there."""
+    return bool(getattr(executor, "capturable", True))
+
+
+def positions_of(executor: StepExecutor) -> int:
+    """`positions`: how many tokens may be fed, where caches have room for more than the decoder takes."""
+    return int(getattr(executor, "positions", executor.capacity))
+
+
+def unfit(decoder_step: Mapping[str, Any]) -> str | None:
+    """Why a model's search can't run on the device, by its decoder step's description."""
+    if any(entry["name"] == "ancestors" for entry in decoder_step["inputs"]):
+        return None
+    return (
+        "this model's decoder has states and no caches, which change places at every step; the search on the device "
+        "takes transformers"
+    )
+
+
+def attention_at(decoder_step: Mapping[str, Any], address: int, width: int) -> Attention | None:
+    """What a step says of the attention that it writes to `address`, with sources of `width` tokens."""
+    for entry in decoder_step["outputs"]:
+        if entry["name"] == "attention":
+            *_, layers, heads, _ = entry["shape"]
+            return Attention(address, int(layers), int(heads), width, ELEMENTS[entry["dtype"]])
+    return None
+
+
+def capacity(options: GenerationOptions, limit: int | None) -> int:
+    """Positions of the caches: all that a call may feed, as the next power of two; the model's limit at most."""
+    wanted = max(LEAST_CAPACITY, 1 << (options.max_length - 2).bit_length())
+    return wanted if limit is None else min(wanted, limit)

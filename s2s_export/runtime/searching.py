@@ -1,0 +1,91 @@
+"""Who searches: the device that runs the graphs, or the host, step by step.
+
+    "auto"    the device where the backend has one and the model suits it; the reason where not is `Searcher.why`
+    "device"  the device, or an error; "device-while", "device-replay", "device-queue" say how (docs/gpu.md)
+    "host"    the host
+
+What a device search can't do is an error that names it. Nothing falls back to the host while it decodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from ..errors import BackendError, BuildError, InvalidOption, UnknownOption
+from . import decoding
+from .backends import Backend, Searcher, SearchesItself
+from .decoding import DecodeState, GenerationOptions, Hypothesis, StepQuery
+
+MODES = {"auto": "auto", "device": "auto", "device-while": "while", "device-replay": "replay", "device-queue": "queue"}
+SEARCHES = (*MODES, "host")
+
+Begin = Callable[[Sequence[Sequence[int]], GenerationOptions], DecodeState]
+
+
+class HostSearch:
+    """The search of `decoding` over a backend's steps. See `backends.Searcher`."""
+
+    where = "host"
+
+    def __init__(self, begin: Begin, why: str = "") -> None:
+        self._begin = begin
+        self.why = why
+
+    def decode(
+        self,
+        sources: Sequence[Sequence[int]],
+        options: GenerationOptions,
+        *,
+        alignments: bool | str = False,
+        source_numbers: Sequence[int] | None = None,
+    ) -> list[list[Hypothesis]]:
+        state = self._begin(sources, options)
+        return decoding.decode(state, sources, options, alignments=alignments, source_numbers=source_numbers)
+
+    def stream(self, source: Sequence[int], options: GenerationOptions) -> Iterator[list[int]]:
+        return decoding.decode_stream(self._begin([source], options), source, options)
+
+    def warm_up(
+        self,
+        sources: Sequence[Sequence[int]],
+        options: GenerationOptions,
+        *,
+        streams: bool = False,
+        alignments: bool = False,
+    ) -> None:
+        """One step: libraries set themselves up in their first call."""
+        state = self._begin(sources, options)
+        first = np.full((len(sources), options.n_rows), options.prompt[0], dtype=np.int64)
+        state.step(first, np.zeros_like(first), StepQuery(attention=alignments))
+
+    def release(self) -> None:
+        """Nothing is kept."""
+
+
+def choose(backend: Backend, wanted: str, begin: Begin) -> Searcher:
+    """The search that `wanted` names. begin: how the host's search begins a batch.
+
+    Raises UnknownOption, InvalidOption where there is no device, and what loading the device's kernels raises.
+    """
+    if wanted not in SEARCHES:
+        raise UnknownOption(wanted, SEARCHES, "search")
+    if wanted == "host":
+        return HostSearch(begin)
+    if not isinstance(backend, SearchesItself):
+        if wanted == "auto":
+            return HostSearch(begin)
+        raise InvalidOption(
+            f"search is '{wanted}', but the backend {backend.name} runs its graphs on the host; expected 'auto' or "
+            "'host'; choose one of them, or another backend"
+        )
+    reason = backend.lacks_device_search()
+    if reason is not None and wanted != "auto":
+        raise InvalidOption(f"search is '{wanted}', but {reason}; choose 'auto' or 'host'")
+    if reason is not None:
+        return HostSearch(begin, reason)
+    try:
+        return backend.device_search(MODES[wanted])
+    except (BackendError, BuildError) as error:
+        raise type(error)(f"the search on the device can't begin: {error}; or choose search='host'") from error

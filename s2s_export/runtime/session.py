@@ -1,0 +1,288 @@
+"""Sessions: an open bundle that turns sources into hypotheses. No torch, transformers or onnx below this file.
+
+session = load("bundle")
+session.translate(["a text"], num_beams=4)
+session.generate([[12, 7, 2], [9, 2]], num_beams=4, num_return_sequences=2)
+for part in session.stream("a text"): print(part, end="")
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..bundle import Bundle, read
+from ..errors import InputError, InvalidOption, UsageError
+from . import backends, decoding, scheduling, searching, text
+from .decoding import GenerationOptions, Hypothesis
+from .scheduling import DEFAULT_BATCH_SIZE, available_cores
+
+if TYPE_CHECKING:
+    from .shortlist.state import Shortlist
+
+Ids = Sequence[int]
+
+
+def load(
+    bundle: str | os.PathLike[str],
+    backend: str = backends.AUTO,
+    target: str | None = None,
+    threads: int | None = None,
+    *,
+    workers: int | None = 1,
+    shortlist: bool = False,
+    verify: bool = True,
+    search: str = "auto",
+) -> Session:
+    """Open a bundle.
+
+    backend: "auto" takes the best that works here; see `s2s doctor`. target: which built engine to use, None for the
+    portable graphs or the backend's only engine. threads: of one call; by default the machine's cores are shared out
+    among the workers. workers: batches of one call to `generate` or `translate` that are decoded side by side; they
+    share the weights, and on a CPU several of one thread get more done than one of several, given enough
+    batches; None takes as many as there are cores, on a CPU. shortlist: cut the output
+    projection to the tokens that `s2s shortlist` found for a batch's sources, which is faster and may change tokens of
+    the share of sentences that it measured. verify: compare every file with its sha256. search: where the search runs,
+    "device", "host", or "auto" for the device where the backend has one; see searching.py.
+    Raises BundleError, BackendUnavailable, EngineError, InvalidOption, UnknownOption.
+    """
+    n_workers = scheduling.workers_of(workers, threads)
+    if threads is None and n_workers > 1:
+        threads = max(1, available_cores() // n_workers)
+    opened = read(bundle, verify=verify)
+    executor = backends.open_backend(opened, backend, target, threads)
+    if workers is None and executor.name not in scheduling.ON_CORES:
+        n_workers = 1
+    session = Session(opened, executor, n_workers, search)
+    if shortlist:
+        from .shortlist.state import open_shortlist
+
+        session.shortlist = open_shortlist(session.backend)
+    return session
+
+
+class Session:
+    """Decodes with one bundle on one backend. Safe to call from several threads.
+
+    searcher: what decodes batches; `searcher.where` is "device" or "host".
+    """
+
+    def __init__(self, bundle: Bundle, backend: backends.Backend, workers: int = 1, search: str = "auto") -> None:
+        self.bundle = bundle
+        self.backend = backend
+        self.workers = workers
+        me = weakref.proxy(self)  # what the host's search begins with is the session's, and no reason to outlive it
+        self.searcher = searching.choose(backend, search, lambda batch, options: me.begin(batch, options))
+        self.shortlist: Shortlist | None = None
+        entry = bundle.manifest.get("tokenizer")
+        self._tokenizer = text.load(bundle.path / "tokenizer", entry) if entry else None
+
+    @property
+    def tokenizer(self) -> text.Tokenizer:
+        """Raises UsageError for a bundle whose checkpoint had no tokenizer."""
+        if self._tokenizer is None:
+            raise UsageError(
+                f"{self.bundle.path}: has no tokenizer, as its checkpoint had none; give token ids instead"
+            )
+        return self._tokenizer
+
+    @property
+    def has_tokenizer(self) -> bool:
+        return self._tokenizer is not None
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether the model has cross-attention weights to align by; a fixed-size context has none."""
+        return any(
+            output["name"] == "attention" for output in self.bundle.manifest["graphs"]["decoder_step"]["outputs"]
+        )
+
+    def options(self, *, target_lang: str | None = None, **overrides: Any) -> GenerationOptions:
+        """The options of a call, checked: what is given, then the checkpoint's defaults, then transformers' own."""
+        if target_lang is not None:
+            overrides = {**self.tokenizer.target_overrides(target_lang), **overrides}
+        return decoding.resolve(
+            self.bundle.manifest["generation"],
+            overrides,
+            vocabulary_size=self.bundle.vocabulary_size,
+            max_target_length=self.bundle.max_target_length,
+        )
+
+    def encode(
+        self, source: str, *, source_lang: str | None = None, target_lang: str | None = None, truncate: bool = False
+    ) -> list[int]:
+        """Ids of a text, checked against the bundle's limits."""
+        ids = self.tokenizer.encode(source, source_lang=source_lang, target_lang=target_lang)
+        return self.check_source(ids, truncate=truncate)
+
+    def check_source(self, source: Ids, *, truncate: bool = False) -> list[int]:
+        """The source as a list, or InputError: empty, an id outside the vocabulary, longer than the model allows.
+
+        truncate: cut a source that is too long instead, keeping its last id (the end of sentence).
+        """
+        size = self.bundle.manifest["sizes"]["source_vocabulary_size"]
+        limit = self.bundle.max_source_length
+        try:
+            ids = [int(i) for i in source]
+        except (TypeError, ValueError):
+            raise InputError(f"the source is {source!r}; expected a list of token ids") from None
+        if not ids:
+            raise InputError(
+                "the source has no tokens; expected at least one id (an empty text still has its end token)"
+            )
+        if wrong := [i for i in ids if not 0 <= i < size]:
+            raise InputError(f"the source has the id {wrong[0]}; expected ids from 0 to {size - 1}")
+        if limit is not None and len(ids) > limit:
+            if not truncate:
+                raise InputError(
+                    f"the source has {len(ids)} tokens, but the model allows {limit}; shorten it or allow truncation"
+                )
+            ids = ids[: limit - 1] + ids[-1:]
+        return ids
+
+    def generate(
+        self,
+        sources: Sequence[Ids],
+        *,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        alignments: bool | str = False,
+        truncate: bool = False,
+        **options: Any,
+    ) -> list[list[Hypothesis]]:
+        """Hypotheses of each source, best first.
+
+        sources: token ids. options: generation options by their Hugging Face names. alignments: cross-attention weights
+        with each hypothesis, True for their mean over heads, "heads" for each head and layer as well.
+        """
+        chosen = self.options(**options)
+        checked = []
+        for number, source in enumerate(sources):
+            try:
+                checked.append(self.check_source(source, truncate=truncate))
+            except InputError as error:
+                raise InputError(f"source {number}: {error}") from None
+        return self.decode(checked, chosen, batch_size=batch_size, alignments=alignments)
+
+    def decode(
+        self,
+        sources: Sequence[Ids],
+        options: GenerationOptions,
+        *,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        alignments: bool | str = False,
+        on_batch: Callable[[list[int], list[list[Hypothesis]]], None] | None = None,
+    ) -> list[list[Hypothesis]]:
+        """Like `generate`, for checked sources and options.
+
+        on_batch: called with indices and hypotheses of each batch as it is finished, by the thread that called.
+        """
+        batches = scheduling.plan_batches([len(source) for source in sources], batch_size, self.workers)
+        if alignments and not self.has_attention:
+            raise InvalidOption(
+                f"a model of the family '{self.bundle.manifest['family']}' has no attention, so there is no alignment; "
+                "don't ask for one"
+            )
+
+        def decode_batch(indices: list[int]) -> list[list[Hypothesis]]:
+            batch = [sources[i] for i in indices]
+            hypotheses = self.searcher.decode(batch, options, alignments=alignments, source_numbers=indices)
+            return [[self._with_text(hypothesis) for hypothesis in of_source] for of_source in hypotheses]
+
+        found: list[list[Hypothesis]] = [[] for _ in sources]
+        for indices, of_batch in scheduling.run(batches, decode_batch, self.workers):
+            for i, of_source in zip(indices, of_batch, strict=True):
+                found[i] = of_source
+            if on_batch:
+                on_batch(indices, of_batch)
+        return found
+
+    def warm_up(
+        self,
+        source_lengths: Sequence[int],
+        *,
+        n_sources: int = 1,
+        streams: bool = False,
+        alignments: bool = False,
+        **options: Any,
+    ) -> None:
+        """What first calls set up, before there is one: on a GPU, kernels, memory and graphs.
+
+        For batches of `n_sources` sources with each of these lengths (of their bucket, where an engine has some), and
+        for calls with these options: another num_beams, max_length or kind of search has graphs of its own. streams,
+        alignments: for calls of `stream`, or with alignments.
+        """
+        chosen = self.options(**options)
+        for length in source_lengths:
+            source = self.check_source([0] * length)
+            self.searcher.warm_up([source] * n_sources, chosen, streams=streams, alignments=alignments)
+
+    def begin(self, batch: Sequence[Ids], options: GenerationOptions) -> decoding.DecodeState:
+        """Encode a batch, ready for the first step of the host's search."""
+        if self.shortlist is not None:
+            return self.shortlist.begin(batch, options)
+        return self.backend.begin(batch, options.n_rows)
+
+    def translate(
+        self,
+        texts: Sequence[str],
+        *,
+        source_lang: str | None = None,
+        target_lang: str | None = None,
+        truncate: bool = False,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        **options: Any,
+    ) -> list[str]:
+        """The best hypothesis of each text."""
+        if isinstance(texts, str):
+            raise UsageError("translate takes a list of texts, found one text; write [text]")
+        chosen = self.options(target_lang=target_lang, **options)
+        sources = []
+        for number, line in enumerate(texts):
+            try:
+                sources.append(self.encode(line, source_lang=source_lang, target_lang=target_lang, truncate=truncate))
+            except InputError as error:
+                raise InputError(f"text {number}: {error}") from None
+        return [best[0].text or "" for best in self.decode(sources, chosen, batch_size=batch_size)]
+
+    def stream(
+        self,
+        source: str,
+        *,
+        source_lang: str | None = None,
+        target_lang: str | None = None,
+        truncate: bool = False,
+        **options: Any,
+    ) -> Iterator[str]:
+        """The best hypothesis piece by piece, as soon as no later step can change a piece.
+
+        With beams that is the common prefix of all hypotheses that can still win. The pieces joined are the text that
+        `translate` gives.
+        """
+        chosen = self.options(target_lang=target_lang, **options)
+        ids = self.encode(source, source_lang=source_lang, target_lang=target_lang, truncate=truncate)
+        return self.stream_ids(ids, chosen)
+
+    def stream_ids(self, ids: Ids, options: GenerationOptions) -> Iterator[str]:
+        """Like `stream`, for a checked source and options."""
+        decoder = text.StreamDecoder(self.tokenizer)
+        for tokens in self.searcher.stream(ids, options):
+            if part := decoder.push(tokens):
+                yield part
+        if rest := decoder.finish():
+            yield rest
+
+    def source_tokens(self, ids: Ids) -> list[str]:
+        """The spelling of each source id; numbers where there is no tokenizer."""
+        return self._tokenizer.source_tokens(ids) if self._tokenizer else [str(i) for i in ids]
+
+    def target_tokens(self, ids: Ids) -> list[str]:
+        """The spelling of each target id; numbers where there is no tokenizer."""
+        return self._tokenizer.tokens(ids) if self._tokenizer else [str(i) for i in ids]
+
+    def _with_text(self, hypothesis: Hypothesis) -> Hypothesis:
+        if self._tokenizer is None:
+            return hypothesis
+        return dataclasses.replace(hypothesis, text=self._tokenizer.decode(hypothesis.token_ids))

@@ -1,0 +1,284 @@
+"""Decoding with a shortlist: the batch's tokens, their rows of the output projection, and ids there and back.
+
+Letters: W tokens of the batch's shortlist, V the vocabulary, E width; B, K, M, Q as in decoding/state.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...bundle import Bundle, inside
+from ...engines import PORTABLE
+from ...errors import BundleError, EngineError, InvalidOption
+from ..backends._recurrent import RecurrentState
+from ..backends.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeState, open_session, run
+from ..decoding import GenerationOptions
+from ..decoding.state import DecodeState, Floats, Ints, StepQuery, StepResult
+from .lists import Lists
+
+FOLDER = "shortlist"
+RECORD = "shortlist.json"
+LISTS = "lists.bin"
+FORMAT = "s2s-shortlist"
+FORMAT_VERSION = 1
+MINUS_INFINITY = np.float32(-np.inf)
+# Tokens a batch's shortlist has at least, so that the search finds the few best that it asks for.
+FEWEST = 64
+DTYPES = {"float": np.float32, "float16": np.float16, "bfloat16": np.uint16}
+TOKEN_LISTS = ("suppress_tokens", "begin_suppress_tokens")  # options that hold ids and don't end with _id or _ids
+WEIGHT, BIAS, IDS = "shortlist_weight", "shortlist_bias", "shortlist_ids"
+PREFIX = "shortlist_"  # of a step's inputs that a batch's sources share
+ROWS = "shortlist_rows"  # the graph that takes rows from the weights of our own kernels
+
+
+class Shortlist:
+    """An open shortlist for one backend. Safe to use from several threads."""
+
+    def __init__(self, backend: OnnxRuntimeBackend, record: Mapping[str, Any], folder: Path) -> None:
+        bundle = backend.bundle
+        self.record = record
+        self._backend = backend
+        target = record["targets"][target_of(backend)]
+        self._steps = _Steps(backend, target["graphs"], folder)
+        self._rows = self._steps.open(target["rows"]) if "rows" in target else None
+        sizes = bundle.manifest["sizes"]
+        n_source = int(sizes.get("source_vocabulary_size", bundle.vocabulary_size))
+        self.lists = Lists.read(folder / LISTS, n_source, bundle.vocabulary_size)
+        self._is_shared = n_source == bundle.vocabulary_size
+        self._fixed_ids = _ids_in(bundle.manifest["generation"])
+        self._weight = _mapped(bundle, record["head"]["weight"])
+        bias = record["head"]["bias"]
+        self._bias = np.zeros(len(self._weight), np.float32) if bias is None else _mapped(bundle, bias).ravel()
+
+    def ids_of(self, sources: Sequence[Sequence[int]], options: GenerationOptions) -> Ints:
+        """The tokens that a batch may produce [W], ascending."""
+        others = self._fixed_ids | _ids_in(dataclasses.asdict(options))
+        if self._is_shared:
+            # A token may be copied, as names are, and rules about the source name its tokens.
+            others |= {token for source in sources for token in source}
+        n = self.lists.n_target
+        ids = self.lists.union(sources, (token for token in others if 0 <= token < n))
+        if len(ids) < min(FEWEST, n):
+            rest = np.setdiff1d(np.arange(min(n, 2 * FEWEST)), ids)
+            ids = np.union1d(ids, rest[: FEWEST - len(ids)])
+        return ids
+
+    def begin(self, sources: Sequence[Sequence[int]], options: GenerationOptions) -> DecodeState:
+        """Like a backend's `begin`, with the output cut to the tokens that this batch may produce."""
+        ids = self.ids_of(sources, options)
+        values = self._backend.encode(sources)
+        values |= self._rows_of(ids)
+        values[BIAS] = np.ascontiguousarray(self._bias[ids], dtype=np.float32)
+        return ShortlistState(self._steps.begin(values, options.n_rows, len(ids)), ids, self.lists.n_target)
+
+    def _rows_of(self, ids: Ints) -> dict[str, Any]:
+        """The rows of the output projection, as the step reads them."""
+        if self._rows is None:
+            return {WEIGHT: _as_float32(self._weight[ids])}
+        names = [output.name for output in self._rows.get_outputs()]
+        return dict(zip(names, run(self._rows, names, {IDS: ids}), strict=True))
+
+
+def open_shortlist(backend: Any) -> Shortlist:
+    """The shortlist of a backend's bundle and target.
+
+    Raises InvalidOption for a bundle or a backend without one, EngineError for a target built since, BundleError.
+    """
+    if not isinstance(backend, OnnxRuntimeBackend):
+        raise InvalidOption(
+            f"the backend {backend.name} decodes without a shortlist; leave --shortlist out or use onnxruntime"
+        )
+    bundle = backend.bundle
+    folder = bundle.path / FOLDER
+    make = f"s2s shortlist {bundle.path}"
+    if not (folder / RECORD).is_file():
+        raise InvalidOption(f"{bundle.path}: has no shortlist; make one with `{make} --data PAIRS.tsv`")
+    record = read_record(folder)
+    target = target_of(backend)
+    if target not in record["targets"]:
+        raise EngineError(f"{folder}: the target '{target}' was built after the shortlist; run `{make}`")
+    if record["targets"][target]["made_from"] != made_from(bundle, backend.graphs, target):
+        raise EngineError(f"{folder}: was made for another build of the target '{target}'; run `{make}`")
+    for name, entry in record["files"].items():
+        path = inside(folder, name)
+        if not path.is_file() or path.stat().st_size != entry["bytes"]:
+            raise BundleError(f"{path}: is missing or has another size than {entry['bytes']}; run `{make}` again")
+    backend.release_steps()  # Two sets of decoder weights in memory would be one too many.
+    return Shortlist(backend, record, folder)
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    try:
+        record = json.loads((folder / RECORD).read_bytes())
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{folder / RECORD}: not readable as JSON ({error}); make the shortlist again") from error
+    if record.get("format") != FORMAT or record.get("format_version", 0) > FORMAT_VERSION:
+        raise BundleError(
+            f"{folder / RECORD}: format {record.get('format')} {record.get('format_version')}, but this version reads "
+            f"{FORMAT} up to {FORMAT_VERSION}; upgrade s2s-export or make the shortlist again"
+        )
+    return dict(record)
+
+
+def target_of(backend: OnnxRuntimeBackend) -> str:
+    return getattr(backend, "target", None) or PORTABLE
+
+
+def made_from(bundle: Bundle, graphs: Mapping[str, Any], target: str) -> list[str]:
+    """The sha256 of each decoder step of a target."""
+    files: Mapping[str, Any] = bundle.manifest["files"]
+    if target != PORTABLE:
+        files = json.loads((bundle.path / "engines" / target / "engine.json").read_bytes())["files"]
+    return [files[graphs[name]["file"]]["sha256"] for name in step_names(graphs)]
+
+
+def step_names(graphs: Mapping[str, Any]) -> list[str]:
+    return sorted(name for name in graphs if name.startswith("decoder_step"))
+
+
+class _Steps:
+    """Stands in for the backend of a decode state: sessions of the rewritten steps, opened when first wanted."""
+
+    def __init__(self, backend: OnnxRuntimeBackend, graphs: Mapping[str, Any], folder: Path) -> None:
+        self.bundle = backend.bundle
+        self.graphs = graphs
+        self._backend = backend
+        self.operators = backend.operators
+        self._folder = folder
+        self._sessions: dict[str, Any] = {}
+        self._names = sorted(step_names(graphs), key=self._max_rows)
+
+    def begin(self, values: dict[str, Any], n_beams: int, n_tokens: int) -> DecodeState:
+        if self.bundle.manifest["decoder"] == "recurrent":
+            graph = self.graphs["decoder_step"]
+            limit = self.bundle.max_target_length
+            return _RecurrentState(self.step_for, graph, values, n_beams, n_tokens, limit)
+        return _AttentionState(self, values, n_beams, n_tokens)
+
+    def step_for(self, n_rows: int) -> Any:
+        name = next(name for name in self._names if n_rows <= self._max_rows(name))
+        if name not in self._sessions:
+            # Two threads that both open it waste a moment, and one of the two is kept.
+            self._sessions[name] = self.open(self.graphs[name]["file"])
+        return self._sessions[name]
+
+    def open(self, file: str) -> Any:
+        backend = self._backend
+        shared = backend.shared.get("decoder_step")
+        path = self._folder / file
+        return open_session(path, backend.weights, backend.threads, operators=backend.operators, shared=shared)
+
+    def _max_rows(self, name: str) -> float:
+        return float(self.graphs[name].get("max_rows", float("inf")))
+
+
+class _AttentionState(OnnxRuntimeState):
+    def __init__(self, steps: Any, values: dict[str, Any], n_beams: int, n_tokens: int) -> None:
+        super().__init__(steps, values, n_beams)
+        self.vocabulary_size = n_tokens
+        self._letters["W"] = n_tokens
+
+    def keep(self, sources: Ints) -> None:
+        shared = {name: self._fixed.pop(name) for name in list(self._fixed) if name.startswith(PREFIX)}
+        super().keep(sources)
+        self._fixed |= shared
+
+
+class _RecurrentState(RecurrentState):
+    def keep(self, sources: Ints) -> None:
+        shared = {name: self._fixed.pop(name) for name in list(self._fixed) if name.startswith(PREFIX)}
+        super().keep(sources)
+        self._fixed |= shared
+
+
+class ShortlistState:
+    """A decode state over V tokens, in front of one over the W tokens `ids`, ascending.
+
+    A token that is not among them has the log-probability minus infinity.
+    """
+
+    def __init__(self, state: DecodeState, ids: Ints, vocabulary_size: int) -> None:
+        self.vocabulary_size = vocabulary_size
+        self._state = state
+        self._ids = ids
+        self._places = np.full(vocabulary_size, -1, dtype=np.int64)
+        self._places[ids] = np.arange(len(ids))
+
+    @property
+    def n_sources(self) -> int:
+        return self._state.n_sources
+
+    @property
+    def n_beams(self) -> int:
+        return self._state.n_beams
+
+    def step(self, tokens: Ints, parents: Ints, query: StepQuery) -> StepResult:
+        places = None if query.probe_ids is None else self._places[query.probe_ids]
+        inner = dataclasses.replace(
+            query,
+            n_candidates=min(query.n_candidates, len(self._ids)),
+            probe_ids=None if places is None else np.maximum(places, 0),
+        )
+        found = self._state.step(tokens, parents, inner)
+        probed = found.probe_log_probs
+        if probed is not None and places is not None:
+            probed = np.where(places >= 0, probed, MINUS_INFINITY)
+        missing = query.n_candidates - inner.n_candidates
+        return dataclasses.replace(
+            found,
+            candidate_ids=_filled(self._ids[found.candidate_ids], missing, 0),
+            candidate_log_probs=_filled(found.candidate_log_probs, missing, MINUS_INFINITY),
+            probe_log_probs=probed,
+            log_probs=None if found.log_probs is None else self._dense(found.log_probs),
+        )
+
+    def keep(self, sources: Ints) -> None:
+        self._state.keep(sources)
+
+    def _dense(self, log_probs: Floats) -> Floats:
+        """[B,K,W] -> [B,K,V]"""
+        out = np.full((*log_probs.shape[:2], self.vocabulary_size), MINUS_INFINITY, dtype=np.float32)
+        out[:, :, self._ids] = log_probs
+        return out
+
+
+def _filled(values: Any, n: int, value: Any) -> Any:
+    """[B,K,M] with n more at the end of each row."""
+    return values if n <= 0 else np.pad(values, ((0, 0), (0, 0), (0, n)), constant_values=value)
+
+
+def _ids_in(options: Mapping[str, Any]) -> set[int]:
+    """Every token id that options name, whatever list it is in."""
+    found: set[int] = set()
+    for name, value in options.items():
+        if name.endswith(("_id", "_ids")) or name in TOKEN_LISTS:
+            found |= _whole_numbers(value)
+        elif name == "sequence_bias" and value:
+            found |= _whole_numbers([word for word, _ in (value.items() if isinstance(value, dict) else value)])
+    return found
+
+
+def _whole_numbers(value: Any) -> set[int]:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return {value}
+    if isinstance(value, (list, tuple)):
+        return {number for part in value for number in _whole_numbers(part)}
+    return set()
+
+
+def _mapped(bundle: Bundle, place: Mapping[str, Any]) -> Any:
+    """A tensor of a weight file, read where it lies when it is asked for."""
+    path = inside(bundle.path, place["file"])
+    return np.memmap(path, DTYPES[place["dtype"]], "r", int(place["offset"]), tuple(place["shape"]))
+
+
+def _as_float32(rows: Any) -> Floats:
+    if rows.dtype == np.uint16:  # bfloat16: the upper half of a float32
+        return (rows.astype(np.uint32) << 16).view(np.float32)
+    return np.ascontiguousarray(rows, dtype=np.float32)

@@ -1,0 +1,44 @@
+"""Text to token ids and back, as the checkpoint's own tokenizer does it, without transformers.
+
+`load(folder, entry)` makes the tokenizer that a manifest entry describes (text/entry.py explains the entry).
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from s2s_export.errors import BundleError, nearest
+from s2s_export.runtime.text import kinds
+from s2s_export.runtime.text.entry import Entry
+from s2s_export.runtime.text.stream import StreamDecoder
+from s2s_export.runtime.text.tokenizer import Tokenizer, from_utf8
+
+__all__ = ["StreamDecoder", "Tokenizer", "from_utf8", "known_kinds", "load"]
+
+
+def known_kinds() -> list[str]:
+    return sorted(module.name for module in pkgutil.iter_modules(kinds.__path__))
+
+
+def load(folder: Path, entry: Mapping[str, Any]) -> Tokenizer:
+    """The tokenizer that `entry` describes, its files in `folder`. Raises BundleError."""
+    checked = Entry.read(entry)
+    known = known_kinds()
+    if checked.kind not in known:
+        raise BundleError(
+            f"the bundle's tokenizer is of kind '{checked.kind}', which this version does not know"
+            f"{nearest(checked.kind, known)}; install a newer version"
+        )
+    module = importlib.import_module(f"{kinds.__name__}.{checked.kind}")
+    try:
+        tokenizer: Tokenizer = module.load(Path(folder), checked)
+    except (TypeError, ValueError) as error:
+        raise BundleError(
+            f"the manifest's tokenizer entry has options that '{checked.kind}' can't use ({error}); "
+            "export the bundle again"
+        ) from error
+    return tokenizer

@@ -1,0 +1,57 @@
+"""A tokenizer.json, run by the `tokenizers` package: T5, mT5, BART, mBART, mBART-50, NLLB, Pegasus.
+
+The file's own template is not used: the entry's is, so that the source language can change between two calls.
+Options: `split_special_tokens` (true: special tokens written in a text are ordinary text), `steady_decoder` (true: the
+text of the first tokens is a beginning of the text of all of them, runs of byte tokens apart; without it a stream's
+text comes all at the end) and `byte_fallback` (true: there are byte tokens).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from s2s_export.runtime.text import files
+from s2s_export.runtime.text.entry import Entry
+from s2s_export.runtime.text.tokenizer import Tokenizer, check_ids
+
+_BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+
+
+class FastTokenizer(Tokenizer):
+    def __init__(self, entry: Entry, tokenizer: Any) -> None:
+        super().__init__(entry)
+        self._tokenizer = tokenizer
+        self._tokenizer.encode_special_tokens = bool(entry.options.get("split_special_tokens", False))
+        self._steady = bool(entry.options.get("steady_decoder", False))
+        self._byte_fallback = bool(entry.options.get("byte_fallback", True))
+
+    def tokens(self, ids: Iterable[int]) -> list[str]:
+        return [self._tokenizer.id_to_token(value) or "" for value in check_ids(ids)]
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def _decode(self, ids: list[int], skip_special_tokens: bool) -> str:
+        return str(self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens))
+
+    def _finished(self, ids: list[int], skip_special_tokens: bool) -> list[int]:
+        if not self._steady:
+            return []
+        end = len(ids)
+        while self._byte_fallback and end > 0 and self._is_byte(ids[end - 1], skip_special_tokens):
+            end -= 1
+        return ids[:end]
+
+    def _is_byte(self, token: int, skip_special_tokens: bool) -> bool:
+        """A run of byte tokens is one character or many, or none of them; only its end tells."""
+        spelling = self._tokenizer.id_to_token(token)
+        if spelling is None or (skip_special_tokens and token in self.entry.skip_ids):
+            return True  # left out of the text, and so no end of a run
+        return _BYTE.fullmatch(spelling) is not None
+
+
+def load(folder: Path, entry: Entry) -> FastTokenizer:
+    return FastTokenizer(entry, files.tokenizers_model(entry.path(folder, "tokenizer")))

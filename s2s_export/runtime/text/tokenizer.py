@@ -1,0 +1,150 @@
+"""What every kind of tokenizer shares: languages, the template around a text, checks, clean-up.
+
+A kind says how plain text becomes ids and how ids become text; the rest of the interface is here. A tokenizer never
+changes once it is built, and may be used by several threads at once.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+
+from s2s_export.errors import InputError, UnknownOption, UsageError
+from s2s_export.runtime.text import cleanup
+from s2s_export.runtime.text.entry import SOURCE_LANG, Entry
+
+REPLACEMENT = "\ufffd"  # what decoders write for bytes that are no UTF-8, an unfinished character among them
+
+
+class Tokenizer(ABC):
+    """Text to ids and back, equal to the checkpoint's own tokenizer in transformers."""
+
+    def __init__(self, entry: Entry) -> None:
+        self.entry = entry
+
+    @property
+    def languages(self) -> Mapping[str, int]:
+        """Language code -> id of its token; empty for a tokenizer without languages."""
+        return self.entry.languages
+
+    def encode(self, text: str, *, source_lang: str | None = None, target_lang: str | None = None) -> list[int]:
+        """Ids of one source, special tokens included: `AutoTokenizer(text).input_ids`.
+
+        `source_lang` selects what the template says about the source's language. `target_lang` changes the ids only
+        where a checkpoint asks for its target language inside the source (OPUS-MT's `>>fra<<`); elsewhere see
+        `target_overrides`. Raises InputError for text that is not valid Unicode and UsageError for an unknown language.
+        """
+        check_text(text)
+        if source_lang is not None:
+            self._language(source_lang, "source")
+        if target_lang is not None:
+            self._language(target_lang, "target")
+            if self.entry.target_language_by == "source_prefix":
+                text = self._ask_for(target_lang, text)
+        return self._surround(self._encode(text), source_lang)
+
+    def encode_target(self, text: str) -> list[int]:
+        """Ids of a target text without special tokens, in the target's vocabulary. Raises InputError."""
+        check_text(text)
+        return self._encode_target(text)
+
+    def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
+        """Text of one hypothesis: `AutoTokenizer.decode(ids, skip_special_tokens=...)`. Raises InputError."""
+        text = self._decode(check_ids(ids), skip_special_tokens)
+        return cleanup.clean_up(text) if self.entry.clean_up else text
+
+    def settled(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """The part of `decode(ids)` that stays the same whatever ids follow; `StreamDecoder` emits it."""
+        text = self._decode(self._finished(check_ids(ids), skip_special_tokens), skip_special_tokens)
+        text = text.rstrip(REPLACEMENT)
+        return cleanup.settled(text) if self.entry.clean_up else text
+
+    @abstractmethod
+    def tokens(self, ids: Iterable[int]) -> list[str]:
+        """The vocabulary's spelling of every id, as an alignment shows it; "" for an id outside the vocabulary."""
+
+    def source_tokens(self, ids: Iterable[int]) -> list[str]:
+        """Like `tokens`, for a source; differs where source and target have vocabularies of their own."""
+        return self.tokens(ids)
+
+    def target_overrides(self, target_lang: str | None) -> dict[str, int]:
+        """Generation options that select a target language; none for None and for a language that the source names."""
+        if target_lang is None:
+            return {}
+        token = self._language(target_lang, "target")
+        by = self.entry.target_language_by
+        return {} if by in (None, "source_prefix") else {str(by): token}
+
+    @abstractmethod
+    def _encode(self, text: str) -> list[int]:
+        """Ids of a text without the template."""
+
+    def _encode_target(self, text: str) -> list[int]:
+        """Like `_encode`; differs where source and target have vocabularies of their own."""
+        return self._encode(text)
+
+    @abstractmethod
+    def _decode(self, ids: list[int], skip_special_tokens: bool) -> str:
+        """Text before clean-up."""
+
+    def _surround(self, ids: list[int], source_lang: str | None) -> list[int]:
+        """`ids` between the template's two sides."""
+        source = self.languages.get(source_lang or self.entry.source_lang or "", 0)
+        before, after = (
+            [source if value == SOURCE_LANG else int(value) for value in side]
+            for side in (self.entry.prefix, self.entry.suffix)
+        )
+        return before + ids + after
+
+    def _finished(self, ids: list[int], skip_special_tokens: bool) -> list[int]:
+        """`ids` without the last ones whose text depends on the ids that follow."""
+        return ids
+
+    def _language(self, code: str, side: str) -> int:
+        if not self.languages:
+            raise UsageError(
+                f"a {side} language ('{code}') was given, but this model's tokenizer has no languages; leave it out"
+            )
+        if code not in self.languages:
+            raise UnknownOption(code, self.languages, f"{side} language")
+        return self.languages[code]
+
+    def _ask_for(self, target_lang: str, text: str) -> str:
+        code = f">>{target_lang}<<"
+        if text.startswith(code):
+            return text
+        if text.startswith(">>") and (end := text.find("<<")) != -1:
+            raise UsageError(
+                f"the text asks for {text[: end + 2]}, the options for '{target_lang}'; name the target language once"
+            )
+        return f"{code} {text}"
+
+
+def check_text(text: str) -> None:
+    if not isinstance(text, str):
+        raise InputError(f"a source is of type {type(text).__name__}, expected text; decode bytes as UTF-8 first")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"the text has a lone surrogate (U+{ord(text[error.start]):04X}) at character {error.start}, "
+            "expected valid Unicode; decode its bytes as UTF-8"
+        ) from None
+
+
+def check_ids(ids: Iterable[int]) -> list[int]:
+    checked = [int(value) for value in ids]
+    if any(not 0 <= value < 2**31 for value in checked):
+        wrong = next(value for value in checked if not 0 <= value < 2**31)
+        raise InputError(f"{wrong} is not a token id, expected a whole number of 0 or more; remove padding marks first")
+    return checked
+
+
+def from_utf8(raw: bytes) -> str:
+    """Bytes of one input as text. Raises InputError where they are not UTF-8."""
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"byte {error.start} of the input (0x{raw[error.start]:02x}) is not UTF-8; convert the input to UTF-8"
+        ) from None

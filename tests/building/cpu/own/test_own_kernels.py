@@ -1,0 +1,323 @@
+"""The operators of plugins/cpu against numpy, with every instruction set that this processor has, and the passes."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import onnxruntime
+import pytest
+import tiny_models
+from onnx import TensorProto, helper, numpy_helper
+
+from s2s_export import bundle as bundles
+from s2s_export import plugin_sources, recipes
+from s2s_export.building.builders import cpu
+from s2s_export.building.cpu import own
+from s2s_export.building.cpu.own import packing
+from s2s_export.building.cpu.own.products import ACTIVATIONS
+
+ONNX_TYPES = {np.dtype(t): helper.np_dtype_to_tensor_dtype(np.dtype(t)) for t in ("f4", "i8", "i4", "i1", "?")}
+SETS = {  # by what is left out
+    "avx512": (), "avxvnni": ("avx512",), "avx2": ("avx512", "avxvnni"), "plain": ("avx512", "avxvnni", "avx2"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=SETS)
+def library(request):
+    build = plugin_sources.module("cpu.build")
+    path = build.library(*SETS[request.param])
+    if build.instruction_set(path) != request.param:
+        pytest.skip(f"this processor has no {request.param}")
+    return path
+
+
+def run(library, op_type, inputs, n_outputs, constants=(), threads=1, wanted=None, **attributes):
+    """Run one operator. inputs: arrays in order, None for one left out; constants: which of them are weights."""
+    names = [f"in{i}" if array is not None else "" for i, array in enumerate(inputs)]
+    outputs = [f"out{i}" if wanted is None or i in wanted else "" for i in range(n_outputs)]
+    node = own.node(op_type, names, outputs, "node", **attributes)
+    fed = {n: a for i, (n, a) in enumerate(zip(names, inputs, strict=True)) if n and i not in constants}
+    weights = [numpy_helper.from_array(inputs[i], names[i]) for i in constants if names[i]]
+    graph_inputs = [helper.make_tensor_value_info(n, ONNX_TYPES[a.dtype], None) for n, a in fed.items()]
+    graph_outputs = [
+        helper.make_tensor_value_info(name, kind, None)
+        for name, kind in zip(outputs, output_types(op_type), strict=False)
+        if name
+    ]
+    graph = helper.make_graph([node], "one", graph_inputs, graph_outputs, weights)
+    opsets = [helper.make_opsetid("", 24), helper.make_opsetid(own.DOMAIN, 1)]
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.enable_cpu_mem_arena = False  # every tensor has memory of its own, whose ends a sanitizer sees
+    options.register_custom_ops_library(str(library))
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
+    return onnxruntime.InferenceSession(model, options).run(None, fed)
+
+
+def output_types(op_type):
+    floats, ids = TensorProto.FLOAT, TensorProto.INT64
+    if op_type.startswith("Head"):
+        return [floats, ids, floats, floats, floats]
+    if op_type == "TakeRowsInt8":
+        return [TensorProto.INT8, floats, TensorProto.INT32]
+    return [floats] * 3
+
+
+def normal(rng, *shape):
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+def packed_inputs(weight, is_int8):
+    """What a product's weight looks like to it, and the weight that it then stands for."""
+    packed = packing.to_int8(weight) if is_int8 else packing.to_floats(weight)
+    arrays = list(packed.arrays.values())
+    if not is_int8:
+        return arrays, weight
+    values = arrays[0].transpose(0, 2, 1, 3).reshape(-1, arrays[0].shape[1] * 4)[: len(weight), : weight.shape[1]]
+    return arrays, values.astype(np.float32) * arrays[1][: len(weight), None]
+
+
+def rounded_rows(x):
+    """What int8 products make of their rows: 8 bits between the least and the largest value, 0 among them."""
+    low, high = np.minimum(x.min(axis=1), 0), np.maximum(x.max(axis=1), 0)
+    step = ((high - low) / 255).astype(np.float32)
+    step[step == 0] = 1
+    zero = np.rint(-low / step)
+    return (np.clip(np.rint(x / step[:, None]) + zero[:, None], 0, 255) - zero[:, None]) * step[:, None]
+
+
+def activated(x, name):
+    x = x.astype(np.float64)
+    erf = np.vectorize(math.erf)
+    return {
+        "none": lambda: x,
+        "relu": lambda: np.maximum(x, 0),
+        "silu": lambda: x / (1 + np.exp(-x)),
+        "quick_gelu": lambda: x / (1 + np.exp(-1.702 * x)),
+        "gelu": lambda: 0.5 * x * (1 + erf(x / np.sqrt(2))),
+        "gelu_tanh": lambda: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
+    }[name]()
+
+
+# Products
+
+SHAPES = [(1, 16, 16), (1, 512, 70), (2, 33, 130), (3, 64, 37), (4, 20, 256), (5, 7, 100), (8, 48, 48), (9, 31, 17),
+          (17, 128, 96), (32, 96, 400)]  # fmt: skip  # R, I, O
+
+
+@pytest.mark.parametrize("is_int8", [False, True])
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: "x".join(map(str, s)))
+def test_products(library, shape, is_int8):
+    rows, n_in, n_out = shape
+    rng = np.random.default_rng(sum(shape))
+    x, weight, bias = normal(rng, rows, n_in), normal(rng, n_out, n_in), normal(rng, n_out)
+    arrays, stands_for = packed_inputs(weight, is_int8)
+    inputs = [x, *arrays, packing.filled(bias, packing.LANES)]
+    op_type = "LinearInt8" if is_int8 else "Linear"
+    (found,) = run(library, op_type, inputs, 1, range(1, len(inputs)), n_out=n_out)
+    used = rounded_rows(x) if is_int8 else x
+    expected = used.astype(np.float64) @ stands_for.T.astype(np.float64) + bias
+    # A rounding of each sum's terms in float32; of int8 a value between two levels may go either way.
+    assert np.abs(found - expected).max() <= (2e-2 if is_int8 else 4e-6) * np.sqrt(n_in)
+    if is_int8:
+        assert np.abs(found - expected).mean() < 1e-3 * np.sqrt(n_in)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations(library, name):
+    rng = np.random.default_rng(3)
+    x = np.concatenate([normal(rng, 40, 16) * 3, np.linspace(-30, 30, 160, dtype=np.float32).reshape(10, 16)])
+    inputs = [x, *packed_inputs(np.eye(16, dtype=np.float32), False)[0]]
+    (found,) = run(library, "Linear", inputs, 1, [1], n_out=16, activation=ACTIVATIONS[name])
+    # gelu: erf is within 3e-7, and 1 + erf(x) of a negative x is a difference of near numbers.
+    assert found == pytest.approx(activated(x, name), rel=2e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["sum", "norm", "both", "rms"])
+def test_residuals_and_norms(library, kind):
+    rng = np.random.default_rng(5)
+    x, weight, residual = normal(rng, 6, 40), normal(rng, 50, 40), normal(rng, 6, 50)
+    scale, shift = normal(rng, 50), None if kind == "rms" else normal(rng, 50)
+    norm = [] if kind == "sum" else [scale, shift]
+    inputs = [x, *packed_inputs(weight, False)[0], None, residual, *norm]
+    wanted = {"sum": (0,), "norm": (1,), "both": (0, 1), "rms": (0, 1)}[kind]
+    found = run(library, "Linear", inputs, 2, [1], wanted=wanted, n_out=50, epsilon=1e-5, gives_sum=int(0 in wanted))
+    sums = x @ weight.T + residual
+    centred = sums if kind == "rms" else sums - sums.mean(axis=1, keepdims=True)
+    normed = centred / np.sqrt((centred**2).mean(axis=1, keepdims=True) + 1e-5) * scale + (
+        0 if shift is None else shift
+    )
+    for place, array in zip(wanted, found, strict=True):
+        assert array == pytest.approx((sums, normed)[place], rel=1e-5, abs=1e-5)
+
+
+def test_embeddings_and_rows_are_the_weight_again(library):
+    rng = np.random.default_rng(6)
+    weight, ids = normal(rng, 37, 22), rng.integers(0, 37, (3, 5))
+    for is_int8 in (False, True):
+        arrays, stands_for = packed_inputs(weight, is_int8)
+        name = "EmbeddingInt8" if is_int8 else "Embedding"
+        (rows,) = run(library, name, [ids, *arrays[: 2 if is_int8 else 1]], 1, [1], width=22, n_rows=37)
+        assert rows == pytest.approx(stands_for[ids], rel=1e-6)
+        name = "TakeRowsInt8" if is_int8 else "TakeRows"
+        chosen = np.unique(ids)
+        expected = packed_inputs(weight[chosen], is_int8)[0]
+        found = run(library, name, [chosen, *arrays], len(expected), [1], n_rows=37)
+        for a, b in zip(found, expected, strict=True):
+            assert np.array_equal(a, b)
+    with pytest.raises(Exception, match="outside the vocabulary"):
+        run(library, "Embedding", [ids + 30, packed_inputs(weight, False)[0][0]], 1, [1], width=22, n_rows=37)
+
+
+# Attention
+
+
+@pytest.mark.parametrize("size", [8, 32, 64, 80, 128])
+@pytest.mark.parametrize("beams", [1, 2, 4, 7])
+def test_attention_over_the_cache(library, size, beams):
+    rng = np.random.default_rng(size + beams)
+    sources, heads, capacity, position = 2, 3, 12, 9
+    qkv = normal(rng, sources * beams, 3 * heads * size)
+    keys, values = (normal(rng, capacity, sources, heads, beams, size) for _ in range(2))
+    keys[position + 1 :] = values[position + 1 :] = np.nan  # never read
+    ancestors = rng.integers(0, beams, (sources, beams, capacity))
+    ancestors[:, :, position] = np.arange(beams)
+    bias = normal(rng, 1, heads, 1, capacity)
+    inputs = [qkv, keys, values, ancestors, np.array([position]), bias]
+    rows, *caches = run(library, "SelfAttention", inputs, 3, scale=0.3)
+    q, k, v = qkv.reshape(sources, beams, 3, heads, size).transpose(2, 0, 3, 1, 4)  # [B,H,K,D]
+    expected = np.zeros((sources, beams, heads, size))
+    for cache, new in ((keys, k), (values, v)):
+        cache[position] = new
+    for b, beam, h in itertools.product(range(sources), range(beams), range(heads)):
+        seen = [(t, b, h, ancestors[b, beam, t]) for t in range(position + 1)]
+        scores = np.array([0.3 * q[b, h, beam] @ keys[s] for s in seen]) + bias[0, h, 0, : position + 1]
+        weights = np.exp(scores - scores.max())
+        expected[b, beam, h] = weights @ np.array([values[s] for s in seen]) / weights.sum()
+    assert rows == pytest.approx(expected.reshape(rows.shape), rel=1e-5, abs=3e-6)
+    for found, cache in zip(caches, (keys, values), strict=True):
+        assert np.array_equal(found, cache, equal_nan=True)
+
+
+@pytest.mark.parametrize("size", [8, 32, 64, 96])
+@pytest.mark.parametrize("beams", [1, 3, 4, 5])
+def test_attention_over_the_source(library, size, beams):
+    rng = np.random.default_rng(size * beams)
+    sources, heads, length = 3, 2, 19
+    query = normal(rng, sources * beams, heads * size)
+    keys, values = (normal(rng, sources, heads, length, size) for _ in range(2))
+    mask = (np.arange(length) < np.array([[19], [4], [0]])).astype(np.int64)
+    (rows,) = run(library, "CrossAttention", [query, keys, values, mask], 1, scale=0.2)
+    q = query.reshape(sources, beams, heads, size).transpose(0, 2, 1, 3)
+    with np.errstate(divide="ignore"):
+        scores = 0.2 * q @ keys.transpose(0, 1, 3, 2) + np.log(mask)[:, None, None]
+    with np.errstate(invalid="ignore"):
+        weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    expected = np.nan_to_num(weights / weights.sum(axis=-1, keepdims=True)) @ values  # nothing seen: nothing said
+    assert rows == pytest.approx(expected.transpose(0, 2, 1, 3).reshape(rows.shape), rel=1e-5, abs=3e-6)
+
+
+# The output projection
+
+
+@pytest.mark.parametrize("is_int8", [False, True])
+@pytest.mark.parametrize(("sources", "beams", "n", "dense", "threads"), [
+    (1, 1, 1, False, 1), (1, 4, 9, False, 1), (2, 5, 12, True, 2), (8, 4, 9, False, 2), (1, 3, 300, False, 1),
+    (1, 2, 700, True, 1),
+])  # fmt: skip
+def test_candidates(library, is_int8, sources, beams, n, dense, threads):
+    rng = np.random.default_rng(n + beams)
+    rows, size, width = sources * beams, 1001, 48
+    # Sums of few whole numbers: many logits are equal, and exact in any order of summation.
+    x = rng.integers(-3, 4, (rows, width)).astype(np.float32)
+    weight = rng.integers(-1, 2, (size, width)).astype(np.float32)
+    if is_int8:
+        x[:, 0], x[:, 1] = 127, -128  # so that rows are whole numbers of steps
+        weight[:, :2] = 0
+        weight[:, 2] = 127 * np.sign(weight[:, 2] + 0.5)
+    arrays, stands_for = packed_inputs(weight, is_int8)
+    bias = rng.integers(-2, 3, size).astype(np.float32)
+    probes = rng.integers(0, size, (sources, beams, 3))
+    inputs = [x, *arrays, packing.filled(bias, packing.LANES), np.array([n]), probes, np.array(dense)]
+    constants = range(1, len(arrays) + 2)
+    best, ids, normalizer, probed, log_probs = run(
+        library, "HeadInt8" if is_int8 else "Head", inputs, 5, constants, threads, n_out=size
+    )
+    logits = x.astype(np.float64) @ stands_for.T.astype(np.float64) + bias
+    expected = logits - (np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1)) + logits.max(1))[:, None]
+    order = np.argsort(-np.round(logits, 3), axis=1, kind="stable")[:, :n]
+    assert np.array_equal(ids.reshape(rows, n), order)
+    assert best.reshape(rows, n) == pytest.approx(np.take_along_axis(expected, order, 1), rel=1e-5, abs=1e-4)
+    assert normalizer.ravel() == pytest.approx((logits - expected)[:, 0], rel=1e-5)
+    assert probed.reshape(rows, 3) == pytest.approx(
+        np.take_along_axis(expected, probes.reshape(rows, 3), 1), rel=1e-5, abs=1e-4
+    )
+    assert log_probs.shape == ((sources, beams, size) if dense else (0, 0, size))
+    if dense:
+        assert log_probs.reshape(rows, size) == pytest.approx(expected, rel=1e-5, abs=1e-4)
+
+
+def test_a_head_over_a_shortlist(library):
+    rng = np.random.default_rng(9)
+    x, weight, bias = normal(rng, 4, 24), normal(rng, 53, 24), normal(rng, 53)
+    inputs = [x, packed_inputs(weight, False)[0][0], bias, np.array([3]), np.zeros((1, 4, 1), np.int64), np.array(True)]
+    _, ids, _, _, log_probs = run(library, "Head", inputs, 5)
+    logits = x @ weight.T + bias
+    assert log_probs.shape == (1, 4, 53)
+    assert np.array_equal(ids[0], np.argsort(-logits, axis=1)[:, :3])
+
+
+def test_impossible_logits(library):
+    weight, bias = np.zeros((40, 4), np.float32), np.full(40, -np.inf, np.float32)
+    bias[[7, 20]] = 1.0, 2.0
+    inputs = [np.ones((1, 4), np.float32), packed_inputs(weight, False)[0][0], packing.filled(bias, 16), np.array([5]),
+              np.zeros((1, 1, 1), np.int64), np.array(False)]  # fmt: skip
+    best, ids, normalizer, _, _ = run(library, "Head", inputs, 5, [1, 2], n_out=40)
+    assert ids[0, 0, :2].tolist() == [20, 7] and ids[0, 0, 2:].tolist() == [0, 1, 2]
+    assert best[0, 0, 2:].tolist() == [-np.inf] * 3 and np.isfinite(normalizer).all()
+
+
+def test_what_is_no_number_stays_so(library):
+    weight, bias = np.zeros((40, 4), np.float32), np.zeros(40, np.float32)
+    bias[33] = np.nan
+    packed = [packed_inputs(weight, False)[0][0], packing.filled(bias, 16)]
+    inputs = [np.ones((1, 4), np.float32), *packed]
+    asked = [np.array([5]), np.zeros((1, 1, 1), np.int64), np.array(True)]
+    *_, normalizer, _, log_probs = run(library, "Head", [*inputs, *asked], 5, [1, 2], n_out=40)
+    assert np.isnan(normalizer).all() and np.isnan(log_probs).all()
+    for activation in ACTIVATIONS.values():
+        (found,) = run(library, "Linear", inputs, 1, [1, 2], n_out=40, activation=activation)
+        assert np.isnan(found[0]).tolist() == [i == 33 for i in range(40)]
+
+
+def test_sizes_that_do_not_fit_are_an_error(library):
+    weight = packed_inputs(np.zeros((40, 8), np.float32), False)[0][0]
+    with pytest.raises(Exception, match="other sizes than its rows"):
+        run(library, "Linear", [np.zeros((2, 9), np.float32), weight], 1, [1], n_out=40)
+    with pytest.raises(Exception, match="do not fit each other"):
+        cache = np.zeros((4, 1, 2, 1, 8), np.float32)
+        table = np.zeros((1, 1, 5), np.int64)
+        run(library, "SelfAttention", [np.zeros((1, 48), np.float32), cache, cache, table, np.array([0])], 3, scale=1.0)
+
+
+# The passes
+
+
+@pytest.mark.parametrize("name", tiny_models.CONFIGS)
+def test_every_family_is_rewritten_whole(exported, name):
+    bundle = bundles.read(exported(name)[1])
+    graphs, passes = cpu.rewrite(bundle, recipes.load("cpu-int8"), own=True)
+    layers = bundle.manifest["sizes"]["decoder_layers"]
+    counts = {done.name: done.count for done in passes["decoder_step"]}
+    assert counts["attention over the cache"] == counts["attention over the source"] == layers
+    assert counts["output projection with candidates"] == counts["packed embeddings"] == 1
+    assert counts["packed products"] == 6 * layers
+    assert counts["fused residuals"] == counts["fused norms"] == 3 * layers
+    encoder = {done.name: done.count for done in passes["encoder"]}
+    assert encoder["fused residuals"] == encoder["fused norms"] == 2 * bundle.manifest["sizes"]["encoder_layers"]
+    # Gated layers multiply two halves of a product, which no operator takes in.
+    assert counts["fused activations"] == (0 if "gated" in name or name == "mt5" else layers)
+    left = {node.op_type for graph in graphs.values() for node in graph.nodes}
+    assert not left & {"Gemm", "LogSoftmax", "TopK", "BeamSelfAttention"}

@@ -1,0 +1,69 @@
+"""The CPU's operators under the address and undefined-behaviour sanitizers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from s2s_export import plugin_sources
+
+RUN = """
+import sys
+sys.path[:0] = [{helpers!r}, {here!r}]
+import test_own_kernels as own
+from s2s_export import plugin_sources
+without = {without!r}
+library = plugin_sources.module("cpu.build").library(*without, sanitize=True)
+for is_int8 in (False, True):
+    for shape in own.SHAPES:
+        own.test_products(library, shape, is_int8)
+    for sources, beams, n, dense in ((1, 1, 1, False), (2, 5, 12, True), (8, 4, 9, False), (1, 2, 700, True)):
+        own.test_candidates(library, is_int8, sources, beams, n, dense, 1)
+for kind in ("sum", "norm", "both", "rms"):
+    own.test_residuals_and_norms(library, kind)
+own.test_embeddings_and_rows_are_the_weight_again(library)
+own.test_a_head_over_a_shortlist(library)
+for size in (8, 32, 64, 80, 128):
+    for beams in (1, 2, 4, 7):
+        own.test_attention_over_the_cache(library, size, beams)
+        own.test_attention_over_the_source(library, size, beams)
+{extra}
+print("clean", end="")
+"""
+# A bias that is not filled up to whole blocks: what the sanitizer is here to see.
+OVERRUN = """
+import numpy as np
+weight = own.packed_inputs(np.zeros((37, 8), np.float32), False)[0][0]
+own.run(library, "Linear", [np.zeros((2, 8), np.float32), weight, np.zeros(37, np.float32)], 1, [1], n_out=37)
+"""
+
+
+def run(without: tuple[str, ...], extra: str = "") -> subprocess.CompletedProcess[str]:
+    compiler = plugin_sources.module("build").find_compiler(*plugin_sources.module("cpu.build").COMPILERS)
+    # The C++ library too: what ONNX Runtime throws goes through the sanitizer, which looks for it there.
+    asks = [[compiler, f"-print-file-name={name}"] for name in ("libasan.so", "libstdc++.so.6")]
+    runtimes = [subprocess.run(ask, capture_output=True, text=True).stdout.strip() for ask in asks]
+    if not all(Path(runtime).is_file() for runtime in runtimes):
+        pytest.skip(f"{compiler} has no libasan.so or no libstdc++.so.6")
+    here = Path(__file__).parent
+    code = RUN.format(helpers=str(here.parents[2] / "helpers"), here=str(here), without=without, extra=extra)
+    options = "detect_leaks=0:detect_stack_use_after_return=0"
+    environment = {**os.environ, "LD_PRELOAD": ":".join(runtimes), "ASAN_OPTIONS": options, "PYTHONMALLOC": "malloc"}
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("without", [(), ("avx512",), ("avx512", "avxvnni"), ("avx512", "avxvnni", "avx2")])
+def test_no_access_out_of_bounds(without: tuple[str, ...]) -> None:
+    result = run(without)
+    assert (result.returncode, result.stdout) == (0, "clean"), result.stderr[-4000:]
+
+
+@pytest.mark.slow
+def test_an_overrun_is_seen() -> None:
+    result = run((), OVERRUN)
+    assert "148-byte region" in result.stderr, result.stderr[-4000:]  # the bias

@@ -1,0 +1,150 @@
+"""The rules kernel alone: one step on random scores, each rule by itself, against its definition."""
+
+from __future__ import annotations
+
+import ctypes
+import random
+
+import numpy as np
+import pytest
+from device_helpers import (
+    fill,
+    launches,
+    loop_launches,
+    missing_compiler,
+    random_sources,
+    resolved,
+    rules_applied,
+    rules_defined,
+    schedule,
+    structures,
+)
+
+from s2s_export.errors import InvalidOption
+from s2s_export.measuring.gpu_check import rules_check
+from s2s_export.measuring.gpu_check.rules_check import EDITS, FILTERS
+from s2s_export.runtime.cuda.emulation import HostDevice, _library
+from s2s_export.runtime.decoding.draws import Draws
+from s2s_export.runtime.decoding.rule import Rule
+from s2s_export.runtime.decoding.rules import active
+from s2s_export.runtime.decoding.rules.min_p import MinP
+from s2s_export.runtime.device_search.rules import forms, serialise
+
+if missing_compiler():
+    pytest.skip(str(missing_compiler()), allow_module_level=True)
+
+V = 40
+RULES = {**EDITS, "top_k": 5, "top_p": 0.8}
+SOFTMAXES = ("top_p", "renormalize_logits")
+
+
+def random_scores(rng: np.random.Generator, B: int, K: int) -> np.ndarray:
+    scores = rng.standard_normal((B, K, V)) * rng.choice([1, 4])
+    kind = rng.integers(4)
+    if kind == 1:
+        scores = np.round(scores)
+    elif kind == 2:
+        scores[rng.random(scores.shape) < 0.5] = -np.inf
+        scores[..., 11] = 0.5
+    return scores.astype(np.float32)
+
+
+@pytest.mark.parametrize("name", [*RULES, "all"])
+def test_rule(name: str) -> None:
+    chance, rng = random.Random(name), np.random.default_rng(len(name))
+    for i in range(3 if name in ("top_k", "top_p", "all") else 12):
+        names = list(RULES) if name == "all" else [name]
+        if name == "all":
+            names.remove("forced_bos_token_id")
+            names.remove("remove_invalid_values")
+        chosen = {key: RULES[key] for key in names}
+        chosen |= {"num_beams": 1, "decoder_start_token_id": 1, "eos_token_id": [2, 6], "max_length": 9}
+        chosen |= {"do_sample": name in ("temperature", "top_k", "top_p", "all")}
+        if name != "top_k" and name != "all":
+            chosen["top_k"] = 0
+        B, K, length = chance.randint(1, 3), chance.randint(1, 3), chance.choice([1, 2, 4, 8])
+        history = rng.integers(1, 8, (B, K, length))
+        history[..., 0] = 1
+        sources = np.full((B, 8), -1)
+        for row, source in zip(sources, random_sources(chance, B, 10), strict=True):
+            row[: len(source)] = source
+        scores = random_scores(rng, B, K)
+        if name == "remove_invalid_values":
+            scores[..., :3] = np.nan, np.inf, -np.inf
+        schedule(i)
+        found, expected = (do(chosen, scores, history, sources) for do in (rules_applied, rules_defined))
+        np.testing.assert_array_equal(np.isfinite(found), np.isfinite(expected))
+        if set(SOFTMAXES) & set(names):
+            np.testing.assert_allclose(found, expected, 2e-6, 2e-6)
+        else:
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_what_is_checked_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(rules_check.agree(HostDevice(), 2, (40, 300))["rules"]) == {*EDITS, *FILTERS}
+    assert rules_check.agree(HostDevice(), 2, (40, 300))["wrong"] == []
+    monkeypatch.setattr(rules_check, "defined", lambda options, scores, *texts: scores)
+    wrong = rules_check.agree(HostDevice(), 2, (40, 300))["wrong"]
+    assert {"top_h", "temperature", "suppress_tokens", "remove_invalid_values"} < set(wrong)
+
+
+def test_every_rule_is_checked() -> None:
+    """Each file of decoding/rules has an option in the list of what a GPU is checked with, which switches it on."""
+    values = {**EDITS, **FILTERS}
+    for module in forms():
+        (name,) = [name for name in values if name.startswith(module)]
+        given = {"do_sample": name in (*FILTERS, "temperature"), name: values[name], "decoder_start_token_id": 1}
+        options = resolved({**given, "eos_token_id": 2, "max_length": 9}, V)
+        assert module in [type(rule).__module__.rpartition(".")[2] for rule in active(options, V)]
+
+
+def test_every_rule_has_a_form() -> None:
+    assert all(forms().values()), forms()
+
+
+def test_a_rule_without_a_form_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MinP, "device_form", Rule.device_form)
+    options = resolved({"do_sample": True, "min_p": 0.1, "decoder_start_token_id": 1, "eos_token_id": 2}, V)
+    with pytest.raises(InvalidOption, match=r"^min_p can't be applied on a device; expected .*top_k"):
+        serialise(options, V)
+
+
+@pytest.mark.parametrize("beams", [False, True])
+def test_draws_are_numpys(beams: bool) -> None:
+    """The same tokens from the same seeds, keys and counters."""
+    rng = np.random.default_rng(7)
+    for i in range(12):
+        B, K, seed, length = 2, 2, int(rng.integers(2**63)), int(rng.integers(1, 300))
+        numbers = rng.integers(2**40, size=B)
+        scores = random_scores(rng, B, K)
+        arrays = {
+            "scores": scores,
+            "beam_scores": rng.standard_normal((B, K)).astype(np.float32),
+            "seed": np.array([seed], np.uint64),
+            "numbers": numbers.astype(np.uint64),
+            "position": np.array([length - 1], np.int64),
+            "stop": np.zeros(1, np.int32),
+            "race": np.zeros((B, K, V)),
+            "drawn_ids": np.full((B, 6 if beams else K), -1, np.int64),
+            "drawn_beams": np.full((B, 6), -1, np.int32),
+            "drawn_sums": np.zeros((B, 6), np.float32),
+        }
+        given = fill(structures.DrawParameters, arrays, n_sources=B, beams=K, vocabulary=V, n_drawn=6)
+        schedule(i)
+        launch = loop_launches.draw_beams(given) if beams else loop_launches.draw_rows(given)
+        HostDevice().run(launch, given, 0)
+        draws = Draws(seed, numbers.tolist())
+        if beams:
+            sums = (scores + arrays["beam_scores"][:, :, None]).reshape(B, -1)
+            at = draws.without_replacement(sums, 6, np.arange(B), length)
+            np.testing.assert_array_equal(arrays["drawn_beams"] * V + arrays["drawn_ids"], at)
+            np.testing.assert_array_equal(arrays["drawn_sums"], np.take_along_axis(sums, at, axis=1))
+        else:
+            np.testing.assert_array_equal(arrays["drawn_ids"], draws.one_each(scores, np.arange(B), length))
+
+
+def test_structures_are_those_of_the_header() -> None:
+    sizes = (ctypes.c_int32 * 32)()
+    n = _library().s2s_beam_search_sizes(sizes, 32)
+    assert list(sizes[:n]) == [ctypes.sizeof(structure) for structure in structures.ALL]
+    assert launches.top_lists(58101) == 114
