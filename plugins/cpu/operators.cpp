@@ -56,7 +56,22 @@ T* scratch(size_t n) {
   return memory.data();
 }
 
+constexpr int64_t MOST = INT32_MAX / 64;  // outputs, inputs and rows of a product: their products with a block fit
+
 int blocks_of(int64_t n_out) { return int((n_out + BLOCK - 1) / BLOCK); }
+int64_t filled_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+// Whether all sizes of a tensor that is there fit what kernels count in.
+bool fit_32(const Tensor& tensor) {
+  return tensor && std::all_of(tensor.dims.begin(), tensor.dims.end(), [](int64_t n) { return n >= 0 && n <= INT32_MAX; });
+}
+
+// Whether a packed weight has n_out outputs of n_in inputs; README.md has the layout.
+template <bool IS_INT8>
+bool is_packed(const Tensor& weight, int64_t n_out, int64_t n_in) {
+  if (n_out < 1 || n_out > MOST || n_in < 1 || n_in > MOST) return false;
+  return IS_INT8 ? has(weight, {blocks_of(n_out), (n_in + 3) / 4, BLOCK, 4}) : has(weight, {blocks_of(n_out), n_in, BLOCK});
+}
 
 // [0, n_units) in even parts of at least `grain`, one call each.
 void in_parts(Call& call, int n_units, int grain, int64_t work, const std::function<void(int part, int first, int end)>& body) {
@@ -80,25 +95,32 @@ void quantise(Product& p) {
 template <bool IS_INT8>
 const char* read_product(Call& call, int64_t n_out, Product& p) {
   const Tensor x = call.input(0), weight = call.input(1);
-  if (x.dims.empty() || weight.dims.size() < 3) return "s2s.cpu: a product wants rows and a packed weight";
-  p.n_in = int(x.dims.back());
-  p.rows = int(x.count() / std::max<int64_t>(p.n_in, 1));
-  p.n_out = int(n_out);
-  p.x = x.as<float>();
-  const int64_t packed_in = IS_INT8 ? weight.dims[1] * 4 : weight.dims[1];
-  if (packed_in != (IS_INT8 ? (p.n_in + 3) / 4 * 4 : p.n_in) || weight.dims[0] != blocks_of(n_out)) {
+  if (x.dims.empty() || !is_packed<IS_INT8>(weight, n_out, x.dims.back()) || x.count() / x.dims.back() > MOST) {
     return "s2s.cpu: a packed weight has other sizes than its rows; build the engine again";
   }
+  p.n_in = int(x.dims.back());
+  p.rows = int(x.count() / p.n_in);
+  p.n_out = int(n_out);
+  p.x = x.as<float>();
+  const int64_t filled = filled_up(n_out, BLOCK);
   if (IS_INT8) {
+    const Tensor scale = call.input(2), sums = call.input(3);
+    if (!has(scale, {filled}) || !has(sums, {filled})) {
+      return "s2s.cpu: scales and sums of a packed weight have other sizes than it; build the engine again";
+    }
     p.weight8 = weight.as<int8_t>();
-    p.scale = call.input(2).as<float>();
-    p.weight_sum = call.input(3).as<int32_t>();
-    p.bias = call.input(4).as<float>();
+    p.scale = scale.as<float>();
+    p.weight_sum = sums.as<int32_t>();
     quantise(p);
   } else {
     p.weight = weight.as<float>();
-    p.bias = call.input(2).as<float>();
   }
+  const Tensor bias = call.input(IS_INT8 ? 4 : 2);
+  // A bias that is not filled up to whole blocks, as a shortlist's is, has to be replaced by the caller.
+  if (!may_have(bias, {filled}) && !may_have(bias, {n_out})) {
+    return "s2s.cpu: a bias has another size than its product; build the engine again";
+  }
+  p.bias = bias.count() == filled ? bias.as<float>() : nullptr;
   return nullptr;
 }
 
@@ -122,7 +144,12 @@ class Linear {
     Product p{};
     if (const char* why = read_product<IS_INT8>(call, n_out_, p)) return why;
     const size_t next = IS_INT8 ? 5 : 3;
+    const Tensor bias = call.input(next - 1);
     const Tensor residual = call.input(next), norm = call.input(next + 1), norm_bias = call.input(next + 2);
+    if ((bias && !p.bias) || (residual && residual.count() != int64_t(p.rows) * p.n_out) || !may_have(norm, {n_out_}) ||
+        !may_have(norm_bias, {n_out_}) || activation_ < Activation::none || activation_ > Activation::quick_gelu) {
+      return "s2s.cpu: a bias, a residual or a norm has another size than its product; build the engine again";
+    }
     p.activation = activation_;
     p.residual = residual.as<float>();
     std::vector<int64_t> shape = call.input(0).dims;
@@ -161,6 +188,9 @@ class Embedding {
 
   const char* run(Call& call) const {
     const Tensor ids = call.input(0), weight = call.input(1);
+    if (!is_packed<IS_INT8>(weight, n_rows_, width_) || (IS_INT8 && !has(call.input(2), {filled_up(n_rows_, BLOCK)}))) {
+      return "s2s.cpu: a packed table has other sizes than its rows; build the engine again";
+    }
     std::vector<int64_t> shape = ids.dims;
     shape.push_back(width_);
     float* out = call.output(0, shape).as<float>();
@@ -202,7 +232,10 @@ class TakeRows {
 
   const char* run(Call& call) const {
     const Tensor ids = call.input(0), weight = call.input(1);
-    const int64_t n = ids.count();
+    const int64_t n = ids.count(), depth = weight.dims.size() < 3 ? 0 : weight.dims[1] * (IS_INT8 ? 4 : 1);
+    bool fits = is_packed<IS_INT8>(weight, n_rows_, depth) && n <= MOST;
+    if (IS_INT8) fits = fits && has(call.input(2), {filled_up(n_rows_, BLOCK)}) && has(call.input(3), {filled_up(n_rows_, BLOCK)});
+    if (!fits) return "s2s.cpu: a packed weight has other sizes than its rows; build the engine again";
     for (int64_t i = 0; i < n; i++) {
       if (ids.as<int64_t>()[i] < 0 || ids.as<int64_t>()[i] >= n_rows_) return "s2s.cpu: a row is outside the weight";
     }
@@ -252,23 +285,31 @@ class SelfAttentionOperator {
   const char* run(Call& call) const {
     const Tensor qkv = call.input(0), keys = call.input(1), values = call.input(2), ancestors = call.input(3);
     SelfAttention a{};
-    if (keys.dims.size() != 5 || ancestors.dims.size() != 3) return "s2s.cpu: SelfAttention wants a cache of 5 dimensions";
+    const Tensor position = call.input(4), bias = call.input(5);
+    const char* wrong = "s2s.cpu: SelfAttention was given a cache, a table and rows that do not fit each other";
+    if (keys.dims.size() != 5 || !fit_32(keys) || position.count() != 1) return wrong;
     a.capacity = int(keys.dims[0]);
     a.n_sources = int(keys.dims[1]);
     a.heads = int(keys.dims[2]);
     a.beams = int(keys.dims[3]);
     a.size = int(keys.dims[4]);
-    a.position = *call.input(4).as<int64_t>();
+    a.position = *position.as<int64_t>();
     a.scale = scale_;
     a.qkv = qkv.as<float>();
     a.ancestors = ancestors.as<int64_t>();
-    a.bias = call.input(5).as<float>();
-    const std::vector<int64_t> table = {a.n_sources, a.beams, a.capacity};
-    if (ancestors.dims != table || values.dims != keys.dims || qkv.dims[0] != a.n_sources * a.beams ||
-        qkv.dims[1] != 3 * a.heads * a.size || a.position < 0 || a.position >= a.capacity) {
-      return "s2s.cpu: SelfAttention was given a cache, a table and rows that do not fit each other";
+    a.bias = bias.as<float>();
+    const int64_t n_rows = int64_t(a.n_sources) * a.beams, width = int64_t(a.heads) * a.size;
+    if (n_rows > MOST || width > MOST || !has(ancestors, {a.n_sources, a.beams, a.capacity}) || values.dims != keys.dims ||
+        !has(qkv, {n_rows, 3 * width}) || a.position < 0 || a.position >= a.capacity ||
+        (bias && bias.count() != int64_t(a.heads) * a.capacity)) {
+      return wrong;
     }
-    const int64_t width = int64_t(a.heads) * a.size;
+    for (int64_t row = 0; row < n_rows; row++) {
+      for (int64_t t = 0; t <= a.position; t++) {
+        const int64_t beam = a.ancestors[row * a.capacity + t];
+        if (beam < 0 || beam >= a.beams) return "s2s.cpu: the table of ancestors names a beam that there is not";
+      }
+    }
     a.y = call.output(0, {qkv.dims[0], width}).as<float>();
     a.keys = updated(call, 1, keys);
     a.values = updated(call, 2, values);
@@ -301,19 +342,23 @@ class CrossAttentionOperator {
   const char* run(Call& call) const {
     const Tensor query = call.input(0), keys = call.input(1), values = call.input(2), mask = call.input(3);
     CrossAttention a{};
+    const char* wrong = "s2s.cpu: CrossAttention was given rows, keys and a mask that do not fit each other";
+    if (keys.dims.size() != 4 || !fit_32(keys) || query.dims.size() != 2) return wrong;
     a.n_sources = int(keys.dims[0]);
     a.heads = int(keys.dims[1]);
     a.length = int(keys.dims[2]);
     a.size = int(keys.dims[3]);
+    const int64_t width = int64_t(a.heads) * a.size;
+    if (query.dims[0] > MOST || width > MOST) return wrong;
     a.beams = int(query.dims[0] / std::max(a.n_sources, 1));
     a.scale = scale_;
     a.query = query.as<float>();
     a.keys = keys.as<float>();
     a.values = values.as<float>();
     a.mask = mask.as<int64_t>();
-    if (query.dims[0] != a.n_sources * a.beams || query.dims[1] != int64_t(a.heads) * a.size ||
+    if (!has(query, {int64_t(a.n_sources) * a.beams, width}) || values.dims != keys.dims ||
         mask.count() != int64_t(a.n_sources) * a.length) {
-      return "s2s.cpu: CrossAttention was given rows, keys and a mask that do not fit each other";
+      return wrong;
     }
     a.y = call.output(0, query.dims).as<float>();
     if (call.failure()) return nullptr;
@@ -345,23 +390,28 @@ class Head {
     const size_t next = IS_INT8 ? 5 : 3;
     // The weight of a shortlist is an input of the graph; how many tokens it has, its bias says.
     const Tensor bias = call.input(next - 1);
+    if (!n_out_ && bias.dims.size() != 1) return "s2s.cpu: Head has neither a number of tokens nor a bias that says it";
     const int64_t n_out = n_out_ ? n_out_ : bias.count();
     if (const char* why = read_product<IS_INT8>(call, n_out, p)) return why;
+    if (n_out_ && bias && !p.bias) return "s2s.cpu: a bias has another size than its product; build the engine again";
     if (!n_out_) {
       float* filled = scratch<float, 7>(size_t(blocks_of(n_out)) * BLOCK);
       memcpy(filled, bias.data, n_out * sizeof(float));
       p.bias = filled;
     }
-    const Tensor probes = call.input(next + 1);
-    const int64_t M = *call.input(next).as<int64_t>(), Q = probes.dims[2], B = probes.dims[0], K = probes.dims[1];
-    const bool dense = *call.input(next + 2).as<bool>();
-    if (M < 1 || M > n_out || B * K != p.rows) return "s2s.cpu: Head was asked for candidates of other rows or tokens";
+    const Tensor wanted = call.input(next), probes = call.input(next + 1), is_dense = call.input(next + 2);
+    const char* wrong = "s2s.cpu: Head was asked for candidates of other rows or tokens";
+    if (probes.dims.size() != 3 || !fit_32(probes) || wanted.count() != 1 || is_dense.count() != 1) return wrong;
+    const int64_t M = *wanted.as<int64_t>(), Q = probes.dims[2], B = probes.dims[0], K = probes.dims[1];
+    const bool dense = *is_dense.as<bool>();
+    if (M < 1 || M > n_out || B * K != p.rows) return wrong;
     float* best = call.output(0, {B, K, M}).as<float>();
     int64_t* ids = call.output(1, {B, K, M}).as<int64_t>();
     float* normalizer = call.output(2, {B, K}).as<float>();
     float* probed = call.output(3, {B, K, Q}).as<float>();
     float* log_probs = call.output(4, {dense ? B : 0, dense ? K : 0, n_out}).as<float>();
     if (call.failure()) return nullptr;
+    std::fill_n(probed, p.rows * Q, -INFINITY);  // what no block holds: a token outside the vocabulary
 
     const bool sorts = M > MANY;  // the candidates come from the logits of all tokens
     const int64_t kept = sorts ? 1 : M;
@@ -378,8 +428,12 @@ class Head {
     for (int row = 0; row < p.rows; row++) {
       const RowSummary found = merged(rows + row, p.rows, int(kept), best + row * M, ids + row * M);
       if (sorts) sort(logits + row * n_out, n_out, M, best + row * M, ids + row * M);
+      for (int64_t i = sorts ? M : found.n; i < M; i++) {  // logits that are NaN are no candidates; ids are tokens all the same
+        best[row * M + i] = -INFINITY;
+        ids[row * M + i] = i;
+      }
       const float rest = std::log(found.total);
-      for (int i = 0; i < M; i++) best[row * M + i] = (best[row * M + i] - found.top) - rest;
+      for (int64_t i = 0; i < M; i++) best[row * M + i] = (best[row * M + i] - found.top) - rest;
       for (int i = 0; i < Q; i++) probed[row * Q + i] = (probed[row * Q + i] - found.top) - rest;
       normalizer[row] = found.top + rest;
       if (dense) {
@@ -415,8 +469,10 @@ class Head {
   static void sort(const float* logits, int64_t n, int64_t wanted, float* values, int64_t* ids) {
     std::vector<int64_t> order(n);
     for (int64_t i = 0; i < n; i++) order[i] = i;
+    // NaN comes last: an order that it takes no part in would be none.
+    const auto value = [&](int64_t i) { return logits[i] == logits[i] ? logits[i] : -INFINITY; };
     std::partial_sort(order.begin(), order.begin() + wanted, order.end(), [&](int64_t a, int64_t b) {
-      return logits[a] > logits[b] || (logits[a] == logits[b] && a < b);
+      return value(a) > value(b) || (value(a) == value(b) && a < b);
     });
     for (int64_t i = 0; i < wanted; i++) {
       ids[i] = order[i];

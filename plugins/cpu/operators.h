@@ -4,8 +4,10 @@
 // returns why it can't run, or null.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
+#include <initializer_list>
 #include <vector>
 
 #include "kernels.h"
@@ -31,6 +33,15 @@ struct Tensor {
     return n;
   }
 };
+
+// Sizes are compared before anything is read: a graph may come from anywhere. Products of sizes are made in 64 bits; each
+// size fits 32, as kernels count in them.
+inline bool has(const Tensor& tensor, std::initializer_list<int64_t> dims) {
+  return tensor && std::equal(tensor.dims.begin(), tensor.dims.end(), dims.begin(), dims.end()) &&
+         std::all_of(dims.begin(), dims.end(), [](int64_t size) { return size >= 0 && size <= INT32_MAX; });
+}
+// A tensor that may be left out.
+inline bool may_have(const Tensor& tensor, std::initializer_list<int64_t> dims) { return !tensor || has(tensor, dims); }
 
 class Attributes {
  public:

@@ -266,18 +266,27 @@ inline void multiply(const Product& p, int first_block, int end_block) {
 inline void quantise(const float* x, int rows, int n_in, uint8_t* bytes, float* scale, int32_t* zero) {
   const int width = (n_in + 3) / 4 * 4;
   for (int row = 0; row < rows; row++, x += n_in, bytes += width) {
-    Floats high{}, low{};
+    Floats high{}, low{}, nothing{};  // nothing: stays 0 unless a value is NaN or infinite
     float top = 0.0f, bottom = 0.0f;
     int i = 0;
     for (; i + LANES <= n_in; i += LANES) {
       high = larger(high, load(x + i));
       low = smaller(low, load(x + i));
+      nothing += load(x + i) * 0.0f;
     }
     top = maximum(high);
     bottom = minimum(low);
+    float none = sum(nothing);
     for (; i < n_in; i++) {
       top = top > x[i] ? top : x[i];
       bottom = bottom < x[i] ? bottom : x[i];
+      none += x[i] * 0.0f;
+    }
+    if (none != none) {  // bytes have no form for it: the scale carries it into every output of the row
+      scale[row] = none;
+      zero[row] = 0;
+      memset(bytes, 0, width);
+      continue;
     }
     const float step = top > bottom ? (top - bottom) / 255.0f : 1.0f;
     const float offset = std::nearbyint(-bottom / step);

@@ -1,7 +1,8 @@
 """int8 products: rows times a constant weight, by one of two kernels of ONNX Runtime.
 
-    by channel   DynamicQuantizeMatMul: signed weights with a scale for each output; rows are quantised together, with
-                 one scale for all of them. The fastest for several rows.
+    by channel   DynamicQuantizeMatMul: weights with a scale for each output; rows are quantised together, with one
+                 scale for all of them. The fastest for several rows. Weights are signed, but unsigned on a processor
+                 whose product with signed ones saturates (`saturates`).
     by block     MatMulNBits, 8 bits, `accuracy_level` 4: weights and rows have a scale for every BLOCK values, so that
                  the result of a row does not depend on the rows beside it, and large values cost accuracy in their
                  block only. The fastest for one row, and the more accurate one.
@@ -11,8 +12,11 @@ A weight is quantised symmetrically, round to nearest, scale = largest absolute 
 
 from __future__ import annotations
 
+import functools
+import platform
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +28,7 @@ from ...graphs.passes import Applied
 
 BLOCKS = (128, 64, 32, 16)  # values that share a scale; the largest that divides the row
 CONTRIB = "com.microsoft"
-ZERO_POINT = 128  # of 8-bit blocks, which are stored unsigned
+ZERO_POINT = 128  # of 8-bit weights that are stored unsigned
 LEVELS = {8: 127, 4: 7}  # largest absolute value by bits
 INT8_ARITHMETIC = 4  # `accuracy_level`: the rows are quantised to 8 bits too
 
@@ -107,8 +111,37 @@ def _by_channel(
     graph: Graph, node: onnx.NodeProto, name: str, weight: np.ndarray, bias: str, store: Quantised
 ) -> onnx.NodeProto:
     values, scales = store.get(graph, name, ("channel",), lambda: by_channel(weight))
+    zero_point = ""
+    if saturates():
+        values = store.get(graph, name, ("channel", "unsigned"), lambda: (_unsigned(values),))[0]
+        zero_point = _add(graph, f"{name}/zero_point", np.full(weight.shape[0], ZERO_POINT, np.uint8))
     data, scale = _add(graph, f"{name}/int8", values), _add(graph, f"{name}/int8_scale", scales)
-    return _node("DynamicQuantizeMatMul", node, [data, scale, "", bias])
+    return _node("DynamicQuantizeMatMul", node, [data, scale, zero_point, bias])
+
+
+@functools.cache
+def saturates(processor: str | None = None, flags: frozenset[str] | None = None) -> bool:
+    """Whether ONNX Runtime's product of unsigned rows with signed weights loses sums here.
+
+    On x86 without VNNI its kernels add two products in 16 bits (vpmaddubsw), where 255 * 127 * 2 has no room.
+    processor, flags: of another machine than this one, as platform.machine() and /proc/cpuinfo say them.
+    """
+    if (processor or platform.machine()) not in ("x86_64", "AMD64"):
+        return False
+    return not any("vnni" in flag for flag in (_flags() if flags is None else flags))
+
+
+def _flags() -> frozenset[str]:
+    """What /proc/cpuinfo says that the processor can do; nothing where there is no such file."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line.partition(":")[2] for line in lines if line.startswith("flags")), "").split())
+
+
+def _unsigned(values: np.ndarray) -> np.ndarray:
+    return (values.astype(np.int16) + ZERO_POINT).astype(np.uint8)
 
 
 def _by_block(

@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import tiny_models
-from onnx import TensorProto, helper, save_model
+from onnx import TensorProto, helper, numpy_helper, save_model
 
 import s2s_export
 from s2s_export import bundle as bundles
@@ -135,6 +135,30 @@ def test_quantised_weights_are_near(block):
     nibbles, scales = products.by_block(weight, block, bits=4)
     values = np.stack([nibbles & 15, nibbles >> 4], axis=-1).reshape(40, -1, block).astype(np.float32) - 8
     assert np.abs((values * scales[:, :, None]).reshape(40, -1)[:, :96] - weight).max() <= scales.max() / 2 + 1e-6
+
+
+def test_products_by_channel_lose_no_sums_on_this_processor(tmp_path):
+    """Rows and weights at their ends, where sums of two products in 16 bits would saturate."""
+    n_in, n_out = 256, 32
+    weight = np.where(np.arange(n_in * n_out).reshape(n_in, n_out) % n_in < n_in - 1, 1.0, -1.0).astype(np.float32)
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, n_in])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [None, n_out])
+    node = helper.make_node("MatMul", ["x", "weight"], ["y"])
+    made = helper.make_graph([node], "g", [x], [y], [numpy_helper.from_array(weight, "weight")])
+    save_model(helper.make_model(made, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), tmp_path / "a.onnx")
+    graph = graphs.load(tmp_path / "a.onnx", "g")
+    assert products.apply(graph, "channel", products.Quantised()).count == 1
+    graph.save(tmp_path / "int8.onnx")
+    rows = np.full((5, n_in), 2.0, np.float32)
+    found = onnxruntime.InferenceSession(tmp_path / "int8.onnx").run(None, {"x": rows})[0]
+    np.testing.assert_allclose(found, rows @ weight, rtol=0.02)
+
+
+def test_which_processors_saturate():
+    assert products.saturates("x86_64", frozenset({"avx2", "fma"}))
+    assert not products.saturates("x86_64", frozenset({"avx2", "avx_vnni"}))
+    assert not products.saturates("x86_64", frozenset({"avx512f", "avx512_vnni"}))
+    assert not products.saturates("aarch64", frozenset())
 
 
 def test_tied_tables_are_one_tensor(wide):

@@ -18,6 +18,10 @@ from s2s_export.building.cpu import own
 from s2s_export.building.cpu.own import packing
 from s2s_export.building.cpu.own.products import ACTIVATIONS
 
+RUNTIME_ERRORS = tuple(
+    getattr(onnxruntime.capi.onnxruntime_pybind11_state, name)
+    for name in ("Fail", "InvalidArgument", "RuntimeException", "InvalidGraph")
+)
 ONNX_TYPES = {np.dtype(t): helper.np_dtype_to_tensor_dtype(np.dtype(t)) for t in ("f4", "i8", "i4", "i1", "?")}
 SETS = {  # by what is left out
     "avx512": (), "avxvnni": ("avx512",), "avx2": ("avx512", "avxvnni"), "plain": ("avx512", "avxvnni", "avx2"),
@@ -50,6 +54,7 @@ def run(library, op_type, inputs, n_outputs, constants=(), threads=1, wanted=Non
     opsets = [helper.make_opsetid("", 24), helper.make_opsetid(own.DOMAIN, 1)]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # what is refused is tested by its message
     options.enable_cpu_mem_arena = False  # every tensor has memory of its own, whose ends a sanitizer sees
     options.register_custom_ops_library(str(library))
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
@@ -300,6 +305,100 @@ def test_sizes_that_do_not_fit_are_an_error(library):
         cache = np.zeros((4, 1, 2, 1, 8), np.float32)
         table = np.zeros((1, 1, 5), np.int64)
         run(library, "SelfAttention", [np.zeros((1, 48), np.float32), cache, cache, table, np.array([0])], 3, scale=1.0)
+
+
+def cases():
+    """A right call of every operator: inputs, number of outputs, which inputs have one right size only, attributes."""
+    rng = np.random.default_rng(11)
+    weight, ids = normal(rng, 37, 22), rng.integers(0, 37, (3, 5))
+    floats, bytes_ = (packed_inputs(weight, is_int8)[0] for is_int8 in (False, True))
+    x, bias, residual, norm = (
+        normal(rng, 6, 22),
+        packing.filled(normal(rng, 37), 16),
+        normal(rng, 6, 37),
+        normal(rng, 37),
+    )
+    asked = [np.array([4]), rng.integers(0, 37, (2, 3, 2)), np.array(True)]
+    cache, source = normal(rng, 5, 2, 3, 2, 8), normal(rng, 2, 3, 7, 8)
+    ancestors, mask = rng.integers(0, 2, (2, 2, 5)), np.ones((2, 7), np.int64)
+    self_attention = [normal(rng, 4, 72), cache, cache, ancestors, np.array([3]), normal(rng, 3, 5)]
+    return {
+        "Linear": ([x, *floats, bias, residual, norm, norm], 2, (1, 2, 4, 5), {"n_out": 37}),
+        "LinearInt8": ([x, *bytes_, bias, residual, norm, norm], 2, (1, 2, 3, 4, 6, 7), {"n_out": 37}),
+        "Embedding": ([ids, *floats], 1, (1,), {"width": 22, "n_rows": 37}),
+        "EmbeddingInt8": ([ids, *bytes_[:2]], 1, (1, 2), {"width": 22, "n_rows": 37}),
+        "TakeRows": ([ids.ravel(), *floats], 1, (), {"n_rows": 37}),
+        "TakeRowsInt8": ([ids.ravel(), *bytes_], 3, (2, 3), {"n_rows": 37}),
+        "SelfAttention": (self_attention, 3, range(4), {"scale": 1.0}),
+        "CrossAttention": ([normal(rng, 4, 24), source, source, mask], 1, (1, 2), {"scale": 1.0}),
+        "Head": ([x, *floats, bias, *asked], 5, (1, 2), {"n_out": 37}),
+        "HeadInt8": ([x, *bytes_, bias, *asked], 5, (1, 2, 3, 4), {"n_out": 37}),
+    }
+
+
+CASES = ("Linear", "LinearInt8", "Embedding", "EmbeddingInt8", "TakeRows", "TakeRowsInt8", "SelfAttention",
+         "CrossAttention", "Head", "HeadInt8")  # fmt: skip
+
+
+def of_other_sizes(array):
+    """The array cut, lengthened, flattened, without anything, and with a size in front."""
+    for axis in range(array.ndim):
+        yield np.ascontiguousarray(array.take(range(array.shape[axis] - 1), axis))
+        yield np.concatenate([array, array.take([0], axis)], axis)
+    if array.ndim != 1:
+        yield array.ravel()
+    yield array.ravel()[:0]
+    yield array.ravel()[:0].reshape(0, *array.shape[1:]) if array.ndim else np.zeros((0,), array.dtype)
+    yield array[None]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_inputs_of_other_sizes_are_refused_or_served(library, case):
+    """One input at a time has other sizes, one attribute another value; whatever has one right size only is refused."""
+    inputs, n_outputs, fixed, attributes = cases()[case]
+    run(library, case, inputs, n_outputs, **attributes)
+    served = []
+    for i, array in enumerate(inputs):
+        for other in of_other_sizes(np.asarray(array)):
+            try:
+                run(library, case, [*inputs[:i], other, *inputs[i + 1 :]], n_outputs, **attributes)
+                served.append((i, other.shape))
+            except RUNTIME_ERRORS as error:
+                assert "s2s.cpu" in str(error) or "Invalid" in str(error) or "dimension" in str(error), error
+    assert not [entry for entry in served if entry[0] in fixed]
+    for name in {"n_out", "width", "n_rows"} & attributes.keys():
+        for value in (-1, 1, attributes[name] + 16, 2**31, 2**40):
+            with pytest.raises(RUNTIME_ERRORS, match="s2s.cpu"):
+                run(library, case, inputs, n_outputs, **{**attributes, name: value})
+
+
+def test_values_that_point_outside_are_refused(library):
+    inputs, n_outputs, _, attributes = cases()["SelfAttention"]
+    for i, value in ((3, 2), (3, -1), (4, 5), (4, -1)):
+        wrong = inputs[i].copy()
+        wrong.flat[0] = value
+        with pytest.raises(RUNTIME_ERRORS, match="s2s.cpu"):
+            run(library, "SelfAttention", [*inputs[:i], wrong, *inputs[i + 1 :]], n_outputs, **attributes)
+
+
+def test_rows_that_are_no_numbers(library):
+    """int8 rows: the whole row is NaN, and no other."""
+    inputs, _, _, attributes = cases()["LinearInt8"]
+    for value in (np.nan, np.inf, -np.inf):
+        x = inputs[0].copy()
+        x[2, 21] = value
+        (found,) = run(library, "LinearInt8", [x, *inputs[1:5]], 1, **attributes)
+        assert np.isnan(found[2]).all() and np.isfinite(np.delete(found, 2, axis=0)).all()
+
+
+@pytest.mark.parametrize("n", [5, 300])
+def test_candidates_of_logits_that_are_no_numbers(library, n):
+    """Ids are tokens, whatever the logits are."""
+    x, weight = np.full((1, 4), np.nan, np.float32), np.ones((400, 4), np.float32)
+    asked = [np.array([n]), np.zeros((1, 1, 1), np.int64), np.array(False)]
+    best, ids, *_ = run(library, "Head", [x, *packed_inputs(weight, False)[0], None, *asked], 5, [1], n_out=400)
+    assert ((ids >= 0) & (ids < 400)).all() and len(set(ids.ravel().tolist())) == n
+    assert not np.isfinite(best).any()
 
 
 # The passes
