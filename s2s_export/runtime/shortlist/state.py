@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ...bundle import Bundle, inside
-from ...engines import PORTABLE
+from ...engines import PORTABLE, folder_of, read
 from ...errors import BundleError, EngineError, InvalidOption
 from ..backends._recurrent import RecurrentState
 from ..backends.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeState, open_session, run
@@ -134,7 +134,7 @@ def made_from(bundle: Bundle, graphs: Mapping[str, Any], target: str) -> list[st
     """The sha256 of each decoder step of a target."""
     files: Mapping[str, Any] = bundle.manifest["files"]
     if target != PORTABLE:
-        files = json.loads((bundle.path / "engines" / target / "engine.json").read_bytes())["files"]
+        files = read(folder_of(bundle, target))["files"]
     return [files[graphs[name]["file"]]["sha256"] for name in step_names(graphs)]
 
 
