@@ -184,13 +184,15 @@ def difference(described: Mapping[str, Any], inputs: Mapping[str, Tensor], outpu
 
 
 def _is_shape_of(tensor: Tensor, described: Sequence[int | str]) -> bool:
-    """Only sizes are compared: what a library calls a size that varies is its own affair."""
+    """A size that the graph does not know, or calls by a name of its own, may be any."""
     if tensor.shape is None:
         return True
-    pairs = zip(tensor.shape, described, strict=False)
-    return len(tensor.shape) == len(described) and not any(
-        isinstance(a, int) and isinstance(b, int) and a != b for a, b in pairs
-    )
+    known = [(own, size) for own, size in zip(tensor.shape, described, strict=False) if _is_known(own)]
+    return len(tensor.shape) == len(described) and all(own == size for own, size in known)
+
+
+def _is_known(size: int | str | None) -> bool:
+    return isinstance(size, int) or size in LETTERS
 
 
 def output_of(name: str) -> str:

@@ -178,6 +178,10 @@ def test_a_type_or_a_size_that_differs_is_named(copy: Path) -> None:
     with pytest.raises(BundleError, match=r"the graph's input 'input_ids' is int64, its description says float32"):
         s2s_export.load(copy, target="mine")
     file.write_text(kept)
+    document(file, ("graphs", "encoder", "inputs", 0, "shape"), ["B", "K"])
+    with pytest.raises(BundleError, match=r"'input_ids' has shape \[B, S\], its description says \[B, K\]"):
+        s2s_export.load(copy, target="mine")
+    file.write_text(kept)
     document(file, ("graphs", "encoder", "outputs", 0, "shape"), ["B", "S", 7])
     with pytest.raises(
         BundleError, match=r"'encoder_states' has shape \[B, S, \d+\], its description says \[B, S, 7\]"
@@ -185,7 +189,26 @@ def test_a_type_or_a_size_that_differs_is_named(copy: Path) -> None:
         s2s_export.load(copy, target="mine")
 
 
-WRONG: list[Any] = [None, True, -1, 0, 3, 1.5, 10**30, "", "x", "\0", "\ud800", [], [[]], {}, {"a": 1}, ["B"], DELETED]
+WRONG: list[Any] = [
+    None,
+    True,
+    -1,
+    0,
+    3,
+    1.5,
+    10**30,
+    2**62,
+    "",
+    "x",
+    "\0",
+    "\ud800",
+    [],
+    [[]],
+    {},
+    {"a": 1},
+    ["B"],
+    DELETED,
+]
 
 
 def places(document: Any) -> list[tuple[Any, ...]]:
