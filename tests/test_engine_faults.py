@@ -163,6 +163,9 @@ def test_a_value_that_a_description_leaves_out_is_named(copy: Path, file: str, g
         document(copy / file, ("graphs", graph, side, index), DELETED)
         with pytest.raises(BundleError, match=rf"{graph}.onnx: the graph has the {side[:-1]} '{entry['name']}', which"):
             s2s_export.load(copy, "onnxruntime", target)
+        if target == "portable":
+            with pytest.raises(BundleError, match=f"the graph has the {side[:-1]} '{entry['name']}', which"):
+                s2s_export.load(copy, "torch")
         (copy / file).write_text(kept)
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ...bundle import GRAPHS, Bundle, output_of
-from ...errors import BackendError
+from ...bundle import GRAPHS, Bundle, difference, output_of
+from ...errors import BackendError, BundleError
 from ..decoding.state import Ints, StepQuery, StepResult
 from ._declaration import Declaration
 from ._sources import pad_sources
@@ -48,6 +48,9 @@ class TorchBackend:
         self.bundle = bundle
         self.device = device
         self.graphs = {name: TorchGraph(bundle.graph_path(name), device) for name in GRAPHS}
+        for name, graph in self.graphs.items():
+            if reason := difference(bundle.manifest["graphs"][name], graph.inputs, graph.outputs):
+                raise BundleError(f"{bundle.graph_path(name)}: {reason}; export the bundle again")
 
     def begin(self, sources: Sequence[Sequence[int]], n_beams: int) -> TorchState:
         return TorchState(self, self.encode(sources), n_beams)
