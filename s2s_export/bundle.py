@@ -10,7 +10,7 @@ A bundle is a folder:
     tokenizer/            what turns text into ids and back (absent when the checkpoint had no tokenizer)
     engines/<target>/     what `s2s build` made
 
-manifest.json, format version 1, holds
+manifest.json, format version 1, holds (their types are below, in `_MANIFEST`)
 
     format, format_version    "s2s-bundle" and the integer 1; a reader refuses a larger one
     family, model_type        which family exported it, and the checkpoint's own `model_type`
@@ -35,21 +35,71 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .errors import BundleError, InvalidOption, S2SError
+from .schema import (
+    Check,
+    Unreadable,
+    all_of,
+    anything,
+    either,
+    file_name,
+    integer,
+    list_of,
+    mapping_of,
+    null_or,
+    number,
+    one_of,
+    read_json,
+    record,
+    shown,
+    text,
+)
 
 FORMAT = "s2s-bundle"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 GRAPHS = ("encoder", "cross_kv_init", "decoder_step")
-REQUIRED = ("family", "precision", "decoder", "sizes", "limits", "source", "generation", "graphs", "files")
+# What stands for a size in a shape: sources, beams, source length, positions, slots, candidates, probes.
+LETTERS = ("B", "K", "S", "C", "N", "M", "Q")
+DTYPES = ("float32", "float16", "bfloat16", "int64", "int32", "bool")
 _CHUNK = 1 << 20  # bytes read at a time
+
+# The types of what is read below and by the runtime, which may rely on them.
+_SIZE = either(integer(0), one_of(*LETTERS), f"a size or one of the letters {', '.join(LETTERS)}")
+_VALUES = list_of(record({"name": text, "dtype": one_of(*DTYPES), "shape": list_of(_SIZE)}))
+GRAPH: Check = record({"file": file_name, "inputs": _VALUES, "outputs": _VALUES})
+FILES: Check = mapping_of(record({"bytes": integer(0), "sha256": text}), key=file_name)
+_LIMIT = null_or(integer(1))
+_PARITY = record({"graph": text, "output": text, "max_error": number, "relative": number})
+_MANIFEST: Check = record(
+    {
+        "family": text,
+        "model_type": text,
+        "precision": text,
+        "decoder": one_of("attention", "recurrent"),
+        "sizes": all_of(
+            mapping_of(integer(0)), record({"vocabulary_size": integer(1), "source_vocabulary_size": integer(1)})
+        ),
+        "limits": record({"max_source_length": _LIMIT, "max_target_length": _LIMIT}),
+        "source": record({"pad_token_id": null_or(integer(0))}),
+        "generation": mapping_of(anything),
+        "graphs": record(dict.fromkeys(GRAPHS, GRAPH)),
+        "files": FILES,
+    },
+    optional={
+        "tokenizer": null_or(mapping_of(anything)),  # its keys are checked by runtime/text/entry.py
+        "provenance": mapping_of(anything),
+        "parity": record({}, {"outputs": list_of(_PARITY)}),
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -86,7 +136,13 @@ class Bundle:
 def inside(folder: Path, name: str) -> Path:
     """folder/name, refused where it leads out of the folder."""
     path = folder / name
-    if Path(name).is_absolute() or ".." in Path(name).parts or not _is_below(path, folder):
+    try:
+        is_inside = not Path(name).is_absolute() and ".." not in Path(name).parts and _is_below(path, folder)
+    except (OSError, RuntimeError, ValueError) as error:  # a link to itself, a name too long
+        raise BundleError(
+            f"{folder}: the manifest names {shown(name)}, which can't be a file's name ({error})"
+        ) from error
+    if not is_inside:
         raise BundleError(
             f"{folder}: the manifest names '{name}', which leads out of the bundle; don't use this bundle"
         )
@@ -97,10 +153,69 @@ def _is_below(path: Path, folder: Path) -> bool:
     return path.resolve().is_relative_to(folder.resolve())
 
 
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output as a graph itself has it. shape: sizes and letters; None where the graph does not say."""
+
+    dtype: str
+    shape: Sequence[int | str | None] | None = None
+
+
+def difference(described: Mapping[str, Any], inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> str | None:
+    """How a graph differs from its description in manifest.json or engine.json, or None.
+
+    inputs, outputs: the graph's own, by name. A backend asks when it opens a graph: an input that the description
+    leaves out would not be bound, and the graph would read memory that is not its own.
+    """
+    for what, own in (("input", inputs), ("output", outputs)):
+        listed = {entry["name"]: entry for entry in described[f"{what}s"]}
+        if missing := [name for name in own if name not in listed]:
+            return f"the graph has the {what} {shown(missing[0])}, which its description leaves out"
+        if unknown := [name for name in listed if name not in own]:
+            return f"its description has the {what} {shown(unknown[0])}, which the graph does not have"
+        for name, entry in listed.items():
+            tensor = own[name]
+            if tensor.dtype != entry["dtype"]:
+                return f"the graph's {what} {shown(name)} is {tensor.dtype}, its description says {entry['dtype']}"
+            if not _is_shape_of(tensor, entry["shape"]):
+                found, expected = (", ".join(map(str, shape or ())) for shape in (tensor.shape, entry["shape"]))
+                return f"the graph's {what} {shown(name)} has shape [{found}], its description says [{expected}]"
+    return None
+
+
+def _is_shape_of(tensor: Tensor, described: Sequence[int | str]) -> bool:
+    """A size that the graph does not know, or calls by a name of its own, may be any."""
+    if tensor.shape is None:
+        return True
+    known = [(own, size) for own, size in zip(tensor.shape, described, strict=False) if _is_known(own)]
+    return len(tensor.shape) == len(described) and all(own == size for own, size in known)
+
+
+def _is_known(size: int | str | None) -> bool:
+    return isinstance(size, int) or size in LETTERS
+
+
 def output_of(name: str) -> str:
     """The output of a decoder step that becomes the input `name` of the next: self_key.3 -> self_key_out.3."""
     stem, _, layer = name.partition(".")
     return f"{stem}_out.{layer}" if layer else f"{stem}_out"
+
+
+def is_file(path: Path) -> bool:
+    """Whether it is a regular file; False too for a name that no file can have."""
+    return _mode_is(path, stat.S_ISREG)
+
+
+def is_folder(path: Path) -> bool:
+    """The same of a folder."""
+    return _mode_is(path, stat.S_ISDIR)
+
+
+def _mode_is(path: Path, wanted: Callable[[int], bool]) -> bool:
+    try:
+        return wanted(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False
 
 
 def sha256(path: Path) -> str:
@@ -118,26 +233,24 @@ def read(path: str | os.PathLike[str], *, verify: bool = True) -> Bundle:
     """
     folder = Path(path)
     file = folder / MANIFEST
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise BundleError(f"{folder}: no such folder; expected a bundle made by `s2s export`")
-    if not file.is_file():
+    if not os.path.lexists(file):
         raise BundleError(f"{folder}: no {MANIFEST} in it; expected a bundle made by `s2s export`")
     try:
-        manifest = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
+        manifest = read_json(file)
+    except Unreadable as error:
         raise BundleError(f"{file}: not readable as JSON ({error}); export the bundle again") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise BundleError(f'{file}: not the manifest of a bundle; expected "format": "{FORMAT}"')
     version = manifest.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise BundleError(
-            f"{folder}: bundle format {version}, but this version reads up to {FORMAT_VERSION}; upgrade s2s-export"
+            f"{folder}: bundle format {shown(version)}, but this version reads up to {FORMAT_VERSION}; "
+            "upgrade s2s-export"
         )
-    if missing := [key for key in REQUIRED if key not in manifest]:
-        raise BundleError(f"{file}: lacks {', '.join(missing)}; export the bundle again")
-    for graph in GRAPHS:
-        if graph not in manifest["graphs"]:
-            raise BundleError(f"{file}: lacks the graph '{graph}'; export the bundle again")
+    if problem := _MANIFEST(manifest, ""):
+        raise BundleError(f"{file}: {problem}; export the bundle again")
     bundle = Bundle(folder, manifest)
     _check_files(bundle, verify)
     return bundle
@@ -150,7 +263,7 @@ def _check_files(bundle: Bundle, verify: bool) -> None:
         path = inside(bundle.path, name)
         if name not in files:
             raise BundleError(f"{bundle.path}: {name} has no recorded hash; export the bundle again")
-        if not path.is_file():
+        if not is_file(path):
             raise BundleError(f"{bundle.path}: {name} is missing; copy the bundle again or export it again")
         size = path.stat().st_size
         if size != files[name]["bytes"]:

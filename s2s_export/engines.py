@@ -1,121 +1,292 @@
-"""Engines: what `s2s build` stores in a bundle, and whether one can run here. Builders write them, backends read them.
+"""Engines: what `s2s build` stores in a bundle. `building/` writes them, backends read them, and both meet here.
 
-`building/` says what is in engine.json where it writes it: `build.py` of every engine, `builders/` of each kind.
+An engine is a folder, engines/<target>/ of its bundle, with the files that a library runs and engine.json, which says
+what they are. A folder whose name begins with a dot is a build under way or its remains, and no engine.
+
+engine.json, format version 1, holds for every engine
+
+    format_version    the integer 1; a reader refuses a larger one. A file without it is of version 1
+    target            text: the target's name, which is the folder's too
+    flavour           text: who runs it. A backend declares the flavours that it runs
+    precision         text: fp32, fp16, bf16, int8 or fp8
+    key               text: hash of the bundle's graphs, the recipe and the library; an engine with the same key is not
+                      built again
+    made_from         text by text: sha256 of every file of the bundle when the engine was built, by its name
+    built_with        text by text: s2s_export, the exporter's version; library, the builder's name and version
+    recipe            the target's recipe, key by key (recipes.py)
+    files             bytes and sha256 of every file of the engine but engine.json, by its name
+    graphs            encoder, cross_kv_init and decoder_step: each its file, inputs and outputs as in the manifest
+                      (name, dtype and shape). They are the graph's own: a backend compares them when it opens the graph
+    bytes, seconds    numbers: size of all files together, and how long the build took
+    summary           list of text: what the build told its user
+
+and more, which nothing reads that runs an engine: what the passes did to the graphs, agreement with fp32, and so on.
+
+flavour "cpu", for ONNX Runtime on a CPU, has also
+
+    onnxruntime       text: the version of ONNX Runtime that may run it
+    weights           "engine" or "bundle": whose weights.bin the graphs read
+    shared            by graph and weight: dtype, shape and offset in weights.bin of weights that several graphs read
+    operators         text: the library of our own operators that the graphs use, or null
+    processor         text: the machine that `operators` was compiled for
+    graphs.*.max_rows a whole number: the most rows (sources times beams) that this decoder step serves. The graph
+                      decoder_step has none: it serves the rest
+
+flavour "cuda", for ONNX Runtime on an NVIDIA GPU, has no more. Flavours "tensorrt" and "tensorrt-rtx" have also
+
+    ranges            by letter (B sources, K beams, S source length, and T target length): min, opt and max
+    slots             a whole number: slots of the K/V caches, positions times beams; 0 for a decoder without caches
+    target_length     a whole number: the most tokens that the decoder can be fed
+    device            compute_capabilities, a list of text: the GPUs that can run it
+    recipe.plugins    true or false: whether it holds our kernels, whose binaries (*.fatbin) lie beside it
+    recipe.buckets    list of whole numbers: source lengths that are run; others run as the next larger
+
+Engines that were built before a key was added lack it; those that are read are required below.
 """
 
 from __future__ import annotations
 
-import json
+import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from .bundle import Bundle, sha256
+from .bundle import DTYPES, FILES, GRAPH, GRAPHS, Bundle, inside, is_file, is_folder, sha256
 from .errors import BackendError, BundleError, EngineError, InvalidOption, nearest
+from .schema import (
+    Check,
+    Unreadable,
+    all_of,
+    anything,
+    boolean,
+    file_name,
+    integer,
+    list_of,
+    mapping_of,
+    null_or,
+    number,
+    one_of,
+    read_json,
+    record,
+    shown,
+    text,
+)
 
 PORTABLE = "portable"  # the target that is always there: the bundle's own graphs
+RECORD = "engine.json"
+FORMAT_VERSION = 1
+
+_WEIGHT_TYPES = (*DTYPES, "float64", "int8", "uint8", "int16", "uint16", "uint32", "uint64")
+_RANGE = record({"min": integer(1), "opt": integer(1), "max": integer(1)})
+_CPU: Check = record(
+    {"onnxruntime": text, "weights": one_of("engine", "bundle")},
+    optional={
+        "shared": null_or(
+            mapping_of(
+                mapping_of(
+                    record({"dtype": one_of(*_WEIGHT_TYPES), "shape": list_of(integer(0)), "offset": integer(0)})
+                )
+            )
+        ),
+        "operators": null_or(file_name),
+        "processor": text,
+    },
+)
+_TENSORRT: Check = record(
+    {
+        "key": text,
+        "ranges": record({letter: _RANGE for letter in "BKS"}, {"T": _RANGE}),
+        "slots": integer(0),
+        "target_length": integer(1),
+        "built_with": record({"library": text}),
+        "device": record({"compute_capabilities": list_of(text)}),
+        "recipe": record({"plugins": boolean, "buckets": list_of(integer(1))}),
+    }
+)
+# What a flavour has beyond what all have. A flavour that is not here has no more that is checked.
+_OF_FLAVOUR: Mapping[str, Check] = {"cpu": _CPU, "tensorrt": _TENSORRT, "tensorrt-rtx": _TENSORRT}
+_ENGINE: Check = record(
+    {
+        "flavour": text,
+        "made_from": mapping_of(text),
+        "files": FILES,
+        "graphs": all_of(
+            record(dict.fromkeys(GRAPHS, GRAPH)), mapping_of(all_of(GRAPH, record({}, {"max_rows": integer(0)})))
+        ),
+    },
+    optional={
+        "target": file_name,
+        "precision": text,
+        "key": text,
+        "built_with": mapping_of(text),
+        "recipe": record({}, {"buckets": list_of(integer(1))}),
+        "bytes": number,
+        "seconds": number,
+        "summary": list_of(text),
+        "passes": mapping_of(anything),
+    },
+)
 
 
-def engines(bundle: Bundle) -> dict[str, dict[str, Any]]:
-    """engine.json of every engine that `s2s build` made, by target. Raises BundleError for one that can't be read."""
-    found = {}
-    for file in sorted((bundle.path / "engines").glob("*/engine.json")):
-        try:
-            found[file.parent.name] = json.loads(file.read_bytes())
-        except (OSError, ValueError) as error:
-            raise BundleError(f"{file}: not readable as JSON ({error}); build this target again") from error
-    return found
+# Reading
 
 
-# Of CPUs
+def names(bundle: Bundle) -> list[str]:
+    """The targets that `s2s build` made an engine for, readable or not."""
+    folder = bundle.path / "engines"
+    try:
+        found = sorted(os.listdir(folder)) if is_folder(folder) else []
+    except OSError as error:
+        raise BundleError(f"{folder}: can't be listed ({error.strerror}); let it be readable") from error
+    return [name for name in found if not name.startswith(".") and os.path.lexists(folder / name / RECORD)]
 
 
-def unfit(bundle: Bundle, target: str | None, flavour: str) -> str | None:
-    """Why no engine of this flavour can be had for a target, or None."""
-    if target in (None, PORTABLE):
-        return None
-    built = engines(bundle)
-    if target not in built:
-        fitting = [PORTABLE, *(name for name, engine in built.items() if engine.get("flavour") == flavour)]
-        return f"the bundle has no engine '{target}'{nearest(str(target), fitting)}; {_rebuild(bundle, str(target))}"
-    if built[target].get("flavour") != flavour:
-        return f"the engine '{target}' is one of flavour '{built[target].get('flavour')}'; expected '{flavour}'"
+def folder_of(bundle: Bundle, target: str) -> Path:
+    return bundle.path / "engines" / target
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """engine.json of an engine's folder; presence and types of all that is used are as described above.
+
+    Raises EngineError, which names what is wrong by its path in the file.
+    """
+    file = folder / RECORD
+    again = rebuild(folder, {})
+    try:
+        engine = read_json(file)
+    except Unreadable as error:
+        raise EngineError(f"{file}: not readable as JSON ({error}); {again}") from error
+    version = engine.get("format_version", FORMAT_VERSION) if isinstance(engine, dict) else FORMAT_VERSION
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise EngineError(
+            f"{file}: engine format {shown(version)}, but this version reads up to {FORMAT_VERSION}; "
+            "upgrade s2s-export, or build the target again"
+        )
+    problem = _ENGINE(engine, "") or _OF_FLAVOUR.get(engine["flavour"], anything)(engine, "") or _contradiction(engine)
+    if problem:
+        raise EngineError(f"{file}: {problem}; {again}")
+    return dict(engine)
+
+
+def _contradiction(engine: Mapping[str, Any]) -> str | None:
+    """What one key says against another."""
+    named = {f"graphs.{name}.file": graph["file"] for name, graph in engine["graphs"].items()}
+    if engine.get("operators"):
+        named["operators"] = engine["operators"]
+    for where, name in named.items():
+        if name not in engine["files"]:
+            return f"{where} is {shown(name)}, expected one of the names in files"
+    if "max_rows" in engine["graphs"]["decoder_step"]:
+        return "graphs.decoder_step.max_rows is there, expected none, as this graph serves any number of rows"
+    if engine.get("operators") and "processor" not in engine:
+        return "lacks processor, expected the machine that its operators were compiled for"
     return None
 
 
-def choose(bundle: Bundle, target: str | None, default: str, version: str) -> tuple[dict[str, Any], Path] | None:
-    """The engine of a target and its folder, None for the portable graphs. Raises EngineError for one that is stale.
-
-    default: used when it is built and no target is named. version: of the ONNX Runtime that is installed.
-    """
-    if target == PORTABLE:
-        return None
-    name = target or default
-    engine = engines(bundle).get(name)
-    if engine is None:
-        return None
-    folder = bundle.path / "engines" / name
-    _check(bundle, name, engine, folder, version)
-    return engine, folder
+def engines(bundle: Bundle) -> dict[str, dict[str, Any]]:
+    """engine.json of every engine, by target. Raises EngineError for one that can't be read."""
+    return {name: read(folder_of(bundle, name)) for name in names(bundle)}
 
 
-def _check(bundle: Bundle, name: str, engine: dict[str, Any], folder: Path, version: str) -> None:
-    if "made_from" not in engine or "graphs" not in engine:
-        raise EngineError(f"{folder}: engine.json lacks what a CPU engine needs; {_rebuild(bundle, name)}")
-    now = {file: entry["sha256"] for file, entry in bundle.manifest["files"].items()}
-    if engine["made_from"] != now:
-        raise EngineError(f"{folder}: was built from another version of this bundle; {_rebuild(bundle, name)}")
-    if engine["onnxruntime"] != version:
-        raise EngineError(
-            f"{folder}: was built for ONNX Runtime {engine['onnxruntime']}, this is {version}; {_rebuild(bundle, name)}"
-        )
-    if engine.get("operators") and engine["processor"] != platform.machine():
-        raise EngineError(
-            f"{folder}: its operators were compiled for {engine['processor']}, this is {platform.machine()}; "
-            f"{_rebuild(bundle, name)}"
-        )
-    for file, entry in engine["files"].items():
-        path = folder / file
-        if not path.is_file() or path.stat().st_size != entry["bytes"]:
-            raise EngineError(f"{path}: is missing or has another size than {entry['bytes']}; {_rebuild(bundle, name)}")
-    if engine.get("operators"):
-        path = folder / engine["operators"]  # code that this process is about to run
-        if sha256(path) != engine["files"][path.name]["sha256"]:
-            raise EngineError(f"{path}: is not what was built, the file is damaged; {_rebuild(bundle, name)}")
+def targets_of(bundle: Bundle, flavours: Collection[str]) -> list[str]:
+    """Targets whose engine is of one of these flavours. One that can't be read is among them: opening it says why."""
+    found = []
+    for name in names(bundle):
+        try:
+            is_ours = read(folder_of(bundle, name))["flavour"] in flavours
+        except EngineError:
+            is_ours = True
+        if is_ours:
+            found.append(name)
+    return found
 
 
-def _rebuild(bundle: Bundle, name: str) -> str:
-    return f"run `s2s build {bundle.path} --target {name}`"
+# Whether one can run here
 
 
-# Of GPUs
+def refuse_stale(
+    bundle: Bundle,
+    folder: Path,
+    engine: Mapping[str, Any],
+    *,
+    library: str | None = None,
+    capability: str | None = None,
+) -> None:
+    """Raises EngineError, with the command that rebuilds it, for an engine that can't run here.
 
-
-def check_record(folder: Path, engine: Mapping[str, Any], library: str, capability: str, bundle: Bundle) -> None:
-    """Raises EngineError for an engine of another bundle, library version or GPU, with the command that rebuilds it.
-
-    library: flavour and version of the one that is installed.
+    It was made from another bundle, for another version of the library, for another processor or GPU, or its files are
+    not those that were built. library: name and version of the one that is installed, where an engine depends on it.
+    capability: compute capability of this GPU, where there is one.
     """
     again = rebuild(folder, engine)
-    if engine.get("made_from") != bundle.hashes():
+    if engine["made_from"] != bundle.hashes():
         raise EngineError(f"{folder}: was built from another version of this bundle; {again}")
-    built_with = str(engine.get("built_with", {}).get("library", ""))
-    if built_with != library:
+    if library is not None and _library_of(engine) != library:
+        raise EngineError(f"{folder}: built with {_library_of(engine)}, but {library} is installed; {again}")
+    if capability is not None and capability not in engine["device"]["compute_capabilities"]:
+        served = ", ".join(engine["device"]["compute_capabilities"]) or "unknown"
+        raise EngineError(f"{folder}: built for compute capability {served}, but this GPU has {capability}; {again}")
+    operators = engine.get("operators")
+    if operators and engine["processor"] != platform.machine():
         raise EngineError(
-            f"{folder}: built with {built_with or 'an unknown library'}, but {library} is installed; {again}"
+            f"{folder}: its operators were compiled for {engine['processor']}, this is {platform.machine()}; {again}"
         )
-    served = engine.get("device", {}).get("compute_capabilities", [])
-    if capability not in served:
-        raise EngineError(
-            f"{folder}: built for compute capability {', '.join(served) or 'unknown'}, but this GPU has {capability}; "
-            f"{again}"
-        )
+    for name, entry in engine["files"].items():
+        path = inside(folder, name)
+        if not is_file(path):
+            raise EngineError(f"{path}: is missing; {again}")
+        if path.stat().st_size != entry["bytes"]:
+            raise EngineError(
+                f"{path}: {path.stat().st_size} bytes, {entry['bytes']} bytes recorded; the engine is damaged; {again}"
+            )
+    if operators and sha256(inside(folder, operators)) != engine["files"][operators]["sha256"]:
+        # code that this process is about to run
+        raise EngineError(f"{folder / operators}: is not what was built, the file is damaged; {again}")
+
+
+def _library_of(engine: Mapping[str, Any]) -> str:
+    if "onnxruntime" in engine:
+        return f"onnxruntime {engine['onnxruntime']}"
+    return engine["built_with"]["library"] or "an unknown library"
 
 
 def rebuild(folder: Path, engine: Mapping[str, Any]) -> str:
     """The command that builds an engine again. folder: the engine's."""
     return f"run: s2s build {folder.parent.parent} --target {engine.get('target', folder.name)} --force"
+
+
+# Which one is taken
+
+
+def why_no_engine(bundle: Bundle, target: str, flavours: Collection[str], others: Collection[str] = ()) -> str | None:
+    """Why a bundle has no engine of these flavours for a target, or None. others: targets that would do as well."""
+    wanted = " or ".join(flavours)
+    fitting = targets_of(bundle, flavours)
+    if target not in names(bundle):
+        known = nearest(target, [*others, *fitting]) if others or fitting else ""
+        return f"the bundle has no {wanted} engine for target {shown(target)}{known}; {_build(bundle, target)}"
+    if target not in fitting:
+        flavour = read(folder_of(bundle, target))["flavour"]
+        return f"the engine '{target}' is one of flavour '{flavour}'; expected '{wanted}'"
+    return None
+
+
+def why_no_single_engine(bundle: Bundle, flavours: Collection[str]) -> str | None:
+    """Why there is not exactly one engine of these flavours, which then needs no name, or None."""
+    fitting, wanted = targets_of(bundle, flavours), " or ".join(flavours)
+    if not fitting:
+        return f"the bundle has no {wanted} engine; {_build(bundle, 'TARGET')} (see s2s build --list)"
+    if len(fitting) > 1:
+        return f"the bundle has several {wanted} engines ({', '.join(fitting)}); choose one with --target"
+    return None
+
+
+def _build(bundle: Bundle, target: str) -> str:
+    return f"run: s2s build {bundle.path} --target {target}"
+
+
+# What fits into one
 
 
 def beams_for(record: Mapping[str, Any], wanted: int) -> int:

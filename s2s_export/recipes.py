@@ -2,7 +2,7 @@
 
 A recipe says how to build, never which model: ranges are given by dimension letter, so that a new family edits none.
 
-    flavour               which builder: "cpu", "cuda", "tensorrt", "tensorrt-rtx"
+    flavour               which builder makes it and which backend runs it, such as "cpu" (building/builders/)
     description           one line for `s2s build --list`
     precision             fp32, fp16, bf16, int8 or fp8
     compute_capabilities  ["8.6", ...] that the engine must run on; empty for a CPU
@@ -33,7 +33,6 @@ else:
     import tomli as tomllib
 
 LETTERS = {"B": "sources", "K": "beams", "S": "source length", "T": "target length"}
-FLAVOURS = ("cpu", "cuda", "tensorrt", "tensorrt-rtx")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 _CAPABILITY = re.compile(r"\d{1,2}\.\d")
 
@@ -111,9 +110,10 @@ def read(path: Path) -> Recipe:
 
 def _check_plain(data: Mapping[str, Any]) -> list[str]:
     wrong = []
-    for key, allowed in (("flavour", FLAVOURS), ("precision", PRECISIONS)):
-        if data.get(key) not in allowed:
-            wrong.append(f"{key} is {data.get(key)!r}, expected one of {', '.join(allowed)}")
+    if not isinstance(data.get("flavour"), str):
+        wrong.append(f"flavour is {data.get('flavour')!r}, expected the name of one, such as 'cpu'")
+    if data.get("precision") not in PRECISIONS:
+        wrong.append(f"precision is {data.get('precision')!r}, expected one of {', '.join(PRECISIONS)}")
     for value in data.get("compute_capabilities", []):
         if not isinstance(value, str) or not _CAPABILITY.fullmatch(value):
             wrong.append(f"compute capability {value!r}, expected text like '8.6'")

@@ -1,8 +1,7 @@
 """From a bundle to an engine for a target, stored inside the bundle as engines/<target>/.
 
-engine.json records the target, what built it, the device it is good for, and a key: the hash of graphs, recipe and
-library version. An engine whose key is unchanged is not built again. A build that fails or is interrupted leaves the
-older engine as it was.
+engine.json (engines.py explains it) has a key: the hash of graphs, recipe and library version. An engine whose key is
+unchanged is not built again. A build that fails or is interrupted leaves the older engine as it was.
 """
 
 from __future__ import annotations
@@ -20,13 +19,11 @@ from typing import Any
 
 from .. import bundle, recipes
 from ..bundle import Bundle
-from ..errors import BuildError, InvalidOption
+from ..engines import FORMAT_VERSION, RECORD, read
+from ..errors import BuildError, EngineError, InvalidOption
 from ..recipes import Recipe
 from ..version import __version__
 from . import builders
-
-ENGINE = "engine.json"
-FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -51,8 +48,8 @@ def build(
     Raises UnknownOption, InvalidOption, MissingExtra, BundleError, BuildError.
     """
     recipe = recipes.load(target)
-    opened = bundle.read(bundle_path)
     builder = builders.find(recipe.flavour)
+    opened = bundle.read(bundle_path)
     _check_ranges(opened, recipe)
     builder.check(opened, recipe)
     key = _key(opened, recipe, builder.version(recipe))
@@ -78,7 +75,7 @@ def build(
             **facts,
         }
         engine["bytes"] = sum(entry["bytes"] for entry in engine["files"].values())
-        (work / ENGINE).write_text(json.dumps(engine, indent=2, default=list) + "\n", encoding="utf-8")
+        (work / RECORD).write_text(json.dumps(engine, indent=2, default=list) + "\n", encoding="utf-8")
         bundle.replace_folder(work, final)
     except OSError as error:
         raise BuildError(
@@ -109,13 +106,13 @@ def _key(opened: Bundle, recipe: Recipe, library: str) -> str:
 
 def _cached(folder: Path, key: str) -> dict[str, Any] | None:
     try:
-        engine = json.loads((folder / ENGINE).read_bytes())
-    except (OSError, ValueError):
+        engine = read(folder)
+    except EngineError:
         return None
     if engine.get("key") != key:
         return None
     for name, entry in engine["files"].items():
         path = folder / name
-        if not path.is_file() or path.stat().st_size != entry["bytes"] or bundle.sha256(path) != entry["sha256"]:
+        if not bundle.is_file(path) or path.stat().st_size != entry["bytes"] or bundle.sha256(path) != entry["sha256"]:
             return None
-    return dict(engine)
+    return engine

@@ -35,7 +35,7 @@ def command(bundle: str | None, quiet: bool, as_json: bool) -> None:
     )
     click.echo("where the search runs")
     for name in report["backends"]:
-        click.echo(f"  {name:<18} {report['searches'].get(name, 'on the host')}")
+        click.echo(f"  {name:<18} {report['searches'][name]}")
     if "memory_on_gpu" in report:
         click.echo(f"memory on a GPU; this one: {report['gpu_memory']}")
         for name, text in gpu_memory.describe(report["memory_on_gpu"]):

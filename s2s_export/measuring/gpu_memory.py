@@ -14,6 +14,7 @@ from typing import Any
 from ..bundle import GRAPHS, Bundle, output_of
 from ..engines import beams_for, bucket
 from ..errors import S2SError
+from ..runtime import backends
 from ..runtime.cuda.driver import n_bytes
 from ..runtime.decoding import resolve
 from ..runtime.decoding.options import GenerationOptions
@@ -21,8 +22,6 @@ from ..runtime.device_search.rules import serialise
 from ..runtime.device_search.step_executor import ELEMENTS, Attention, attention_at, capacity, unfit
 from ..runtime.device_search.tables import Arena, make_plan
 
-OF_ENGINES = ("graphs", "ranges", "slots", "target_length")
-FLAVOURS = {"tensorrt": OF_ENGINES, "tensorrt-rtx": OF_ENGINES, "cuda": ("graphs",)}  # what a plan reads of engine.json
 USUAL_LENGTH, USUAL_BATCH = 64, 16  # of a target without ranges
 GROUPS = {"self_key": "caches", "self_value": "caches", "cross_key": "cross K/V", "cross_value": "cross K/V"}
 
@@ -51,11 +50,12 @@ class Sizes:
 
 def of_bundle(bundle: Bundle, engines: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """By target: where the search runs and why, the buckets, and the memory of some shapes of batch."""
-    return {
-        name: of_engine(bundle, engine)
-        for name, engine in engines.items()
-        if (needed := FLAVOURS.get(engine.get("flavour", ""))) and all(key in engine for key in needed)
-    }
+    return {name: of_engine(bundle, engine) for name, engine in engines.items() if _is_for_gpus(engine)}
+
+
+def _is_for_gpus(engine: Mapping[str, Any]) -> bool:
+    backend = backends.of_flavour(engine["flavour"])
+    return backend is not None and not backend.computes_on_cores
 
 
 def of_engine(bundle: Bundle, engine: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,13 +21,13 @@ PACKAGES = (
 def describe(bundle: str | os.PathLike[str] | None = None) -> dict[str, Any]:
     """The machine, the versions of packages that matter, for each backend None or why it does not work, and where the
     search of those with a device runs. With a bundle also what its engines for GPUs take in memory."""
-    modules = backends.modules()
+    known = backends.declared()
     found = {
         "machine": machine(),
         "packages": {name: _version(name) for name in PACKAGES},
-        "backends": {name: module.unavailable() for name, module in modules.items()},
-        "searches": {name: module.SEARCH for name, module in modules.items() if hasattr(module, "SEARCH")},
-        "preference": list(backends.PREFERENCE),
+        "backends": {name: backend.unavailable() for name, backend in known.items()},
+        "searches": {name: backend.search for name, backend in known.items()},
+        "preference": [backend.name for backend in backends.by_preference()],
     }
     return found if bundle is None else {**found, **_memory_on_gpu(bundle)}
 

@@ -20,7 +20,6 @@ from ..errors import InvalidOption
 from .decoding import Hypothesis
 
 DEFAULT_BATCH_SIZE = 16  # sources decoded side by side
-ON_CORES = ("onnxruntime",)  # backends that compute on the cores of the workers
 MOST_TOKENS = 4096  # source tokens of a batch, padding included: bounds what a batch of long sources takes in memory
 
 

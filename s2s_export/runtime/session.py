@@ -54,7 +54,7 @@ def load(
         threads = max(1, available_cores() // n_workers)
     opened = read(bundle, verify=verify)
     executor = backends.open_backend(opened, backend, target, threads)
-    if workers is None and executor.name not in scheduling.ON_CORES:
+    if workers is None and not backends.declared()[executor.name].computes_on_cores:
         n_workers = 1
     session = Session(opened, executor, n_workers, search)
     if shortlist:

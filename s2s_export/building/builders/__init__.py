@@ -18,13 +18,19 @@ import importlib
 import pkgutil
 from types import ModuleType
 
-from ...errors import BuildError
+from ...errors import InvalidOption
 
 
 def find(flavour: str) -> ModuleType:
-    for info in pkgutil.iter_modules(__path__):
-        if not info.name.startswith("_"):
-            module = importlib.import_module(f"{__name__}.{info.name}")
-            if flavour in module.FLAVOURS:
-                return module
-    raise BuildError(f"no builder serves targets of flavour '{flavour}'")
+    """The builder of a flavour. Raises InvalidOption where none serves it."""
+    names = [info.name for info in pkgutil.iter_modules(__path__) if not info.name.startswith("_")]
+    by_flavour = {
+        served: module
+        for module in (importlib.import_module(f"{__name__}.{name}") for name in names)
+        for served in module.FLAVOURS
+    }
+    if flavour not in by_flavour:
+        raise InvalidOption(
+            f"flavour is {flavour!r}, expected one of {', '.join(sorted(by_flavour))}; change it in the target's recipe"
+        )
+    return by_flavour[flavour]

@@ -16,11 +16,7 @@ and for int8 with ONNX Runtime's kernels:
     head_bits     8 or 4, of the output projection in the graphs whose kernel is "block"
     embedding     whether the embedding is int8 too
 
-engine.json gets `graphs` as in the manifest (a graph with `max_rows` serves steps of at most so many rows), `weights`
-("bundle" or "engine": whose weights.bin the graphs read), `shared` (weights of several graphs, see
-cpu/onnxruntime/save.py), `operators` (the library of our own, or null) and `processor` (what it was compiled for),
-`made_from` (the bundle's files by sha256), `onnxruntime` (the version that may run it), `passes` with their counts and
-`accuracy`.
+What engine.json gets is explained in engines.py.
 """
 
 from __future__ import annotations
@@ -143,7 +139,7 @@ def build(bundle: Bundle, recipe: Recipe, folder: Path, progress: Callable[[str]
         "shared": shared if library is not None else {},
         "operators": library.name if library is not None else None,
         "processor": platform.machine(),
-        "made_from": {name: entry["sha256"] for name, entry in bundle.manifest["files"].items()},
+        "made_from": bundle.hashes(),
         "onnxruntime": onnxruntime.__version__,
         "passes": {name: [applied.record() for applied in done] for name, done in passes.items()},
     }

@@ -48,7 +48,7 @@ def version(recipe: Recipe) -> str:
 def build(bundle: Bundle, recipe: Recipe, folder: Path, progress: Callable[[str], None]) -> dict[str, Any]:
     from ..gpu import lower, options
 
-    lowered = lower.lower(bundle, recipe, None, options.read(recipe), folder, progress)
+    lowered = lower.lower(bundle, recipe, None, options.read(recipe), folder, progress, search=True)
     return {
         "graphs": {name: {"file": f"{name}.onnx", **lowered.described[name]} for name in GRAPHS},
         "made_from": bundle.hashes(),

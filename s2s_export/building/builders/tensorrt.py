@@ -69,7 +69,7 @@ def build(bundle: Bundle, recipe: Recipe, folder: Path, progress: Callable[[str]
         _copy_kernels(recipe, folder)
     with tempfile.TemporaryDirectory(prefix="s2s-build-") as scratch:
         lacking = library.lacking(expand.EXPANSIONS, Messages(library).logger)
-        lowered = lower.lower(bundle, recipe, fitted, chosen, Path(scratch), progress, lacking)
+        lowered = lower.lower(bundle, recipe, fitted, chosen, Path(scratch), progress, lacking, search=False)
         compiled = {}
         for name in GRAPHS:
             progress(f"compile {name}")

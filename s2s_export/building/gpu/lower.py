@@ -22,7 +22,6 @@ from .options import LoweringOptions
 from .running import Runner
 
 LOW = {"fp32": None, "fp16": "fp16", "bf16": "bf16", "int8": "fp16", "fp8": "fp16"}  # what is not quantised
-SEARCHING = ("cuda",)  # flavours whose graphs find the best tokens themselves
 REPORTED = 20  # nodes named one by one in a report
 
 
@@ -45,19 +44,19 @@ def lower(
     folder: Path,
     progress: Callable[[str], None],
     lacking: Collection[str] = (),
+    *,
+    search: bool = False,
 ) -> Lowered:
     """Write `<graph>.onnx` for each of the three graphs into `folder`. Raises BuildError.
 
     dimensions: what the library wants to be static; None for one that takes any shape. lacking: operators that it does
-    not know.
+    not know. search: whether the decoder step finds the best tokens itself.
     """
     progress("read the graphs")
     graphs = {name: graphs_module.load(bundle.graph_path(name), name) for name in GRAPHS}
     report: dict[str, Any] = {"passes": {}}
     report["passes"]["specialize"] = {
-        name: specialize.specialize(
-            graph, attention=options.attention, search=recipe.flavour in SEARCHING, plugins=recipe.plugins
-        )
+        name: specialize.specialize(graph, attention=options.attention, search=search, plugins=recipe.plugins)
         for name, graph in graphs.items()
     }
     if lacking:

@@ -15,6 +15,7 @@ from ... import bundle as bundles
 from ...bundle import Bundle
 from ...engines import PORTABLE, engines
 from ...errors import BundleError, InputError, InvalidOption, MissingExtra
+from ...runtime.backends.onnxruntime import FLAVOURS
 from ...runtime.shortlist.lists import Lists
 from ...runtime.shortlist.state import (
     FOLDER,
@@ -160,7 +161,7 @@ def _write_steps(bundle: Bundle, work: Path) -> dict[str, Any]:
     found = {}
     sources = {PORTABLE: (bundle.manifest["graphs"], bundle.path)}
     for target, engine in engines(bundle).items():
-        if engine.get("flavour") == "cpu" and "graphs" in engine:
+        if engine["flavour"] in FLAVOURS:
             sources[target] = (engine["graphs"], bundle.path / "engines" / target)
     for target, (graphs, folder) in sources.items():
         (work / target).mkdir()

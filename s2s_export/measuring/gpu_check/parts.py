@@ -76,7 +76,7 @@ def onnxruntime_steps(save: Save, bundle: str, quick: bool) -> str | None:
     from ...runtime.backends import onnxruntime_cuda
     from . import decodes
 
-    if (reason := onnxruntime_cuda.unavailable()) is not None:
+    if (reason := onnxruntime_cuda.BACKEND.unavailable()) is not None:
         raise BackendUnavailable(reason)
     return decodes.run(decodes.ONNXRUNTIME, save, bundle, None, quick)
 
@@ -121,9 +121,11 @@ def tokens(save: Save, bundle: str, target: str, quick: bool) -> str | None:
     """Tokens and scores against ONNX Runtime on the CPU, with the device's search and with the host's."""
     from ...building import samples
 
-    backend = targets_module.BACKENDS[recipes.load(target).flavour]
-    if (reason := backends.modules()[backend].unavailable()) is not None:
+    runs_it = backends.of_flavour(recipes.load(target).flavour)
+    reason = f"no backend runs the target {target}" if runs_it is None else runs_it.unavailable()
+    if runs_it is None or reason is not None:
         raise BackendUnavailable(reason)
+    backend = runs_it.name
     reference = load(bundle, backend="onnxruntime")
     sources, _ = samples.sources(reference.bundle, N_SOURCES)
     limit = min(N_TOKENS, (reference.bundle.max_target_length or N_TOKENS) - 1)

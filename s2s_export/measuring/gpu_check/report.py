@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .targets import BACKENDS
+from ...runtime import backends
 
 TABLE, RESULT, ARCHIVE = "gpu_check.md", "gpu_check.json", "gpu_check.tar.gz"
 
@@ -37,7 +37,8 @@ def lines(result: dict[str, Any]) -> Iterator[str]:
     yield ", ".join(f"{name} {version}" for name, version in result["packages"].items() if version)
     yield ""
     yield f"`{result['command']}`"
-    if absent := {name: result["backends"].get(name) for name in BACKENDS.values() if result["backends"].get(name)}:
+    on_gpus = [backend.name for backend in backends.by_preference() if not backend.computes_on_cores]
+    if absent := {name: result["backends"].get(name) for name in on_gpus if result["backends"].get(name)}:
         yield from ("", *(f"- no {name}: {reason}" for name, reason in absent.items()))
     yield from _states(result["parts"])
     for part in result["parts"]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ... import plugin_sources
 from ...runtime.cuda.interface import Device
+from ...runtime.decoding import rules
 from ...runtime.decoding.chain import edit_dense
 from ...runtime.decoding.options import GenerationOptions, resolve
 from ...runtime.decoding.rule import DenseRule, SparseRule, View
@@ -22,32 +23,8 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 # A value of every option that switches a rule on, by the option's name.
-EDITS: dict[str, Any] = {
-    "sequence_bias": {(3,): -1.5, (4, 3): 2.0, (5, 4, 3): 0.25, (7, 9): 1.0},
-    "encoder_repetition_penalty": 1.5,
-    "repetition_penalty": 1.7,
-    "no_repeat_ngram_size": 2,
-    "encoder_no_repeat_ngram_size": 2,
-    "bad_words_ids": [[4], [3, 5], [4, 4, 6]],
-    "min_length": 5,
-    "forced_bos_token_id": 7,
-    "forced_eos_token_id": [2, 3],
-    "remove_invalid_values": True,
-    "exponential_decay_length_penalty": (1, 1.3),
-    "suppress_tokens": [8, 9],
-    "begin_suppress_tokens": [10],
-    "temperature": 0.7,
-    "renormalize_logits": True,
-}
-FILTERS: dict[str, Any] = {
-    "top_k": 50,
-    "top_p": 0.8,
-    "top_h": 0.4,
-    "min_p": 0.1,
-    "typical_p": 0.6,
-    "epsilon_cutoff": 0.01,
-    "eta_cutoff": 0.01,
-}
+FILTERS: dict[str, Any] = {name: option.example for name, option in rules.options().items() if option.kind == "filter"}
+EDITS: dict[str, Any] = {name: option.example for name, option in rules.options().items() if name not in FILTERS}
 # Exponentials, logarithms and sums over the vocabulary, whose last places differ.
 RELATIVE = ABSOLUTE = 4e-6
 MOST_UNEQUAL = 0.02  # of a filter's rows: where a token lies at the very threshold
@@ -105,13 +82,14 @@ def agree(device: Device, n_cases: int, vocabulary_sizes: Sequence[int] = (40, 5
     by more than rounding can explain.
     """
     found: dict[str, dict[str, int]] = {}
+    known = rules.options()
     for name, value in {**EDITS, **FILTERS}.items():
         chance, rng = random.Random(name), np.random.default_rng(len(name))
         found[name] = {"rows": 0, "unequal": 0}
         for _ in range(n_cases):
             V = chance.choice(list(vocabulary_sizes))
             given = {"num_beams": 1, "decoder_start_token_id": 1, "eos_token_id": [2, 6], "max_length": 9, "top_k": 0}
-            samples = name in FILTERS or name == "temperature"
+            samples = known[name].kind != "edit"
             options = resolve({}, {**given, "do_sample": samples, name: value}, vocabulary_size=V)
             history = rng.integers(1, 8, (2, 2, chance.choice([1, 2, 4, 8])))
             sources = rng.integers(1, 10, (2, 6))

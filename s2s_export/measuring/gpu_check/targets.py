@@ -9,7 +9,6 @@ from ... import recipes
 from ...recipes import Recipe
 from ...runtime import backends
 
-BACKENDS = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt-rtx", "cuda": "onnxruntime-cuda"}  # by flavour
 MOST = {"B": 64, "K": 8}  # what is measured, whatever a recipe's ranges are
 
 
@@ -17,11 +16,9 @@ def suiting(capability: str) -> list[str]:
     """Targets whose library is here and whose GPUs include this one, fp16 first. Of a library that is here and of which
     no target names this GPU, its plain fp16 target: whether it runs is a finding.
     """
-    known = backends.modules()
     found: list[str] = []
-    for flavour, backend in BACKENDS.items():
-        if backend not in known or known[backend].unavailable() is not None:
-            continue
+    usable = [b for b in backends.by_preference() if not b.computes_on_cores and b.unavailable() is None]
+    for flavour in [flavour for backend in usable for flavour in backend.flavours]:
         of_flavour = [recipe for recipe in map(recipes.load, recipes.names()) if recipe.flavour == flavour]
         serving = [r for r in of_flavour if not r.compute_capabilities or capability in r.compute_capabilities]
         if not serving:

@@ -1,14 +1,9 @@
 """What executes a bundle's graphs: one file a backend, its library imported inside.
 
-A backend module defines
-
-    NAME                 as the command line says it
-    unavailable()        why it can't work on this machine, in one sentence, or None
-    open(bundle, target, threads) -> Backend
-    SEARCH               where the search runs, of a backend that has a device (optional)
-
-and is found by listing this directory. A backend whose search can run where its graphs run offers that too
-(`SearchesItself`); `searching.py` chooses.
+A backend's file holds `BACKEND`, a `Declaration` of its name, its place in the order of preference, the engines that it
+runs and how it is opened (_declaration.py). It is found by listing this directory; files that begin with an underscore
+are what several share. A backend whose search can run where its graphs run offers that too (`SearchesItself`);
+`searching.py` chooses.
 """
 
 from __future__ import annotations
@@ -16,17 +11,15 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Iterator, Sequence
-from types import ModuleType
 from typing import Protocol, runtime_checkable
 
 from ...bundle import Bundle
 from ...errors import BackendUnavailable, UnknownOption
 from ..decoding import GenerationOptions, Hypothesis
 from ..decoding.state import DecodeState
+from ._declaration import Declaration as Declaration
 
 AUTO = "auto"
-# What `auto` tries, best first. Each must both work on the machine and find what it needs in the bundle.
-PREFERENCE = ("tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "onnxruntime")
 
 
 class Backend(Protocol):
@@ -93,25 +86,34 @@ class SearchesItself(Protocol):
         ...
 
 
-def modules() -> dict[str, ModuleType]:
-    """Backend modules by the name that users give."""
-    found = [
-        importlib.import_module(f"{__name__}.{i.name}") for i in pkgutil.iter_modules(__path__) if i.name[0] != "_"
-    ]
-    return {module.NAME: module for module in found}
+def declared() -> dict[str, Declaration]:
+    """Every backend by the name that users give."""
+    files = [info.name for info in pkgutil.iter_modules(__path__) if not info.name.startswith("_")]
+    found: list[Declaration] = [importlib.import_module(f"{__name__}.{name}").BACKEND for name in files]
+    return {backend.name: backend for backend in found}
+
+
+def by_preference() -> list[Declaration]:
+    """Those that `auto` tries, best first. Each must both work on the machine and find what it needs in the bundle."""
+    ranked = [(backend.preference, backend) for backend in declared().values() if backend.preference is not None]
+    return [backend for _, backend in sorted(ranked, key=lambda pair: pair[0])]
+
+
+def of_flavour(flavour: str) -> Declaration | None:
+    """The backend that runs engines of a flavour, the preferred one where several do."""
+    fitting = [backend for backend in (*by_preference(), *declared().values()) if flavour in backend.flavours]
+    return fitting[0] if fitting else None
 
 
 def open_backend(bundle: Bundle, name: str = AUTO, target: str | None = None, threads: int | None = None) -> Backend:
-    """Open `bundle` on a backend; `auto` takes the first of PREFERENCE that works here."""
-    known = modules()
+    """Open `bundle` on a backend; `auto` takes the first of `by_preference` that works here."""
+    known = declared()
     if name != AUTO and name not in known:
         raise UnknownOption(name, [AUTO, *known], "backend")
-    candidates = [n for n in PREFERENCE if n in known] if name == AUTO else [name]
     reasons = []
-    for candidate in candidates:
-        module = known[candidate]
-        reason = module.unavailable() or module.unfit(bundle, target)
+    for backend in by_preference() if name == AUTO else [known[name]]:
+        reason = backend.unavailable() or backend.incompatible_reason(bundle, target)
         if reason is None:
-            return module.open(bundle, target, threads)  # type: ignore[no-any-return]
-        reasons.append(f"{candidate}: {reason}")
+            return backend.open(bundle, target, threads)
+        reasons.append(f"{backend.name}: {reason}")
     raise BackendUnavailable("; ".join(reasons))

@@ -17,6 +17,7 @@ from onnx import numpy_helper
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...bundle import Tensor as Described
 from ...errors import BundleError
 
 Values = list[Any]
@@ -30,12 +31,22 @@ DTYPES = {
 }
 
 
+def _described(value: Any) -> Described:
+    """An input or output of a graph, as a manifest would describe it."""
+    tensor = value.type.tensor_type
+    dtype = str(DTYPES.get(tensor.elem_type, tensor.elem_type)).removeprefix("torch.")
+    sizes = [size.dim_value if size.HasField("dim_value") else size.dim_param or None for size in tensor.shape.dim]
+    return Described(dtype, sizes if tensor.HasField("shape") else None)
+
+
 class TorchGraph:
-    """One graph, loaded. `run` takes and returns tensors by name."""
+    """One graph, loaded. `run` takes and returns tensors by name. inputs, outputs: the graph's own, by name."""
 
     def __init__(self, path: Path, device: torch.device) -> None:
         model = onnx.load(path)
         self.device = device
+        self.inputs = {value.name: _described(value) for value in model.graph.input}
+        self.outputs = {value.name: _described(value) for value in model.graph.output}
         self.nodes = list(model.graph.node)
         self.functions = {(f.domain, f.name): f for f in model.functions}
         self.weights = {t.name: _tensor(t).to(device) for t in model.graph.initializer}

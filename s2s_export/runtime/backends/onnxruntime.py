@@ -14,19 +14,30 @@ from typing import Any
 
 import numpy as np
 
-from ... import engines
-from ...bundle import Bundle, inside, output_of
+from ...bundle import Bundle, Tensor, difference, inside, output_of
+from ...engines import PORTABLE, RECORD, folder_of, read, rebuild, refuse_stale, why_no_engine
+from ...engines import names as engine_names
 from ...errors import BackendError, BundleError, EngineError, InvalidOption
 from ..decoding.state import DecodeState, Ints, StepQuery, StepResult
+from ._declaration import Declaration
 from ._recurrent import RecurrentState
 from ._slots import Ancestors, Positions, Slots
 from ._sources import pad_sources
 
 NAME = "onnxruntime"
-FLAVOUR = "cpu"
+FLAVOURS = ("cpu",)
 DEFAULT = "cpu-fp32"  # used when it is built and no target is named: its numbers are those of the portable graphs
 WEIGHTS = "weights.bin"  # of an engine that brings its own
 OLDEST = (1, 25)  # the first ONNX Runtime whose CPU kernels include TensorScatter-24
+# ONNX Runtime's names of types.
+DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(bfloat16)": "bfloat16",
+    "tensor(int64)": "int64",
+    "tensor(int32)": "int32",
+    "tensor(bool)": "bool",
+}
 QUIET = 3  # ONNX Runtime's log level: errors only
 
 
@@ -43,18 +54,29 @@ def unavailable() -> str | None:
     return None
 
 
-def unfit(bundle: Bundle, target: str | None) -> str | None:
-    return engines.unfit(bundle, target, FLAVOUR)
+def incompatible_reason(bundle: Bundle, target: str | None) -> str | None:
+    """Any bundle's own graphs will do; of a target there must be an engine."""
+    return None if target in (None, PORTABLE) else why_no_engine(bundle, target, FLAVOURS, (PORTABLE,))
 
 
 def open(bundle: Bundle, target: str | None = None, threads: int | None = None) -> OnnxRuntimeBackend:
     """threads: of one call; by default the machine's cores, at most 4: a decode step has no more work than that."""
     if threads is not None and threads < 1:
         raise InvalidOption(f"threads is {threads}; expected at least 1")
+    return OnnxRuntimeBackend(bundle, threads or min(4, os.cpu_count() or 1), *_choose(bundle, target))
+
+
+def _choose(bundle: Bundle, target: str | None) -> tuple[Mapping[str, Any] | None, Path | None]:
+    """engine.json and folder of the target's engine, by default that of DEFAULT; none for the portable graphs."""
     import onnxruntime
 
-    engine, folder = engines.choose(bundle, target, DEFAULT, onnxruntime.__version__) or (None, None)
-    return OnnxRuntimeBackend(bundle, threads or min(4, os.cpu_count() or 1), engine, folder)
+    name = target or (DEFAULT if DEFAULT in engine_names(bundle) else PORTABLE)
+    if name == PORTABLE:
+        return None, None
+    folder = folder_of(bundle, name)
+    engine = read(folder)
+    refuse_stale(bundle, folder, engine, library=f"onnxruntime {onnxruntime.__version__}")
+    return engine, folder
 
 
 class OnnxRuntimeBackend:
@@ -100,9 +122,14 @@ class OnnxRuntimeBackend:
         with self._lock:
             if name not in self._sessions:
                 path = inside(self._folder, self.graphs[name]["file"])
-                self._sessions[name] = open_session(
+                session = open_session(
                     path, self.weights, self.threads, self._prepack, self.operators, self.shared.get(name)
                 )
+                # Whichever decoder step serves a batch is fed as the first is described.
+                described = {name, "decoder_step"} if name in self._steps else {name}
+                for graph in described:
+                    refuse_difference(path, self.graphs[graph], session)
+                self._sessions[name] = session
             return self._sessions[name]
 
     def release_steps(self) -> None:
@@ -154,7 +181,13 @@ def _map_shared(path: Path, shared: Mapping[str, Any]) -> dict[str, dict[str, An
     for name, weights in shared.items():
         for weight, at in weights.items():
             if at["offset"] not in mapped:
-                array = np.memmap(path, at["dtype"], "r", at["offset"], tuple(at["shape"]))
+                try:
+                    array = np.memmap(path, at["dtype"], "r", at["offset"], tuple(at["shape"]))
+                except (OSError, ValueError, TypeError, OverflowError) as error:
+                    raise EngineError(
+                        f"{path.parent}/{RECORD}: shared.{name}.{weight} is not in {path.name} ({error}); "
+                        f"{rebuild(path.parent, {})}"
+                    ) from error
                 mapped[at["offset"]] = OrtValue.ortvalue_from_numpy(array)
             found[name][weight] = mapped[at["offset"]]
     return found
@@ -196,6 +229,16 @@ def open_session(
         raise BundleError(
             f"{path}: ONNX Runtime {onnxruntime.__version__} can't load it ({_first_line(error)})"
         ) from error
+
+
+def refuse_difference(path: Path, described: Mapping[str, Any], session: Any) -> None:
+    """Raises BundleError where a session's graph is not as the manifest or engine.json describes it."""
+    inputs, outputs = (
+        {value.name: Tensor(DTYPES.get(value.type, value.type), value.shape) for value in values}
+        for values in (session.get_inputs(), session.get_outputs())
+    )
+    if reason := difference(described, inputs, outputs):
+        raise BundleError(f"{path}: {reason}; export the bundle again, or build the target again")
 
 
 def run(session: Any, names: list[str], feed: dict[str, Any]) -> list[Any]:
@@ -341,3 +384,15 @@ class OnnxRuntimeState:
         out["_keep_alive"] = (inputs, values)
         self._bindings[key] = (binding, out)
         return binding, out
+
+
+BACKEND = Declaration(
+    name=NAME,
+    preference=40,
+    flavours=FLAVOURS,
+    runs_portable_graphs=True,
+    computes_on_cores=True,
+    unavailable=unavailable,
+    incompatible_reason=incompatible_reason,
+    open=open,
+)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...bundle import Bundle, inside, output_of
-from ...engines import engines
+from ...engines import folder_of, read, refuse_stale, targets_of, why_no_engine
 from ...errors import BackendError, EngineError, InvalidOption
 from ..cuda import device as cuda
 from ..cuda.emulation import HostDevice
@@ -22,11 +22,13 @@ from ..device_search.loop import NO_WHILE, Mode
 from ..device_search.searcher import DeviceSearcher
 from ..device_search.step_executor import unfit as unfit_for_search
 from ._cuda_step import CudaPlaces
+from ._declaration import Declaration
 from ._sources import pad_sources
+from .onnxruntime import refuse_difference
 
 NAME = "onnxruntime-cuda"
 SEARCH = "on the device, of recurrent models on the host"
-FLAVOUR = "cuda"
+FLAVOURS = ("cuda",)
 PROVIDER = "CUDAExecutionProvider"
 # TF32 rounds the factors of fp32 products to 10 bits; ONNX Runtime uses it unless told not to. Scores were 0.02 off.
 PROVIDER_OPTIONS: dict[str, dict[str, str]] = {"cuda": {"use_tf32": "0"}, "cpu": {}}
@@ -48,14 +50,9 @@ def unavailable() -> str | None:
     return memory.unavailable()
 
 
-def unfit(bundle: Bundle, target: str | None) -> str | None:
-    """Without a target the bundle's own graphs will do."""
-    if target is None:
-        return None
-    built = {name: engine for name, engine in engines(bundle).items() if engine.get("flavour") == FLAVOUR}
-    if target in built:
-        return None
-    return f"the bundle has no {FLAVOUR} engine for target '{target}'; run: s2s build {bundle.path} --target {target}"
+def incompatible_reason(bundle: Bundle, target: str | None) -> str | None:
+    """Any bundle's own graphs will do; of a target there must be an engine."""
+    return None if target is None else why_no_engine(bundle, target, FLAVOURS)
 
 
 def open(bundle: Bundle, target: str | None = None, threads: int | None = None) -> OnnxRuntimeCudaBackend:
@@ -71,19 +68,14 @@ def open(bundle: Bundle, target: str | None = None, threads: int | None = None) 
 
 def _choose(bundle: Bundle, target: str | None) -> tuple[Path, Mapping[str, Any]]:
     """Folder and description of the graphs: the target's, the only engine's, or the bundle's own."""
-    built = {name: engine for name, engine in engines(bundle).items() if engine.get("flavour") == FLAVOUR}
-    name = target or (next(iter(built)) if len(built) == 1 else None)
+    built = targets_of(bundle, FLAVOURS)
+    name = target or (built[0] if len(built) == 1 else None)
     if name is None:
         return bundle.path, bundle.manifest["graphs"]
-    folder = bundle.path / "engines" / name
-    again = f"run: s2s build {bundle.path} --target {name} --force"
-    if built[name].get("made_from") != bundle.hashes():
-        raise EngineError(f"{folder}: was built from another version of this bundle; {again}")
-    for file, entry in built[name]["files"].items():
-        path = inside(folder, file)
-        if not path.is_file() or path.stat().st_size != entry["bytes"]:
-            raise EngineError(f"{path}: is missing or not as long as it was; {again}")
-    return folder, built[name]["graphs"]
+    folder = folder_of(bundle, name)
+    engine = read(folder)
+    refuse_stale(bundle, folder, engine)
+    return folder, engine["graphs"]
 
 
 class OnnxRuntimeCudaBackend:
@@ -98,9 +90,9 @@ class OnnxRuntimeCudaBackend:
         self.bundle = bundle
         self.graphs = graphs
         self.device = device
-        self.sessions = {name: self._session(inside(folder, graph["file"])) for name, graph in graphs.items()}
+        self.sessions = {name: self._session(inside(folder, graph["file"]), graph) for name, graph in graphs.items()}
 
-    def _session(self, path: Path) -> Any:
+    def _session(self, path: Path, described: Mapping[str, Any]) -> Any:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -114,6 +106,7 @@ class OnnxRuntimeCudaBackend:
             raise EngineError(f"{path}: ONNX Runtime can't load it ({_first_line(error)}); build it again") from error
         if wanted not in session.get_providers():
             raise BackendError(f"ONNX Runtime left {wanted} aside and took {session.get_providers()}; {PIP}")
+        refuse_difference(path, described, session)
         return session
 
     def begin(self, sources: Sequence[Sequence[int]], n_beams: int) -> DecodeState:
@@ -271,3 +264,16 @@ class CudaState:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0][:300]
+
+
+BACKEND = Declaration(
+    name=NAME,
+    preference=30,
+    flavours=FLAVOURS,
+    runs_portable_graphs=True,
+    computes_on_cores=False,
+    unavailable=unavailable,
+    incompatible_reason=incompatible_reason,
+    open=open,
+    search=SEARCH,
+)

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ...bundle import GRAPHS, Bundle, output_of
-from ...errors import BackendError
+from ...bundle import GRAPHS, Bundle, difference, output_of
+from ...errors import BackendError, BundleError
 from ..decoding.state import Ints, StepQuery, StepResult
+from ._declaration import Declaration
 from ._sources import pad_sources
 
 NAME = "torch"
@@ -25,7 +26,7 @@ def unavailable() -> str | None:
     return None
 
 
-def unfit(bundle: Bundle, target: str | None) -> str | None:
+def incompatible_reason(bundle: Bundle, target: str | None) -> str | None:
     return None if target is None else "runs the portable graphs only, not a built engine; leave out the target"
 
 
@@ -47,6 +48,9 @@ class TorchBackend:
         self.bundle = bundle
         self.device = device
         self.graphs = {name: TorchGraph(bundle.graph_path(name), device) for name in GRAPHS}
+        for name, graph in self.graphs.items():
+            if reason := difference(bundle.manifest["graphs"][name], graph.inputs, graph.outputs):
+                raise BundleError(f"{bundle.graph_path(name)}: {reason}; export the bundle again")
 
     def begin(self, sources: Sequence[Sequence[int]], n_beams: int) -> TorchState:
         return TorchState(self, self.encode(sources), n_beams)
@@ -139,3 +143,15 @@ class TorchState:
         self.n_sources = len(sources)
         self._values = {name: value[sources] for name, value in self._values.items()}
         self._ancestors = self._ancestors[sources]
+
+
+BACKEND = Declaration(
+    name=NAME,
+    preference=None,
+    flavours=(),
+    runs_portable_graphs=True,
+    computes_on_cores=False,  # on the GPU where there is one; and a call on CPUs takes as many cores as torch has
+    unavailable=unavailable,
+    incompatible_reason=incompatible_reason,
+    open=open,
+)

@@ -8,7 +8,7 @@
 
 from .decode import decode, decode_stream
 from .hypothesis import Hypothesis
-from .options import GenerationOptions, resolve
+from .options import GenerationOptions, resolve, token_ids_of
 from .state import DecodeState, StepQuery, StepResult
 
 __all__ = [
@@ -20,4 +20,5 @@ __all__ = [
     "decode",
     "decode_stream",
     "resolve",
+    "token_ids_of",
 ]

@@ -46,6 +46,9 @@ def number(text: str = "a finite number", accept: Callable[[float], bool] = lamb
     return convert
 
 
+above_0 = number("a number above 0", lambda value: value > 0.0)
+
+
 def early_stopping(value: Any) -> bool | str:
     if isinstance(value, bool) or value == "never":
         return value  # type: ignore[no-any-return]

@@ -16,85 +16,16 @@ does with its own default: whoever exported with a shorter limit than the checkp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
 from typing import Any
 
 from ...errors import InvalidOption, UnknownOption
-from . import foreign_options
+from . import foreign_options, rules
 from . import option_values as values
+from .generation_options import GenerationOptions
 
-Word = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class GenerationOptions:
-    """One way to decode. Made by `resolve`, which checks; hashable, so sources with equal options can share a batch.
-
-    Names and meanings are generate()'s. Lists are tuples; a token id that may be several is a tuple, empty where unset.
-    max_length, min_length: tokens, decoder prompt included. seed: of the sampling, None for a new one each time.
-    """
-
-    max_length: int
-    min_length: int | None = 0
-    max_new_tokens: int | None = None
-    min_new_tokens: int | None = None
-    num_beams: int = 1
-    num_return_sequences: int = 1
-    length_penalty: float = 1.0
-    early_stopping: bool | str | None = False
-
-    decoder_start_token_id: int | None = None
-    bos_token_id: int | None = None
-    eos_token_id: tuple[int, ...] = ()
-    pad_token_id: int | None = None
-    decoder_input_ids: tuple[int, ...] | None = None
-
-    sequence_bias: tuple[tuple[Word, float], ...] | None = None
-    encoder_repetition_penalty: float | None = 1.0
-    repetition_penalty: float | None = 1.0
-    no_repeat_ngram_size: int | None = 0
-    encoder_no_repeat_ngram_size: int | None = 0
-    bad_words_ids: tuple[Word, ...] | None = None
-    forced_bos_token_id: int | None = None
-    forced_eos_token_id: tuple[int, ...] | None = None
-    remove_invalid_values: bool | None = False
-    exponential_decay_length_penalty: tuple[int, float] | None = None
-    suppress_tokens: tuple[int, ...] | None = None
-    begin_suppress_tokens: tuple[int, ...] | None = None
-    renormalize_logits: bool | None = None
-
-    do_sample: bool | None = False
-    temperature: float | None = 1.0
-    top_h: float | None = None
-    top_k: int | None = 50
-    top_p: float | None = 1.0
-    min_p: float | None = None
-    typical_p: float | None = 1.0
-    epsilon_cutoff: float | None = 0.0
-    eta_cutoff: float | None = 0.0
-    seed: int | None = None
-
-    @property
-    def prompt(self) -> tuple[int, ...]:
-        """What the decoder is fed before it is asked for its first token, as generate() builds it."""
-        start = self.decoder_start_token_id if self.decoder_start_token_id is not None else self.bos_token_id
-        given = self.decoder_input_ids
-        if start is None:
-            return given or ()
-        if given is None:
-            return (start,)
-        return given if given[0] == start else (start, *given)
-
-    @property
-    def n_rows(self) -> int:
-        """K: the beams, or the independent samples, that a decode state must hold for every source."""
-        return max(self.num_beams, self.num_return_sequences)
-
-    @property
-    def min_tokens_to_keep(self) -> int:
-        """How many tokens a sampling filter leaves: with beams one that is not an end token must remain."""
-        return 1 if self.num_beams == 1 else max(2, len(self.eos_token_id) + 1)
+__all__ = ["GenerationOptions", "resolve", "token_ids_of"]
 
 
 def resolve(
@@ -112,7 +43,7 @@ def resolve(
     Raises UnknownOption for a name nobody knows, and one InvalidOption that names everything else that is wrong.
     """
     problems: dict[str, str] = {}
-    chosen = dict(_GLOBAL_DEFAULTS)
+    chosen = _global_defaults()
     chosen.update(_from_checkpoint(defaults, problems))
     chosen.update(_from_user(overrides, problems))
     _require_vocabulary(chosen, vocabulary_size, problems)
@@ -124,16 +55,17 @@ def resolve(
     if messages:
         what = "a generation option" if len(messages) == 1 else f"{len(messages)} generation options"
         raise InvalidOption(f"{what} can't be used: {'; '.join(messages)}. Change or leave out what is named")
-    return GenerationOptions(**chosen)
+    return GenerationOptions.of(chosen)
 
 
 def _from_checkpoint(defaults: Mapping[str, Any], problems: dict[str, str]) -> dict[str, Any]:
     """Its options that are set. A null there means unset; a name that transformers does not read is passed over."""
     found: dict[str, Any] = {}
+    known = _converters()
     for name, value in defaults.items():
         if value is None:
             continue
-        if name in _CONVERT:
+        if name in known:
             _convert_into(found, name, value, problems, where=" in the checkpoint's generation_config.json")
         elif (reason := foreign_options.refusal(name, value, is_default=True)) is not None:
             problems[name] = f"{reason}, and the checkpoint's generation_config.json asks for it"
@@ -142,8 +74,9 @@ def _from_checkpoint(defaults: Mapping[str, Any], problems: dict[str, str]) -> d
 
 def _from_user(overrides: Mapping[str, Any], problems: dict[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
+    known = _converters()
     for name, value in overrides.items():
-        if name in _CONVERT:
+        if name in known:
             if value is None and name in _NEVER_NONE:
                 problems[name] = f"{name} is None, expected a value"
             elif value is None:
@@ -151,7 +84,7 @@ def _from_user(overrides: Mapping[str, Any], problems: dict[str, str]) -> dict[s
             else:
                 _convert_into(found, name, value, problems)
         elif not foreign_options.is_foreign(name):
-            raise UnknownOption(name, _CONVERT, "generation option")
+            raise UnknownOption(name, known, "generation option")
         elif (reason := foreign_options.refusal(name, value, is_default=False)) is not None:
             problems[name] = reason
     return found
@@ -159,13 +92,13 @@ def _from_user(overrides: Mapping[str, Any], problems: dict[str, str]) -> dict[s
 
 def _convert_into(found: dict[str, Any], name: str, value: Any, problems: dict[str, str], where: str = "") -> None:
     try:
-        found[name] = _CONVERT[name](value)
+        found[name] = _converters()[name](value)
     except values.BadValue as bad:
         problems[name] = f"{name} is {value!r}{where}, expected {bad}"
 
 
 def _require_vocabulary(chosen: Mapping[str, Any], vocabulary_size: int, problems: dict[str, str]) -> None:
-    for name, ids_of in _TOKEN_IDS.items():
+    for name, ids_of in _token_ids().items():
         value = chosen.get(name)
         wrong = sorted({i for i in ids_of(value) if not 0 <= i < vocabulary_size}) if value is not None else []
         if wrong:
@@ -196,7 +129,8 @@ def _contradictions(chosen: Mapping[str, Any]) -> list[tuple[tuple[str, ...], bo
          chosen["decoder_start_token_id"] is None and chosen["bos_token_id"] is None,
          "decoder_start_token_id and bos_token_id are both unset, expected one of them"),
     ]  # fmt: skip
-    for name, (fits, expected) in _SAMPLING_RANGES.items():
+    ranges = {name: option.sampling_range for name, option in rules.options().items() if option.sampling_range}
+    for name, (fits, expected) in ranges.items():
         value = chosen[name]
         wrong = samples and value is not None and not fits(value)
         found.append(((name,), wrong, f"{name} is {value}, expected {expected}"))
@@ -207,7 +141,7 @@ def _settle_lengths(
     chosen: dict[str, Any], defaults: Mapping[str, Any], overrides: Mapping[str, Any], max_target_length: int | None
 ) -> list[str]:
     """Makes of the limits given the final `max_length` and `min_length`, prompt included. Returns what is wrong."""
-    prompt_length = len(GenerationOptions(**chosen).prompt)
+    prompt_length = len(GenerationOptions.of(chosen).prompt)
     messages = []
     # The last token of an output is never fed, so an output may be one longer than what can be fed.
     longest = None if max_target_length is None else max_target_length + 1
@@ -234,17 +168,32 @@ def _settle_lengths(
     return messages
 
 
-# What transformers sets where neither the user nor the checkpoint does (its `_get_default_generation_params`).
-_GLOBAL_DEFAULTS: Mapping[str, Any] = {
-    "max_length": 20,
-    **{field.name: field.default for field in fields(GenerationOptions) if field.name != "max_length"},
-}
+def _global_defaults() -> dict[str, Any]:
+    """What transformers sets where neither the user nor the checkpoint does (its `_get_default_generation_params`)."""
+    own = {field.name: field.default for field in fields(GenerationOptions) if field.name != "of_rules"}
+    return {**own, "max_length": 20, **{name: option.default for name, option in rules.options().items()}}
 
-_PENALTY = values.number("a number above 0", lambda v: v > 0.0)
 
+def _converters() -> dict[str, values.Convert]:
+    """Of every option, by name."""
+    return {**_CONVERT, **{name: option.convert for name, option in rules.options().items()}}
+
+
+def _token_ids() -> dict[str, Callable[[Any], Iterable[int]]]:
+    """How token ids are found in a value, of every option that has some."""
+    of_rules = {name: option.token_ids for name, option in rules.options().items() if option.token_ids is not None}
+    return {**_TOKEN_IDS, **of_rules}
+
+
+def token_ids_of(options: GenerationOptions) -> set[int]:
+    """Every token id that the options name."""
+    named = options.values()
+    return {i for name, ids_of in _token_ids().items() if named[name] is not None for i in ids_of(named[name])}
+
+
+# Options of the search itself. Those of a decoding rule are in the rule's file.
 _CONVERT: Mapping[str, values.Convert] = {
     "max_length": values.integer(1),
-    "min_length": values.integer(0),
     "max_new_tokens": values.integer(1),
     "min_new_tokens": values.integer(0),
     "num_beams": values.integer(1),
@@ -257,40 +206,8 @@ _CONVERT: Mapping[str, values.Convert] = {
     "eos_token_id": values.token_ids,
     "pad_token_id": values.token_id,
     "decoder_input_ids": values.prompt,
-    "sequence_bias": values.sequence_bias,
-    "encoder_repetition_penalty": _PENALTY,
-    "repetition_penalty": _PENALTY,
-    "no_repeat_ngram_size": values.integer(0),
-    "encoder_no_repeat_ngram_size": values.integer(0),
-    "bad_words_ids": values.words,
-    "forced_bos_token_id": values.token_id,
-    "forced_eos_token_id": values.token_ids,
-    "remove_invalid_values": values.boolean,
-    "exponential_decay_length_penalty": values.decay,
-    "suppress_tokens": values.token_list,
-    "begin_suppress_tokens": values.token_list,
-    "renormalize_logits": values.boolean,
     "do_sample": values.boolean,
-    # Ranges are below, checked only when sampling: `temperature=0, do_sample=False` is common, and harmless.
-    "temperature": values.number(),
-    "top_h": values.number(),
-    "top_k": values.integer(0),
-    "top_p": values.number(),
-    "min_p": values.number(),
-    "typical_p": values.number(),
-    "epsilon_cutoff": values.number(),
-    "eta_cutoff": values.number(),
     "seed": values.integer(0),
-}
-
-_SAMPLING_RANGES: Mapping[str, tuple[Callable[[float], bool], str]] = {
-    "temperature": (lambda v: v > 0.0, "a number above 0 (do_sample=False is what temperature 0 would mean)"),
-    "top_h": (lambda v: 0.0 < v <= 1.0, "a number above 0 and at most 1"),
-    "top_p": (lambda v: 0.0 <= v <= 1.0, "a number from 0 to 1"),
-    "min_p": (lambda v: 0.0 <= v <= 1.0, "a number from 0 to 1"),
-    "typical_p": (lambda v: 0.0 < v <= 1.0, "a number above 0 and at most 1"),
-    "epsilon_cutoff": (lambda v: 0.0 <= v <= 1.0, "a number from 0 to 1"),
-    "eta_cutoff": (lambda v: 0.0 <= v <= 1.0, "a number from 0 to 1"),
 }
 
 _NEVER_NONE = frozenset({"max_length", "num_beams", "num_return_sequences", "length_penalty"})
@@ -304,16 +221,10 @@ def _several(value: tuple[int, ...]) -> tuple[int, ...]:
     return value
 
 
-_TOKEN_IDS: Mapping[str, Callable[[Any], tuple[int, ...]]] = {
+_TOKEN_IDS: Mapping[str, Callable[[Any], Iterable[int]]] = {
     "decoder_start_token_id": _one,
     "bos_token_id": _one,
     "pad_token_id": _one,
-    "forced_bos_token_id": _one,
     "eos_token_id": _several,
-    "forced_eos_token_id": _several,
     "decoder_input_ids": _several,
-    "suppress_tokens": _several,
-    "begin_suppress_tokens": _several,
-    "bad_words_ids": lambda words: tuple(i for word in words for i in word),
-    "sequence_bias": lambda pairs: tuple(i for word, _ in pairs for i in word),
 }

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from ...bundle import Bundle, inside
-from ...engines import PORTABLE
+from ...engines import PORTABLE, folder_of, read
 from ...errors import BundleError, EngineError, InvalidOption
 from ..backends._recurrent import RecurrentState
 from ..backends.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeState, open_session, run
-from ..decoding import GenerationOptions
+from ..decoding import GenerationOptions, token_ids_of
 from ..decoding.state import DecodeState, Floats, Ints, StepQuery, StepResult
 from .lists import Lists
 
@@ -58,7 +58,7 @@ class Shortlist:
 
     def ids_of(self, sources: Sequence[Sequence[int]], options: GenerationOptions) -> Ints:
         """The tokens that a batch may produce [W], ascending."""
-        others = self._fixed_ids | _ids_in(dataclasses.asdict(options))
+        others = self._fixed_ids | token_ids_of(options)
         if self._is_shared:
             # A token may be copied, as names are, and rules about the source name its tokens.
             others |= {token for source in sources for token in source}
@@ -134,7 +134,7 @@ def made_from(bundle: Bundle, graphs: Mapping[str, Any], target: str) -> list[st
     """The sha256 of each decoder step of a target."""
     files: Mapping[str, Any] = bundle.manifest["files"]
     if target != PORTABLE:
-        files = json.loads((bundle.path / "engines" / target / "engine.json").read_bytes())["files"]
+        files = read(folder_of(bundle, target))["files"]
     return [files[graphs[name]["file"]]["sha256"] for name in step_names(graphs)]
 
 

@@ -82,16 +82,21 @@ def onnxruntime_on_the_cpu(opened: Any, search: str) -> Session:
     return Session(opened, backend, search=search)
 
 
+def declare(monkeypatch, backend, **changes):
+    """Changes what a backend's file declares."""
+    monkeypatch.setattr(backend, "BACKEND", dataclasses.replace(backend.BACKEND, **changes))
+
+
 @pytest.fixture
 def pretended(monkeypatch):
     """The CPU in the place of a GPU that ONNX Runtime serves, and little to measure."""
     monkeypatch.setattr(memory, "unavailable", lambda: None)
     monkeypatch.setattr(memory, "device", FakeDevice)
-    monkeypatch.setattr(cuda, "unavailable", lambda: None)
-    monkeypatch.setattr(
+    declare(
+        monkeypatch,
         cuda,
-        "open",
-        lambda b, target, threads=None: cuda.OnnxRuntimeCudaBackend(b, *cuda._choose(b, target), device="cpu"),
+        unavailable=lambda: None,
+        open=lambda b, target, threads=None: cuda.OnnxRuntimeCudaBackend(b, *cuda._choose(b, target), device="cpu"),
     )
     monkeypatch.setattr(device_cuda, "CudaDevice", HostDevice)
     monkeypatch.setattr(device_cuda, "shared", HostDevice)
@@ -161,7 +166,7 @@ def test_a_failure_is_a_result(pretended, bundled, tmp_path, monkeypatch):
     def breaks(*args):
         raise RuntimeError("the driver fell over")
 
-    monkeypatch.setattr(cuda, "open", breaks)
+    declare(monkeypatch, cuda, open=breaks)
     out = tmp_path / "out"
     assert gpu_check.main([str(out), str(bundled("gru")), "--targets", "cuda-fp16", "--quick"], in_this_process) == 1
     found = {part["name"]: part for part in json.loads((out / "gpu_check.json").read_text())["parts"]}
@@ -173,7 +178,7 @@ def test_a_failure_is_a_result(pretended, bundled, tmp_path, monkeypatch):
 
 
 def test_a_missing_library_is_a_skip(pretended, bundled, tmp_path, monkeypatch):
-    monkeypatch.setattr(cuda, "unavailable", lambda: "this onnxruntime has no CUDA")
+    declare(monkeypatch, cuda, unavailable=lambda: "this onnxruntime has no CUDA")
     arguments = {"bundle": str(bundled("marian")), "target": "cuda-fp16", "quick": True}
     found = child.call("tokens", arguments, tmp_path / "a.json")
     assert (found["state"], found["reason"]) == ("skipped", "this onnxruntime has no CUDA")
@@ -317,11 +322,11 @@ def test_the_most_important_comes_first(tmp_path):
 
 
 def test_targets_of_a_gpu(monkeypatch):
-    monkeypatch.setattr(cuda, "unavailable", lambda: "not here")
-    monkeypatch.setattr(tensorrt_rtx, "unavailable", lambda: None)
+    declare(monkeypatch, cuda, unavailable=lambda: "not here")
+    declare(monkeypatch, tensorrt_rtx, unavailable=lambda: None)
     assert targets.suiting("8.9") == ["rtx-fp16", "rtx-fp16-plugins", "rtx-bf16", "rtx-int8"]
     assert targets.suiting("9.0") == ["rtx-fp16"]  # not one of its GPUs, tried all the same
-    monkeypatch.setattr(tensorrt_rtx, "unavailable", lambda: "not here")
+    declare(monkeypatch, tensorrt_rtx, unavailable=lambda: "not here")
     assert targets.suiting("9.0") == []
 
 

@@ -223,9 +223,7 @@ def test_engines_that_are_not_what_was_built(copied, tmp_path):
     graph = folder / "encoder.onnx"
     whole = graph.read_bytes()
     graph.write_bytes(whole[:-1])
-    with pytest.raises(
-        EngineError, match=r"is missing or not as long as it was; run: s2s build .* --target mine --force"
-    ):
+    with pytest.raises(EngineError, match=r"the engine is damaged; run: s2s build .* --target mine --force"):
         on_cpu(path, "mine")
     graph.write_bytes(b"x" * len(whole))
     with pytest.raises(EngineError, match="ONNX Runtime can't load it"):
@@ -235,4 +233,4 @@ def test_engines_that_are_not_what_was_built(copied, tmp_path):
     (folder / "engine.json").write_text(json.dumps({**record, "made_from": {}}))
     with pytest.raises(EngineError, match="another version of this bundle"):
         on_cpu(path, "mine")
-    assert "for target 'other'; run: s2s build" in cuda.unfit(bundle.read(path), "other")
+    assert "for target 'other'; run: s2s build" in cuda.incompatible_reason(bundle.read(path), "other")

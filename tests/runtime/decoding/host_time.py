@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 
-from s2s_export.runtime.decoding import GenerationOptions, StepQuery, StepResult, decode
+from s2s_export.runtime.decoding import StepQuery, StepResult, decode, resolve
 
 LENGTH = 64
 VOCABULARY = 60_000
@@ -45,10 +45,8 @@ class Prepared:
 
 
 def milliseconds_a_step(n_sources: int, **given: object) -> float:
-    options = GenerationOptions(
-        max_length=LENGTH, decoder_start_token_id=5, eos_token_id=(0,), pad_token_id=5, early_stopping="never",
-        **given,  # type: ignore[arg-type]
-    )  # fmt: skip
+    usual = {"max_length": LENGTH, "decoder_start_token_id": 5, "eos_token_id": 0, "pad_token_id": 5}
+    options = resolve(usual, {"early_stopping": "never", **given}, vocabulary_size=VOCABULARY)
     times = []
     for _ in range(7):
         state = Prepared(n_sources, options.n_rows)

@@ -10,6 +10,7 @@ from ....bundle import Bundle
 from ....engines import PORTABLE, engines
 from ....errors import S2SError, UnknownOption
 from ....runtime import backends
+from ....runtime.backends import Declaration
 from ....runtime.decoding.state import DecodeState, Ints, StepQuery, StepResult
 from ....runtime.shortlist import state as shortlist
 from ..work import NEUTRAL, Ids, end_id
@@ -17,43 +18,40 @@ from . import OURS, Absent, Choice, Entry, Job, Marks, until_end, without_prompt
 
 NAME = OURS
 WEIGHT_BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.0, "fp8": 1.0}
-# Which backend runs the engine of a target's flavour, and which run the bundle's graphs as they are.
-BACKEND_OF_FLAVOUR = {
-    "cpu": "onnxruntime", "cuda": "onnxruntime-cuda", "tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt-rtx",
-}  # fmt: skip
-RUN_PORTABLE_GRAPHS = ("onnxruntime", "onnxruntime-cuda", "torch")
-NOT_FOR_SPEED = ("torch",)  # takes part only when it is asked for
 SEARCHES = ("device", "host")  # on a GPU: where the search runs
-CPU = "onnxruntime"  # the backend that can cut the output projection too
 
 
 def entries(bundle: Bundle, choice: Choice) -> list[Entry]:
-    known = backends.modules()
+    known = backends.declared()
     built = engines(bundle)
     for name in choice.backends or ():
         if name not in known:
             raise UnknownOption(name, known, "backend")
     found = []
-    hosts = (CPU, *NOT_FOR_SPEED) if choice.device == "cuda" else NOT_FOR_SPEED
-    for name in choice.backends or [name for name in known if name not in hosts]:
-        targets = [PORTABLE] if name in RUN_PORTABLE_GRAPHS else []
-        targets += [target for target, engine in built.items() if _backend(engine) == name]
+    for name in choice.backends or [name for name, backend in known.items() if _takes_part(backend, choice)]:
+        targets = [PORTABLE] if known[name].runs_portable_graphs else []
+        targets += [target for target, engine in built.items() if engine["flavour"] in known[name].flavours]
         reason = known[name].unavailable()
         if not targets and (choice.targets is None or reason):
             found.append(_absent(name, reason or "no engine of it in the bundle; see `s2s build`"))
         for target in targets:
             if choice.targets is None or target in choice.targets:
-                found += _entries_of(bundle, name, target, built.get(target), reason, choice)
+                found += _entries_of(bundle, known[name], target, built.get(target), reason, choice)
     missing = [t for t in choice.targets or () if t != PORTABLE and t not in built]
     return found + [_absent(t, f"not built: s2s build {bundle.path} --target {t}") for t in missing]
 
 
+def _takes_part(backend: Declaration, choice: Choice) -> bool:
+    """Unasked: those that `auto` may take, and on a GPU those that compute there."""
+    return backend.preference is not None and not (choice.device == "cuda" and backend.computes_on_cores)
+
+
 def _entries_of(
-    bundle: Bundle, backend: str, target: str, engine: dict[str, Any] | None, reason: str | None, choice: Choice
+    bundle: Bundle, backend: Declaration, target: str, engine: dict[str, Any] | None, reason: str | None, choice: Choice
 ) -> list[Entry]:
-    precision = engine["precision"] if engine else bundle.manifest["precision"]
-    label = f"s2s {target}" if backend == CPU or engine else f"s2s {backend} {target}"
-    options = {"backend": backend, "target": target}
+    precision = engine.get("precision", "fp32") if engine else bundle.manifest["precision"]
+    label = f"s2s {target}" if backend.computes_on_cores or engine else f"s2s {backend.name} {target}"
+    options = {"backend": backend.name, "target": target}
     bytes_ = WEIGHT_BYTES.get(precision, 4.0)
     seconds = engine.get("seconds") if engine else None
     if choice.device == "cuda":
@@ -62,7 +60,7 @@ def _entries_of(
             for search in choice.searches or SEARCHES
         ]
     found = [Entry(NAME, label, precision, bytes_, options, reason, seconds)]
-    if target in _shortlist_targets(bundle) and backend == CPU:
+    if target in _shortlist_targets(bundle) and backend.computes_on_cores:
         found.append(Entry(NAME, f"{label} shortlist", precision, bytes_, {**options, "shortlist": True}, reason))
     return found
 
@@ -71,10 +69,6 @@ def _shortlist_targets(bundle: Bundle) -> list[str]:
     """Targets that the bundle's shortlist serves."""
     folder = bundle.path / shortlist.FOLDER
     return list(shortlist.read_record(folder)["targets"]) if (folder / shortlist.RECORD).is_file() else []
-
-
-def _backend(engine: dict[str, Any]) -> str:
-    return str(engine.get("backend") or BACKEND_OF_FLAVOUR.get(engine.get("flavour", ""), ""))
 
 
 def _absent(name: str, reason: str) -> Entry:
@@ -88,8 +82,9 @@ def open(job: Job, folder: str) -> Ours:
     backend, target = options.pop("backend"), options.pop("target")
     try:
         # The hashes were compared when the run began; a service that loads a bundle it trusts does not do it either.
-        # Only there can the bundle's graphs be asked for although an engine was built; elsewhere they have no name.
-        target = None if target == PORTABLE and backend != CPU else target
+        # Backends for GPUs run the bundle's own graphs when no target is named, and have no name for them.
+        has_name = backends.declared()[backend].computes_on_cores
+        target = None if target == PORTABLE and not has_name else target
         session = load(job.bundle, backend, target, job.threads, verify=False, **options)
     except S2SError as error:
         raise Absent(str(error)) from error

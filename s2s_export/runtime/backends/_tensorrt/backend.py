@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ....bundle import Bundle
-from ....errors import EngineError
+from ....engines import folder_of, read, targets_of, why_no_engine, why_no_single_engine
+from ....errors import InvalidOption
 from ...cuda import device as cuda
 from ...cuda import driver
 from ...cuda.interface import Device
@@ -17,8 +17,9 @@ from ...decoding.state import DecodeState
 from ...device_search.loop import Mode
 from ...device_search.searcher import DeviceSearcher
 from ...device_search.step_executor import unfit as unfit_for_search
+from .._declaration import Declaration
 from . import library as libraries
-from .engines import Engines, read_record
+from .engines import Engines
 from .executor import EnginePlaces
 from .library import Library
 from .parts import PartedState
@@ -43,7 +44,7 @@ class TensorRTBackend:
         self.name = name
         self.bundle = bundle
         self.target = folder.name
-        self.engines = Engines(bundle, folder, read_record(folder), library, device)
+        self.engines = Engines(bundle, folder, read(folder), library, device)
         self._search_device = search_device
         self.max_sources = int(self.engines.record["ranges"]["B"]["max"])
 
@@ -62,6 +63,29 @@ class TensorRTBackend:
         return EngineState(self.engines, [list(source) for source in sources], n_beams)
 
 
+def declaration(flavour: str, preference: int) -> Declaration:
+    """Of the backend that is named after this flavour and runs its engines."""
+
+    def open_on_gpu(bundle: Bundle, target: str | None = None, threads: int | None = None) -> TensorRTBackend:
+        """threads: checked and not used; a GPU does the work."""
+        if threads is not None and threads < 1:
+            raise InvalidOption(f"threads is {threads}; expected at least 1")
+        chosen = target or targets_of(bundle, (flavour,))[0]
+        return TensorRTBackend(flavour, bundle, folder_of(bundle, chosen), libraries.load(flavour), driver.device())
+
+    return Declaration(
+        name=flavour,
+        preference=preference,
+        flavours=(flavour,),
+        runs_portable_graphs=False,
+        computes_on_cores=False,
+        unavailable=lambda: unavailable(flavour),
+        incompatible_reason=lambda bundle, target: incompatible_reason(flavour, bundle, target),
+        open=open_on_gpu,
+        search=SEARCH,
+    )
+
+
 def unavailable(flavour: str) -> str | None:
     """Why this flavour can't work on this machine. Looks for the package and the GPU first: importing takes seconds."""
     found = importlib.util.find_spec(libraries.MODULES[flavour])
@@ -70,44 +94,8 @@ def unavailable(flavour: str) -> str | None:
     return driver.unavailable() or libraries.unavailable(flavour)
 
 
-def unfit(flavour: str, bundle: Bundle, target: str | None) -> str | None:
+def incompatible_reason(flavour: str, bundle: Bundle, target: str | None) -> str | None:
     """Why the bundle can't run on this flavour: no engine for it, several, or none of that target."""
-    found = _targets(flavour, bundle)
-    if target is not None and target in found:
-        return None
     if target is not None:
-        return f"the bundle has no {flavour} engine for target '{target}' ({_what(found)}); {_build(bundle, target)}"
-    if not found:
-        return f"the bundle has no {flavour} engine; {_build(bundle, 'TARGET')} (see s2s build --list)"
-    if len(found) > 1:
-        return f"the bundle has several {flavour} engines ({', '.join(found)}); choose one with --target"
-    return None
-
-
-def open_backend(name: str, flavour: str, bundle: Bundle, target: str | None) -> TensorRTBackend:
-    chosen = target or _targets(flavour, bundle)[0]
-    folder = bundle.path / "engines" / chosen
-    if not folder.is_dir():
-        raise EngineError(f"{folder}: no such engine; {_build(bundle, chosen)}")
-    return TensorRTBackend(name, bundle, folder, libraries.load(flavour), driver.device())
-
-
-def _targets(flavour: str, bundle: Bundle) -> list[str]:
-    """Targets of the bundle's engines of this flavour. A damaged engine.json is one of them: opening it says so."""
-    found = []
-    for file in sorted((bundle.path / "engines").glob("*/engine.json")):
-        try:
-            is_ours = json.loads(file.read_bytes())["flavour"] == flavour
-        except (OSError, ValueError, KeyError, TypeError):
-            is_ours = True
-        if is_ours:
-            found.append(file.parent.name)
-    return found
-
-
-def _what(found: list[str]) -> str:
-    return f"it has {', '.join(found)}" if found else "it has none"
-
-
-def _build(bundle: Bundle, target: str) -> str:
-    return f"run: s2s build {bundle.path} --target {target}"
+        return why_no_engine(bundle, target, (flavour,))
+    return why_no_single_engine(bundle, (flavour,))

@@ -8,7 +8,6 @@ the next batch. Two threads that decode at the same time have two lanes.
 
 from __future__ import annotations
 
-import json
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ....bundle import GRAPHS, Bundle, inside
-from ....engines import check_record, rebuild
+from ....engines import rebuild, refuse_stale
 from ....errors import BackendError, EngineError
 from ...cuda import driver
 from . import finished, validity
@@ -38,7 +37,8 @@ class Engines:
         self.graphs: Mapping[str, Any] = record["graphs"]
         self.messages = Messages(library)
         device.activate()
-        check_record(folder, self.record, f"{library.flavour} {library.version}", device.capability, bundle)
+        installed = f"{library.flavour} {library.version}"
+        refuse_stale(bundle, folder, self.record, library=installed, capability=device.capability)
         if record["recipe"]["plugins"]:
             register_plugins(folder, self.record, library)
         self._runtime = library.trt.Runtime(self.messages.logger)
@@ -150,16 +150,6 @@ class Lane:
 
     def upload(self, address: int, array: Any) -> None:
         self.device.to_device(address, array, self.stream)
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """engine.json, or EngineError."""
-    try:
-        record = json.loads((folder / "engine.json").read_bytes())
-        [record[key] for key in ("graphs", "files", "recipe", "slots", "ranges", "key")]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise EngineError(f"{folder}/engine.json: not readable ({error}); {rebuild(folder, {})}") from error
-    return dict(record)
 
 
 def register_plugins(folder: Path, record: dict[str, Any], library: Library) -> None:

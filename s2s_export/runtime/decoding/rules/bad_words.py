@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from .. import option_values as values
 from ..completions import Completions
 from ..device_form import DeviceForm
-from ..options import GenerationOptions
+from ..generation_options import GenerationOptions
+from ..option import Option
 from ..rule import Edit, SparseRule, View, compact
 
 ORDER = 60
+OPTIONS = {
+    "bad_words_ids": Option(
+        values.words,
+        example=[[4], [3, 5], [4, 4, 6]],
+        token_ids=lambda words: [i for word in words for i in word],
+    )
+}
 
 
 class BadWords(SparseRule):

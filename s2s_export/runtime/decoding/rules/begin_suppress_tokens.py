@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from .. import option_values as values
 from ..device_form import DeviceForm, distinct
-from ..options import GenerationOptions
+from ..generation_options import GenerationOptions
+from ..option import Option
 from ..rule import Edit, SparseRule, View, shared_ids
 
 ORDER = 140
+OPTIONS = {"begin_suppress_tokens": Option(values.token_list, example=[10], token_ids=list)}
 
 
 class BeginSuppressTokens(SparseRule):

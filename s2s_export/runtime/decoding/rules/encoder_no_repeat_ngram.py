@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from .. import option_values as values
 from ..device_form import DeviceForm
-from ..options import GenerationOptions
+from ..generation_options import GenerationOptions
+from ..option import Option
 from ..rule import Edit, SparseRule, View, compact
 
 ORDER = 50
+OPTIONS = {"encoder_no_repeat_ngram_size": Option(values.integer(0), default=0, example=2)}
 
 
 class EncoderNoRepeatNgram(SparseRule):

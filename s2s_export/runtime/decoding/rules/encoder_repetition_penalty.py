@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from .. import option_values as values
 from ..device_form import DeviceForm
-from ..options import GenerationOptions
+from ..generation_options import GenerationOptions
+from ..option import Option
 from ..rule import NO_TOKEN, Edit, SparseRule, View
 from ..state import Ints
 
 ORDER = 20
+OPTIONS = {"encoder_repetition_penalty": Option(values.above_0, default=1.0, example=1.5)}
 
 
 class EncoderRepetitionPenalty(SparseRule):

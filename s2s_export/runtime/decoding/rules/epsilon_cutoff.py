@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
+from .. import option_values as values
 from ..device_form import DeviceForm
+from ..generation_options import GenerationOptions
 from ..numerics import keep_best, softmax
-from ..options import GenerationOptions
+from ..option import FROM_0_TO_1, Option
 from ..rule import DenseRule, View
 from ..state import Floats
 
 ORDER = 210
+OPTIONS = {
+    "epsilon_cutoff": Option(values.number(), default=0.0, example=0.01, kind="filter", sampling_range=FROM_0_TO_1),
+}
 
 
 class EpsilonCutoff(DenseRule):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from .. import option_values as values
 from ..device_form import DeviceForm, distinct
-from ..options import GenerationOptions
+from ..generation_options import GenerationOptions
+from ..option import Option
 from ..rule import Edit, SparseRule, View, shared_ids
 
 ORDER = 120
+OPTIONS = {"exponential_decay_length_penalty": Option(values.decay, example=(1, 1.3))}
 
 
 class ExponentialDecay(SparseRule):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from .. import option_values as values
 from ..device_form import DeviceForm, distinct
-from ..options import GenerationOptions
+from ..generation_options import GenerationOptions
+from ..option import Option
 from ..rule import Edit, SparseRule, View, shared_ids
 
 ORDER = 90
+OPTIONS = {"forced_bos_token_id": Option(values.token_id, example=7, token_ids=lambda token: [token])}
 
 
 class ForcedBos(SparseRule):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from .. import option_values as values
 from ..device_form import DeviceForm, distinct
-from ..options import GenerationOptions
+from ..generation_options import GenerationOptions
+from ..option import Option
 from ..rule import Edit, SparseRule, View, shared_ids
 
 ORDER = 100
+OPTIONS = {"forced_eos_token_id": Option(values.token_ids, example=[2, 3], token_ids=list)}
 
 
 class ForcedEos(SparseRule):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from .. import option_values as values
 from ..device_form import DeviceForm, distinct
-from ..options import GenerationOptions
+from ..generation_options import GenerationOptions
+from ..option import Option
 from ..rule import Edit, SparseRule, View, shared_ids
 
 ORDER = 70
+OPTIONS = {"min_length": Option(values.integer(0), default=0, example=5)}
 
 
 class MinLength(SparseRule):

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
+from .. import option_values as values
 from ..device_form import DeviceForm
+from ..generation_options import GenerationOptions
 from ..numerics import softmax
-from ..options import GenerationOptions
+from ..option import FROM_0_TO_1, Option
 from ..rule import MINUS_INFINITY, DenseRule, View
 from ..state import Floats
 
 ORDER = 190
+OPTIONS = {"min_p": Option(values.number(), example=0.1, kind="filter", sampling_range=FROM_0_TO_1)}
 
 
 class MinP(DenseRule):

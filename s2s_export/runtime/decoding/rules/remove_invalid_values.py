@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from .. import option_values as values
 from ..device_form import DeviceForm
-from ..options import GenerationOptions
+from ..generation_options import GenerationOptions
+from ..option import Option
 from ..rule import DenseRule, View
 from ..state import Floats
 
 ORDER = 110
+OPTIONS = {"remove_invalid_values": Option(values.boolean, default=False, example=True)}
 
 
 class RemoveInvalidValues(DenseRule):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from .. import option_values as values
 from ..device_form import DeviceForm
+from ..generation_options import GenerationOptions
 from ..numerics import log_softmax
-from ..options import GenerationOptions
+from ..option import Option
 from ..rule import DenseRule, View
 from ..state import Floats
 
 ORDER = 230
+OPTIONS = {"renormalize_logits": Option(values.boolean, example=True)}
 
 
 class Renormalize(DenseRule):

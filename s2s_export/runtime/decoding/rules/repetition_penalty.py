@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from .. import option_values as values
 from ..device_form import DeviceForm
-from ..options import GenerationOptions
+from ..generation_options import GenerationOptions
+from ..option import Option
 from ..rule import Edit, SparseRule, View
 
 ORDER = 30
+OPTIONS = {"repetition_penalty": Option(values.above_0, default=1.0, example=1.7)}
 
 
 class RepetitionPenalty(SparseRule):

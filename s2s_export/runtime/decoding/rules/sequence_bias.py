@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 
+from .. import option_values as values
 from ..completions import Completions
 from ..device_form import DeviceForm
-from ..options import GenerationOptions
+from ..generation_options import GenerationOptions
+from ..option import Option
 from ..rule import Edit, SparseRule, View
 
 ORDER = 10
+OPTIONS = {
+    "sequence_bias": Option(
+        values.sequence_bias,
+        example={(3,): -1.5, (4, 3): 2.0, (5, 4, 3): 0.25, (7, 9): 1.0},
+        token_ids=lambda pairs: [i for word, _ in pairs for i in word],
+    )
+}
 
 
 class SequenceBias(SparseRule):

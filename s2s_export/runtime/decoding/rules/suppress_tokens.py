@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from .. import option_values as values
 from ..device_form import DeviceForm, distinct
-from ..options import GenerationOptions
+from ..generation_options import GenerationOptions
+from ..option import Option
 from ..rule import Edit, SparseRule, View, shared_ids
 
 ORDER = 130
+OPTIONS = {"suppress_tokens": Option(values.token_list, example=[8, 9], token_ids=list)}
 
 
 class SuppressTokens(SparseRule):

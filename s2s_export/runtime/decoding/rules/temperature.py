@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 
+from .. import option_values as values
 from ..device_form import DeviceForm
-from ..options import GenerationOptions
+from ..generation_options import GenerationOptions
+from ..option import Option
 from ..rule import DenseRule, View
 from ..state import Floats
 
 ORDER = 150
+OPTIONS = {
+    "temperature": Option(
+        values.number(),
+        default=1.0,
+        example=0.7,
+        kind="sampling",
+        sampling_range=(lambda v: v > 0.0, "a number above 0 (do_sample=False is what temperature 0 would mean)"),
+    )
+}
 
 
 class Temperature(DenseRule):

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
+from .. import option_values as values
 from ..device_form import DeviceForm
+from ..generation_options import GenerationOptions
 from ..numerics import cumulative, softmax
-from ..options import GenerationOptions
+from ..option import ABOVE_0_TO_1, Option
 from ..rule import MINUS_INFINITY, DenseRule, View
 from ..state import Floats
 
 ORDER = 160
+OPTIONS = {"top_h": Option(values.number(), example=0.4, kind="filter", sampling_range=ABOVE_0_TO_1)}
 # Only the most likely tokens are looked at, which bounds the work (transformers' own constant).
 MOST_LIKELY = 100
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from .. import option_values as values
 from ..device_form import DeviceForm
-from ..options import GenerationOptions
+from ..generation_options import GenerationOptions
+from ..option import Option
 from ..rule import MINUS_INFINITY, DenseRule, View
 from ..state import Floats
 
 ORDER = 170
+OPTIONS = {"top_k": Option(values.integer(0), default=50, example=50, kind="filter")}
 
 
 class TopK(DenseRule):

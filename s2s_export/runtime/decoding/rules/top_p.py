@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
+from .. import option_values as values
 from ..device_form import DeviceForm
+from ..generation_options import GenerationOptions
 from ..numerics import cumulative, softmax
-from ..options import GenerationOptions
+from ..option import FROM_0_TO_1, Option
 from ..rule import MINUS_INFINITY, DenseRule, View
 from ..state import Floats
 
 ORDER = 180
+OPTIONS = {"top_p": Option(values.number(), default=1.0, example=0.8, kind="filter", sampling_range=FROM_0_TO_1)}
 
 
 class TopP(DenseRule):

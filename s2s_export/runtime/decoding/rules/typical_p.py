@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
+from .. import option_values as values
 from ..device_form import DeviceForm
+from ..generation_options import GenerationOptions
 from ..numerics import cumulative, log_softmax, softmax
-from ..options import GenerationOptions
+from ..option import ABOVE_0_TO_1, Option
 from ..rule import MINUS_INFINITY, DenseRule, View
 from ..state import Floats
 
 ORDER = 200
+OPTIONS = {"typical_p": Option(values.number(), default=1.0, example=0.6, kind="filter", sampling_range=ABOVE_0_TO_1)}
 
 
 class TypicalP(DenseRule):
