@@ -44,6 +44,7 @@ def common(tokenizer: Any, kind: str, files: Mapping[str, str]) -> dict[str, Any
         "target_lang": target if target in languages else None,
         "target_language_by": _target_language_by(tokenizer) if languages else None,
         "model_max_length": int(longest) if longest and longest < 1e9 else None,  # transformers writes 1e30 for none
+        "truncation_side": tokenizer.truncation_side,
         "decode": {
             "clean_up_tokenization_spaces": bool(tokenizer.clean_up_tokenization_spaces),
             "skip_ids": sorted({value for value in tokenizer.all_special_ids if value is not None}),
