@@ -114,7 +114,7 @@ class Tokenizer(ABC):
         return before + ids + after
 
     def _ends(self, ids: Sequence[int]) -> tuple[int, int]:
-        """How many of a source's ids are the template's, before and after the text; ids made elsewhere may lack them."""
+        """How many of a source's ids are the template's, before and after its text; foreign ids may lack them."""
         codes = frozenset(self.languages.values())
 
         def length(side: tuple[int | str, ...], end: Sequence[int]) -> int:
