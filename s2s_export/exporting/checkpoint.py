@@ -113,7 +113,9 @@ def load_transformers_model(path: Path, config: dict[str, Any]) -> Any:
         try:
             model, info = transformers.AutoModelForSeq2SeqLM.from_pretrained(path, **options)
         except Exception as error:
-            raise CheckpointError(f"{path}: transformers can't load it ({first_line(error)})") from error
+            nested = _nested_options(path)
+            hint = f"; generation_config.json gives an object for {_some(nested)}, remove it" if nested else ""
+            raise CheckpointError(f"{path}: transformers can't load it ({first_line(error)}){hint}") from error
     if missing := sorted(info["missing_keys"]):
         raise CheckpointError(
             f"{path}: the weights lack {_some(missing)}, which config.json asks for; restore the checkpoint"
@@ -122,6 +124,17 @@ def load_transformers_model(path: Path, config: dict[str, Any]) -> Any:
         names = sorted(str(entry[0] if isinstance(entry, tuple) else entry) for entry in mismatched)
         raise CheckpointError(f"{path}: config.json and the weights disagree about the shape of {_some(names)}")
     return model.eval()
+
+
+def _nested_options(path: Path) -> list[str]:
+    """Names of generation_config.json whose values are objects, which transformers expects for a few options only."""
+    try:
+        options = json.loads((path / "generation_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return (
+        sorted(name for name, value in options.items() if isinstance(value, dict)) if isinstance(options, dict) else []
+    )
 
 
 def _check_weight_files(path: Path) -> None:

@@ -191,4 +191,9 @@ def _manifest(
 def generation_defaults(model: Any) -> dict[str, Any]:
     """What the checkpoint's generation config sets, by Hugging Face's names."""
     values = model.generation_config.to_dict()
-    return {name: value for name, value in values.items() if value is not None and not name.startswith("_")}
+    return {name: _plain(value) for name, value in values.items() if value is not None and not name.startswith("_")}
+
+
+def _plain(value: Any) -> Any:
+    """What JSON holds in place of an object of transformers, such as a WatermarkingConfig."""
+    return value.to_dict() if hasattr(value, "to_dict") else value

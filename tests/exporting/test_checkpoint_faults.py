@@ -46,6 +46,29 @@ def test_a_model_type_without_family_names_those_that_have_one(checkpoint):
     refuse(checkpoint, UnsupportedModel, "'gpt2' has no family; .*bart, m2m_100, marian, mbart, mt5, pegasus, .*t5")
 
 
+def change_generation(path, **changes):
+    file = path / "generation_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def test_a_nested_generation_option_is_refused_by_name_when_decoding(checkpoint):
+    """Not by a TypeError at export; and the caller may turn it off, as with generate()."""
+    change_generation(checkpoint, watermarking_config={"greenlist_ratio": 0.5}, num_beams={"a": 1})
+    bundle = checkpoint.parent / "bundle"
+    s2s_export.export(checkpoint, bundle)
+    session = s2s_export.load(bundle)
+    with pytest.raises(
+        InvalidOption, match=r"num_beams is \{'a': 1\} .*expected.*watermarking_config=\{.* not supported"
+    ):
+        session.generate([[5, 6]])
+    assert session.generate([[5, 6]], watermarking_config=None, num_beams=2, max_new_tokens=3)
+
+
+def test_a_nested_generation_option_that_transformers_fails_for_is_named(checkpoint):
+    change_generation(checkpoint, early_stopping={"a": 1})
+    refuse(checkpoint, CheckpointError, "generation_config.json gives an object for 'early_stopping', remove it")
+
+
 def test_missing_and_truncated_weights(checkpoint):
     raw = (checkpoint / "model.safetensors").read_bytes()
     (checkpoint / "model.safetensors").write_bytes(raw[: len(raw) // 2])

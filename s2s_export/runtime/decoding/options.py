@@ -112,9 +112,15 @@ def resolve(
     Raises UnknownOption for a name nobody knows, and one InvalidOption that names everything else that is wrong.
     """
     problems: dict[str, str] = {}
+    inherited: dict[str, str] = {}
     chosen = dict(_GLOBAL_DEFAULTS)
-    chosen.update(_from_checkpoint(defaults, problems))
+    chosen.update(_from_checkpoint(defaults, inherited))
     chosen.update(_from_user(overrides, problems))
+    if chosen["max_length"] is None and chosen["max_new_tokens"] is None:
+        problems.setdefault("max_length", "max_length is None, expected a value, or one of max_new_tokens")
+    for name, text in inherited.items():
+        if name not in overrides and not _is_unread(name, chosen):
+            problems[name] = text
     _require_vocabulary(chosen, vocabulary_size, problems)
     # A contradiction is only worth telling between values that are good in themselves.
     messages = [text for names, wrong, text in _contradictions(chosen) if wrong and problems.keys().isdisjoint(names)]
@@ -134,10 +140,30 @@ def _from_checkpoint(defaults: Mapping[str, Any], problems: dict[str, str]) -> d
         if value is None:
             continue
         if name in _CONVERT:
+            if isinstance(value, (int, float)) and value in (0, 1):
+                # generate() asks whether these are true, but whether early_stopping is True, which a 1 is not.
+                value = {values.boolean: bool(value), values.early_stopping: value is True}.get(_CONVERT[name], value)
             _convert_into(found, name, value, problems, where=" in the checkpoint's generation_config.json")
         elif (reason := foreign_options.refusal(name, value, is_default=True)) is not None:
             problems[name] = f"{reason}, and the checkpoint's generation_config.json asks for it"
     return found
+
+
+def _is_unread(name: str, chosen: Mapping[str, Any]) -> bool:
+    """Whether generate() does not look at this option of the checkpoint because of others, so that it may be bad."""
+    if name in _SAMPLING_RANGES:
+        return not chosen["do_sample"]
+    if name == "top_k":  # choosing between greedy and contrastive search, generate() looks at it too
+        return bool(not chosen["do_sample"] and chosen["num_beams"] > 1)
+    if name in ("max_length", "min_length"):
+        return chosen[name.replace("_length", "_new_tokens")] is not None
+    if name == "length_penalty":
+        return bool(chosen["num_beams"] == 1)
+    if name == "dola_layers":
+        return bool(chosen["num_beams"] > 1)
+    if name == "penalty_alpha":  # contrastive search is greedy, over the best k tokens
+        return bool(chosen["do_sample"] or chosen["num_beams"] > 1 or (chosen["top_k"] or 0) <= 1)
+    return False
 
 
 def _from_user(overrides: Mapping[str, Any], problems: dict[str, str]) -> dict[str, Any]:
@@ -243,19 +269,19 @@ _GLOBAL_DEFAULTS: Mapping[str, Any] = {
 _PENALTY = values.number("a number above 0", lambda v: v > 0.0)
 
 _CONVERT: Mapping[str, values.Convert] = {
-    "max_length": values.integer(1),
+    "max_length": values.integer(1, whole_floats=True),
     "min_length": values.integer(0),
-    "max_new_tokens": values.integer(1),
+    "max_new_tokens": values.integer(1, whole_floats=True),
     "min_new_tokens": values.integer(0),
     "num_beams": values.integer(1),
-    "num_return_sequences": values.integer(1),
+    "num_return_sequences": values.integer(1, whole_floats=True),
     # Far beyond 64, where length alone decides, length**penalty leaves a float's range.
     "length_penalty": values.number("a number from -64 to 64", lambda v: -64.0 <= v <= 64.0),
     "early_stopping": values.early_stopping,
     "decoder_start_token_id": values.one_token_id,
-    "bos_token_id": values.token_id,
+    "bos_token_id": values.special_token_id,
     "eos_token_id": values.token_ids,
-    "pad_token_id": values.token_id,
+    "pad_token_id": values.special_token_id,
     "decoder_input_ids": values.prompt,
     "sequence_bias": values.sequence_bias,
     "encoder_repetition_penalty": _PENALTY,
@@ -274,7 +300,7 @@ _CONVERT: Mapping[str, values.Convert] = {
     # Ranges are below, checked only when sampling: `temperature=0, do_sample=False` is common, and harmless.
     "temperature": values.number(),
     "top_h": values.number(),
-    "top_k": values.integer(0),
+    "top_k": values.integer(0, whole_floats=True),
     "top_p": values.number(),
     "min_p": values.number(),
     "typical_p": values.number(),
@@ -293,7 +319,7 @@ _SAMPLING_RANGES: Mapping[str, tuple[Callable[[float], bool], str]] = {
     "eta_cutoff": (lambda v: 0.0 <= v <= 1.0, "a number from 0 to 1"),
 }
 
-_NEVER_NONE = frozenset({"max_length", "num_beams", "num_return_sequences", "length_penalty"})
+_NEVER_NONE = frozenset({"num_beams", "num_return_sequences", "length_penalty"})
 
 
 def _one(value: int) -> tuple[int, ...]:
