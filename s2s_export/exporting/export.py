@@ -59,6 +59,8 @@ def export(
     tell = progress or (lambda stage: None)
     tell(STAGES[0])
     model = source.load_model()
+    if stretch := getattr(source.family, "stretch", None):
+        stretch(model, max(max_source_length or 0, max_target_length or 0))
     family = source.family.describe(model)
     limits = _limits(family, max_source_length, max_target_length)
     with bundle.writing(destination, force=force) as folder:
