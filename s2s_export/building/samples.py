@@ -67,7 +67,8 @@ def _read(bundle: Bundle, count: int, path: Path) -> tuple[list[list[int]], str]
         raise InvalidOption(f"{path}: has no lines; expected a source a line")
     tokenizer = text.load(bundle.path / "tokenizer", entry)
     spread = lines[:: max(1, len(lines) // count)][:count]
-    found = [tokenizer.encode(line)[: bundle.max_source_length] for line in spread]
+    limit = bundle.max_source_length
+    found = [ids if limit is None else tokenizer.truncate(ids, limit) for ids in map(tokenizer.encode, spread)]
     return found, f"{len(found)} lines of {path.name}"
 
 

@@ -25,11 +25,12 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What an export did: where the bundle is, its manifest, and the error of each output."""
+    """What an export did: where the bundle is, its manifest, the error of each output, and sentences worth reading."""
 
     path: Path
     manifest: dict[str, Any]
     parity: list[OutputError]
+    notices: tuple[str, ...] = ()
 
 
 def export(
@@ -79,7 +80,7 @@ def export(
         errors = check_parity(written, expected)
         manifest["parity"] = {"against": "torch fp32", "outputs": [error.record() for error in errors]}
         bundle.write_manifest(folder, manifest)
-    return ExportReport(destination, manifest, errors)
+    return ExportReport(destination, manifest, errors, tuple(source.notices))
 
 
 def check_parity(written: bundle.Bundle, expected: Expected) -> list[OutputError]:
@@ -142,7 +143,8 @@ def _write_tokenizer(source: Checkpoint, folder: Path) -> dict[str, Any] | None:
 
     target = folder / "tokenizer"
     target.mkdir()
-    entry = write_tokenizer(source.path, target)
+    entry = write_tokenizer(source.adapter, target) if source.adapter is not None else None
+    entry = entry or write_tokenizer(source.path, target)
     if entry is None:
         target.rmdir()
     return entry

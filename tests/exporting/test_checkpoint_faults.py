@@ -69,6 +69,33 @@ def test_a_nested_generation_option_that_transformers_fails_for_is_named(checkpo
     refuse(checkpoint, CheckpointError, "generation_config.json gives an object for 'early_stopping', remove it")
 
 
+def test_weights_of_a_compiled_model_are_those_of_the_model(checkpoint, exported, tmp_path):
+    def compiled(weights):
+        for name in list(weights):
+            weights[f"_orig_mod.{name}"] = weights.pop(name)
+
+    change_weights(checkpoint, compiled)
+    report = s2s_export.export(checkpoint, tmp_path / "b")
+    assert report.notices == ()
+    found, wanted = (
+        s2s_export.load(p).generate([[5, 6]], num_beams=3) for p in (tmp_path / "b", exported("marian")[1])
+    )
+    assert [h.token_ids for h in found[0]] == [h.token_ids for h in wanted[0]]
+
+
+def test_weights_that_the_model_does_not_use_are_named(checkpoint, tmp_path):
+    change_weights(checkpoint, lambda weights: weights.update({"model.extra.weight": torch.zeros(3)}))
+    report = s2s_export.export(checkpoint, tmp_path / "b")
+    assert report.notices == ("the model does not use 1 of the checkpoint's weights: 'model.extra.weight'",)
+
+
+def test_a_classifier_is_refused(exported, tmp_path):
+    path = tmp_path / "checkpoint"
+    shutil.copytree(exported("bart")[0], path)
+    change_config(path, architectures=["BartForSequenceClassification"])
+    refuse(path, UnsupportedModel, "is a BartForSequenceClassification, which generates no text; expected a model with")
+
+
 def test_missing_and_truncated_weights(checkpoint):
     raw = (checkpoint / "model.safetensors").read_bytes()
     (checkpoint / "model.safetensors").write_bytes(raw[: len(raw) // 2])
