@@ -142,7 +142,10 @@ def _from_checkpoint(defaults: Mapping[str, Any], problems: dict[str, str]) -> d
         if name in _CONVERT:
             if isinstance(value, (int, float)) and value in (0, 1):
                 # generate() asks whether these are true, but whether early_stopping is True, which a 1 is not.
-                value = {values.boolean: bool(value), values.early_stopping: value is True}.get(_CONVERT[name], value)
+                if _CONVERT[name] is values.boolean:
+                    value = bool(value)
+                elif name == "early_stopping":
+                    value = value is True
             _convert_into(found, name, value, problems, where=" in the checkpoint's generation_config.json")
         elif (reason := foreign_options.refusal(name, value, is_default=True)) is not None:
             problems[name] = f"{reason}, and the checkpoint's generation_config.json asks for it"
