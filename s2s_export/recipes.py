@@ -92,7 +92,7 @@ def load(target: str | os.PathLike[str]) -> Recipe:
 
 def read(path: Path) -> Recipe:
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise InvalidOption(f"{path}: not readable as TOML ({error})") from error
     known = {f.name for f in fields(Recipe)} - {"name"}

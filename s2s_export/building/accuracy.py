@@ -11,6 +11,7 @@ import numpy as np
 from ..bundle import Bundle
 from ..runtime.backends.onnxruntime import OnnxRuntimeBackend
 from ..runtime.session import Session
+from ..runtime.text import from_utf8, lines_of
 from . import samples
 
 SEARCHES: tuple[dict[str, Any], ...] = ({"num_beams": 1, "do_sample": False}, {"num_beams": 4, "do_sample": False})
@@ -46,7 +47,7 @@ def _samples(session: Session, bundle: Bundle, path: str) -> tuple[list[list[int
     if not path:
         sources, origin = samples.sources(bundle, N_SOURCES)
         return sources, [], origin
-    lines = [line.split("\t") for line in Path(path).read_text(encoding="utf-8").splitlines() if line][:MOST_LINES]
+    lines = [from_utf8(line).split("\t") for line in lines_of(Path(path)) if line][:MOST_LINES]
     targets = [fields[1] for fields in lines] if all(len(fields) > 1 for fields in lines) else []
     return [session.encode(fields[0], truncate=True) for fields in lines], targets, Path(path).name
 

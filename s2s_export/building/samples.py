@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ..bundle import Bundle
-from ..errors import InvalidOption, S2SError
+from ..errors import InputError, InvalidOption, S2SError
 from ..runtime import text
 
 SEED = 1706
@@ -60,14 +60,15 @@ def _read(bundle: Bundle, count: int, path: Path) -> tuple[list[list[int]], str]
     if not entry:
         raise InvalidOption(f"{path}: can't be used as samples, as the bundle has no tokenizer; leave `samples` out")
     try:
-        lines = [line.split("\t")[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, ValueError) as error:
+        lines = [text.from_utf8(line).split("\t")[0] for line in text.lines_of(path) if line.strip()]
+    except (OSError, InputError) as error:
         raise InvalidOption(f"{path}: can't be read as UTF-8 text ({error}); expected a source a line") from error
     if not lines:
         raise InvalidOption(f"{path}: has no lines; expected a source a line")
     tokenizer = text.load(bundle.path / "tokenizer", entry)
     spread = lines[:: max(1, len(lines) // count)][:count]
-    found = [tokenizer.encode(line)[: bundle.max_source_length] for line in spread]
+    limit = bundle.max_source_length
+    found = [ids if limit is None else tokenizer.truncate(ids, limit) for ids in map(tokenizer.encode, spread)]
     return found, f"{len(found)} lines of {path.name}"
 
 

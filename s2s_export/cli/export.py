@@ -37,8 +37,10 @@ def command(checkpoint: str, bundle: str, quiet: bool, as_json: bool, **options:
     if as_json:
         print_json({"bundle": str(report.path), "family": report.manifest["family"],
                     "bytes": sum(f["bytes"] for f in report.manifest["files"].values()),
-                    "parity": report.manifest["parity"]})  # fmt: skip
+                    "parity": report.manifest["parity"], "notices": report.notices})  # fmt: skip
         return
+    for notice in report.notices:
+        tell(f"note: {notice}", quiet)
     for error in report.parity:
         tell(error.line(), quiet)
     click.echo(str(report.path))

@@ -55,13 +55,12 @@ def command(
     from ..runtime.cases import decode_cases, read_case
     from ..runtime.scheduling import DEFAULT_BATCH_SIZE
     from ..runtime.session import load
+    from ..runtime.text import read_lines
 
     session = load(bundle, backend, target, threads, workers=workers, shortlist=shortlist, search=search)
     tell_choice(session, backend, quiet)
-    lines = input_path.read().split(b"\n")
-    if lines and not lines[-1].strip():
-        lines.pop()
-    cases = [read_case(session, line, number, truncate=truncate) for number, line in enumerate(lines, 1)]
+    lines = enumerate(read_lines(input_path), 1)
+    cases = [read_case(session, line, number, truncate=truncate) for number, line in lines]
     rate = Rate("decoding")
     with bar(len(cases), "decoding", quiet) as advance:
         results = decode_cases(

@@ -63,13 +63,15 @@ def command(
 ) -> None:
     """Translate each TEXT, or each line of standard input, with BUNDLE. Output order is input order.
 
-    With --num-return-sequences N every source gives N lines, best first. A line that fails (empty, too long, not UTF-8)
-    gives an empty line and a sentence on stderr; the others still come out and the exit status is 1.
+    With --num-return-sequences N every source gives N lines, best first. A blank line comes out blank. A line that
+    fails (too long, not UTF-8) gives an empty line and a sentence on stderr; the others still come out and the exit
+    status is 1.
     """
     from ..runtime.alignments import check_path, write_alignments
     from ..runtime.cases import read_sources
     from ..runtime.scheduling import DEFAULT_BATCH_SIZE, n_tokens
     from ..runtime.session import load
+    from ..runtime.text import read_lines
 
     if alignments:
         check_path(alignments)
@@ -83,7 +85,7 @@ def command(
     chosen = session.options(target_lang=target_lang, **given(options))
     if stream and chosen.num_return_sequences > 1:
         raise UsageError("--stream prints the best hypothesis; leave out --num-return-sequences")
-    lines: list[str | bytes] = list(text) or [line.rstrip(b"\r\n") for line in sys.stdin.buffer]
+    lines: list[str | bytes] = list(text) or list(read_lines(sys.stdin.buffer))
     sources, failures = read_sources(session, lines, truncate=truncate, **languages)
     good = [number for number, source in enumerate(sources) if source]
     if stream:
@@ -109,6 +111,8 @@ def command(
                 print_json(_record(session, line, by_line.get(number, []), failures.get(number)))
             elif number in failures:
                 click.echo()
+            elif number not in by_line:  # a blank line; it has as many outputs as the others
+                click.echo("\n" * (chosen.num_return_sequences - 1))
             for hypothesis in by_line[number] if number in by_line and not as_json else ():
                 click.echo(f"{hypothesis.score:.4f}\t{hypothesis.text}" if scores else hypothesis.text)
     for number, message in failures.items():

@@ -32,10 +32,10 @@ def command(
 
     result = verify(bundle, checkpoint, backend=backend, target=target, threads=threads, search=search)
     if as_json:
-        print_json({"is_close": result.is_close, "outputs": [o.record() for o in result.outputs],
+        print_json({"is_close": result.is_close, "fault": result.fault, "outputs": [o.record() for o in result.outputs],
                     "searches": [{**asdict(s), "is_enough": s.is_enough} for s in result.searches]})  # fmt: skip
     else:
         for line in [*(o.line() for o in result.outputs), *(s.line() for s in result.searches)]:
             click.echo(line)
-    if not result.is_close:
-        raise ParityError(f"{bundle}: differs from {checkpoint} by more than the tolerance; export it again")
+    if result.fault:
+        raise ParityError(f"{bundle} against {checkpoint}: {result.fault}")

@@ -10,26 +10,33 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..errors import CheckpointError, MissingExtra
-from . import families
+from ..errors import CheckpointError, MissingExtra, UnsupportedModel
+from . import adapters, families
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".index.json")
+COMPILED = "_orig_mod."  # what torch.compile puts before every name
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+|[\w.-]+")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder in Hugging Face's format, or one that `s2s train` wrote. `config` is config.json as it stands."""
+    """A folder in Hugging Face's format, or one that `s2s train` wrote. `config` is config.json as it stands.
+
+    adapter: the folder of a LoRA adapter that is merged into the model, or None.
+    notices: sentences about what was found while loading and changes no result, for the caller to show.
+    """
 
     path: Path
     name: str
     config: dict[str, Any]
     family: ModuleType
+    adapter: Path | None = None
+    notices: list[str] = field(default_factory=list)
 
     @property
     def model_type(self) -> str:
@@ -37,16 +44,22 @@ class Checkpoint:
 
     def load_model(self) -> Any:
         """The PyTorch model in fp32, in evaluation mode. Raises CheckpointError for weights that are not whole."""
-        loader = getattr(self.family, "load_model", load_transformers_model)
-        model = loader(self.path, self.config)
+        if loader := getattr(self.family, "load_model", None):
+            model = loader(self.path, self.config)
+        else:
+            with adapters.without_adapter(self.path) as base:
+                model = load_transformers_model(base, self.config, self.notices)
+        if self.adapter is not None:
+            model = adapters.merge(model, self.adapter)
         _check_finite(self.path, model)
         return model
 
     def sha256(self) -> str:
-        """One hash over config.json and the weight files."""
+        """One hash over config.json and the weight files, an adapter's included."""
         digest = hashlib.sha256()
-        for path in sorted(self.path.iterdir()):
-            if path.name == "config.json" or path.name.endswith(WEIGHT_SUFFIXES):
+        folders = [self.path] if self.adapter in (None, self.path) else [self.path, self.adapter]
+        for path in [path for folder in folders for path in sorted(folder.iterdir())]:
+            if path.name in ("config.json", adapters.CONFIG) or path.name.endswith(WEIGHT_SUFFIXES):
                 digest.update(path.name.encode())
                 with path.open("rb") as file:
                     while chunk := file.read(1 << 20):
@@ -57,7 +70,11 @@ class Checkpoint:
 def open_checkpoint(path: str | Path) -> Checkpoint:
     """Read config.json and find the family; no weights yet. What can't be exported is refused before any writing."""
     require_export_packages()
-    folder = _locate(path)
+    given = _locate(path)
+    base = adapters.base_of(given)
+    if base is not None:
+        adapters.require_peft()
+    folder = given if base is None else _locate(base)
     file = folder / "config.json"
     if not file.is_file():
         raise CheckpointError(f"{folder}: no config.json in it; expected a checkpoint folder in Hugging Face's format")
@@ -68,7 +85,18 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     if not isinstance(config, dict):
         raise CheckpointError(f"{file}: holds no JSON object; restore the checkpoint")
     family = families.find(config.get("model_type"))
-    return Checkpoint(folder, folder.name, config, family)
+    _refuse_classifier(folder, config)
+    return Checkpoint(folder, given.name, config, family, None if base is None else given)
+
+
+def _refuse_classifier(folder: Path, config: dict[str, Any]) -> None:
+    """Its family's name is the same, and transformers would give it a language-model head of random weights."""
+    for name in config.get("architectures") or ():
+        if str(name).endswith(("Classification", "QuestionAnswering")):
+            raise UnsupportedModel(
+                f"{folder}: config.json says that it is a {name}, which generates no text; expected a model with a "
+                "language-model head, such as a ...ForConditionalGeneration"
+            )
 
 
 def require_export_packages() -> None:
@@ -99,8 +127,12 @@ def _locate(path: str | Path) -> Path:
         ) from error
 
 
-def load_transformers_model(path: Path, config: dict[str, Any]) -> Any:
-    """AutoModelForSeq2SeqLM in fp32 with eager attention; missing or misshapen weights are errors, not warnings."""
+def load_transformers_model(path: Path, config: dict[str, Any], notices: list[str] | None = None) -> Any:
+    """AutoModelForSeq2SeqLM in fp32 with eager attention; missing or misshapen weights are errors, not warnings.
+
+    Names that begin with `_orig_mod.`, as torch.compile leaves them behind, are read without it. notices: gets a
+    sentence about weights that the model does not use.
+    """
     import torch
     import transformers
 
@@ -113,7 +145,12 @@ def load_transformers_model(path: Path, config: dict[str, Any]) -> Any:
         try:
             model, info = transformers.AutoModelForSeq2SeqLM.from_pretrained(path, **options)
         except Exception as error:
-            raise CheckpointError(f"{path}: transformers can't load it ({first_line(error)})") from error
+            nested = _nested_options(path)
+            hint = f"; generation_config.json gives an object for {_some(nested)}, remove it" if nested else ""
+            raise CheckpointError(f"{path}: transformers can't load it ({first_line(error)}){hint}") from error
+        if any(name.startswith(COMPILED) for name in info["unexpected_keys"]):
+            options["key_mapping"] = {f"^{re.escape(COMPILED)}": ""}
+            model, info = transformers.AutoModelForSeq2SeqLM.from_pretrained(path, **options)
     if missing := sorted(info["missing_keys"]):
         raise CheckpointError(
             f"{path}: the weights lack {_some(missing)}, which config.json asks for; restore the checkpoint"
@@ -121,7 +158,20 @@ def load_transformers_model(path: Path, config: dict[str, Any]) -> Any:
     if mismatched := info.get("mismatched_keys"):
         names = sorted(str(entry[0] if isinstance(entry, tuple) else entry) for entry in mismatched)
         raise CheckpointError(f"{path}: config.json and the weights disagree about the shape of {_some(names)}")
+    if (unused := sorted(info["unexpected_keys"])) and notices is not None:
+        notices.append(f"the model does not use {len(unused)} of the checkpoint's weights: {_some(unused)}")
     return model.eval()
+
+
+def _nested_options(path: Path) -> list[str]:
+    """Names of generation_config.json whose values are objects, which transformers expects for a few options only."""
+    try:
+        options = json.loads((path / "generation_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return (
+        sorted(name for name, value in options.items() if isinstance(value, dict)) if isinstance(options, dict) else []
+    )
 
 
 def _check_weight_files(path: Path) -> None:

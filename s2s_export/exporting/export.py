@@ -25,11 +25,12 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What an export did: where the bundle is, its manifest, and the error of each output."""
+    """What an export did: where the bundle is, its manifest, the error of each output, and sentences worth reading."""
 
     path: Path
     manifest: dict[str, Any]
     parity: list[OutputError]
+    notices: tuple[str, ...] = ()
 
 
 def export(
@@ -59,6 +60,8 @@ def export(
     tell = progress or (lambda stage: None)
     tell(STAGES[0])
     model = source.load_model()
+    if stretch := getattr(source.family, "stretch", None):
+        stretch(model, max(max_source_length or 0, max_target_length or 0))
     family = source.family.describe(model)
     limits = _limits(family, max_source_length, max_target_length)
     with bundle.writing(destination, force=force) as folder:
@@ -77,7 +80,7 @@ def export(
         errors = check_parity(written, expected)
         manifest["parity"] = {"against": "torch fp32", "outputs": [error.record() for error in errors]}
         bundle.write_manifest(folder, manifest)
-    return ExportReport(destination, manifest, errors)
+    return ExportReport(destination, manifest, errors, tuple(source.notices))
 
 
 def check_parity(written: bundle.Bundle, expected: Expected) -> list[OutputError]:
@@ -140,7 +143,8 @@ def _write_tokenizer(source: Checkpoint, folder: Path) -> dict[str, Any] | None:
 
     target = folder / "tokenizer"
     target.mkdir()
-    entry = write_tokenizer(source.path, target)
+    entry = write_tokenizer(source.adapter, target) if source.adapter is not None else None
+    entry = entry or write_tokenizer(source.path, target)
     if entry is None:
         target.rmdir()
     return entry
@@ -191,4 +195,9 @@ def _manifest(
 def generation_defaults(model: Any) -> dict[str, Any]:
     """What the checkpoint's generation config sets, by Hugging Face's names."""
     values = model.generation_config.to_dict()
-    return {name: value for name, value in values.items() if value is not None and not name.startswith("_")}
+    return {name: _plain(value) for name, value in values.items() if value is not None and not name.startswith("_")}
+
+
+def _plain(value: Any) -> Any:
+    """What JSON holds in place of an object of transformers, such as a WatermarkingConfig."""
+    return value.to_dict() if hasattr(value, "to_dict") else value

@@ -88,7 +88,7 @@ class TransformersReference:
         start = torch.zeros((ids.shape[0], 1), dtype=torch.int64)
         out = self.model(input_ids=ids, attention_mask=mask, decoder_input_ids=start, use_cache=True)
         found = {}
-        for i, (key, value) in enumerate(_cross_cache(out.past_key_values)):
+        for i, (key, value) in enumerate(_cross_cache(out)):
             found[f"cross_key.{i}"], found[f"cross_value.{i}"] = key, value
         return found
 
@@ -108,7 +108,8 @@ class TransformersReference:
         return out.logits[:, -1], weights
 
 
-def _cross_cache(past: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def _cross_cache(out: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    past = out["cache"] if "cache" in out else out["past_key_values"]  # its names from transformers 5.24 on, and before
     cache = past.cross_attention_cache
     if hasattr(cache, "layers"):
         return [(layer.keys, layer.values) for layer in cache.layers]

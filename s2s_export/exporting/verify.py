@@ -2,10 +2,15 @@
 
 Both programs get the same sources and options; the tokens of `transformers.generate` are the truth. A source whose
 tokens differ although its scores agree to a rounding error is a tie, and counted as one.
+
+The truth is looked at too. Where tokens differ, the logits that generate() chose from are compared with what the model
+itself gives after the same tokens, computed at once and without a cache. A release of transformers that drives a model
+wrongly, as 5.24 drove some that kept their state as 5.23 expected it, shows there, and is named.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,17 +24,23 @@ from .checkpoint import open_checkpoint, quiet_transformers
 from .tolerances import SCORE_TOLERANCE, TOKEN_AGREEMENT
 
 if TYPE_CHECKING:
-    from .parity import OutputError
+    from .parity import OutputError, Reference
 
 SEARCHES: tuple[dict[str, Any], ...] = ({"num_beams": 1, "do_sample": False}, {"num_beams": 4, "do_sample": False})
 N_SOURCES = 8
+# Steps with a cache and a whole sequence without one differ by about 1e-6 of the largest logit.
+REPLAY_TOLERANCE = 1e-3
 MAX_NEW_TOKENS = 32
 SEED = 5
 
 
 @dataclass(frozen=True)
 class SearchAgreement:
-    """How one search fared: sources whose tokens are equal, sources that differ by a tie, largest score error."""
+    """How one search fared: sources whose tokens are equal, sources that differ by a tie, largest score error.
+
+    reference_error: over the sources that differ, how far the logits that generate() chose from are from the model's
+    own, relative to the largest.
+    """
 
     options: dict[str, Any]
     n_sources: int
@@ -37,18 +48,34 @@ class SearchAgreement:
     n_ties: int
     max_score_error: float
     needed: float
+    reference_error: float = 0.0
 
     @property
     def is_enough(self) -> bool:
         return self.n_equal + self.n_ties >= self.needed * self.n_sources
 
+    @property
+    def is_reference_broken(self) -> bool:
+        return not self.reference_error <= REPLAY_TOLERANCE
+
     def line(self) -> str:
         options = ", ".join(f"{name}={value}" for name, value in self.options.items())
         ties = f", {self.n_ties} ties" if self.n_ties else ""
         verdict = "ok" if self.is_enough else "OUTSIDE TOLERANCE"
+        if self.is_reference_broken:
+            verdict = f"THE REFERENCE LOOKS BROKEN: {self.reference_fault}"
         return (
             f"tokens ({options}): {self.n_equal} of {self.n_sources} sources equal{ties}, "
             f"max score error {self.max_score_error:.1e}  {verdict}"
+        )
+
+    @property
+    def reference_fault(self) -> str:
+        import transformers
+
+        return (
+            f"generate() of transformers {transformers.__version__} chose from logits that are off by "
+            f"{self.reference_error:.1e} (relative) from what the model gives after the same tokens"
         )
 
 
@@ -60,6 +87,23 @@ class Verification:
     @property
     def is_close(self) -> bool:
         return all(o.is_close for o in self.outputs) and all(s.is_enough for s in self.searches)
+
+    @property
+    def fault(self) -> str | None:
+        """What is wrong and what to do, or None: the graphs, transformers' generate(), or this package's search."""
+        if self.is_close:
+            return None
+        if not all(o.is_close for o in self.outputs):
+            return "the graphs differ from PyTorch by more than the tolerance; export the checkpoint again"
+        if broken := [s for s in self.searches if s.is_reference_broken]:
+            return (
+                f"{broken[0].reference_fault}, so its tokens say nothing about the bundle, whose graphs agree with "
+                "PyTorch; verify with another release of transformers"
+            )
+        return (
+            "the graphs agree with PyTorch and the tokens differ by more than the tolerance; export the checkpoint "
+            "again, and report it if that changes nothing"
+        )
 
 
 def verify(
@@ -87,11 +131,14 @@ def verify(
     model = source.load_model()
     make = getattr(source.family, "Reference", parity.TransformersReference)
     session = load(bundle_path, backend, target, threads, verify=False, search=search)
-    searches = [_compare_search(session, model, source.family, options) for options in SEARCHES]
-    return Verification(parity.measure(opened, make(model)), searches)
+    reference = make(model)
+    searches = [_compare_search(session, model, reference, source.family, options) for options in SEARCHES]
+    return Verification(parity.measure(opened, reference), searches)
 
 
-def _compare_search(session: Session, model: Any, family: Any, options: dict[str, Any]) -> SearchAgreement:
+def _compare_search(
+    session: Session, model: Any, reference: Reference, family: Any, options: dict[str, Any]
+) -> SearchAgreement:
     from .parity import random_sources
 
     rng = np.random.default_rng(SEED)
@@ -103,31 +150,56 @@ def _compare_search(session: Session, model: Any, family: Any, options: dict[str
     options = {**options, "max_new_tokens": limit}
     found = session.generate(sources, **options)
     precision = session.bundle.manifest["precision"]
+    padding = session.bundle.manifest["source"]["pad_token_id"]
+    prompt_length = len(session.options(**options).prompt)
     n_equal = n_ties = 0
-    worst = 0.0
+    worst = reference_error = 0.0
     for source, (best, *_) in zip(sources, found, strict=True):
-        tokens, score = generate_one(model, family, source, options)
+        out = run_generate(model, family, source, options)
+        tokens, score = out.sequences[0].tolist(), getattr(out, "sequences_scores", None)
         n = max(len(tokens), len(best.token_ids))
         fill = tokens[-1]
         is_equal = [*tokens, *[fill] * (n - len(tokens))] == [*best.token_ids, *[fill] * (n - len(best.token_ids))]
         n_equal += is_equal
-        if score is not None:
-            error = abs(score - best.score)
-            n_ties += not is_equal and error < SCORE_TOLERANCE["fp32"]
-            worst = max(worst, error if is_equal else 0.0)
-    return SearchAgreement(options, len(sources), n_equal, n_ties, worst, TOKEN_AGREEMENT[precision])
+        error = math.inf if score is None else abs(float(score[0]) - best.score)  # generate scores beams only
+        is_tie = not is_equal and error < SCORE_TOLERANCE["fp32"]
+        n_ties += is_tie
+        worst = max(worst, error if is_equal and score is not None else 0.0)
+        if not is_equal and not is_tie:
+            reference_error = max(reference_error, replay_error(reference, source, out, prompt_length, padding))
+    needed = TOKEN_AGREEMENT[precision]
+    return SearchAgreement(options, len(sources), n_equal, n_ties, worst, needed, reference_error)
 
 
-def generate_one(model: Any, family: Any, source: list[int], options: dict[str, Any]) -> tuple[list[int], float | None]:
-    """Tokens and score of the best hypothesis by `generate`; the score is None where generate gives none (one beam)."""
+def run_generate(model: Any, family: Any, source: list[int], options: dict[str, Any]) -> Any:
+    """What `generate` returns for one source, with its logits."""
     import torch
 
     generate = getattr(family, "generate", None) or type(model).generate
     ids = torch.tensor([source])
     with torch.no_grad(), quiet_transformers():
-        out = generate(
+        return generate(
             model, input_ids=ids, attention_mask=torch.ones_like(ids), return_dict_in_generate=True, output_scores=True,
-            **options,
+            output_logits=True, **options,
         )  # fmt: skip
-    score = getattr(out, "sequences_scores", None)
-    return out.sequences[0].tolist(), None if score is None else float(score[0])
+
+
+def replay_error(reference: Reference, source: list[int], out: Any, prompt_length: int, padding: int | None) -> float:
+    """How far the logits that led to out's first sequence are from those of the model, relative to the largest.
+
+    Up to a padding token in it: M2M100 numbers the positions of a whole sequence around it, those of steps not.
+    """
+    import torch
+
+    ids = torch.tensor([source])
+    beams = getattr(out, "beam_indices", None)
+    rows = [0] * len(out.logits) if beams is None else [row for row in beams[0].tolist() if row >= 0]
+    worst = 0.0
+    for step, row in enumerate(rows):
+        history = out.sequences[:1, : prompt_length + step]
+        if padding in history[0, prompt_length:].tolist():
+            break
+        expected, _ = reference.step(ids, torch.ones_like(ids), history)
+        difference = (out.logits[step][row].float() - expected[0].float()).abs().max()
+        worst = max(worst, float(difference / expected.abs().max().clamp(min=1e-30)))
+    return worst

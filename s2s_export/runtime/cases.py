@@ -80,7 +80,7 @@ def _source(session: Session, kind: str, content: Any, languages: dict[str, Any]
 def read_sources(
     session: Session, lines: Sequence[str | bytes], **options: Any
 ) -> tuple[list[list[int]], dict[int, str]]:
-    """The ids of plain lines of text, empty where a line fails, and what is wrong with those by index.
+    """The ids of plain lines of text, empty where a line is blank or fails, and what is wrong with the latter by index.
 
     options: as of `Session.encode`.
     """
@@ -91,7 +91,7 @@ def read_sources(
         try:
             text = line if isinstance(line, str) else from_utf8(line)
             if not text.strip():
-                raise InputError("is empty; expected text")
+                continue  # a blank line comes out blank
             sources[-1] = session.encode(text, **options)
         except InputError as error:
             failures[number] = str(error)

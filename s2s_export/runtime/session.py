@@ -121,7 +121,8 @@ class Session:
     def check_source(self, source: Ids, *, truncate: bool = False) -> list[int]:
         """The source as a list, or InputError: empty, an id outside the vocabulary, longer than the model allows.
 
-        truncate: cut a source that is too long instead, keeping its last id (the end of sentence).
+        truncate: cut a source that is too long instead. The special tokens around its text stay, as with the
+        tokenizer's own truncation; in a bundle without a tokenizer the last id, which is the end token, stays.
         """
         size = self.bundle.manifest["sizes"]["source_vocabulary_size"]
         limit = self.bundle.max_source_length
@@ -140,7 +141,7 @@ class Session:
                 raise InputError(
                     f"the source has {len(ids)} tokens, but the model allows {limit}; shorten it or allow truncation"
                 )
-            ids = ids[: limit - 1] + ids[-1:]
+            ids = self.tokenizer.truncate(ids, limit) if self.has_tokenizer else ids[: limit - 1] + ids[-1:]
         return ids
 
     def generate(

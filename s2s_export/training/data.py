@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ..errors import TrainingError
+from ..runtime.text import lines_of
 from .corpus import Pair
 from .tokenizer import Tokenizer
 
@@ -54,14 +55,12 @@ def read_pairs(path: str | os.PathLike[str]) -> list[Pair]:
     """The pairs of a TSV file. Raises TrainingError, with line numbers, unless all of it can be used."""
     path = Path(path)
     try:
-        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+        lines = lines_of(path)
     except OSError as error:
         raise TrainingError(f"can't read {path}: {error.strerror}; give a file of source TAB target lines") from error
-    if lines[-1] == b"":
-        lines.pop()  # what follows the last line's end
     pairs, problems = [], []
     for number, line in enumerate(lines, start=1):
-        pair, problem = _parse(line.removesuffix(b"\r"))
+        pair, problem = _parse(line)
         pairs.append(pair)
         if problem:
             problems.append(f"line {number} {problem}")

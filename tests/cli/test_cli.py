@@ -63,9 +63,34 @@ def test_lines_that_fail_do_not_take_the_others_with_them(numbers):
     stdin = b">>deu<< twenty-one\n\n\xff\xfe\n" + f">>deu<< {long}\n".encode() + b">>fra<< two\n"
     done = s2s("translate", numbers, stdin=stdin, check=1)
     assert done.stdout == "einundzwanzig\n\n\n\ndeux\n"
-    assert "line 2: is empty" in done.stderr
+    assert "line 2" not in done.stderr
     assert "line 3:" in done.stderr and "UTF-8" in done.stderr
     assert "line 4:" in done.stderr and "tokens, but the model allows" in done.stderr
+
+
+def test_windows_text_is_read_as_any_other(numbers):
+    """A byte-order mark would stand before the language token, a carriage return behind the last word."""
+    stdin = b"\xef\xbb\xbf>>deu<< twenty-one\r\n>>fra<< two\r\n"
+    assert s2s("translate", numbers, stdin=stdin, check=0).stdout == "einundzwanzig\ndeux\n"
+
+
+def test_blank_lines_come_out_blank(numbers):
+    stdin = b"\xef\xbb\xbf\r\n>>deu<< two\n \t\n\n>>fra<< two"
+    done = s2s("translate", numbers, "--quiet", stdin=stdin, check=0)
+    assert (done.stdout, done.stderr) == ("\nzwei\n\n\ndeux\n", "")
+    assert s2s("translate", numbers, "--stream", stdin=stdin, check=0).stdout == "\nzwei\n\n\ndeux\n"
+    lines = s2s("translate", numbers, "--num-return-sequences", 2, stdin=b"\n>>deu<< two\n", check=0).stdout.split("\n")
+    assert lines[:3] == ["", "", "zwei"] and len(lines) == 5
+    out = s2s("translate", numbers, "--json", stdin=stdin, check=0).stdout.splitlines()
+    assert [len(json.loads(line)["outputs"]) for line in out] == [0, 1, 0, 0, 1]
+    assert s2s("translate", numbers, "", check=0).stdout == "\n"
+
+
+def test_a_byte_order_mark_before_json_lines(numbers, tmp_path):
+    (tmp_path / "in.jsonl").write_bytes(b'\xef\xbb\xbf{"text": ">>deu<< two"}\r\n{"text": ">>fra<< two"}\r\n')
+    s2s("generate", numbers, "--input", tmp_path / "in.jsonl", "--output", tmp_path / "out.jsonl", check=0)
+    out = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [entry["outputs"][0]["text"] for entry in out] == ["zwei", "deux"]
 
 
 def test_a_long_source_is_cut_only_when_asked(numbers):

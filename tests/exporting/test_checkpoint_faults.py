@@ -46,6 +46,56 @@ def test_a_model_type_without_family_names_those_that_have_one(checkpoint):
     refuse(checkpoint, UnsupportedModel, "'gpt2' has no family; .*bart, m2m_100, marian, mbart, mt5, pegasus, .*t5")
 
 
+def change_generation(path, **changes):
+    file = path / "generation_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def test_a_nested_generation_option_is_refused_by_name_when_decoding(checkpoint):
+    """Not by a TypeError at export; and the caller may turn it off, as with generate()."""
+    change_generation(checkpoint, watermarking_config={"greenlist_ratio": 0.5}, num_beams={"a": 1})
+    bundle = checkpoint.parent / "bundle"
+    s2s_export.export(checkpoint, bundle)
+    session = s2s_export.load(bundle)
+    with pytest.raises(
+        InvalidOption, match=r"num_beams is \{'a': 1\} .*expected.*watermarking_config=\{.* not supported"
+    ):
+        session.generate([[5, 6]])
+    assert session.generate([[5, 6]], watermarking_config=None, num_beams=2, max_new_tokens=3)
+
+
+def test_a_nested_generation_option_that_transformers_fails_for_is_named(checkpoint):
+    change_generation(checkpoint, early_stopping={"a": 1})
+    refuse(checkpoint, CheckpointError, "generation_config.json gives an object for 'early_stopping', remove it")
+
+
+def test_weights_of_a_compiled_model_are_those_of_the_model(checkpoint, exported, tmp_path):
+    def compiled(weights):
+        for name in list(weights):
+            weights[f"_orig_mod.{name}"] = weights.pop(name)
+
+    change_weights(checkpoint, compiled)
+    report = s2s_export.export(checkpoint, tmp_path / "b")
+    assert report.notices == ()
+    found, wanted = (
+        s2s_export.load(p).generate([[5, 6]], num_beams=3) for p in (tmp_path / "b", exported("marian")[1])
+    )
+    assert [h.token_ids for h in found[0]] == [h.token_ids for h in wanted[0]]
+
+
+def test_weights_that_the_model_does_not_use_are_named(checkpoint, tmp_path):
+    change_weights(checkpoint, lambda weights: weights.update({"model.extra.weight": torch.zeros(3)}))
+    report = s2s_export.export(checkpoint, tmp_path / "b")
+    assert report.notices == ("the model does not use 1 of the checkpoint's weights: 'model.extra.weight'",)
+
+
+def test_a_classifier_is_refused(exported, tmp_path):
+    path = tmp_path / "checkpoint"
+    shutil.copytree(exported("bart")[0], path)
+    change_config(path, architectures=["BartForSequenceClassification"])
+    refuse(path, UnsupportedModel, "is a BartForSequenceClassification, which generates no text; expected a model with")
+
+
 def test_missing_and_truncated_weights(checkpoint):
     raw = (checkpoint / "model.safetensors").read_bytes()
     (checkpoint / "model.safetensors").write_bytes(raw[: len(raw) // 2])

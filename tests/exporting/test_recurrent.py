@@ -6,13 +6,13 @@ import random
 
 import pytest
 import torch
+from plain_search import search_reference
 
 import s2s_export
 from s2s_export import bundle
 from s2s_export.reference import build
 from s2s_export.reference.checkpoint import Checkpoint, save_checkpoint, weights_of
 from s2s_export.reference.config import ReferenceConfig
-from s2s_export.reference.hf import GenerateWrapper
 
 VARIANTS = {
     "lstm": {"model": "lstm"},
@@ -63,26 +63,16 @@ def test_every_output_equals_pytorchs(trained, variant):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("n_beams", [1, 4])
-def test_tokens_equal_those_of_generate(trained, variant, n_beams):
+def test_tokens_equal_those_of_a_plain_search(trained, variant, n_beams):
+    """Which `tests/reference` compares with generate()."""
     model, path = trained(variant)
-    session, wrapper = s2s_export.load(path), GenerateWrapper(model).eval()
     chance = random.Random(n_beams)
     sources = [[chance.randrange(3, 40) for _ in range(chance.randint(1, 15))] + [2] for _ in range(6)]
-    found = session.generate(sources, num_beams=n_beams, max_new_tokens=20)
+    found = s2s_export.load(path).generate(sources, num_beams=n_beams, max_new_tokens=20)
     for source, (best, *_) in zip(sources, found, strict=True):
-        ids = torch.tensor([source])
-        with torch.no_grad():
-            out = wrapper.generate(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                num_beams=n_beams,
-                max_new_tokens=20,
-                return_dict_in_generate=True,
-                output_scores=True,
-            )
-        assert out.sequences[0].tolist()[: len(best.token_ids)] == list(best.token_ids)
-        if n_beams > 1:
-            assert best.score == pytest.approx(float(out.sequences_scores[0]), abs=1e-4)
+        expected = search_reference(model, source, num_beams=n_beams, max_new_tokens=20)[0]
+        assert list(best.token_ids) == expected.token_ids
+        assert best.score == pytest.approx(expected.score, abs=1e-4)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

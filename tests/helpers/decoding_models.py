@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from functools import cache
 from typing import Any
 
@@ -61,6 +62,12 @@ def padded(sources: list[list[int]], pad: int) -> tuple[torch.Tensor, torch.Tens
     return ids, mask
 
 
+@cache
+def _cache_name(model_class: Any) -> str:
+    """`past_key_values` until transformers 5.23, `cache` from 5.24 on, where the old name is dropped by some calls."""
+    return "cache" if "cache" in inspect.signature(model_class.forward).parameters else "past_key_values"
+
+
 class TorchState:
     """Runs a model of transformers with its own cache, as generate() does."""
 
@@ -89,8 +96,8 @@ class TorchState:
                 encoder_outputs=BaseModelOutput(self._encoded),
                 attention_mask=self._mask,
                 decoder_input_ids=torch.from_numpy(tokens.reshape(-1, 1)),
-                past_key_values=self._cache,
                 output_attentions=query.attention,
+                **{_cache_name(type(self._model)): self._cache},
             )
         logits = out.logits[:, -1].float().reshape(self.n_sources, self.n_beams, -1)
         attention = None

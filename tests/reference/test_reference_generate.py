@@ -1,4 +1,4 @@
-"""transformers' `generate` over a reference model, against search that shares no code with it."""
+"""transformers' `generate` over a reference model, against searches that share no code with it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import itertools
 
 import pytest
 import torch
+from decoding_models import tiny_model
+from plain_search import search_reference, search_transformers
 
+from s2s_export.errors import BackendError
 from s2s_export.reference import ReferenceConfig, build
 from s2s_export.reference.hf import GenerateWrapper
 
@@ -70,3 +73,92 @@ def test_batched_beams_equal_single_ones(model, batch):
         n = alone.sequences.shape[1]
         assert together.sequences[row, :n].tolist() == alone.sequences[0].tolist()
         torch.testing.assert_close(together.sequences_scores[cut], alone.sequences_scores, atol=1e-4, rtol=0)
+
+
+SEARCHES = [
+    {"num_beams": 1},
+    {"num_beams": 4, "num_return_sequences": 3},
+    {"num_beams": 3, "length_penalty": 0.0, "early_stopping": True},
+    {"num_beams": 5, "length_penalty": 2.0},
+]
+
+
+def by_generate(model, source, **options):
+    ids = torch.tensor([source])
+    with torch.no_grad():
+        out = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            return_dict_in_generate=True,
+            output_scores=True,
+            do_sample=False,
+            **options,
+        )
+    return out.sequences.tolist(), getattr(out, "sequences_scores", None)
+
+
+def agree(found, model, source, **options):
+    sequences, scores = by_generate(model, source, **options)
+    assert len(found) == len(sequences)
+    for i, (hypothesis, sequence) in enumerate(zip(found, sequences, strict=True)):
+        n = len(hypothesis.token_ids)
+        assert hypothesis.token_ids == sequence[:n] and len(set(sequence[n:])) <= 1
+        assert scores is None or hypothesis.score == pytest.approx(float(scores[i]), abs=1e-4)
+
+
+@pytest.mark.parametrize("options", SEARCHES)
+@pytest.mark.parametrize("architecture", ["marian", "t5", "bart"])
+def test_the_plain_search_is_generates(architecture, options):
+    """Else what it says of other models would be worth nothing."""
+    for seed in range(3):
+        model = tiny_model(architecture, 31, seed)
+        source = [5 + seed, 9, 4, 7, model.generation_config.eos_token_id]
+        agree(search_transformers(model, source, max_new_tokens=9, **options), model, source, max_new_tokens=9,
+              **options)  # fmt: skip
+
+
+@pytest.mark.parametrize("options", SEARCHES)
+def test_generate_drives_the_wrapper_as_the_plain_search_drives_the_model(model, options):
+    source = [3, 8, 5, 20, 2]
+    agree(search_reference(model, source, max_new_tokens=9, **options), GenerateWrapper(model).eval(), source,
+          max_new_tokens=9, **options)  # fmt: skip
+
+
+def test_steps_are_computed_once(model):
+    """A prefix is remembered: with the histories of a beam search every token is fed once a row."""
+    wrapper, n_steps, step = GenerateWrapper(model).eval(), 0, model.step
+
+    def counted(*arguments):
+        nonlocal n_steps
+        n_steps += 1
+        return step(*arguments)
+
+    model.step = counted
+    by_generate(wrapper, [3, 8, 5, 2], num_beams=4, max_new_tokens=8, min_new_tokens=8)
+    assert n_steps == 8
+
+
+def test_equal_prefixes_of_different_sources_are_not_mixed_up(model):
+    ids = torch.tensor([[3, 8, 5, 2], [9, 4, 2, 0], [3, 8, 5, 2]])
+    with torch.no_grad():
+        found = GenerateWrapper(model).eval().generate(
+            input_ids=ids, attention_mask=(ids != 0).long(), num_beams=3, max_new_tokens=6, do_sample=False
+        )  # fmt: skip
+    for row, source in zip(found.tolist(), ids.tolist(), strict=True):
+        best = search_reference(model, [i for i in source if i], num_beams=3, max_new_tokens=6)[0].token_ids
+        assert row[: len(best)] == best
+
+
+def test_single_tokens_in_place_of_histories_are_refused(model):
+    """What a release would feed that carried its state elsewhere; the tokens would be wrong."""
+    wrapper, ids = GenerateWrapper(model).eval(), torch.tensor([[3, 8, 5, 2]])
+    encoded = wrapper.encoder(ids, torch.ones_like(ids))
+    wrapper(decoder_input_ids=torch.tensor([[1]]), encoder_outputs=encoded)
+    with pytest.raises(BackendError, match=r"fed 1 tokens a row after 1, expected each row's tokens from the first on"):
+        wrapper(decoder_input_ids=torch.tensor([[4]]), encoder_outputs=encoded)
+
+
+def test_use_cache_changes_nothing(model):
+    wrapper = GenerateWrapper(model).eval()
+    found = [by_generate(wrapper, [3, 8, 5, 2], num_beams=2, max_new_tokens=6, use_cache=use)[0] for use in (0, 1)]
+    assert found[0] == found[1]

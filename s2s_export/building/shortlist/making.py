@@ -28,7 +28,7 @@ from ...runtime.shortlist.state import (
     open_shortlist,
     step_names,
 )
-from ...runtime.text import from_utf8
+from ...runtime.text import from_utf8, lines_of
 from ...runtime.text import load as load_tokenizer
 from .alignment import fit, most_frequent
 
@@ -191,11 +191,11 @@ def read_pairs(bundle: Bundle, data: str) -> list[Pair]:
     n_target = bundle.vocabulary_size
     n_source = int(bundle.manifest["sizes"].get("source_vocabulary_size", n_target))
     pairs = []
-    for number, line in enumerate(file.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+    for number, line in enumerate(lines_of(file), 1):
         if not line.strip():
             continue
         try:
-            pairs.append(_pair(from_utf8(line.rstrip(b"\r")), tokenizer, n_source, n_target))
+            pairs.append(_pair(from_utf8(line), tokenizer, n_source, n_target))
         except InputError as error:
             raise InputError(f"{data}: line {number}: {error}") from None
     if not pairs:

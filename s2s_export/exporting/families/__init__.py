@@ -11,6 +11,10 @@ and, where transformers does not load, run or generate with the model,
     Reference(model)            the model seen as the three graphs, see graphs.parity.Reference
     generate(model, **options)  instead of the model's own method
 
+and, where positions are computed and not stored,
+
+    stretch(model, positions)   make the table longer before `describe`; 0 for its usual length
+
 It is found by listing this directory; a file whose name begins with an underscore is shared code.
 """
 

@@ -21,6 +21,7 @@ _TARGET_LANGUAGE_BY = {
     "NllbTokenizer": "forced_bos_token_id",
 }
 _LANGUAGE_TOKEN = re.compile(r"[a-z]{2,3}_([A-Z]{2}|[A-Z][a-z]{3})")  # en_XX, eng_Latn
+_NO_LANGUAGES = ("pad", "bos", "eos", "unk", "mask", "cls", "sep")
 
 
 def class_names(tokenizer: Any) -> list[str]:
@@ -44,6 +45,7 @@ def common(tokenizer: Any, kind: str, files: Mapping[str, str]) -> dict[str, Any
         "target_lang": target if target in languages else None,
         "target_language_by": _target_language_by(tokenizer) if languages else None,
         "model_max_length": int(longest) if longest and longest < 1e9 else None,  # transformers writes 1e30 for none
+        "truncation_side": tokenizer.truncation_side,
         "decode": {
             "clean_up_tokenization_spaces": bool(tokenizer.clean_up_tokenization_spaces),
             "skip_ids": sorted({value for value in tokenizer.all_special_ids if value is not None}),
@@ -58,10 +60,24 @@ def _languages(tokenizer: Any) -> dict[str, int]:
     if not hasattr(tokenizer, "set_src_lang_special_tokens"):
         return {}
     codes = dict(getattr(tokenizer, "lang_code_to_id", None) or {})
-    for token in (*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()):
-        if _LANGUAGE_TOKEN.fullmatch(str(token)):
-            codes.setdefault(str(token), tokenizer.convert_tokens_to_ids(str(token)))
+    others = {getattr(tokenizer, f"{name}_token", None) for name in _NO_LANGUAGES}
+    for token in dict.fromkeys(map(str, (*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()))):
+        is_new = token not in codes and token not in others
+        if is_new and (_LANGUAGE_TOKEN.fullmatch(token) or _takes_as_language(tokenizer, token)):
+            codes[token] = tokenizer.convert_tokens_to_ids(token)
     return {code: value for code, value in codes.items() if value not in (None, tokenizer.unk_token_id)}
+
+
+def _takes_as_language(tokenizer: Any, token: str) -> bool:
+    """Whether the tokenizer puts this token beside a text whose language it is said to be: a fine-tune may add any."""
+    usual = tokenizer.src_lang
+    try:
+        tokenizer.src_lang = token
+        return tokenizer.convert_tokens_to_ids(token) in tokenizer("")["input_ids"]
+    except (KeyError, ValueError, TypeError):  # how transformers refuses one
+        return False
+    finally:
+        tokenizer.src_lang = usual
 
 
 def _template(tokenizer: Any, languages: Mapping[str, int]) -> tuple[list[int | str], list[int | str]]:

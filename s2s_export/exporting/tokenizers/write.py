@@ -158,8 +158,9 @@ def _write_marian(tokenizer: Any, folder: Path) -> dict[str, Any]:
         "unlisted_ids": "piece" if _refuses_unlisted_ids(tokenizer) else "unk",
         "language_codes": "anywhere" if hasattr(tokenizer, "language_code_re") else "first",
     }
-    codes = tokenizer.supported_language_codes
-    entry["languages"] = {code[2:-2]: tokenizer.encoder[code] for code in codes}
+    added = tokenizer.get_added_vocab()
+    codes = [*tokenizer.supported_language_codes, *(t for t in added if t.startswith(">>") and t.endswith("<<"))]
+    entry["languages"] = {code[2:-2]: tokenizer.convert_tokens_to_ids(code) for code in codes}
     if codes:
         entry["target_language_by"] = "source_prefix"
         target = str(tokenizer.target_lang).removeprefix(">>").removesuffix("<<")

@@ -50,10 +50,9 @@ def plan(bundle: Bundle, file: str, num_beams: int, max_new_tokens: int) -> Plan
     entry = bundle.manifest.get("tokenizer")
     tokenizer = text.load(bundle.path / "tokenizer", entry) if entry else None
     sources = []
-    lines = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines[:-1] if not lines[-1] else lines, 1):
+    for number, line in enumerate(text.lines_of(path), 1):
         try:
-            sources.append(_ids(text.from_utf8(line.rstrip(b"\r")), tokenizer))
+            sources.append(_ids(text.from_utf8(line), tokenizer))
         except InputError as error:
             raise InputError(f"{file}: line {number}: {error}") from None
     if not sources:

@@ -11,10 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-# What is returned, how the cache is stored or compiled, and settings of assistants that are refused themselves.
+# What is returned, how the cache is stored or compiled, what saves time or memory only (looking tokens up in the prompt
+# changes none: each is checked against the model), and settings of assistants that are refused themselves.
 IGNORED = frozenset(
     {
         "use_cache",
+        "low_memory",
+        "prompt_lookup_num_tokens",
+        "return_legacy_cache",
         "cache_config",
         "max_cache_len",
         "return_dict_in_generate",
@@ -66,14 +70,12 @@ NO_OPS: Mapping[str, Callable[[Any], bool]] = {
     "stop_strings": _unset,
     "max_time": _unset,
     "dola_layers": _unset,
-    "low_memory": _off,
     "token_healing": _off,
     "use_mtp": _off,
     "is_assistant": _off,
     "assistant_model": _unset,
     "assistant_tokenizer": _unset,
     "assistant_early_exit": _unset,
-    "prompt_lookup_num_tokens": _unset,
     "logits_processor": _unset,
     "stopping_criteria": _unset,
     "prefix_allowed_tokens_fn": _unset,

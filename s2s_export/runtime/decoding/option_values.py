@@ -24,9 +24,11 @@ def boolean(value: Any) -> bool:
     raise BadValue("True or False")
 
 
-def integer(least: int) -> Convert:
+def integer(least: int, *, whole_floats: bool = False) -> Convert:
+    """whole_floats: where generate() reads 5.0 as 5; elsewhere it fails, or not, depending on other options."""
+
     def convert(value: Any) -> int:
-        found = _integer(value)
+        found = _whole(value) if whole_floats else _integer(value)
         if found is None or found < least:
             raise BadValue(f"an integer of at least {least}")
         return found
@@ -62,26 +64,31 @@ def token_id(value: Any) -> int:
     return found
 
 
+def special_token_id(value: Any) -> int:
+    """One that generate() makes a tensor of, where 5.0 becomes 5."""
+    return token_id(_whole(value))
+
+
 def one_token_id(value: Any) -> int:
     """A token id, or a list of one: generate() takes a list with an id for each source, and a call here has one."""
     items = _list(value)
     if items is not None and len(items) == 1:
-        return token_id(items[0])
+        return special_token_id(items[0])
     if items is not None:
         raise BadValue("one token id (sources with different start tokens are separate calls)")
-    return token_id(value)
+    return special_token_id(value)
 
 
 def token_ids(value: Any) -> tuple[int, ...]:
     """A token id or a list of them."""
-    found = _integer(value)
+    found = _whole(value)
     if found is not None:
         return (found,)
-    return _ids(value, "a token id or a list of token ids")
+    return _ids(value, "a token id or a list of token ids", _whole)
 
 
 def token_list(value: Any) -> tuple[int, ...]:
-    return _ids(value, "a list of token ids")
+    return _ids(value, "a list of token ids", _whole)
 
 
 def prompt(value: Any) -> tuple[int, ...]:
@@ -133,7 +140,7 @@ def decay(value: Any) -> tuple[int, float]:
     items = _list(value)
     if items is None or len(items) != 2:
         raise BadValue(expected)
-    start, factor = _integer(items[0]), _number(items[1])
+    start, factor = _whole(items[0]), _number(items[1])
     if start is None or start < 0 or factor is None or not 0.0 < factor < math.inf:
         raise BadValue(expected)
     return start, factor
@@ -146,6 +153,10 @@ def _integer(value: Any) -> int | None:
         return int(operator.index(value))
     except TypeError:
         return None
+
+
+def _whole(value: Any) -> int | None:
+    return int(value) if isinstance(value, float) and value.is_integer() else _integer(value)
 
 
 def _number(value: Any) -> float | None:
@@ -165,11 +176,11 @@ def _list(value: Any) -> list[Any] | None:
     return None
 
 
-def _ids(value: Any, expected: str) -> tuple[int, ...]:
+def _ids(value: Any, expected: str, read: Callable[[Any], int | None] = _integer) -> tuple[int, ...]:
     items = _list(value)
     if items is None:
         raise BadValue(expected)
-    found = [_integer(item) for item in items]
+    found = [read(item) for item in items]
     if any(item is None for item in found):
         raise BadValue(expected)
     return tuple(item for item in found if item is not None)

@@ -43,9 +43,15 @@ def resolve(
     Raises UnknownOption for a name nobody knows, and one InvalidOption that names everything else that is wrong.
     """
     problems: dict[str, str] = {}
+    inherited: dict[str, str] = {}
     chosen = _global_defaults()
-    chosen.update(_from_checkpoint(defaults, problems))
+    chosen.update(_from_checkpoint(defaults, inherited))
     chosen.update(_from_user(overrides, problems))
+    if chosen["max_length"] is None and chosen["max_new_tokens"] is None:
+        problems.setdefault("max_length", "max_length is None, expected a value, or one of max_new_tokens")
+    for name, text in inherited.items():
+        if name not in overrides and not _is_unread(name, chosen):
+            problems[name] = text
     _require_vocabulary(chosen, vocabulary_size, problems)
     # A contradiction is only worth telling between values that are good in themselves.
     messages = [text for names, wrong, text in _contradictions(chosen) if wrong and problems.keys().isdisjoint(names)]
@@ -66,10 +72,34 @@ def _from_checkpoint(defaults: Mapping[str, Any], problems: dict[str, str]) -> d
         if value is None:
             continue
         if name in known:
+            if isinstance(value, (int, float)) and value in (0, 1):
+                # generate() asks whether these are true, but whether early_stopping is True, which a 1 is not.
+                if known[name] is values.boolean:
+                    value = bool(value)
+                elif name == "early_stopping":
+                    value = value is True
             _convert_into(found, name, value, problems, where=" in the checkpoint's generation_config.json")
         elif (reason := foreign_options.refusal(name, value, is_default=True)) is not None:
             problems[name] = f"{reason}, and the checkpoint's generation_config.json asks for it"
     return found
+
+
+def _is_unread(name: str, chosen: Mapping[str, Any]) -> bool:
+    """Whether generate() does not look at this option of the checkpoint because of others, so that it may be bad."""
+    of_rule = rules.options().get(name)
+    if of_rule is not None and of_rule.sampling_range is not None:
+        return not chosen["do_sample"]
+    if name == "top_k":  # choosing between greedy and contrastive search, generate() looks at it too
+        return bool(not chosen["do_sample"] and chosen["num_beams"] > 1)
+    if name in ("max_length", "min_length"):
+        return chosen[name.replace("_length", "_new_tokens")] is not None
+    if name == "length_penalty":
+        return bool(chosen["num_beams"] == 1)
+    if name == "dola_layers":
+        return bool(chosen["num_beams"] > 1)
+    if name == "penalty_alpha":  # contrastive search is greedy, over the best k tokens
+        return bool(chosen["do_sample"] or chosen["num_beams"] > 1 or (chosen["top_k"] or 0) <= 1)
+    return False
 
 
 def _from_user(overrides: Mapping[str, Any], problems: dict[str, str]) -> dict[str, Any]:
@@ -193,24 +223,24 @@ def token_ids_of(options: GenerationOptions) -> set[int]:
 
 # Options of the search itself. Those of a decoding rule are in the rule's file.
 _CONVERT: Mapping[str, values.Convert] = {
-    "max_length": values.integer(1),
-    "max_new_tokens": values.integer(1),
+    "max_length": values.integer(1, whole_floats=True),
+    "max_new_tokens": values.integer(1, whole_floats=True),
     "min_new_tokens": values.integer(0),
     "num_beams": values.integer(1),
-    "num_return_sequences": values.integer(1),
+    "num_return_sequences": values.integer(1, whole_floats=True),
     # Far beyond 64, where length alone decides, length**penalty leaves a float's range.
     "length_penalty": values.number("a number from -64 to 64", lambda v: -64.0 <= v <= 64.0),
     "early_stopping": values.early_stopping,
     "decoder_start_token_id": values.one_token_id,
-    "bos_token_id": values.token_id,
+    "bos_token_id": values.special_token_id,
     "eos_token_id": values.token_ids,
-    "pad_token_id": values.token_id,
+    "pad_token_id": values.special_token_id,
     "decoder_input_ids": values.prompt,
     "do_sample": values.boolean,
     "seed": values.integer(0),
 }
 
-_NEVER_NONE = frozenset({"max_length", "num_beams", "num_return_sequences", "length_penalty"})
+_NEVER_NONE = frozenset({"num_beams", "num_return_sequences", "length_penalty"})
 
 
 def _one(value: int) -> tuple[int, ...]:

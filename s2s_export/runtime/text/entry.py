@@ -11,6 +11,7 @@ target_lang           the checkpoint's own target language, or null
 target_language_by    how a target language is asked for: "forced_bos_token_id", "decoder_start_token_id" (both are
                       generation options), "source_prefix" (a token before the source's text), or null
 model_max_length      in tokens, or null
+truncation_side       "right" (the default) or "left": which end of a text is cut where it is too long
 decode                {"clean_up_tokenization_spaces": bool, "skip_ids": [..],
                       "spaces_between_special_tokens": bool}
 options               what only this kind reads; each kind's file explains its own
@@ -43,6 +44,7 @@ class Entry:
     target_lang: str | None = None
     target_language_by: str | None = None
     model_max_length: int | None = None
+    truncation_side: str = "right"
     clean_up: bool = False
     skip_ids: frozenset[int] = frozenset()
     spaces_between_special_tokens: bool = False
@@ -65,6 +67,7 @@ class Entry:
             target_lang=_text(data, "target_lang"),
             target_language_by=_text(data, "target_language_by"),
             model_max_length=None if (n := data.get("model_max_length")) is None else _id(n, "model_max_length"),
+            truncation_side=_text(data, "truncation_side") or "right",
             clean_up=_flag(decode, "clean_up_tokenization_spaces"),
             skip_ids=frozenset(_id(value, "decode.skip_ids") for value in _list(decode, "skip_ids")),
             spaces_between_special_tokens=_flag(decode, "spaces_between_special_tokens"),
@@ -78,6 +81,8 @@ class Entry:
             raise _damaged(
                 f"target_language_by is '{self.target_language_by}'", "one of " + ", ".join(TARGET_LANGUAGE_BY)
             )
+        if self.truncation_side not in ("left", "right"):
+            raise _damaged(f"truncation_side is '{self.truncation_side}'", "left or right")
         if SOURCE_LANG in self.prefix + self.suffix and self.source_lang not in self.languages:
             raise _damaged(
                 f"the default source language '{self.source_lang}' is not in its languages", "one of its codes"

@@ -43,6 +43,23 @@ class Tokenizer(ABC):
                 text = self._ask_for(target_lang, text)
         return self._surround(self._encode(text), source_lang)
 
+    def truncate(self, ids: Sequence[int], limit: int) -> list[int]:
+        """A source's `ids` cut to `limit`: `AutoTokenizer(text, truncation=True, max_length=limit).input_ids`.
+
+        What the template puts around a text stays whole. Raises InputError where `limit` has no room for it.
+        """
+        before, after = self._ends(ids)
+        room = limit - before - after
+        if len(ids) <= limit:
+            return list(ids)
+        if room < 0:
+            raise InputError(
+                f"a source of {limit} tokens has no room for its {before + after} special tokens; allow longer sources"
+            )
+        inner = list(ids[before : len(ids) - after])
+        inner = inner[len(inner) - room :] if self.entry.truncation_side == "left" else inner[:room]
+        return [*ids[:before], *inner, *ids[len(ids) - after :]]
+
     def encode_target(self, text: str) -> list[int]:
         """Ids of a target text without special tokens, in the target's vocabulary. Raises InputError."""
         check_text(text)
@@ -95,6 +112,17 @@ class Tokenizer(ABC):
             for side in (self.entry.prefix, self.entry.suffix)
         )
         return before + ids + after
+
+    def _ends(self, ids: Sequence[int]) -> tuple[int, int]:
+        """How many of a source's ids are the template's, before and after its text; foreign ids may lack them."""
+        codes = frozenset(self.languages.values())
+
+        def length(side: tuple[int | str, ...], end: Sequence[int]) -> int:
+            same = (i in codes if wanted == SOURCE_LANG else i == wanted for i, wanted in zip(end, side, strict=False))
+            return len(side) if len(end) == len(side) and all(same) else 0
+
+        after = length(self.entry.suffix, ids[max(0, len(ids) - len(self.entry.suffix)) :])
+        return length(self.entry.prefix, ids[: len(self.entry.prefix)]), after
 
     def _finished(self, ids: list[int], skip_special_tokens: bool) -> list[int]:
         """`ids` without the last ones whose text depends on the ids that follow."""

@@ -79,6 +79,27 @@ def test_languages_that_transformers_loses_are_refused(tmp_path):
         text_assets.write_tokenizer(tmp_path / "checkpoint", tmp_path / "tokenizer")
 
 
+@pytest.mark.parametrize("family", ["mbart", "mbart50", "nllb", "nllb-legacy"])
+def test_languages_that_a_fine_tune_added_are_languages(pair_of, tmp_path, family):
+    """Whatever their shape: a token is a language if the tokenizer takes it for one."""
+    folder = tmp_path / "checkpoint"
+    original = text_folders.original(pair_of(f"{family}/slow").checkpoint)
+    added = ["tyv_Cyrl", "kbd", "lang_new1", "<2grc>"]
+    original.add_special_tokens({"extra_special_tokens": added[:2]}, replace_extra_special_tokens=False)
+    original.add_tokens(added[2:], special_tokens=True)
+    original.save_pretrained(str(folder))
+    shutil.copyfile(pair_of(f"{family}/slow").checkpoint / "config.json", folder / "config.json")
+    entry = text_assets.write_tokenizer(folder, tmp_path / "tokenizer")
+    tokenizer, again = text.load(tmp_path / "tokenizer", entry), text_folders.original(folder)
+    assert set(added) < set(tokenizer.languages) and not {"<pad>", "</s>", "<mask>"} & set(tokenizer.languages)
+    usual = again.src_lang
+    for code in added:
+        again.src_lang = code
+        assert tokenizer.encode("Hello, world!", source_lang=code) == again("Hello, world!")["input_ids"]
+        assert list(tokenizer.target_overrides(code).values()) == [again.convert_tokens_to_ids(code)]
+    again.src_lang = usual
+
+
 def test_a_random_tokenizer_is_refused(pair_of, tmp_path):
     folder = tmp_path / "marian"
     shutil.copytree(pair_of("marian/slow").checkpoint, folder)

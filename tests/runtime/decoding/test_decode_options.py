@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from decoding_models import padded, tiny_model
+from decoding_models import TorchState, padded, tiny_model
 from transformers.generation.configuration_utils import GenerationConfig
 
 from s2s_export.errors import InvalidOption, UnknownOption, UsageError
-from s2s_export.runtime.decoding import GenerationOptions, resolve
+from s2s_export.runtime.decoding import GenerationOptions, decode, resolve
 
 START = {"decoder_start_token_id": 1, "eos_token_id": 2, "pad_token_id": 1}
 
@@ -116,8 +116,8 @@ def test_a_key_that_transformers_does_not_read_is_passed_over_in_a_checkpoint() 
     [
         ("num_beam_groups", 2), ("diversity_penalty", 0.5), ("penalty_alpha", 0.6), ("guidance_scale", 2.0),
         ("constraints", [object()]), ("force_words_ids", [[3]]), ("stop_strings", "a"), ("max_time", 1.0),
-        ("watermarking_config", {}), ("dola_layers", "low"), ("prompt_lookup_num_tokens", 3), ("assistant_model", 1),
-        ("token_healing", True), ("low_memory", True), ("prefix_allowed_tokens_fn", max), ("streamer", 1),
+        ("watermarking_config", {}), ("dola_layers", "low"), ("assistant_model", 1),
+        ("token_healing", True), ("prefix_allowed_tokens_fn", max), ("streamer", 1),
         ("cache_implementation", "quantized"), ("use_mtp", True),
     ],
 )  # fmt: skip
@@ -132,6 +132,7 @@ def test_what_changes_no_token_is_accepted() -> None:
     given = {
         "num_beam_groups": 1, "diversity_penalty": 0.0, "penalty_alpha": 0.0, "guidance_scale": 1.0, "use_cache": False,
         "return_dict_in_generate": True, "output_scores": True, "cache_implementation": "static", "stop_strings": None,
+        "low_memory": True, "prompt_lookup_num_tokens": 3, "return_legacy_cache": False,
     }  # fmt: skip
     assert resolved(**given) == resolved()
 
@@ -190,6 +191,94 @@ def test_everything_wrong_is_reported_at_once() -> None:
         assert name in text
     assert "num_return_sequences" not in text  # It contradicts nothing as long as num_beams is not known.
     assert issubclass(InvalidOption, UsageError)
+
+
+@pytest.mark.parametrize(
+    ("defaults", "overrides"),
+    [
+        ({"watermarking_config": {"greenlist_ratio": 0.5}}, {"watermarking_config": None}),
+        ({"num_beam_groups": 2, "num_beams": 2}, {"num_beam_groups": 1}),
+        ({"num_beam_groups": 2, "num_beams": 2}, {"num_beam_groups": None}),
+        ({"diversity_penalty": 0.5}, {"diversity_penalty": 0.0}),
+        ({"stop_strings": ["a"]}, {"stop_strings": None}),
+        ({"max_time": 5.0}, {"max_time": None}),
+        ({"guidance_scale": 1.5}, {"guidance_scale": None}),
+        ({"penalty_alpha": 0.6, "top_k": 4}, {"num_beams": 2}),
+        ({"penalty_alpha": 0.6, "top_k": 4}, {"do_sample": True}),
+        ({"penalty_alpha": 0.6, "top_k": 1}, {}),
+        ({"dola_layers": "low"}, {"num_beams": 3}),
+        ({"num_beams": "four"}, {"num_beams": 2}),
+        ({"num_beams": 4.0}, {"num_beams": 2}),
+        ({"no_repeat_ngram_size": "3"}, {"no_repeat_ngram_size": 2}),
+        ({"max_new_tokens": None, "max_length": "20"}, {"max_new_tokens": 4}),
+        ({"length_penalty": "1.0"}, {}),
+        ({"length_penalty": "1.0", "num_beams": 2}, {"num_beams": 1}),
+        ({"temperature": "0.7", "top_p": "0.9"}, {}),
+        ({"top_k": "50"}, {"num_beams": 2}),
+    ],
+)
+def test_what_is_refused_of_a_checkpoint_can_be_overridden(defaults: dict[str, Any], overrides: dict[str, Any]) -> None:
+    """And what generate() does not look at is no reason to refuse. It takes all of these itself."""
+    settled_by_generate(defaults, overrides)
+    assert resolved(defaults, **overrides)
+
+
+@pytest.mark.parametrize(
+    "defaults",
+    [
+        {"max_new_tokens": 5.0}, {"max_length": 9.0}, {"eos_token_id": 2.0}, {"pad_token_id": 1.0},
+        {"eos_token_id": [2.0, 3.0]}, {"decoder_start_token_id": 3.0}, {"suppress_tokens": [3.0]},
+        {"begin_suppress_tokens": [3.0]}, {"do_sample": 0}, {"num_beams": 2, "early_stopping": 1},
+        {"num_beams": 2, "length_penalty": 1}, {"renormalize_logits": 1}, {"remove_invalid_values": 1},
+        {"exponential_decay_length_penalty": [2.0, 1.1]}, {"max_length": "20", "max_new_tokens": 4},
+    ],
+)  # fmt: skip
+def test_other_types_in_a_checkpoint_are_read_as_generate_reads_them(defaults: dict[str, Any]) -> None:
+    source, model = [5, 6, 2], tiny_model("marian", 31, 1)
+    kept = model.generation_config
+    try:
+        model.generation_config = GenerationConfig.from_dict({"max_new_tokens": 6, **START, **defaults})
+        ids, mask = padded([source], 1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            wanted = model.generate(input_ids=ids, attention_mask=mask)[0].tolist()
+    finally:
+        model.generation_config = kept
+    options = resolved({"max_new_tokens": 6, **defaults})
+    found = decode(TorchState(model, [source], options.n_rows), [source], options)[0][0].token_ids
+    assert list(found) == wanted[: len(found)] and len(set(wanted[len(found) :])) <= 1
+
+
+@pytest.mark.parametrize(
+    "defaults",
+    [
+        {"num_beams": "4"}, {"num_beams": 4.0}, {"no_repeat_ngram_size": 3.0}, {"repetition_penalty": "1.2"},
+        {"eos_token_id": "2"}, {"max_new_tokens": "5"}, {"forced_bos_token_id": 5.0}, {"min_length": 3.0},
+        {"length_penalty": "1.0", "num_beams": 2}, {"do_sample": True, "temperature": "0.9"},
+    ],
+)  # fmt: skip
+def test_other_types_that_generate_fails_for_are_refused_by_name(defaults: dict[str, Any]) -> None:
+    with pytest.raises(InvalidOption, match=f"{next(iter(defaults))} is .* in the checkpoint's|temperature is '0.9'"):
+        resolved(defaults)
+
+
+def test_max_length_none_beside_max_new_tokens() -> None:
+    for defaults in ({}, {"max_length": 512}, {"max_new_tokens": 7}):
+        overrides = {"max_length": None, **({} if "max_new_tokens" in defaults else {"max_new_tokens": 3})}
+        assert resolved(defaults, **overrides).max_length == settled_by_generate(defaults, overrides).max_length
+    with pytest.raises(InvalidOption, match="max_length is None, expected a value, or one of max_new_tokens"):
+        resolved(max_length=None)
+
+
+def test_looking_tokens_up_in_the_prompt_changes_none() -> None:
+    """So that the option, which saves time in transformers, is taken and has no effect."""
+    for seed in range(3):
+        model = tiny_model("marian", 31, seed)
+        ids, mask = padded([[5, 6, 7, 8, 5, 6, 9, 2]], 1)
+        given = {"input_ids": ids, "attention_mask": mask, "max_new_tokens": 12, "do_sample": False}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert model.generate(**given, prompt_lookup_num_tokens=3).tolist() == model.generate(**given).tolist()
 
 
 def test_sampling_ranges_do_not_matter_without_sampling() -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
+import text_folders
 
 from s2s_export.errors import UsageError
+from s2s_export.exporting.tokenizers import write as text_assets
+from s2s_export.runtime import text
 
 SENTENCE = "Hello, world! Déjà vu."
 BY_SOURCE = ["mbart", "mbart50", "m2m100", "m2m100-plain-languages", "nllb", "nllb-legacy"]
@@ -52,6 +57,17 @@ def test_marian_asks_for_its_target_language_in_the_source(pair_of):
         assert pair.tokenizer.target_overrides(code) == {}
     with pytest.raises(UsageError, match="name the target language once"):
         pair.tokenizer.encode(f">>deu<< {SENTENCE}", target_lang="fra")
+
+
+def test_marians_added_languages_are_languages(pair_of, tmp_path):
+    folder = tmp_path / "checkpoint"
+    original = text_folders.original(pair_of("marian-multilingual/slow").checkpoint)
+    original.add_tokens([">>tyv<<"], special_tokens=True)
+    original.save_pretrained(str(folder))
+    shutil.copyfile(pair_of("marian-multilingual/slow").checkpoint / "config.json", folder / "config.json")
+    tokenizer = text.load(tmp_path / "t", text_assets.write_tokenizer(folder, tmp_path / "t"))
+    wanted = text_folders.original(folder)(f">>tyv<< {SENTENCE}")["input_ids"]
+    assert tokenizer.encode(SENTENCE, target_lang="tyv") == wanted and wanted[0] == tokenizer.languages["tyv"]
 
 
 def test_an_unknown_language_names_its_neighbour(pair_of):

@@ -12,7 +12,7 @@ from ..rule import MINUS_INFINITY, DenseRule, View
 from ..state import Floats
 
 ORDER = 170
-OPTIONS = {"top_k": Option(values.integer(0), default=50, example=50, kind="filter")}
+OPTIONS = {"top_k": Option(values.integer(0, whole_floats=True), default=50, example=50, kind="filter")}
 
 
 class TopK(DenseRule):
