@@ -23,10 +23,11 @@ from typing import Any
 import numpy as np
 
 from s2s_export.errors import BackendError, BuildError, EngineError
+from s2s_export.runtime.cuda import libcuda
+from s2s_export.runtime.cuda.binary import LoadedBinary
 
 from .. import operations
 from ..common.nodes import DOMAIN, VERSION, Launch, Operation
-from . import driver
 from .parser_library import ensure_parser_can_load_plugins
 
 _registered: dict[tuple[str, str], Any] = {}  # (flavour, operation) -> creator; the registry keeps no reference
@@ -39,7 +40,7 @@ class Kernels:
     def __init__(self, folder: str, path: Path | None) -> None:
         self.folder = folder
         self.path = path
-        self._binary: driver.Binary | None = None
+        self._binary: LoadedBinary | None = None
 
     def run(self, launch: Launch, argument: Any, stream: int) -> None:
         if self._binary is None:
@@ -48,7 +49,7 @@ class Kernels:
                     f"no binary of the kernels in plugins/{self.folder}; expected the one that was built with the "
                     "engine; build the target again"
                 )
-            self._binary = driver.driver().load(self.path.read_bytes())
+            self._binary = LoadedBinary(libcuda.driver(), self.path.read_bytes(), self.path.name)
         self._binary.run(launch, argument, stream)
 
 
