@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ..decoding.ancestors import AncestorTable
 from ..decoding.state import Floats, Ints
 
 MASKED = np.float32(-1e9)  # added to the score of what must not be seen; exp of it is 0
@@ -26,49 +27,44 @@ MOVING = 3  # what moving a slot costs, in readings of it by attention: read, wr
 
 
 class Ancestors:
-    """ancestors [B,K,C]: the beam whose slot holds position t of the history that beam k continues."""
+    """Slots that an ancestor table [B,K,C] finds; see decoding/ancestors.py."""
 
     def __init__(self, n_sources: int, n_beams: int, limit: int | None, capacity: int = FIRST_CAPACITY) -> None:
         self.n_beams = n_beams
         self._limit = limit
-        self._n = 0
-        capacity = self._capacity(capacity)
-        self.n_slots = capacity * n_beams
-        self._ancestors: Ints = np.zeros((n_sources, n_beams, capacity), dtype=np.int64)
+        self._table = AncestorTable.of(n_sources, n_beams, self._capacity(capacity))
 
     def _capacity(self, wanted: int) -> int:
         return wanted if self._limit is None else min(wanted, self._limit)
 
     @property
+    def n_slots(self) -> int:
+        return self._table.capacity * self.n_beams
+
+    @property
     def inputs(self) -> dict[str, Any]:
         """What the graph reads; new arrays after `make_room` and `keep`."""
-        return {"ancestors": self._ancestors}
+        return {"ancestors": self._table.array}
 
     @property
     def is_full(self) -> bool:
-        return self._n * self.n_beams == self.n_slots
+        return self._table.is_full
 
     def follow(self, parents: Ints) -> None:
         """A step: beam k continues the history of beam parents[b,k] and writes its own slot."""
-        t, beams = self._n, np.arange(self.n_beams)
-        ancestors = self._ancestors
-        if t and (parents != beams).any():
-            ancestors[:, :, :t] = np.take_along_axis(ancestors[:, :, :t], parents[:, :, None], axis=1)
-        ancestors[:, :, t] = beams
-        self._n += 1
+        self._table.follow(parents)
 
     def make_room(self) -> None:
         """Be ready for another step. Caches have to be moved after it."""
-        capacity = self._capacity(max(self._n + 1, int(self._n * GROWTH)))
-        self.n_slots = capacity * self.n_beams
-        self._ancestors = np.pad(self._ancestors, ((0, 0), (0, 0), (0, capacity - self._n)))
+        n = self._table.n_positions
+        self._table.grow(self._capacity(max(n + 1, int(n * GROWTH))))
 
     def move(self, old: Floats) -> Floats:
         """A cache as it was before `make_room`, as it is after it."""
         return _moved(old, self.n_slots, None)
 
     def keep(self, sources: Ints) -> None:
-        self._ancestors = np.ascontiguousarray(self._ancestors[sources])
+        self._table.keep(sources)
 
     def new(self, shape: list[int], dtype: str) -> Floats:
         """A cache for the first step."""
@@ -93,12 +89,14 @@ class Positions(Ancestors):
 
     def move(self, old: Floats) -> Floats:
         grown: Floats = np.empty((self.n_slots // self.n_beams, *old.shape[1:]), dtype=old.dtype)
-        grown[: self._n] = old[: self._n]
+        n = self._table.n_positions
+        grown[:n] = old[:n]
         return grown
 
     def kept(self, cache: Floats, sources: Ints) -> Floats:
         fewer: Floats = np.empty((len(cache), len(sources), *cache.shape[2:]), dtype=cache.dtype)
-        np.take(cache[: self._n], sources, axis=1, out=fewer[: self._n])
+        n = self._table.n_positions
+        np.take(cache[:n], sources, axis=1, out=fewer[:n])
         return fewer
 
 

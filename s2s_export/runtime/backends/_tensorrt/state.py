@@ -17,6 +17,7 @@ from ....bundle import output_of
 from ....engines import beams_for, bucket
 from ....errors import BackendError
 from ...cuda.driver import n_bytes
+from ...decoding.ancestors import AncestorTable
 from ...decoding.state import NO_ATTENTION, Ints, StepQuery, StepResult
 from .._sources import pad_sources
 from . import candidates
@@ -65,6 +66,7 @@ class EngineState:
         slots = int(engines.record["slots"])
         self._letters = {"B": self.n_sources, "K": self._rows, "N": slots, "C": slots // self._rows if slots else 1}
         self._addresses: dict[str, int] = {}
+        self._ancestors: AncestorTable | None = None
         self._encode(sources, queue)
         self._begin()
 
@@ -129,9 +131,8 @@ class EngineState:
                 self._addresses[name] = lane.buffer(name, self._shape(entry), entry["dtype"])
         if "ancestors" in self._inputs:
             # Every beam continues itself until told otherwise; later positions are masked whatever they say.
-            table = self._ancestors()
-            table[...] = np.arange(self._rows)[None, :, None]
-            lane.upload(self._addresses["ancestors"], table)
+            self._ancestors = AncestorTable(self._staged_ancestors())
+            lane.upload(self._addresses["ancestors"], self._ancestors.array)
         self._bind_step()
 
     def _spread(self, name: str) -> None:
@@ -202,15 +203,11 @@ class EngineState:
             chosen[...] = np.arange(self._rows)
             chosen[:, : self.n_beams] = parents if t else 0
             lane.upload(self._addresses["parents"], chosen)
-        if "ancestors" in self._inputs and t and (parents != np.arange(self.n_beams)).any():
-            table = self._ancestors()
-            beams = table[:, : self.n_beams, :t]
-            beams[...] = np.take_along_axis(beams, parents[:, :, None], axis=1)
-            lane.device.columns_to_device(
-                self._addresses["ancestors"], table.reshape(-1, table.shape[2]), t, lane.stream
-            )
+        if self._ancestors is not None and self._ancestors.follow(parents):
+            table = self._ancestors.array.reshape(-1, self._ancestors.capacity)
+            lane.device.columns_to_device(self._addresses["ancestors"], table, t, lane.stream)
 
-    def _ancestors(self) -> Any:
+    def _staged_ancestors(self) -> Any:
         return self._lane.staging("ancestors", (self.n_sources, self._rows, self._letters["C"]), np.int64)
 
     def _fetch(self, name: str) -> Any:
@@ -238,12 +235,10 @@ class EngineState:
                 if target != source:
                     address = self._addresses[name]
                     lane.device.move(address + target * size, address + source * size, size, lane.stream)
-        kept = self._ancestors()[sources] if "ancestors" in self._inputs else None
         self.n_sources = self._letters["B"] = len(sources)
-        if kept is not None:
-            table = self._ancestors()
-            table[...] = kept
-            lane.upload(self._addresses["ancestors"], table)
+        if self._ancestors is not None:
+            self._ancestors.keep(sources, self._staged_ancestors())
+            lane.upload(self._addresses["ancestors"], self._ancestors.array)
         states = {name: (self._addresses[name], self._addresses[output_of(name)]) for name in self._states}
         self._bind_step()
         for name, (read, written) in states.items():
