@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ... import plugin_sources
-from ...errors import BackendError
+from ...errors import BackendError, BackendUnavailable, BuildError
 from . import driver, libcuda
 from .binary import LoadedBinary
 from .interface import Launch
@@ -86,14 +86,30 @@ class CudaDevice(driver.Device):
     def load_kernels(self) -> None:
         """Loads the kernels before they are needed, so that whatever is missing shows early. Raises BackendUnavailable,
         or BuildError where there is no binary and no nvcc."""
-        self._load().find(ANY_KERNEL)
+        self._load()
 
     def _load(self) -> LoadedBinary:
         with self._lock:
             if self._loaded is None:
-                path = self._path or plugin_sources.module("build").binary_for("beam_search", self.capability)
-                self._loaded = LoadedBinary(self._driver, path.read_bytes(), path.name, self.name)
+                self._loaded = self._open_ours() if self._path is None else self._open(self._path)
             return self._loaded
+
+    def _open_ours(self) -> LoadedBinary:
+        """The package's binary; where the driver is too old for that, one that this machine's nvcc makes."""
+        build = plugin_sources.module("build")
+        try:
+            return self._open(build.binary_for("beam_search", self.capability))
+        except BackendUnavailable as too_old:
+            try:
+                path = build.compiled_for("beam_search", self.capability)
+            except BuildError:
+                raise too_old from None
+            return self._open(path)
+
+    def _open(self, path: Path) -> LoadedBinary:
+        loaded = LoadedBinary(self._driver, path.read_bytes(), path.name, self.name)
+        loaded.find(ANY_KERNEL)
+        return loaded
 
     # Graphs
 
