@@ -18,7 +18,7 @@ from ..runtime.cuda.driver import n_bytes
 from ..runtime.decoding import resolve
 from ..runtime.decoding.options import GenerationOptions
 from ..runtime.device_search.rules import serialise
-from ..runtime.device_search.step_executor import ELEMENTS, Attention, attention_at, capacity, unfit
+from ..runtime.device_search.step_executor import ELEMENTS, Attention, attention_at, capacity, incompatible_reason
 from ..runtime.device_search.tables import Arena, make_plan
 
 OF_ENGINES = ("graphs", "ranges", "slots", "target_length")
@@ -38,6 +38,7 @@ class Sizes:
     positions: int
     element: str
     attention: Attention | None
+    capturable: bool = True
     token: int = 0
     position: int = 0
     ancestors: int = 0
@@ -60,7 +61,7 @@ def of_bundle(bundle: Bundle, engines: Mapping[str, Mapping[str, Any]]) -> dict[
 
 def of_engine(bundle: Bundle, engine: Mapping[str, Any]) -> dict[str, Any]:
     graphs = engine["graphs"]
-    why = unfit(graphs["decoder_step"])
+    why = incompatible_reason(graphs["decoder_step"])
     recipe = engine.get("recipe", {})
     return {
         "search": "device" if why is None else "host",
@@ -93,7 +94,7 @@ def of_shape(bundle: Bundle, engine: Mapping[str, Any], B: int, K: int, S: int) 
     letters, positions = _letters(bundle, engine, options, B, K, S)
     groups = _tensors(engine["graphs"], letters)
     found: dict[str, Any] = {"sources": B, "beams": K, "source_length": letters["S"], "positions": positions}
-    if unfit(engine["graphs"]["decoder_step"]) is None:
+    if incompatible_reason(engine["graphs"]["decoder_step"]) is None:
         try:
             tables = _tables(engine, options, letters, positions)
             groups["search"] = sum(size for _, _, size in tables)

@@ -25,6 +25,7 @@ from ...runtime.backends._tensorrt.messages import Messages, shortened
 from . import gates
 
 NO_KERNEL = "not supported by a dedicated kernel"
+LOOPS = {"LSTM", "GRU", "RNN", "Loop", "Scan"}  # operators whose memory is known only at run time
 Progress = Callable[[str], None]
 
 
@@ -72,6 +73,8 @@ def compile_graph(
             for attention in attentions:
                 attention.decomposable = True
         config = _config(library, builder, recipe, inputs, ranges)
+        if not LOOPS & calls.keys():
+            library.require_user_allocation(config)
         with contextlib.nullcontext() if taken_apart else quiet():
             engine = _build(library, name, builder, network, config, messages, progress)
         if engine is not None:

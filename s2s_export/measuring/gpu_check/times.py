@@ -15,6 +15,7 @@ from ...runtime.cuda.interface import Device, Graph
 from ...runtime.decoding.options import GenerationOptions, resolve
 from ...runtime.device_search.loop import DeviceSearch, Mode
 from ...runtime.device_search.rules import serialise
+from ...runtime.device_search.step_executor import Attention
 
 VOCABULARIES = {"OPUS-MT": 58101, "T5-small": 32128}
 BATCHES, BEAMS = (1, 8, 64), (1, 4, 8)
@@ -29,7 +30,9 @@ class StillExecutor:
 
     def __init__(self, device: Device, logits: NDArray[np.float32], capacity: int) -> None:
         self.n_sources, self.n_beams, self.vocabulary_size = logits.shape
-        self.capacity, self.element = capacity, "fp32"
+        self.capacity, self.positions, self.element = capacity, capacity, "fp32"
+        self.attention: Attention | None = None
+        self.capturable = True
         self._device = device
         self.signature: object = id(self)
         self.stream = device.create_stream()

@@ -21,8 +21,8 @@ from ..decoding.ancestors import AncestorTable
 from ..decoding.state import NO_ATTENTION, DecodeState, Ints, StepQuery, StepResult
 from ..device_search.loop import NO_WHILE, Mode
 from ..device_search.searcher import DeviceSearcher
-from ..device_search.step_executor import unfit as unfit_for_search
-from ._cuda_step import CudaPlaces
+from ..device_search.step_executor import incompatible_reason as search_incompatible_reason
+from ._cuda_step import CudaSlotFactory
 from ._sources import pad_sources
 
 NAME = "onnxruntime-cuda"
@@ -132,13 +132,13 @@ class OnnxRuntimeCudaBackend:
         return values
 
     def lacks_device_search(self) -> str | None:
-        return unfit_for_search(self.graphs["decoder_step"])
+        return search_incompatible_reason(self.graphs["decoder_step"])
 
     def device_search(self, mode: Mode) -> DeviceSearcher:
         if mode == "while":
             raise BackendError(NO_WHILE)
         device = cuda.shared() if self.device == "cuda" else HostDevice()
-        return DeviceSearcher(CudaPlaces(self, device), mode)
+        return DeviceSearcher(CudaSlotFactory(self, device), mode)
 
     def run(self, graph: str, binding: Any, options: Any = None) -> None:
         """Runs a graph as it is bound, and waits. options: onnxruntime.RunOptions."""

@@ -155,24 +155,24 @@ class Buffers:
     def __init__(self, device: Any, stream: int) -> None:
         self._device = device
         self._stream = stream
-        self._places: dict[str, tuple[int, int]] = {}  # address, bytes
+        self._blocks: dict[str, tuple[int, int]] = {}  # address, bytes
 
     def get(self, name: str, shape: Sequence[int], dtype: str) -> int:
         """The address of a tensor's memory, the same each time unless it has to grow."""
         needed = n_bytes(shape, dtype)
-        address, size = self._places.get(name, (0, 0))
+        address, size = self._blocks.get(name, (0, 0))
         if size < needed or not address:
             if address:
                 self._device.synchronize(self._stream)
-                self._device.free(self._places.pop(name)[0])
+                self._device.free(self._blocks.pop(name)[0])
             address = self._device.allocate(needed, f"{name} [{', '.join(map(str, shape))}]")
-            self._places[name] = (address, needed)
+            self._blocks[name] = (address, needed)
         return address
 
     def close(self) -> None:
-        for address, _ in self._places.values():
+        for address, _ in self._blocks.values():
             self._device.free(address)
-        self._places.clear()
+        self._blocks.clear()
 
 
 def n_bytes(shape: Sequence[int], dtype: str) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ..cuda.interface import Device
-from .step_executor import StepExecutor, attention_of, positions_of
+from .step_executor import StepExecutor
 
 Buffer = Callable[[str, Sequence[int], str], int]  # name, shape, dtype -> address; the same each time
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
@@ -28,11 +28,11 @@ class NarrowExecutor:
         self._inner, self._device = inner, device
         self.n_sources, self.n_beams, self.vocabulary_size, self.capacity = B, K, V, C
         self.element, self.stream, self.position = inner.element, inner.stream, inner.position
-        self.positions = positions_of(inner)
+        self.positions, self.capturable = inner.positions, inner.capturable
         self.token = buffer("narrow token", (B, K), "int64")
         self.ancestors = buffer("narrow ancestors", (B, K, C), "int64")
         self.logits = buffer("narrow logits", (B, K, V), NAMES[inner.element])
-        self.attention = attention_of(inner)
+        self.attention = inner.attention
         row = V * BYTES[inner.element]
         self._before: list[Copy] = [
             (inner.token, E * 8, self.token, K * 8, K * 8),

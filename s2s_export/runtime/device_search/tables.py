@@ -20,7 +20,7 @@ from ...errors import BackendError, InvalidOption
 from ..decoding.options import GenerationOptions
 from ..decoding.state import NO_ATTENTION
 from .rules import MOST_RULES, DeviceRules
-from .step_executor import Attention, StepExecutor, attention_of, positions_of
+from .step_executor import Attention, StepExecutor
 
 ALIGNMENT = 256
 FAR = np.float32(-1e9)
@@ -95,7 +95,7 @@ def make_plan(
 ) -> Plan:
     """The plan of a call. Raises BackendError or InvalidOption where executor or kernels are too small."""
     prompt = len(options.prompt)
-    most = min(options.max_length, positions_of(executor) + 1)  # the last token is not fed
+    most = min(options.max_length, executor.positions + 1)  # the last token is not fed
     is_beam_search = options.num_beams > 1
     samples = bool(options.do_sample)
     plan = Plan(
@@ -121,7 +121,7 @@ def make_plan(
         fill=options.pad_token_id if options.pad_token_id is not None else (*options.eos_token_id, 0)[0],
         streams=streams,
         is_cut=most < options.max_length,
-        attention=attention_of(executor) if alignments else None,
+        attention=executor.attention if alignments else None,
     )
     if alignments and plan.attention is None:
         raise BackendError(NO_ATTENTION)
