@@ -35,7 +35,7 @@ _refusals: list[str] = []
 
 
 class Kernels:
-    """A folder's kernels: where the binary is, and, once something ran, the binary loaded."""
+    """A folder's kernels: the path of their binary, which is loaded at the first launch."""
 
     def __init__(self, folder: str, path: Path | None) -> None:
         self.folder = folder
@@ -98,8 +98,8 @@ def unregister(trt: ModuleType) -> None:
 
 
 def refusals() -> list[str]:
-    """Why plugins refused sizes since the last call. To be asked after parsing and after building: an engine that was
-    built all the same would fail when those sizes come."""
+    """The reasons why plugins refused sizes since the last call. A build asks after each engine: the library builds
+    one all the same, and it would fail when those sizes come."""
     found = list(_refusals)
     _refusals.clear()
     return found
@@ -136,7 +136,7 @@ def make_plugin_class(trt: ModuleType) -> type:
             self.metadata_string = describe(operation)
             self._input_of = {tensor.name: i for i, tensor in enumerate(operation.inputs)}
             self._prepared: tuple[Launch, Any] | None = None
-            # The serialised field points into this and does not keep it alive.
+            # The serialised field points into this array and does not keep it alive.
             self._scale = np.array([scale], np.float32)
 
         def get_capability_interface(self, type: Any) -> Any:
@@ -151,7 +151,7 @@ def make_plugin_class(trt: ModuleType) -> type:
             return [input_types[0] for _ in self.operation.outputs]
 
         def get_output_shapes(self, inputs: Sequence[Any], shape_inputs: Any, builder: Any) -> list[Any]:
-            # Raised here, an error becomes the parser's; an output has the shape of its alias, or of the query.
+            # An error that is raised here is reported by the parser. An output has its alias's shape, or the query's.
             query = zip(self.operation.inputs[0].shape, (inputs[0][i] for i in range(4)), strict=True)
             self._refuse({letter: dim.get_constant_value() for letter, dim in query if dim.is_constant()})
             return [trt.DimsExprs(inputs[self._input_of[t.aliases or "query"]]) for t in self.operation.outputs]

@@ -1,4 +1,4 @@
-"""What the search on the device asks of whatever runs the decoder's steps, and what such runners have in common."""
+"""The interface of whatever runs the decoder's steps for the search on the device, and what its executors share."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Attention:
 class StepExecutor(Protocol):
     """Runs the decoder's step for one batch whose sources are encoded. Addresses stay as they are while it lives.
 
-    token [B, K] int64, position [1] int64 and ancestors [B, K, C] int64 are read from, and written by the loop;
+    token [B, K] int64, position [1] int64 and ancestors [B, K, C] int64 are read by the step and written by the search;
     logits [B, K, V] in `element` ("fp32", "fp16", "bf16") are written. All numbers that change lie in device memory, so
     that `enqueue` can be captured into a graph.
     """
@@ -62,7 +62,7 @@ def incompatible_reason(decoder_step: Mapping[str, Any]) -> str | None:
 
 
 def attention_at(decoder_step: Mapping[str, Any], address: int, width: int) -> Attention | None:
-    """What a step says of the attention that it writes to `address`, with sources of `width` tokens."""
+    """The attention that a step writes to `address`, with sources of `width` tokens; None where it writes none."""
     for entry in decoder_step["outputs"]:
         if entry["name"] == "attention":
             *_, layers, heads, _ = entry["shape"]
@@ -71,6 +71,6 @@ def attention_at(decoder_step: Mapping[str, Any], address: int, width: int) -> A
 
 
 def capacity(options: GenerationOptions, limit: int | None) -> int:
-    """Positions of the caches: all that a call may feed, as the next power of two; the model's limit at most."""
+    """C for a call: the tokens that it may feed, rounded up to a power of two; at most `limit`, the model's own."""
     wanted = max(LEAST_CAPACITY, 1 << (options.max_length - 2).bit_length())
     return wanted if limit is None else min(wanted, limit)
