@@ -1,4 +1,4 @@
-"""Kernels for decoder steps, and what carries them into TensorRT.
+"""Kernels for decoder steps, and the plugins through which TensorRT runs them.
 
 A folder with an `operation.py` is a plugin: it is found by being there. Each holds its kernel, a launcher with a plain
 C interface, a numpy reference, tolerances and a README. `common/` is what they share, `glue/` what TensorRT asks for,

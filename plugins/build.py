@@ -1,7 +1,7 @@
 """Compiles the plugins: kernels for GPUs (nvcc) and the same kernels for this CPU (a C++ compiler).
 
-A wheel brings the binaries for GPUs with it (hatch_build.py); they are taken where they were made of these very
-sources. All else lives in the user's cache folder, `$XDG_CACHE_HOME/s2s_export/plugins` or `~/.cache/...`, in a folder
+A wheel has binaries for GPUs (hatch_build.py), which are used if they were made from exactly these sources. Everything
+else lies in the user's cache folder, `$XDG_CACHE_HOME/s2s_export/plugins` or `~/.cache/...`, in a folder
 named by a hash of sources, flags, architecture and compiler. A lock keeps two processes from building the same thing,
 and a result is moved into place whole. Nothing is ever written beside the sources.
 
@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parent
 ARCHITECTURES = (75, 80, 86, 87, 89, 90, 100, 110, 120)
 PACKAGED = "kernels"  # beside this folder, in an installed wheel
 PTX_ARCHITECTURE = 75  # the lowest, so that the driver can compile for any that the list lacks
+FIRST_WITH_COMPRESS_MODE = (12, 8)  # the CUDA whose fatbinary knows --compress-mode
 DEVICE_FLAGS = ("-std=c++17", "-O3", "--threads", "1", "-Xptxas", "-v")
 HOST_FLAGS = (
     *("-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-fPIC", "-shared"),
@@ -83,21 +84,27 @@ def ptx(folder: str) -> Path:
 
 
 def fatbin(folder: str, architectures: Sequence[int] = ARCHITECTURES) -> Path:
-    """One compressed binary for all `architectures`, with PTX for newer ones: the package's own where it has them."""
+    """One compressed binary for all `architectures`, with PTX for others: the package's own where it has them.
+
+    Architectures that this nvcc does not know are left out: the driver compiles the PTX for them when it is loaded.
+    """
     packaged = ROOT.parent / PACKAGED / packaged_name(folder)
     if set(architectures) <= set(ARCHITECTURES) and packaged.is_file():
         return packaged
+    nvcc = find_nvcc()
+    architectures = [a for a in architectures if compiles_for(nvcc, a)]
     tool = str(toolkit() / "bin" / "fatbinary")
     if not Path(tool).is_file():
         raise BuildError(f"no {tool}; expected it in the CUDA toolkit; reinstall the toolkit")
-    flags = ("-64", "--compress-mode=size", *map(str, architectures))
+    modes = ("--compress-mode=size",) if cuda_release(nvcc) >= FIRST_WITH_COMPRESS_MODE else ()
+    flags = ("-64", *modes)
 
     def combine(output: Path) -> str:
         images = [f"--image3=kind=elf,sm={a},file={cubin(folder, a)}" for a in architectures]
         images.append(f"--image3=kind=ptx,sm={PTX_ARCHITECTURE},file={ptx(folder)}")
-        return run([tool, *flags[:2], f"--create={output}", *images])
+        return run([tool, *flags, f"--create={output}", *images])
 
-    return cached(folder, f"{folder}.fatbin", (tool, *flags), combine)
+    return cached(folder, f"{folder}.fatbin", (tool, version(nvcc), *flags, *map(str, architectures)), combine)
 
 
 def binary_for(folder: str, capability: str) -> Path:
@@ -105,11 +112,18 @@ def binary_for(folder: str, capability: str) -> Path:
     else what nvcc makes for this architecture alone, in a ninth of the time of all.
     """
     packaged = ROOT.parent / PACKAGED / packaged_name(folder)
-    return packaged if packaged.is_file() else cubin(folder, int(capability.replace(".", "")))
+    return packaged if packaged.is_file() else compiled_for(folder, capability)
+
+
+def compiled_for(folder: str, capability: str) -> Path:
+    """The folder's kernels for the GPU of a compute capability, by this machine's nvcc: a cubin, or PTX where this nvcc
+    is older than the GPU."""
+    architecture = int(capability.replace(".", ""))
+    return cubin(folder, architecture) if compiles_for(find_nvcc(), architecture) else ptx(folder)
 
 
 def packaged_name(folder: str) -> str:
-    """What the package calls the folder's binary for all architectures: by its sources, so that no other is taken."""
+    """The file name of the folder's binary in the package. It has the sources' hash, so that no other is taken."""
     return f"{folder}-{source_hash(folder)[:20]}.fatbin"
 
 
@@ -155,6 +169,20 @@ def find_nvcc() -> str:
             "set CUDA_HOME, or install a wheel of this version that has compiled kernels"
         )
     return found
+
+
+@functools.cache
+def compiles_for(nvcc: str, architecture: int) -> bool:
+    """Whether an nvcc has this architecture, by its own account. CUDA 12.6 has none from 100 on."""
+    listed = re.findall(r"compute_(\d+)", run([nvcc, "--list-gpu-arch"]))
+    return not listed or str(architecture) in listed
+
+
+@functools.cache
+def cuda_release(nvcc: str) -> tuple[int, int]:
+    """The CUDA version of an nvcc, such as (12, 6); (0, 0) where it doesn't say."""
+    match = re.search(r"release (\d+)\.(\d+)", version(nvcc))
+    return (int(match.group(1)), int(match.group(2))) if match else (0, 0)
 
 
 @functools.cache

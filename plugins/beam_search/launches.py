@@ -1,7 +1,7 @@
 """The launches of one step of beam search, for those who load the binary and queue kernels from Python.
 
-Each function returns what `glue.driver.Binary.run` takes, in the order in which to queue it. The arguments come from
-structures.py, with device addresses filled in; they do not change from step to step.
+Each function returns what `LoadedBinary.run` (s2s_export/runtime/cuda/binary.py) takes, in the order in which to queue
+it. The arguments come from structures.py, with device addresses filled in; they do not change from step to step.
 """
 
 from __future__ import annotations

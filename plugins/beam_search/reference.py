@@ -30,7 +30,7 @@ def log_softmax_top(logits: NDArray, n_candidates: int) -> tuple[NDArray, NDArra
 
 
 def best(values: NDArray, count: int) -> NDArray:
-    """Indices of the `count` largest, in order; of equals the first first."""
+    """Indices of the `count` largest, in order; of equal ones the first comes first."""
     return np.argsort(-values, kind="stable")[:count]
 
 
@@ -144,7 +144,7 @@ class Search:
         return bool(state["stop"][0])
 
     def hypotheses(self, source: int) -> list[tuple[float, list[int]]]:
-        """(score, generated tokens), best first: the pool's records, walked back through the tables."""
+        """(score, generated tokens), best first: the pool's records, each followed back through its parents."""
         state, found = self.arrays, []
         for k in range(self.beams):
             tokens, beam = [], int(state["pool_parents"][source, k])

@@ -68,7 +68,7 @@ class Operation:
     parameters: type[ctypes.Structure]
     size_fields: Mapping[str, str]
     plan: Callable[[str, Mapping[str, int]], Launch]
-    unread: frozenset[str] = field(default_factory=frozenset)  # inputs that the kernel does not look at
+    unread: frozenset[str] = field(default_factory=frozenset)  # inputs that the kernel does not read
 
     def sizes(self, shapes: Sequence[Sequence[int]]) -> dict[str, int]:
         """Letters bound to the inputs' shapes. Raises BuildError when two tensors disagree."""
@@ -98,7 +98,7 @@ class Operation:
         )
 
     def refuse(self, sizes: Mapping[str, int]) -> None:
-        """Raises BuildError for sizes that no kernel serves. A letter that is not there yet is passed over."""
+        """Raises BuildError for sizes that no kernel serves. Letters without a value yet are not checked."""
         found = []
         beams, head_size = sizes.get("K", 1), sizes.get("D", 8)
         if not 1 <= beams <= MAX_BEAMS:

@@ -23,10 +23,11 @@ from typing import Any
 import numpy as np
 
 from s2s_export.errors import BackendError, BuildError, EngineError
+from s2s_export.runtime.cuda import libcuda
+from s2s_export.runtime.cuda.binary import LoadedBinary
 
 from .. import operations
 from ..common.nodes import DOMAIN, VERSION, Launch, Operation
-from . import driver
 from .parser_library import ensure_parser_can_load_plugins
 
 _registered: dict[tuple[str, str], Any] = {}  # (flavour, operation) -> creator; the registry keeps no reference
@@ -34,12 +35,12 @@ _refusals: list[str] = []
 
 
 class Kernels:
-    """A folder's kernels: where the binary is, and, once something ran, the binary loaded."""
+    """A folder's kernels: the path of their binary, which is loaded at the first launch."""
 
     def __init__(self, folder: str, path: Path | None) -> None:
         self.folder = folder
         self.path = path
-        self._binary: driver.Binary | None = None
+        self._binary: LoadedBinary | None = None
 
     def run(self, launch: Launch, argument: Any, stream: int) -> None:
         if self._binary is None:
@@ -48,7 +49,7 @@ class Kernels:
                     f"no binary of the kernels in plugins/{self.folder}; expected the one that was built with the "
                     "engine; build the target again"
                 )
-            self._binary = driver.driver().load(self.path.read_bytes())
+            self._binary = LoadedBinary(libcuda.driver(), self.path.read_bytes(), self.path.name)
         self._binary.run(launch, argument, stream)
 
 
@@ -97,8 +98,8 @@ def unregister(trt: ModuleType) -> None:
 
 
 def refusals() -> list[str]:
-    """Why plugins refused sizes since the last call. To be asked after parsing and after building: an engine that was
-    built all the same would fail when those sizes come."""
+    """The reasons why plugins refused sizes since the last call. A build asks after each engine: the library builds
+    one all the same, and it would fail when those sizes come."""
     found = list(_refusals)
     _refusals.clear()
     return found
@@ -135,7 +136,7 @@ def make_plugin_class(trt: ModuleType) -> type:
             self.metadata_string = describe(operation)
             self._input_of = {tensor.name: i for i, tensor in enumerate(operation.inputs)}
             self._prepared: tuple[Launch, Any] | None = None
-            # The serialised field points into this and does not keep it alive.
+            # The serialised field points into this array and does not keep it alive.
             self._scale = np.array([scale], np.float32)
 
         def get_capability_interface(self, type: Any) -> Any:
@@ -150,7 +151,7 @@ def make_plugin_class(trt: ModuleType) -> type:
             return [input_types[0] for _ in self.operation.outputs]
 
         def get_output_shapes(self, inputs: Sequence[Any], shape_inputs: Any, builder: Any) -> list[Any]:
-            # Raised here, an error becomes the parser's; an output has the shape of its alias, or of the query.
+            # An error that is raised here is reported by the parser. An output has its alias's shape, or the query's.
             query = zip(self.operation.inputs[0].shape, (inputs[0][i] for i in range(4)), strict=True)
             self._refuse({letter: dim.get_constant_value() for letter, dim in query if dim.is_constant()})
             return [trt.DimsExprs(inputs[self._input_of[t.aliases or "query"]]) for t in self.operation.outputs]

@@ -19,7 +19,7 @@ from ..runtime.cuda.driver import n_bytes
 from ..runtime.decoding import resolve
 from ..runtime.decoding.options import GenerationOptions
 from ..runtime.device_search.rules import serialise
-from ..runtime.device_search.step_executor import ELEMENTS, Attention, attention_at, capacity, unfit
+from ..runtime.device_search.step_executor import ELEMENTS, Attention, attention_at, capacity, incompatible_reason
 from ..runtime.device_search.tables import Arena, make_plan
 
 USUAL_LENGTH, USUAL_BATCH = 64, 16  # of a target without ranges
@@ -37,6 +37,7 @@ class Sizes:
     positions: int
     element: str
     attention: Attention | None
+    capturable: bool = True
     token: int = 0
     position: int = 0
     ancestors: int = 0
@@ -60,7 +61,7 @@ def _is_for_gpus(engine: Mapping[str, Any]) -> bool:
 
 def of_engine(bundle: Bundle, engine: Mapping[str, Any]) -> dict[str, Any]:
     graphs = engine["graphs"]
-    why = unfit(graphs["decoder_step"])
+    why = incompatible_reason(graphs["decoder_step"])
     recipe = engine.get("recipe", {})
     return {
         "search": "device" if why is None else "host",
@@ -93,7 +94,7 @@ def of_shape(bundle: Bundle, engine: Mapping[str, Any], B: int, K: int, S: int) 
     letters, positions = _letters(bundle, engine, options, B, K, S)
     groups = _tensors(engine["graphs"], letters)
     found: dict[str, Any] = {"sources": B, "beams": K, "source_length": letters["S"], "positions": positions}
-    if unfit(engine["graphs"]["decoder_step"]) is None:
+    if incompatible_reason(engine["graphs"]["decoder_step"]) is None:
         try:
             tables = _tables(engine, options, letters, positions)
             groups["search"] = sum(size for _, _, size in tables)

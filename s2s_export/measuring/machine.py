@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.metadata
 import os
 import platform
 from typing import Any
 
+from ..errors import BackendError, BackendUnavailable
 from ..runtime import backends
+from ..runtime.cuda import libcuda
 from ..runtime.scheduling import available_cores
 from ..version import __version__
 
 PACKAGES = (
     "numpy", "onnxruntime", "onnxruntime-gpu", "tokenizers", "sentencepiece", "onnx", "torch", "transformers",
-    "tensorrt", "tensorrt-rtx-cu13", "cuda-core", "cuda-bindings", "ctranslate2", "optimum-onnx",
+    "tensorrt", "tensorrt-rtx-cu13", "ctranslate2", "optimum-onnx",
 )  # fmt: skip
 
 
@@ -76,15 +77,14 @@ def _memory() -> int:
 def cuda_driver() -> str | None:
     """The CUDA version that the driver serves and the number of GPUs, or None without a driver."""
     try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
+        driver = libcuda.driver()
+    except BackendUnavailable:
         return None
-    version, count = ctypes.c_int(), ctypes.c_int()
-    if driver.cuInit(0) != 0:
+    try:
+        driver.start()
+    except BackendError:
         return "a CUDA driver, but no GPU that it can use"
-    driver.cuDriverGetVersion(ctypes.byref(version))
-    driver.cuDeviceGetCount(ctypes.byref(count))
-    return f"{count.value} GPU(s), CUDA {version.value // 1000}.{version.value % 1000 // 10}"
+    return f"{driver.n_devices} GPU(s), CUDA {driver.cuda_version}"
 
 
 def _version(package: str) -> str | None:

@@ -19,6 +19,7 @@ from s2s_export.runtime.cuda.emulation import HostDevice, _library
 from s2s_export.runtime.decoding import GenerationOptions, Hypothesis, StepQuery, StepResult, decode, resolve
 from s2s_export.runtime.device_search import DeviceSearch
 from s2s_export.runtime.device_search.rules import serialise
+from s2s_export.runtime.device_search.step_executor import Attention
 
 DTYPES: dict[str, Any] = {"fp32": np.float32, "fp16": np.float16, "bf16": ml_dtypes.bfloat16}
 Script = Callable[[int, tuple[int, ...]], np.ndarray]
@@ -72,7 +73,9 @@ class ScriptedExecutor:
         element: str = "fp32",
     ) -> None:
         self.n_sources, self.n_beams, self.vocabulary_size = B, K, V = shape
-        self.device, self.capacity, self.element = device, capacity, element
+        self.device, self.capacity, self.positions, self.element = device, capacity, capacity, element
+        self.attention: Attention | None = None
+        self.capturable = True
         self.script = script
         self.signature = id(self)
         self.stream = device.create_stream()

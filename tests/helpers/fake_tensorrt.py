@@ -8,6 +8,7 @@ graph's path.
 from __future__ import annotations
 
 import ctypes
+import enum
 import json
 from collections.abc import Callable
 from dataclasses import asdict
@@ -143,6 +144,8 @@ def fake_library(loads: bool = True, queue: Queue = lambda function: function() 
 
 
 class FakeEngine:
+    device_memory_size_v2 = 0
+
     def __init__(self, path: Path, queue: Queue) -> None:
         self.queue = queue
         options = onnxruntime.SessionOptions()
@@ -154,6 +157,8 @@ class FakeEngine:
 
     def create_execution_context(self, config: FakeRuntimeConfig) -> FakeContext:
         assert config.cache is not None
+        assert config.dynamic_shapes_kernel_specialization_strategy == Specialization.EAGER
+        assert config.get_execution_context_allocation_strategy() == Allocation.USER_MANAGED
         return FakeContext(self.session, self.queue)
 
 
@@ -168,8 +173,20 @@ class FakeRuntimeCache:
         return True
 
 
+Specialization = enum.Enum("Specialization", "LAZY EAGER NONE")
+Allocation = enum.Enum("Allocation", "STATIC ON_PROFILE_CHANGE USER_MANAGED")
+
+
 class FakeRuntimeConfig:
     cache: object = None
+    dynamic_shapes_kernel_specialization_strategy = Specialization.LAZY
+    _allocation = Allocation.STATIC
+
+    def get_execution_context_allocation_strategy(self) -> Allocation:
+        return self._allocation
+
+    def set_execution_context_allocation_strategy(self, strategy: Allocation) -> None:
+        self._allocation = strategy
 
     def create_runtime_cache(self) -> FakeRuntimeCache:
         return FakeRuntimeCache()
@@ -186,6 +203,13 @@ class FakeContext:
         self.inputs = {value.name: value for value in session.get_inputs()}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.addresses: dict[str, int] = {}
+        self.memory = (0, 0)
+
+    def set_device_memory(self, memory: int, size: int) -> None:
+        self.memory = memory, size
+
+    def is_stream_capturable(self, stream: int) -> bool:
+        return True
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         self.shapes[name] = shape

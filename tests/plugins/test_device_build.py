@@ -78,6 +78,43 @@ def entries(fatbin: bytes) -> list[tuple[str, int]]:
     return found
 
 
+OLD_NVCC = """#!/bin/sh
+echo "$*" >>"$0.calls"
+case "$*" in
+  *--version*) echo "Cuda compilation tools, release 12.6, V12.6.85" ;;
+  *--list-gpu-arch*) echo compute_75; echo compute_87; echo compute_90 ;;
+  *--dryrun*) echo "#\\$ _HERE_=$(dirname "$0")" ;;
+esac
+while [ $# -gt 0 ]; do
+  if [ "$1" = -o ] && [ "$2" != /dev/null ]; then echo code >"$2"; fi
+  case "$1" in --create=*) echo all >"${1#--create=}" ;; esac
+  shift
+done
+"""
+
+
+def test_an_older_toolkit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA 12.6, as on a Jetson: no --compress-mode, no architecture that its ptxas lacks, PTX for newer GPUs."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("nvcc", "fatbinary"):
+        (folder / name).write_text(OLD_NVCC)
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    build.toolkit.cache_clear()
+    try:
+        assert build.fatbin("cross_attention").read_text() == "all\n"
+        (call,) = [line for line in (folder / "fatbinary.calls").read_text().splitlines() if "--create" in line]
+        assert "--compress-mode" not in call
+        assert [part for part in call.split() if "kind=elf" in part and "sm=100" in part] == []
+        assert [f"sm={a}," in call for a in (75, 87, 90, 120)] == [True, True, True, False]
+        assert build.compiled_for("cross_attention", "8.7").name == "cross_attention.sm_87.cubin"
+        assert build.compiled_for("cross_attention", "12.0").name == "cross_attention.compute_75.ptx"
+    finally:
+        build.toolkit.cache_clear()
+
+
 class TestCache:
     """The rules of the cache, with a compiler that only notes that it ran."""
 

@@ -29,8 +29,9 @@ from plugin_helpers import (
 
 from s2s_export import plugin_sources
 from s2s_export.errors import BackendError, BackendUnavailable, BuildError
+from s2s_export.runtime.cuda import libcuda
+from s2s_export.runtime.cuda.binary import LoadedBinary
 
-driver = plugin_sources.module("glue.driver")
 Launch = plugin_sources.module("common.nodes").Launch
 
 FAKE = r"""
@@ -44,6 +45,8 @@ static void* last_stream;
 extern "C" {
 int cuInit(unsigned) { return 0; }
 int cuGetErrorString(int status, const char** text) { *text = status == 98 ? "invalid device function" : "invalid image"; return 0; }
+int cuDriverGetVersion(int* version) { *version = 13000; return 0; }
+int cuKernelGetFunction(void**, void*) { return 0; }
 int cuLibraryLoadData(void** library, const void* code, void*, void*, unsigned, void*, void*, unsigned) {
   *library = dlopen(static_cast<const char*>(code), RTLD_NOW);
   return *library ? 0 : 200;
@@ -79,21 +82,26 @@ def fake(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
-def run_through_driver(case: Case, opened: object, stream: int = 77) -> dict[str, np.ndarray]:
+def loaded(opened: libcuda.Driver, folder: str) -> LoadedBinary:
+    """A folder's kernels: a binary is the name of a host library here."""
+    return LoadedBinary(opened, str(build.host_library(folder)).encode(), folder)
+
+
+def run_through_driver(case: Case, opened: libcuda.Driver, stream: int = 77) -> dict[str, np.ndarray]:
     operation = OPERATIONS[case.operation]
     sizes = operation.sizes([case.tensors[tensor.name].shape for tensor in operation.inputs])
     shape = [sizes[letter] for letter in operation.outputs[0].shape]
     arrays = {name: guarded(array)[0] for name, array in case.tensors.items()}
     arrays["output"] = guarded(np.zeros(shape, DTYPES[case.element]))[0]
     given = operation.arguments(sizes, {name: array.ctypes.data for name, array in arrays.items()}, case.scale)
-    binary = opened.load(str(build.host_library(operation.folder)).encode())
+    binary = loaded(opened, operation.folder)
     binary.run(operation.plan(case.element, sizes), given, stream)
     return arrays
 
 
 @pytest.mark.parametrize("element", ELEMENTS)
 def test_kernels_by_name(fake: Path, element: str) -> None:
-    opened = driver.Driver(str(fake))
+    opened = libcuda.Driver(str(fake))
     rng = np.random.default_rng(4)
     for head_size, beams, length in ((16, 1, 3), (64, 4, 40), (80, 5, 200), (128, 16, 17)):
         case = self_case(rng, element, head_size, beams, length, length - 1, bias=True, sources=2, heads=2)
@@ -110,7 +118,7 @@ def test_beam_search_by_name(fake: Path) -> None:
     import test_beam_search_kernels as kernels
 
     launches = plugin_sources.module("beam_search.launches")
-    binary = driver.Driver(str(fake)).load(str(build.host_library("beam_search")).encode())
+    binary = loaded(libcuda.Driver(str(fake)), "beam_search")
     rng = np.random.default_rng(3)
     logits = kernels.random_logits(rng, 6, 3000, "ties", "fp16")
     arrays = kernels.top(logits, "fp16", 8)
@@ -153,25 +161,27 @@ def test_beam_search_refuses() -> None:
 
 
 def test_errors_carry_the_drivers_text(fake: Path) -> None:
-    opened = driver.Driver(str(fake))
-    with pytest.raises(BackendError, match=r"loading a binary of 7 bytes failed with 200 \(invalid image\)"):
-        opened.load(b"nothing")
-    binary = opened.load(str(build.host_library("cross_attention")).encode())
+    opened = libcuda.Driver(str(fake))
+    with pytest.raises(BackendUnavailable, match=r"CUDA 13.0 and can't load it.fatbin \(error 200, invalid image\)"):
+        LoadedBinary(opened, b"nothing", "it.fatbin")
+    binary = loaded(opened, "cross_attention")
     argument = OPERATIONS["CrossAttention"].parameters()
-    with pytest.raises(BackendError, match="finding the kernel softmax failed with 500"):
+    with pytest.raises(BackendError, match="finding the kernel softmax failed with CUDA error 500"):
         binary.run(Launch("softmax", (1, 1, 1), 32), argument, 0)
-    with pytest.raises(BackendError, match=r"launching cross_attention_x failed with 98 \(invalid device function\)"):
+    with pytest.raises(
+        BackendError, match=r"launching cross_attention_x failed with .* 98 \(invalid device function\)"
+    ):
         binary.run(Launch("cross_attention_x", (1, 1, 1), 32), argument, 0)
 
 
 def test_no_driver_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(BackendUnavailable, match=r"no CUDA driver .* install NVIDIA's driver, or use the CPU"):
-        driver.Driver(str(tmp_path / "libcuda.so.1"))
+        libcuda.Driver(str(tmp_path / "libcuda.so.1"))
     library = tmp_path / "empty.so"
     compiler = build.find_compiler("c++", "g++", "clang++")
     subprocess.run([compiler, "-shared", "-fPIC", "-x", "c++", "/dev/null", "-o", str(library)], check=True)
     with pytest.raises(BackendUnavailable, match=r"too old .* expected one of CUDA 12 or later"):
-        driver.Driver(str(library))
+        libcuda.Driver(str(library)).require(libcuda.KERNELS)
 
 
 def plain_tensorrt() -> types.ModuleType:
@@ -192,8 +202,8 @@ def plain_tensorrt() -> types.ModuleType:
 def test_enqueue(fake: Path, monkeypatch: pytest.MonkeyPatch, element: str, tmp_path: Path) -> None:
     """From the addresses that TensorRT hands out to the kernel's result, through the plugin's own enqueue."""
     glue = plugin_sources.module("glue.tensorrt_plugins")
-    opened = driver.Driver(str(fake))
-    monkeypatch.setattr(driver, "driver", lambda: opened)
+    opened = libcuda.Driver(str(fake))
+    monkeypatch.setattr(libcuda, "driver", lambda: opened)
     plugin_class = glue.make_plugin_class(plain_tensorrt())
     kind = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16"}[element]
     rng = np.random.default_rng(0)

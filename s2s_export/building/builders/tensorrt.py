@@ -77,6 +77,8 @@ def build(bundle: Bundle, recipe: Recipe, folder: Path, progress: Callable[[str]
                 library, name, lowered.paths[name], folder / f"{name}.engine", fitted.ranges, recipe, progress,
                 decompose=chosen.decompose_attention,
             )  # fmt: skip
+            if recipe.plugins:
+                _check_plugins(name)
     facts = {
         name: {
             "file": f"{name}.engine",
@@ -141,7 +143,18 @@ def _plugin_module(name: str) -> ModuleType:
 
 
 def _register_plugins(library: Library) -> None:
-    _plugin_module("glue.tensorrt_plugins").register(library.trt)
+    glue = _plugin_module("glue.tensorrt_plugins")
+    glue.register(library.trt)
+    glue.refusals()  # forgets those of builds before
+
+
+def _check_plugins(graph: str) -> None:
+    """Raises BuildError where a plugin refused sizes: the library builds the engine all the same, and it would fail."""
+    if reasons := _plugin_module("glue.tensorrt_plugins").refusals():
+        raise BuildError(
+            f"{graph}: our kernels don't serve sizes of this model ({'; '.join(reasons)}); change the ranges, or set "
+            "plugins = false in the recipe"
+        )
 
 
 def _copy_kernels(recipe: Recipe, folder: Path) -> None:

@@ -1,10 +1,10 @@
 """From a bundle's portable graphs to the graphs that one target's library compiles. Runs at build time, needs onnx.
 
     dimensions.py    a recipe's ranges fitted to a model; how many slots a cache has
-    specialize.py    outputs that the target does not want go, static sizes come
+    specialize.py    removes outputs that the target does not want, and sets static sizes
     expand.py        operators that an older parser lacks, written out
     running.py       the three graphs on ONNX Runtime, step by step
-    activations.py   what every value reaches on the samples
+    activations.py   how large every value becomes on the samples
     overflow.py      which nodes can't be fp16
     quantize.py      int8 and fp8 by explicit Q/DQ
     precision.py     an element type for every value, and the casts between

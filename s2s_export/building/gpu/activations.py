@@ -1,4 +1,4 @@
-"""What every value of the graphs reaches on sample sources, measured by running the fp32 graphs on ONNX Runtime."""
+"""How large every value of the graphs becomes on sample sources, by running the fp32 graphs on ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .running import Runner, Trace
 SEED = 1712
 KEPT = 65536  # values kept of each tensor
 KEPT_A_CALL = 2048
-MASKED = 1e8  # scores of masked places are constants, not activations
+MASKED = 1e8  # scores of masked positions are constants, not activations
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Observed:
             return
         self.largest = max(self.largest, float(flat.max()))
         if sum(part.size for part in self.kept) < KEPT:
-            # At random: evenly spaced ones would be the same few channels of each row.
+            # Chosen at random: evenly spaced values would come from the same few channels of each row.
             chosen = flat if flat.size <= KEPT_A_CALL else self.rng.choice(flat, KEPT_A_CALL, replace=False)
             self.kept.append(chosen.astype(np.float32))
 
@@ -62,7 +62,9 @@ def measure(bundle: Bundle, graphs: Mapping[str, Graph], sources: Iterable[list[
     seen: dict[tuple[str, str], Observed] = {}
 
     def observe(graph: str, name: str, array: Any) -> None:
-        if array.dtype == np.float32 and not name.startswith("self_"):  # a cache holds what was seen when it was made
+        if array.dtype == np.float32 and not name.startswith(
+            "self_"
+        ):  # a cache holds values that were measured when they were computed
             seen.setdefault((graph, name), Observed()).add(array)
 
     with tempfile.TemporaryDirectory(prefix="s2s-activations-") as scratch:

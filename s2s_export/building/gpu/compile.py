@@ -1,7 +1,7 @@
 """A lowered graph -> an engine: parse, check the layers, build, with progress and Ctrl-C.
 
 Attention is asked of TensorRT as one kernel. Where it has none for a head size or type it is allowed to take that
-attention apart, which the result says: it is correct, slower, and nobody should find out by measuring.
+attention apart into products. That is correct but slower, so the result reports it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from ...runtime.backends._tensorrt.messages import Messages, shortened
 from . import gates
 
 NO_KERNEL = "not supported by a dedicated kernel"
+LOOPS = {"LSTM", "GRU", "RNN", "Loop", "Scan"}  # operators whose memory is known only at run time
 Progress = Callable[[str], None]
 
 
@@ -72,6 +73,8 @@ def compile_graph(
             for attention in attentions:
                 attention.decomposable = True
         config = _config(library, builder, recipe, inputs, ranges)
+        if not LOOPS & calls.keys():
+            library.require_user_allocation(config)
         with contextlib.nullcontext() if taken_apart else quiet():
             engine = _build(library, name, builder, network, config, messages, progress)
         if engine is not None:
@@ -127,7 +130,7 @@ def _parse(library: Library, name: str, path: Path, network: Any, messages: Mess
 
 
 def _config(library: Library, builder: Any, recipe: Recipe, inputs: Any, ranges: Mapping[str, Range]) -> Any:
-    """One wide profile: a second one would double the engine."""
+    """A configuration with one wide profile: a second one would double the engine's size."""
     config = builder.create_builder_config()
     library.set_workspace(config, recipe.workspace_mib)
     library.set_compute_capabilities(config, recipe.compute_capabilities)
@@ -175,7 +178,7 @@ def _build(
 
 
 def make_monitor(trt: Any, name: str, progress: Progress, cancelled: threading.Event) -> Any:
-    """Tells of each phase as it begins; a phase inside a phase is not told."""
+    """Reports each phase as it begins, but not the phases inside a phase."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -213,7 +216,7 @@ def _interrupts(cancelled: threading.Event) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """TensorRT's compiler writes a failed try to the process's stderr, past its logger. Python's own stderr stays."""
+    """Hides what TensorRT's compiler writes to the process's stderr past its logger. Python's own stderr is kept."""
     saved = os.dup(2)
     ours, own = sys.stderr, None
     try:

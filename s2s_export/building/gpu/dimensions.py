@@ -1,8 +1,8 @@
 """A recipe's ranges fitted to one model, and the size of its caches.
 
-A cache has a fixed number of slots, N, whatever the number of beams: TensorRT's cache layer wants it so. With K beams
-it holds C = N / K positions, so N is a multiple of every K that is to be served exactly; other numbers of beams run as
-the next larger one that divides N.
+A cache has a fixed number of slots, N, whatever the number of beams, since TensorRT's cache layer needs a fixed size.
+With K beams it holds C = N / K positions, so N is a multiple of every K that is to be served exactly; other numbers of
+beams run as the next larger one that divides N.
 """
 
 from __future__ import annotations

@@ -22,12 +22,12 @@ NATIVE_ATTENTION, NATIVE_CACHE_UPDATE = "TRT_Attention", "TRT_KVCacheUpdate"
 
 
 def natives(parser: Any) -> set[str]:
-    """Which functions of ours the parser replaces by layers of its own."""
+    """The names of our functions that the parser replaces by its own layers."""
     return {name for name in (NATIVE_ATTENTION, NATIVE_CACHE_UPDATE) if parser.supports_operator(name)}
 
 
 def histogram(network: Any) -> dict[str, int]:
-    """Layers by type."""
+    """The number of layers of each type."""
     layers = (network.get_layer(i) for i in range(network.num_layers))
     return dict(sorted(Counter(str(layer.type).rpartition(".")[2] for layer in layers).items()))
 
@@ -49,7 +49,7 @@ def expected_layers(calls: Mapping[str, int], native: set[str], library: Library
 
 
 def check(name: str, network: Any, messages: Messages, expected: Mapping[str, int]) -> dict[str, int]:
-    """The histogram, or BuildError: an input was dropped, or a layer is not what its node should become."""
+    """The layers by type. Raises BuildError where an input was dropped or a node became other layers than it should."""
     check_inputs(name, messages)
     found = histogram(network)
     wrong = [
@@ -66,7 +66,7 @@ def check(name: str, network: Any, messages: Messages, expected: Mapping[str, in
 
 
 def check_inputs(name: str, messages: Messages) -> None:
-    """BuildError for an input that was dropped. Some are told of while parsing, some only while building."""
+    """Raises BuildError for an input that was dropped. Some are reported while parsing, some only while building."""
     if dropped := messages.dropped_inputs:
         raise BuildError(
             f"{name}: inputs were dropped, so the engine would compute something else: "

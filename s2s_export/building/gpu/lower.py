@@ -143,7 +143,7 @@ def _largest(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _measure_agreement(bundle: Bundle, graphs: Mapping[str, Graph], seen: Activations, folder: Path) -> dict[str, Any]:
-    """Of copies that round where the graphs do: a CPU that runs the files themselves would round less."""
+    """Compares copies that round where the graphs do, since a CPU that runs the files themselves would round less."""
     copies = {name: rounding.rounded(graph) for name, graph in graphs.items()}
     with tempfile.TemporaryDirectory(prefix=".rounded-", dir=folder) as scratch:
         paths = {name: Path(scratch) / f"{name}.onnx" for name in graphs}

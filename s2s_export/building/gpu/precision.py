@@ -1,9 +1,9 @@
 """An element type for every value of an fp32 graph, and the casts between.
 
 TensorRT types a network strongly: what the graph says is what is computed. Products and attention take the low type;
-norms, softmax, sums of two activations (the residual stream) and embeddings stay fp32; what only moves or bends values
-takes the type that it is given. So a layer reads and writes its weights and caches at half the bytes, and the error of
-one layer is not carried to the next in half precision.
+norms, softmax, sums of two activations (the residual stream) and embeddings stay fp32; operators that only move values
+or apply a function to each keep the type of their input. So a layer reads and writes its weights and caches at half the
+bytes, and the error of one layer is not carried to the next in half precision.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Lowering:
             if not graph.is_float(name):
                 continue
             self.now[name] = chosen
-            if table and chosen != FLOAT:  # embeddings begin the residual stream
+            if table and chosen != FLOAT:  # embeddings are the start of the residual stream
                 node.output[i] = graph.fresh(name)
                 self.nodes.append(self._cast_node(node.output[i], FLOAT, name))
                 self.now[name] = FLOAT
@@ -144,7 +144,7 @@ class Lowering:
         key = (name, wanted)
         if key not in self.casts:
             if array.size == 1 and array.dtype == np.float32 and float(np.abs(array).max()) > LOWEST:
-                # The score of what must not be seen. fp16 has no such number.
+                # The score of masked positions, which fp16 can't hold.
                 array = np.clip(array, -LOWEST, LOWEST)
                 self.n_clipped += 1
             elif element_type(array) == wanted:
@@ -198,7 +198,7 @@ def boundaries(graphs: Mapping[str, Graph], low: str) -> dict[str, int]:
 
 
 def _tables_that_multiply(graph: Graph) -> set[str]:
-    """Places of weights that a product reads, so that a tied embedding is stored once in the low type."""
+    """Locations of weights that a product reads, so that a tied embedding is stored once in the low type."""
     return {
         graph.places[name]
         for node in graph.nodes

@@ -16,6 +16,7 @@ import numpy as np
 from ...bundle import GRAPHS, Bundle, output_of
 from ...errors import BuildError
 from ...runtime.backends._sources import pad_sources
+from ...runtime.decoding.ancestors import AncestorTable
 
 N_BEAMS = 2
 SWAP_EVERY = 5  # steps
@@ -75,6 +76,7 @@ class Runner:
             elif len(shape) > values[name].ndim:  # a recurrent decoder's first state: every beam starts from it
                 values[name] = np.repeat(values[name][:, None], N_BEAMS, axis=1)
         values["n_candidates"] = np.ones(1, np.int64)
+        table = AncestorTable(values["ancestors"]) if "ancestors" in values else None
         start = self.bundle.manifest["generation"].get("decoder_start_token_id") or 0
         fed, logits, is_open = [np.full((n_sources, N_BEAMS), start, np.int64)], [], []
         ends = self._ends()
@@ -86,7 +88,9 @@ class Runner:
                 parents[:] = 0
             elif t and t % SWAP_EVERY == 0:
                 parents = parents[:, ::-1].copy()
-            self._feed(values, fed[t], parents, t)
+            values |= {"token": fed[t], "position": np.array([t], np.int64), "parents": parents}
+            if table is not None:
+                table.follow(parents)  # which changes the array in `values`
             out = self._call("decoder_step", values, observe)
             for name in step:
                 if (updated := output_of(name)) in out:
@@ -101,14 +105,6 @@ class Runner:
         """Tokens that end a text."""
         eos = self.bundle.manifest["generation"].get("eos_token_id")
         return eos if isinstance(eos, list) else [] if eos is None else [eos]
-
-    def _feed(self, values: dict[str, Any], tokens: Any, parents: Any, t: int) -> None:
-        values["token"], values["position"] = tokens, np.array([t], np.int64)
-        values["parents"] = parents
-        ancestors = values.get("ancestors")
-        if ancestors is not None:
-            ancestors[:, :, :t] = np.take_along_axis(ancestors[:, :, :t], parents[:, :, None], axis=1)
-            ancestors[:, :, t] = np.arange(N_BEAMS)
 
     def _call(self, graph: str, values: Mapping[str, Any], observe: Observe | None) -> dict[str, Any]:
         session = self.sessions[graph]

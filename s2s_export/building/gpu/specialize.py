@@ -1,7 +1,7 @@
 """The portable graph for one target: outputs that it does not want are pruned, and last, static sizes are written in.
 
-On a GPU the search's bookkeeping (log-softmax, best tokens, probes) happens outside the graph, so a step gives logits
-and caches only; cross-attention weights come where the recipe asks for them.
+On a GPU the search's bookkeeping (log-softmax, best tokens, probes) happens outside the graph, so a step gives only
+logits and caches, and cross-attention weights where the recipe asks for them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def specialize(graph: Graph, *, attention: bool, search: bool, plugins: bool) ->
 
 
 def fix_sizes(graph: Graph, sizes: Mapping[str, int]) -> int:
-    """Letters of inputs and outputs become numbers. Returns how many dimensions did."""
+    """Replaces letters in the shapes of inputs and outputs by numbers. Returns how many dimensions changed."""
     n_fixed = 0
     for value in (*graph.model.graph.input, *graph.model.graph.output):
         for size in value.type.tensor_type.shape.dim:
@@ -52,9 +52,9 @@ def fix_sizes(graph: Graph, sizes: Mapping[str, int]) -> int:
 
 
 def drop_functions(graph: Graph, domain: str) -> int:
-    """Bodies of a domain's functions go: TensorRT before 10.7 takes a body where it sees one, and not the plugin.
+    """Removes the bodies of a domain's functions: TensorRT before 10.7 prefers a body to the plugin.
 
-    Returns how many went.
+    Returns how many were removed.
     """
     kept = [function for function in graph.model.functions if function.domain != domain]
     n_dropped = len(graph.model.functions) - len(kept)

@@ -14,7 +14,6 @@ import numpy as np
 SPREAD_LIMIT = 0.15  # (third quartile - first) / median beyond which a measurement is flagged
 BUSY_LIMIT = 0.05  # share of the machine taken by others
 WAITING_LIMIT = 0.05  # share of its wall time that a call spent without a core
-FEW = 20  # samples below which a p99 is the largest of them
 
 
 @dataclass(frozen=True)

@@ -140,13 +140,5 @@ def add_speed(results: Sequence[dict[str, Any]], entries: Sequence[Entry], secon
             result["speed_against"] = rivals[0]["label"]
 
 
-def by_work(results: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """Results in groups of the same work, in order."""
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for result in results:
-        groups.setdefault(_work_key(result), []).append(result)
-    return list(groups.values())
-
-
 def _work_key(result: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(result[key] for key in ("threads", "batch_size", "num_beams", "source_length"))

@@ -15,6 +15,7 @@ from ...runtime.cuda.interface import Device, Graph
 from ...runtime.decoding.options import GenerationOptions, resolve
 from ...runtime.device_search.loop import DeviceSearch, Mode
 from ...runtime.device_search.rules import serialise
+from ...runtime.device_search.step_executor import Attention
 
 VOCABULARIES = {"OPUS-MT": 58101, "T5-small": 32128}
 BATCHES, BEAMS = (1, 8, 64), (1, 4, 8)
@@ -29,7 +30,9 @@ class StillExecutor:
 
     def __init__(self, device: Device, logits: NDArray[np.float32], capacity: int) -> None:
         self.n_sources, self.n_beams, self.vocabulary_size = logits.shape
-        self.capacity, self.element = capacity, "fp32"
+        self.capacity, self.positions, self.element = capacity, capacity, "fp32"
+        self.attention: Attention | None = None
+        self.capturable = True
         self._device = device
         self.signature: object = id(self)
         self.stream = device.create_stream()
@@ -98,13 +101,12 @@ def times(device: Device, vocabulary_size: int, batch: int, beams: int, rules: b
                 search.run(sources, options, mode=mode)
                 taken.append(time.perf_counter() - begin)
             found[f"{mode}_step_us"] = 1e6 * float(np.median(taken)) / N_TOKENS
-        held = search._held
-        assert held is not None
-        found["capture_ms"] = _captures(device, held, n)
-        found["memory_mib"] = held._arena.n_bytes / 2**20
-        held.begin(options, *_first(options, executor))
+        (buffers,) = search._kept.values()  # of the one plan that all of these calls have
+        found["capture_ms"] = _captures(device, buffers, n)
+        found["memory_mib"] = buffers._arena.n_bytes / 2**20
+        buffers.begin(options, *_first(options, executor))
         kernels: dict[str, float] = {}
-        for launch, structure in held._launches.queue():
+        for launch, structure in buffers._launches.queue():
             queue = functools.partial(device.run, launch, structure, executor.stream)
             kernels[launch.kernel] = launch_us(device, executor.stream, queue)
         found["kernels_us"] = kernels
@@ -131,7 +133,7 @@ def launch_us(device: Device, stream: int, queue: Callable[[], None], n: int = L
         graph.close()
 
 
-def _captures(device: Device, held: Any, n: int) -> dict[str, float]:
+def _captures(device: Device, buffers: Any, n: int) -> dict[str, float]:
     """Milliseconds of a graph's capture and instantiation. None is ever updated: all that changes lies in memory."""
 
     def median(make: Callable[[], Graph]) -> float:
@@ -143,10 +145,10 @@ def _captures(device: Device, held: Any, n: int) -> dict[str, float]:
             graph.close()
         return 1e3 * float(np.median(taken))
 
-    stream = held._stream
-    found = {"step": median(lambda: device.capture(stream, held._queue_step))}
+    stream = buffers._stream
+    found = {"step": median(lambda: device.capture(stream, buffers._queue_step))}
     if device.while_graphs:
-        found["while"] = median(lambda: device.capture_while(stream, held._queue_step))
+        found["while"] = median(lambda: device.capture_while(stream, buffers._queue_step))
     return found
 
 

@@ -1,5 +1,5 @@
-"""ONNX Runtime's decoder step under the search on the device. No graph can hold its launches, so the host runs each
-step; rules, choice and bookkeeping follow as a graph of their own, and the host reads no more than the stop flag.
+"""ONNX Runtime's decoder step under the search on the device. No graph can hold its launches: the host runs each
+step; rules, choice and bookkeeping follow as a graph of their own, and the host reads only the stop flag.
 
 Token, position, ancestors, caches and logits are memory of the search's device, bound to the step by address. Letters:
 B sources, K beams, S source length, C positions, N = C*K slots, M candidates, Q probed tokens.
@@ -22,11 +22,12 @@ BY_THE_LOOP = ("token", "position", "ancestors")
 
 
 class CudaExecutor:
-    """See `StepExecutor`. values: what is bound besides addresses, which lives as long. addresses: of the tensors that
-    the loop and the step share, by name. by_the_loop: binds those that the loop writes, before each step: what ONNX
-    Runtime needs on the host (it works out sizes there, and the slot of a position) it copies when it is bound."""
+    """See `StepExecutor`.
 
-    capturable = False
+    values: what is bound besides addresses; it must live as long as the binding. addresses: of the tensors that search
+    and step share, by name. by_the_loop: binds the tensors that the search writes, before each step, since ONNX Runtime
+    copies what it needs on the host (it computes sizes there, and the slot of a position) when a tensor is bound.
+    """
 
     def __init__(
         self,
@@ -42,12 +43,13 @@ class CudaExecutor:
         from onnxruntime import RunOptions
 
         self._options = RunOptions()
-        self._options.only_execute_path_to_fetches = True  # not what finds the host's candidates
+        self._options.only_execute_path_to_fetches = True  # leaves out what the host's search asks for
         graph = backend.graphs["decoder_step"]
         logits = next(entry for entry in graph["outputs"] if entry["name"] == "logits")
         self._backend, self._binding, self._values, self._device = backend, binding, values, device
         self._bind_by_the_loop = by_the_loop
         self.n_sources, self.n_beams, self.capacity = letters["B"], letters["K"], letters["C"]
+        self.positions, self.capturable = letters["C"], False
         self.vocabulary_size = backend.bundle.vocabulary_size
         self.element = ELEMENTS[logits["dtype"]]
         self.token, self.position = addresses["token"], addresses["position"]
@@ -56,17 +58,17 @@ class CudaExecutor:
         if "attention" in addresses:
             self.attention = attention_at(graph, addresses["attention"], letters["S"])
         self.stream = stream
-        # The search's graph depends on no more; the step is bound anew for each batch.
+        # All that the search's graph depends on; the step itself is bound anew for each batch.
         self.signature: object = (self.token, self.position, self.ancestors, self.logits, self.attention)
 
     def enqueue(self, stream: int) -> None:
-        self._device.synchronize(self.stream)  # the library has a stream of its own, and waits for that one
+        self._device.synchronize(self.stream)  # the library runs in a stream of its own, and waits for it
         self._bind_by_the_loop()
         self._backend.run("decoder_step", self._binding, self._options)
 
 
-class CudaPlace:
-    """Buffers and a stream. See `device.searcher.Place`. backend: an OnnxRuntimeCudaBackend."""
+class CudaSlot:
+    """Buffers and a stream. See `searcher.Slot`. backend: an OnnxRuntimeCudaBackend."""
 
     def __init__(self, backend: Any, device: Device) -> None:
         self._backend = backend
@@ -118,8 +120,8 @@ class CudaPlace:
         self._device.destroy_stream(self._stream)
 
 
-class CudaPlaces:
-    """See `device.searcher.Places`. ONNX Runtime takes any number of sources."""
+class CudaSlotFactory:
+    """See `searcher.SlotFactory`. ONNX Runtime takes any number of sources."""
 
     most_sources: int | None = None
 
@@ -130,8 +132,8 @@ class CudaPlaces:
     def shape_of(self, sources: Sequence[Sequence[int]], options: GenerationOptions) -> Hashable:
         return len(sources), options.n_rows, capacity(options, self._backend.bundle.max_target_length)
 
-    def make(self) -> CudaPlace:
-        return CudaPlace(self._backend, self.device)
+    def make(self) -> CudaSlot:
+        return CudaSlot(self._backend, self.device)
 
 
 def _nothing_asked(name: str, entry: Any, letters: Mapping[str, int]) -> Any:

@@ -1,8 +1,8 @@
-"""Where the keys and values of a batch's beams lie: the bookkeeping of cache slots, in the forms that graphs know.
+"""The bookkeeping of cache slots: where the keys and values of each beam lie, in the three forms that graphs take.
 
 Letters: B sources, K beams, C positions, N slots. A step writes K neighbouring slots, one a beam.
 
-    Ancestors   the bundle's own graphs: slot t*K + k is what beam k wrote at position t, for good
+    Ancestors   the bundle's own graphs: slot t*K + k is what beam k wrote at position t; it never moves
     Positions   CPU engines with our own kernels (plugins/cpu): the same, with the position outermost
     Slots       CPU engines with ONNX Runtime's (building/cpu/onnxruntime/slots.py): the graph is told which slots a
                 beam sees, so dead ones are used again
@@ -15,74 +15,70 @@ from typing import Any
 
 import numpy as np
 
+from ..decoding.ancestors import AncestorTable
 from ..decoding.state import Floats, Ints
 
-MASKED = np.float32(-1e9)  # added to the score of what must not be seen; exp of it is 0
+MASKED = np.float32(-1e9)  # added to the scores of slots that a beam must not see: exp of it is 0
 FIRST_CAPACITY = 16  # positions a cache has room for at first
-RESERVED = 128  # the same where empty positions are never read
+RESERVED = 128  # the same for caches whose empty positions are never read
 GROWTH = 1.5  # a full cache of positions grows by this factor, so that copies stay below twice the tokens decoded
-FEWEST_FREE = 8  # groups of slots that are free after dead ones were dropped
-MOVING = 3  # what moving a slot costs, in readings of it by attention: read, write, and a page that is new
+FEWEST_FREE = 8  # groups of slots that are free at least, after unused ones were dropped
+MOVING = 3  # the cost of moving a slot, as a multiple of attention reading it: a read, a write, a new page
 
 
 class Ancestors:
-    """ancestors [B,K,C]: the beam whose slot holds position t of the history that beam k continues."""
+    """Slots that an ancestor table [B,K,C] finds; see decoding/ancestors.py."""
 
     def __init__(self, n_sources: int, n_beams: int, limit: int | None, capacity: int = FIRST_CAPACITY) -> None:
         self.n_beams = n_beams
         self._limit = limit
-        self._n = 0
-        capacity = self._capacity(capacity)
-        self.n_slots = capacity * n_beams
-        self._ancestors: Ints = np.zeros((n_sources, n_beams, capacity), dtype=np.int64)
+        self._table = AncestorTable.of(n_sources, n_beams, self._capacity(capacity))
 
     def _capacity(self, wanted: int) -> int:
         return wanted if self._limit is None else min(wanted, self._limit)
 
     @property
+    def n_slots(self) -> int:
+        return self._table.capacity * self.n_beams
+
+    @property
     def inputs(self) -> dict[str, Any]:
-        """What the graph reads; new arrays after `make_room` and `keep`."""
-        return {"ancestors": self._ancestors}
+        """The graph's inputs by name. After `make_room` and `keep` they are new arrays."""
+        return {"ancestors": self._table.array}
 
     @property
     def is_full(self) -> bool:
-        return self._n * self.n_beams == self.n_slots
+        return self._table.is_full
 
     def follow(self, parents: Ints) -> None:
         """A step: beam k continues the history of beam parents[b,k] and writes its own slot."""
-        t, beams = self._n, np.arange(self.n_beams)
-        ancestors = self._ancestors
-        if t and (parents != beams).any():
-            ancestors[:, :, :t] = np.take_along_axis(ancestors[:, :, :t], parents[:, :, None], axis=1)
-        ancestors[:, :, t] = beams
-        self._n += 1
+        self._table.follow(parents)
 
     def make_room(self) -> None:
-        """Be ready for another step. Caches have to be moved after it."""
-        capacity = self._capacity(max(self._n + 1, int(self._n * GROWTH)))
-        self.n_slots = capacity * self.n_beams
-        self._ancestors = np.pad(self._ancestors, ((0, 0), (0, 0), (0, capacity - self._n)))
+        """Makes room for another step. The caches must be moved with `move` afterwards."""
+        n = self._table.n_positions
+        self._table.grow(self._capacity(max(n + 1, int(n * GROWTH))))
 
     def move(self, old: Floats) -> Floats:
         """A cache as it was before `make_room`, as it is after it."""
         return _moved(old, self.n_slots, None)
 
     def keep(self, sources: Ints) -> None:
-        self._ancestors = np.ascontiguousarray(self._ancestors[sources])
+        self._table.keep(sources)
 
     def new(self, shape: list[int], dtype: str) -> Floats:
         """A cache for the first step."""
         return np.zeros(shape, dtype=dtype)
 
     def kept(self, cache: Floats, sources: Ints) -> Floats:
-        """A cache of these sources only."""
+        """A copy of a cache with these sources only."""
         return np.ascontiguousarray(cache[sources])
 
 
 class Positions(Ancestors):
     """ancestors [B,K,C] for caches [C,B,H,K,D], of which the first n positions are written and the rest is never read.
 
-    Room for many positions takes no memory before it is used, as a page is not there until it is written.
+    Room for many positions takes no memory before it is used: the system gives a page when it is first written.
     """
 
     def __init__(self, n_sources: int, n_beams: int, limit: int | None) -> None:
@@ -93,12 +89,14 @@ class Positions(Ancestors):
 
     def move(self, old: Floats) -> Floats:
         grown: Floats = np.empty((self.n_slots // self.n_beams, *old.shape[1:]), dtype=old.dtype)
-        grown[: self._n] = old[: self._n]
+        n = self._table.n_positions
+        grown[:n] = old[:n]
         return grown
 
     def kept(self, cache: Floats, sources: Ints) -> Floats:
         fewer: Floats = np.empty((len(cache), len(sources), *cache.shape[2:]), dtype=cache.dtype)
-        np.take(cache[: self._n], sources, axis=1, out=fewer[: self._n])
+        n = self._table.n_positions
+        np.take(cache[:n], sources, axis=1, out=fewer[:n])
         return fewer
 
 
@@ -118,7 +116,7 @@ class Slots:
 
     @property
     def inputs(self) -> dict[str, Any]:
-        """What the graph reads; new arrays after `make_room` and `keep`."""
+        """The graph's inputs by name. After `make_room` and `keep` they are new arrays."""
         return {"self_mask": self._mask, "write_group": self._group, "slot_positions": self._positions}
 
     @property
@@ -140,8 +138,8 @@ class Slots:
     def make_room(self) -> None:
         """Drop the slots that no beam sees any more, and be ready for more steps. Caches have to be moved after it.
 
-        Free groups F cost F*K slots that attention reads for nothing, moving L live slots costs MOVING*L every F steps:
-        the sum is least at F = sqrt(MOVING * L / K).
+        With F free groups, attention reads F*K slots in vain, and moving L live slots costs MOVING*L every F steps. The
+        sum is least at F = sqrt(MOVING * L / K).
         """
         is_live = (self._mask[:, 0] == 0).any(axis=1)  # [B,N]
         n_live = int(is_live.sum(axis=1).max())
@@ -150,7 +148,7 @@ class Slots:
         free = max(FEWEST_FREE, math.isqrt(MOVING * n_live // self.n_beams))
         self._order = None
         if n_kept < self.n_slots:
-            # Live slots first and in order; the dead ones that fill a source up stay unseen.
+            # Live slots first, in order. Where a source has fewer, dead ones fill it up and stay masked.
             self._order = np.argsort(~is_live, axis=1, kind="stable")[:, :n_kept]
             self._mask = np.take_along_axis(self._mask, self._order[:, None, None], axis=3)
             self._positions = np.take_along_axis(self._positions, self._order, axis=1)
@@ -168,7 +166,7 @@ class Slots:
         return np.zeros(shape, dtype=dtype)
 
     def kept(self, cache: Floats, sources: Ints) -> Floats:
-        """A cache of these sources only."""
+        """A copy of a cache with these sources only."""
         return np.ascontiguousarray(cache[sources])
 
     def keep(self, sources: Ints) -> None:

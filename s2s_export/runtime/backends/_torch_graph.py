@@ -1,4 +1,4 @@
-"""Runs an ONNX graph with PyTorch operators, node by node: the plain version that fast ones are compared with.
+"""Runs an ONNX graph with PyTorch operators, node by node: the slow, plain version that fast ones are compared with.
 
 It knows the operators that this project's graphs use and no others, and follows ONNX's definition of each (opset 24).
 """
@@ -53,7 +53,7 @@ class TorchGraph:
 
     @torch.no_grad()
     def run(self, feed: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Every value of the graph, the outputs among them."""
+        """Every value of the graph by name, including the outputs."""
         values: dict[str, Any] = {**self.weights, **feed, "": None}
         self._run_nodes(self.nodes, values, {})
         return values
@@ -76,7 +76,7 @@ class TorchGraph:
         return [values[name] for name in function.output]
 
 
-# Inputs that say a size, an axis or a number of elements: they are read on the host.
+# Inputs that give a size, an axis or a number of elements. They are read on the host.
 SIZES = {
     "Reshape": {1}, "Expand": {1}, "Unsqueeze": {1}, "Squeeze": {1}, "Slice": {1, 2, 3}, "Split": {1},
     "Range": {0, 1, 2}, "TopK": {1}, "ReduceSum": {1}, "ReduceMax": {1}, "CumSum": {1},
@@ -125,7 +125,7 @@ class StaticTorchGraph:
                 continue
             if node.op_type == "Cast" and DTYPES[attributes["to"]].is_floating_point:
                 attributes["to"] = next(number for number, kind in DTYPES.items() if kind == self.element)
-            given: list[Any] = []  # names of what changes, tensors of what does not
+            given: list[Any] = []  # names of values that change, tensors of those that don't
             for i, name in enumerate(node.input):
                 if name not in static or static[name] is None or i in SIZES.get(node.op_type, ()):
                     given.append(static.get(name, name))

@@ -1,7 +1,7 @@
 """The decoder's step through PyTorch under the search on the device: for measuring and tests, wherever torch runs.
 
 The portable decoder step is run operator by operator on torch's own memory, so that the search, its rules, streams and
-graphs are proven with a real decoder on any machine that has torch and a GPU, with or without TensorRT. On a GPU the
+graphs can be tested with a real decoder on any machine that has torch and a GPU, with or without TensorRT. On a GPU the
 step is captured into graphs like an engine's. Letters: B sources, K beams, S source length, C positions, N = C*K slots.
 """
 
@@ -19,8 +19,7 @@ from ..cuda.interface import Device
 from ..decoding.options import GenerationOptions
 from ..device_search.loop import Mode
 from ..device_search.searcher import DeviceSearcher
-from ..device_search.step_executor import Attention, attention_at, capacity
-from ..device_search.step_executor import unfit as unfit_for_search
+from ..device_search.step_executor import Attention, attention_at, capacity, incompatible_reason
 from ._torch_graph import StaticTorchGraph
 from .torch import TorchBackend
 
@@ -42,21 +41,20 @@ class TorchDeviceBackend(TorchBackend):
         self.steps = StaticTorchGraph(bundle.graph_path("decoder_step"), self.device, element)
 
     def lacks_device_search(self) -> str | None:
-        return unfit_for_search(self.bundle.manifest["graphs"]["decoder_step"])
+        return incompatible_reason(self.bundle.manifest["graphs"]["decoder_step"])
 
     def device_search(self, mode: Mode) -> DeviceSearcher:
-        return DeviceSearcher(TorchPlaces(self), mode)
+        return DeviceSearcher(TorchSlotFactory(self), mode)
 
 
 class TorchExecutor:
     """See `StepExecutor`. Its tensors are torch's; the search is given their addresses."""
 
-    capturable = True
-
     def __init__(self, backend: TorchDeviceBackend, stream: int, letters: Mapping[str, int], attention: bool) -> None:
         graph = backend.bundle.manifest["graphs"]["decoder_step"]
         self._backend, self._letters = backend, letters
         self.n_sources, self.n_beams, self.capacity = letters["B"], letters["K"], letters["C"]
+        self.positions, self.capturable = letters["C"], True
         self.vocabulary_size = backend.bundle.vocabulary_size
         self.stream = stream
         self._in_stream = _in_stream(backend.device, stream)
@@ -71,21 +69,21 @@ class TorchExecutor:
             in_place = {name: output_of(name) for name in self._caches}
             wanted = ["logits", *(["attention"] if attention else [])]
             self._step = backend.steps.bind(self._inputs, in_place, wanted)
-            self._kept = {name: torch.empty_like(value).contiguous() for name, value in self._step().items()}
+            self._written = {name: torch.empty_like(value).contiguous() for name, value in self._step().items()}
         self.token, self.position, self.ancestors = (
             self._inputs[name].data_ptr() for name in ("token", "position", "ancestors")
         )
-        self.logits = self._kept["logits"].data_ptr()
-        self.element = ELEMENTS[self._kept["logits"].dtype]
+        self.logits = self._written["logits"].data_ptr()
+        self.element = ELEMENTS[self._written["logits"].dtype]
         self.attention: Attention | None = None
         if attention:
-            at = attention_at(graph, self._kept["attention"].data_ptr(), letters["S"])
+            at = attention_at(graph, self._written["attention"].data_ptr(), letters["S"])
             assert at is not None
-            self.attention = replace(at, element=ELEMENTS[self._kept["attention"].dtype])
+            self.attention = replace(at, element=ELEMENTS[self._written["attention"].dtype])
         self.signature: object = id(self)
 
     def restart(self, values: Mapping[str, Any]) -> None:
-        """Another batch of the same shape: what encoder and cross-KV-init gave for it."""
+        """Begins another batch of the same shape. values: what encoder and cross-KV-init gave for it, by name."""
         with self._in_stream():
             for name, tensor in self._inputs.items():
                 if name in values:
@@ -102,7 +100,7 @@ class TorchExecutor:
     def _run(self) -> None:
         with self._in_stream():
             for name, value in self._step().items():
-                self._kept[name].copy_(value)
+                self._written[name].copy_(value)
 
 
 def _in_stream(device: torch.device, stream: int) -> Callable[[], AbstractContextManager[Any]]:
@@ -120,8 +118,8 @@ def _in_stream(device: torch.device, stream: int) -> Callable[[], AbstractContex
     return entered
 
 
-class TorchPlace:
-    """See `device.searcher.Place`. A batch of the last one's shape takes its executor over."""
+class TorchSlot:
+    """See `searcher.Slot`. A batch of the same shape as the last one uses its executor again."""
 
     def __init__(self, backend: TorchDeviceBackend) -> None:
         self._backend = backend
@@ -152,8 +150,8 @@ class TorchPlace:
         self._backend.search_device.destroy_stream(self._stream)
 
 
-class TorchPlaces:
-    """See `device.searcher.Places`. PyTorch takes any number of sources."""
+class TorchSlotFactory:
+    """See `searcher.SlotFactory`. PyTorch takes any number of sources."""
 
     most_sources: int | None = None
 
@@ -167,5 +165,5 @@ class TorchPlaces:
             max(map(len, sources)),
         )  # fmt: skip
 
-    def make(self) -> TorchPlace:
-        return TorchPlace(self._backend)
+    def make(self) -> TorchSlot:
+        return TorchSlot(self._backend)

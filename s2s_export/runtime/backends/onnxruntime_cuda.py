@@ -17,11 +17,12 @@ from ...engines import folder_of, read, refuse_stale, targets_of, why_no_engine
 from ...errors import BackendError, EngineError, InvalidOption
 from ..cuda import device as cuda
 from ..cuda.emulation import HostDevice
+from ..decoding.ancestors import AncestorTable
 from ..decoding.state import NO_ATTENTION, DecodeState, Ints, StepQuery, StepResult
 from ..device_search.loop import NO_WHILE, Mode
 from ..device_search.searcher import DeviceSearcher
-from ..device_search.step_executor import unfit as unfit_for_search
-from ._cuda_step import CudaPlaces
+from ..device_search.step_executor import incompatible_reason as search_incompatible_reason
+from ._cuda_step import CudaSlotFactory
 from ._declaration import Declaration
 from ._sources import pad_sources
 from .onnxruntime import refuse_difference
@@ -128,13 +129,13 @@ class OnnxRuntimeCudaBackend:
         return values
 
     def lacks_device_search(self) -> str | None:
-        return unfit_for_search(self.graphs["decoder_step"])
+        return search_incompatible_reason(self.graphs["decoder_step"])
 
     def device_search(self, mode: Mode) -> DeviceSearcher:
         if mode == "while":
             raise BackendError(NO_WHILE)
         device = cuda.shared() if self.device == "cuda" else HostDevice()
-        return DeviceSearcher(CudaPlaces(self, device), mode)
+        return DeviceSearcher(CudaSlotFactory(self, device), mode)
 
     def run(self, graph: str, binding: Any, options: Any = None) -> None:
         """Runs a graph as it is bound, and waits. options: onnxruntime.RunOptions."""
@@ -171,8 +172,7 @@ class CudaState:
         self._limit = backend.bundle.max_target_length
         self._letters = {"B": n_sources, "K": n_beams, "S": length}
         self._t = 0
-        self._capacity = 0
-        self._ancestors: Any = np.zeros((n_sources, n_beams, 0), np.int64)
+        self._ancestors = AncestorTable.of(n_sources, n_beams, 0)
         self._grow(FIRST_CAPACITY)
 
     def step(self, tokens: Ints, parents: Ints, query: StepQuery) -> StepResult:
@@ -181,16 +181,16 @@ class CudaState:
             raise BackendError(f"the decoder has no position {t}: the model's limit is {self._limit} tokens")
         if query.attention and "attention" not in self._outputs:
             raise BackendError(NO_ATTENTION)
-        if t >= self._capacity:
+        if self._ancestors.is_full:
             self._grow(t * GROWTH)
-        self._follow(parents, t)
+        self._ancestors.follow(parents)
         probes = query.probe_ids
         has_probes = probes is not None and probes.shape[2] > 0
-        fed = {
+        fed: dict[str, Any] = {
             "token": tokens,
             "position": np.array([t], np.int64),
             "parents": parents if t else np.zeros_like(parents),
-            "ancestors": self._ancestors,
+            "ancestors": self._ancestors.array,
             "n_candidates": np.array([query.n_candidates], np.int64),
             "probe_ids": probes if has_probes else np.zeros((*tokens.shape, 1), np.int64),
         }
@@ -227,33 +227,23 @@ class CudaState:
         self._values.update(zip(self._states, values[len(wanted) :], strict=True))
         return {name: value.numpy() for name, value in zip(wanted, values, strict=False)}
 
-    def _follow(self, parents: Ints, t: int) -> None:
-        """Record whose history each beam continues: ancestors[b,k,:t] = ancestors[b,parents[b,k],:t]."""
-        beams = np.arange(self.n_beams)
-        if t and (parents != beams).any():
-            past = self._ancestors[:, :, :t]
-            self._ancestors[:, :, :t] = np.take_along_axis(past, parents[:, :, None], axis=1)
-        self._ancestors[:, :, t] = beams
-
     def _grow(self, capacity: int) -> None:
         """Make room for `capacity` positions, keeping what the caches hold."""
         if self._limit is not None:
             capacity = min(capacity, self._limit)
-        old, held = self._capacity, self._ancestors
-        self._ancestors = np.zeros((self.n_sources, self.n_beams, capacity), np.int64)
-        self._ancestors[:, :, :old] = held
+        old = self._ancestors.capacity
+        self._ancestors.grow(capacity)
         self._letters |= {"C": capacity, "N": capacity * self.n_beams}
         for name in self._caches:
             array = np.zeros(self._shape(self._inputs[name]), self._inputs[name]["dtype"])
             if old:
                 array[:, :, : old * self.n_beams] = self._values[name].numpy()
             self._values[name] = self._backend.value(array)
-        self._capacity = capacity
 
     def keep(self, sources: Ints) -> None:
         """Through the host: it happens a few times a batch."""
         self.n_sources = self._letters["B"] = len(sources)
-        self._ancestors = np.ascontiguousarray(self._ancestors[sources])
+        self._ancestors.keep(sources)
         for name, entry in self._inputs.items():
             if name in self._values and entry["shape"][:1] == ["B"]:
                 self._values[name] = self._backend.value(self._values[name].numpy()[sources])

@@ -9,6 +9,7 @@ import numpy as np
 
 from ...bundle import GRAPHS, Bundle, difference, output_of
 from ...errors import BackendError, BundleError
+from ..decoding.ancestors import AncestorTable
 from ..decoding.state import Ints, StepQuery, StepResult
 from ._declaration import Declaration
 from ._sources import pad_sources
@@ -88,7 +89,7 @@ class TorchState:
         for name in self._carried:
             if name in values:  # a first state, one a source
                 self._values[name] = values[name][:, None].expand(-1, n_beams, -1)
-        self._ancestors = np.zeros((self.n_sources, n_beams, 0), dtype=np.int64)
+        self._ancestors = AncestorTable.of(self.n_sources, n_beams, 0)
         self._step = 0
 
     def step(self, tokens: Ints, parents: Ints, query: StepQuery) -> StepResult:
@@ -123,17 +124,16 @@ class TorchState:
             small["parents"] = parents
         else:
             self._make_room()
-            self._ancestors = np.take_along_axis(self._ancestors, parents[:, :, None], axis=1)
-            self._ancestors[:, :, self._step] = np.arange(self.n_beams)
-            small |= {"position": np.array([self._step]), "ancestors": self._ancestors}
+            self._ancestors.follow(parents)
+            small |= {"position": np.array([self._step]), "ancestors": self._ancestors.array}
         return {name: torch.from_numpy(np.array(value)).to(self._graph.device) for name, value in small.items()}
 
     def _make_room(self) -> None:
         import torch
 
-        if self._step < self._ancestors.shape[2]:
+        if not self._ancestors.is_full:
             return
-        self._ancestors = np.pad(self._ancestors, ((0, 0), (0, 0), (0, CAPACITY_STEP)))
+        self._ancestors.grow(self._ancestors.capacity + CAPACITY_STEP)
         for name in self._carried:
             _, heads, _, size = self._inputs[name]
             more = torch.zeros(self.n_sources, heads, CAPACITY_STEP * self.n_beams, size, device=self._graph.device)
@@ -142,7 +142,7 @@ class TorchState:
     def keep(self, sources: Ints) -> None:
         self.n_sources = len(sources)
         self._values = {name: value[sources] for name, value in self._values.items()}
-        self._ancestors = self._ancestors[sources]
+        self._ancestors.keep(sources)
 
 
 BACKEND = Declaration(

@@ -1,8 +1,8 @@
 """A device of host memory: the kernels' host build, run where there is no GPU.
 
 It has the interface of `CudaDevice` and the strictness that a GPU lacks: fresh memory holds 0xff, every allocation has
-canaries around it, and a launch with a wrong name or a kernel that misses a barrier is an error. Everything that is
-queued runs at once; while a graph is captured it is kept instead.
+canaries around it, and a launch with a wrong name or a kernel that misses a barrier is an error. Whatever is queued
+runs at once, except while a graph is captured: then it is stored in the graph.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _library() -> ctypes.CDLL:
 
 
 class HostGraph:
-    """Queued calls in order, and the condition under which they repeat."""
+    """Calls that were captured, in order. With a condition they repeat until a call sets it to 0."""
 
     def __init__(self, calls: list[Callable[[], object]], condition: NDArray[np.uint32] | None = None) -> None:
         self.calls = calls
@@ -55,7 +55,7 @@ class HostGraph:
 
 
 class HostDevice:
-    """memory_limit: bytes after which it is full. fail_after: launches after which it is lost. For tests of faults."""
+    """For tests of faults: memory_limit, the bytes it has; fail_after, the launches after which it is lost."""
 
     name = "host emulation"
 
@@ -143,7 +143,7 @@ class HostDevice:
         self.call(functools.partial(ctypes.memset, address, 0, n_bytes))
 
     def seconds(self, stream: int, body: Callable[[], None]) -> float:
-        """Of the emulation: says nothing of a GPU."""
+        """The seconds that the emulation takes, which say nothing about a GPU."""
         begin = time.perf_counter()
         body()
         return time.perf_counter() - begin
@@ -153,7 +153,7 @@ class HostDevice:
         self.call(lambda: self._run(launch, copied))
 
     def call(self, function: Callable[[], object]) -> None:
-        """Queues a function: how an executor for this device does its work."""
+        """Queues a Python function, as a step executor for this device does."""
         calls = getattr(self._capturing, "calls", None)
         if calls is not None:
             calls.append(function)

@@ -1,21 +1,21 @@
-"""What can go wrong with a device, in the three parts of every error."""
+"""Errors of a device: what was found, what was expected, what to do."""
 
 from __future__ import annotations
 
 from ...errors import BackendError
 
 OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
-# After one of these every later call of the process's context fails: illegal address and instruction, misaligned
+# After one of these errors every later call in the process fails: illegal address and instruction, misaligned
 # address, launch timeout and failure, assertion, ECC error, device unavailable or removed, unknown.
 FATAL = frozenset({46, 214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 721, 999})
 
 
 class DeviceLost(BackendError):
-    """The device failed in mid-decode. The sentences of the batch are lost, and the process's context with them."""
+    """The device failed while it decoded. The batch has no result, and this process can't use the device again."""
 
 
 class OutOfMemory(BackendError):
-    """The device has no room. What was decoded before goes on."""
+    """The device has too little free memory. Batches that are already being decoded are not affected."""
 
 
 def lost(name: str, what: str, status: int, reason: str) -> DeviceLost:

@@ -1,7 +1,7 @@
-"""What the search on the device asks of a device.
+"""What the search needs of a device: memory, copies, kernels and graphs.
 
 Two devices exist: `CudaDevice` (device.py) and `HostDevice` (emulation.py), which runs the same kernels on the CPU. The
-search can't tell them apart.
+search uses both alike.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Device(Protocol):
     def free(self, address: int) -> None: ...
 
     def mapped(self, shape: tuple[int, ...], dtype: Any) -> tuple[NDArray[Any], int]:
-        """Host memory that kernels write too: the array, and its address for them."""
+        """Host memory that kernels can write to: the array, and its address for kernels."""
         ...
 
     def release_mapped(self, array: NDArray[Any]) -> None: ...
@@ -52,7 +52,7 @@ class Device(Protocol):
     def destroy_stream(self, stream: int) -> None: ...
 
     def synchronize(self, stream: int) -> None:
-        """Waits; what failed while it ran is raised here."""
+        """Waits for everything queued in the stream. Raises the errors of what was queued."""
         ...
 
     def is_idle(self, stream: int) -> bool: ...
@@ -72,7 +72,7 @@ class Device(Protocol):
     def zero(self, address: int, n_bytes: int, stream: int) -> None: ...
 
     def seconds(self, stream: int, body: Callable[[], None]) -> float:
-        """How long the device takes for what `body` queues."""
+        """The seconds that the device takes for what `body` queues."""
         ...
 
     def run(self, launch: Launch, given: ctypes.Structure, stream: int) -> None:
@@ -80,9 +80,9 @@ class Device(Protocol):
         ...
 
     def capture(self, stream: int, body: Callable[[], None]) -> Graph:
-        """What `body` queues on `stream`, captured and not run."""
+        """A graph of what `body` queues on `stream`. Nothing of it runs now."""
         ...
 
     def capture_while(self, stream: int, body: Callable[[int], None]) -> Graph:
-        """The same, repeated until a kernel sets the condition, which `body` is given, to 0. At least once."""
+        """The same, repeated until a kernel sets a condition to 0; at least once. `body` is given the condition."""
         ...

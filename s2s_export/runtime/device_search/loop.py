@@ -1,11 +1,14 @@
-"""The loop on a device: tables are filled, steps are queued, the tables come back once (held.py). Modes:
+"""The search on a device: fills its tables, queues steps until the search ends, and reads the tables once.
+
+search_buffers.py has the tables' memory and the graphs. How the steps are queued is the mode:
 
     "while"    a graph with one WHILE node whose body is the step: one launch a batch
     "replay"   a graph of one step, launched once a step, a few steps ahead of what the host has seen
-    "queue"    no graph: every launch by itself
+    "queue"    no graph: every launch by itself, for devices and libraries that refuse graphs
     "auto"     "while" where the device allows it, else "replay"
 
-A step after the end changes nothing, so that steps may be queued ahead.
+Users choose them by search="device-while", "device-replay", "device-queue" and "device". A step after the end of a
+search changes nothing, so steps may be queued ahead.
 """
 
 from __future__ import annotations
@@ -21,36 +24,35 @@ from ..cuda.faults import DeviceLost
 from ..cuda.interface import Device
 from ..decoding.hypothesis import Hypothesis
 from ..decoding.options import GenerationOptions
-from .held import Held
 from .rules import serialise
-from .step_executor import StepExecutor, is_capturable
-from .stream import News
+from .search_buffers import SearchBuffers
+from .step_executor import StepExecutor
+from .stream import StepReports
 from .tables import Plan, make_plan
 
 Mode = Literal["auto", "while", "replay", "queue"]
 MODES = ("auto", "while", "replay", "queue")
-MOST_PLANS = 4  # kinds of calls whose memory and graphs are kept
+MOST_KEPT = 8  # kinds of calls whose memory and graphs are kept for later ones
 NO_WHILE = (
     "the decoder's step is run by a library whose launches no graph can hold, so there is no WHILE graph; expected the "
     "mode 'replay' or 'queue'; take one of them"
 )
 OnPrefix = Callable[[int, list[int]], None]
-Told = tuple[int, list[int]]  # a source, and tokens of its best output that became sure
-Running = Generator[Told, None, list[list[Hypothesis]]]
+Prefix = tuple[int, list[int]]  # a source, and the next tokens of its best output, which nothing can change any more
+Running = Generator[Prefix, None, list[list[Hypothesis]]]
 
 
 class DeviceSearch:
-    """Searches of one executor after another batch, on one device. Not shared between threads; threads have one each.
+    """Searches for one batch after another, on one device. Not shared between threads: each thread has its own.
 
-    Memory and graphs of the last few plans are kept for calls with equal ones.
+    The memory and graphs of the last MOST_KEPT plans (see tables.py) are kept for calls with an equal plan.
     """
 
     def __init__(self, device: Device, executor: StepExecutor) -> None:
         self.device = device
         self.executor = executor
         self._signature = executor.signature
-        self._held: Held | None = None  # what the last call ran on
-        self._kept: dict[Plan, Held] = {}  # the one used last is the last
+        self._kept: dict[Plan, SearchBuffers] = {}  # the least recently used first
         self._lost: str | None = None
 
     def run(
@@ -71,7 +73,7 @@ class DeviceSearch:
             sources,
             options,
             mode=mode,
-            tells=on_prefix is not None,
+            streams=on_prefix is not None,
             source_numbers=source_numbers,
             alignments=alignments,
         )
@@ -90,21 +92,25 @@ class DeviceSearch:
         options: GenerationOptions,
         *,
         mode: Mode = "auto",
-        tells: bool = True,
+        streams: bool = True,
         source_numbers: Sequence[int] | None = None,
         alignments: bool = False,
     ) -> Running:
-        """A search that goes on while its generator is asked: it yields what becomes sure, if `tells`, and returns what
-        `run` does. The device does not wait for the asking. Closed early, it waits for what is queued."""
+        """Begins a search. The generator yields final tokens as they are known, if `streams`, and returns what `run`
+        does.
+
+        The device goes on whether or not the caller asks for the next tokens. Closing the generator early waits for
+        the steps that are queued.
+        """
         chosen = self._mode(mode)
         try:
-            held = self._begin(sources, options, tells, alignments, source_numbers)
-            return (yield from self._go_on(held, sources, options, chosen, tells))
+            buffers = self._begin(sources, options, streams, alignments, source_numbers)
+            return (yield from self._go_on(buffers, sources, options, chosen, streams))
         except DeviceLost as error:
             self._lost = str(error)
             raise
-        except GeneratorExit:  # nobody asks any more; what is queued still uses the memory
-            self.device.activate()  # whoever closes it may be another thread
+        except GeneratorExit:  # closed early: steps that are queued still use the memory
+            self.device.activate()  # another thread may have closed it
             self.device.synchronize(self.executor.stream)
             raise
 
@@ -114,51 +120,56 @@ class DeviceSearch:
         options: GenerationOptions,
         *,
         mode: Mode = "auto",
-        tells: bool = False,
+        streams: bool = False,
         alignments: bool = False,
     ) -> None:
-        """A step and no more, so that a call like this one finds memory and graphs."""
+        """Takes the memory and makes the graphs that a call like this one needs, by running one step."""
         chosen = self._mode(mode)
-        self._begin(sources, options, tells, alignments, None).warm_up(chosen)
+        self._begin(sources, options, streams, alignments, None).warm_up(chosen)
 
     def _begin(
         self,
         sources: Sequence[Sequence[int]],
         options: GenerationOptions,
-        tells: bool,
+        streams: bool,
         alignments: bool,
         source_numbers: Sequence[int] | None,
-    ) -> Held:
-        """Memory with the tables filled, and the prompt fed."""
+    ) -> SearchBuffers:
+        """The call's buffers, with their tables filled and the decoder run over the prompt."""
         if self._lost is not None:
             raise DeviceLost(self._lost)
         if len(sources) != self.executor.n_sources:
             raise InvalidOption(
-                f"{len(sources)} sources for an executor of {self.executor.n_sources}; expected as many; "
-                "make it for the batch that is decoded"
+                f"{len(sources)} sources, but the executor was made for {self.executor.n_sources}; expected as many; "
+                "make an executor for this batch"
             )
         numbers = range(len(sources)) if source_numbers is None else source_numbers
         self.device.activate()
         rules, padded = serialise(options, self.executor.vocabulary_size), _padded(sources)
-        plan = make_plan(self.executor, options, rules, padded.shape[1], streams=tells, alignments=alignments)
-        held = self._hold(plan)
-        held.begin(options, rules, padded, numbers)
-        return held
+        plan = make_plan(self.executor, options, rules, padded.shape[1], streams=streams, alignments=alignments)
+        buffers = self._buffers_of(plan)
+        buffers.begin(options, rules, padded, numbers)
+        return buffers
 
     def _go_on(
-        self, held: Held, sources: Sequence[Sequence[int]], options: GenerationOptions, mode: Mode, tells: bool
+        self,
+        buffers: SearchBuffers,
+        sources: Sequence[Sequence[int]],
+        options: GenerationOptions,
+        mode: Mode,
+        streams: bool,
     ) -> Running:
-        news = News(held.plan, options.prompt, held.news) if tells else None
-        n_told = 0
-        for n_steps in held.run(mode):
-            while news is not None and n_told < n_steps:
-                for told in news.read(n_told):
-                    yield told
-                    self.device.activate()  # whoever asks for the next may be another thread
-                n_told += 1
-        results = held.results(options, [len(source) for source in sources])
+        reports = StepReports(buffers.plan, options.prompt, buffers.reports) if streams else None
+        n_read = 0
+        for n_steps in buffers.run(mode):
+            while reports is not None and n_read < n_steps:
+                for prefix in reports.read(n_read):
+                    yield prefix
+                    self.device.activate()  # another thread may ask for the next one
+                n_read += 1
+        results = buffers.results(options, [len(source) for source in sources])
         for source, outputs in enumerate(results):
-            if news is not None and (rest := news.finish(source, outputs[0].token_ids)):
+            if reports is not None and (rest := reports.finish(source, outputs[0].token_ids)):
                 yield source, rest
                 self.device.activate()
         return results
@@ -166,10 +177,10 @@ class DeviceSearch:
     def _mode(self, mode: Mode) -> Mode:
         if mode not in MODES:
             raise UnknownOption(mode, MODES, "loop mode")
-        can_repeat = self.device.while_graphs and is_capturable(self.executor)
+        can_repeat = self.device.while_graphs and self.executor.capturable
         if mode == "auto":
             return "while" if can_repeat else "replay"
-        if mode == "while" and not is_capturable(self.executor):
+        if mode == "while" and not self.executor.capturable:
             raise BackendError(NO_WHILE)
         if mode == "while" and not self.device.while_graphs:
             raise BackendError(
@@ -178,30 +189,38 @@ class DeviceSearch:
             )
         return mode
 
-    def _hold(self, plan: Plan) -> Held:
-        held = self._kept.pop(plan, None)
-        while held is None and len(self._kept) >= MOST_PLANS:
-            self._kept.pop(next(iter(self._kept))).close()
-        if held is None:
-            held = Held(self.device, self.executor, plan)
-        self._held = self._kept[plan] = held
-        return held
+    def _buffers_of(self, plan: Plan) -> SearchBuffers:
+        buffers = self._kept.pop(plan, None)
+        while buffers is None and len(self._kept) >= MOST_KEPT:
+            self.drop_oldest()
+        if buffers is None:
+            buffers = SearchBuffers(self.device, self.executor, plan)
+        self._kept[plan] = buffers
+        return buffers
+
+    @property
+    def n_kept(self) -> int:
+        """The number of plans whose memory and graphs are kept."""
+        return len(self._kept)
+
+    def drop_oldest(self) -> None:
+        """Gives back the memory and graphs of the plan that was used longest ago."""
+        self._kept.pop(next(iter(self._kept))).close()
 
     def use(self, executor: StepExecutor) -> None:
-        """Another batch. Memory and graphs stay where its step is the same launch as the last one's."""
+        """Goes on with another batch. Memory and graphs are kept if its step is the same launch as the last one's."""
         if self._signature != executor.signature:
             self.close()
         self.executor = executor
         self._signature = executor.signature
-        for held in self._kept.values():
-            held.use(executor)
+        for buffers in self._kept.values():
+            buffers.use(executor)
 
     def close(self) -> None:
         """Gives memory and graphs back."""
-        for held in self._kept.values():
-            held.close()
+        for buffers in self._kept.values():
+            buffers.close()
         self._kept.clear()
-        self._held = None
 
 
 def _padded(sources: Sequence[Sequence[int]]) -> NDArray[np.int64]:

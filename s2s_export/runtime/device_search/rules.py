@@ -81,7 +81,7 @@ def serialise(options: GenerationOptions, vocabulary_size: int) -> DeviceRules:
 
 
 def _words(form: DeviceForm) -> list[int]:
-    """Listed ids, or sequences as records of one length: their own, their tokens, padding."""
+    """A form's ids; or its sequences as records of equal length: the sequence's length, its tokens, then -1."""
     if not form.sequences:
         return list(form.ids)
     width = max(map(len, form.sequences))
@@ -98,7 +98,7 @@ def with_form() -> list[str]:
 
 
 def forms() -> dict[str, bool]:
-    """Whether each rule runs on a device, by its file's name."""
+    """By the name of a rule's file: whether the rule has a device form."""
     found = {}
     for module in modules():
         classes = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__]

@@ -1,7 +1,8 @@
 """Whole decodes on a device for a session: any number of sources, from several threads.
 
-A batch runs in a place: memory, a stream and the graphs of a backend, which nothing else uses meanwhile. Places are
-kept for batches of the same shape, whose graphs they hold. A backend says how to make them (`Places`).
+A batch runs in a slot: memory, a stream, a library's execution contexts, and the graphs that were captured with them.
+No other batch uses the slot meanwhile. (The slots of K/V caches are another thing.) Idle slots are kept for batches of
+the same shape, which find memory and graphs in them. A backend makes slots (`SlotFactory`).
 """
 
 from __future__ import annotations
@@ -17,64 +18,73 @@ from ..cuda.faults import DeviceLost, OutOfMemory
 from ..cuda.interface import Device
 from ..decoding.hypothesis import Hypothesis
 from ..decoding.options import GenerationOptions
-from .loop import DeviceSearch, Mode, Running
+from .loop import MOST_KEPT, DeviceSearch, Mode, Running
 from .step_executor import StepExecutor
-
-MOST_IDLE = 4  # places that are kept while nobody decodes in them, each of a shape of its own
 
 DEFAULT_STREAM = 0
 
 
-class Place(Protocol):
-    """What batches use one after another. Not shared between threads."""
+class Slot(Protocol):
+    """What batches run in, one after another. Not shared between threads."""
 
     def begin(
         self, sources: Sequence[Sequence[int]], options: GenerationOptions, *, graphs: bool, alignments: bool
     ) -> StepExecutor:
-        """Encodes a batch. The executor before is over. graphs: whether what runs once a batch may be captured.
-        alignments: whether a step has to give its attention."""
+        """Encodes a batch. The executor of the slot's last batch must not be used after this.
+
+        graphs: whether encoder and cross-KV-init may be captured into a graph. alignments: whether a step has to give
+        its attention.
+        """
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Gives all memory back."""
+        ...
 
 
-class Places(Protocol):
-    """A backend for the search on the device. most_sources: of one batch, None for any number."""
+class SlotFactory(Protocol):
+    """A backend, as the search on the device sees it. most_sources: of one batch, None for any number."""
 
     device: Device
     most_sources: int | None
 
     def shape_of(self, sources: Sequence[Sequence[int]], options: GenerationOptions) -> Hashable:
-        """Equal for batches whose launches are. Raises what `begin` would for a batch that is too large."""
+        """The batch's shape: batches of equal shape make the same launches. Raises what `begin` would for a batch that
+        is too large."""
         ...
 
-    def make(self) -> Place: ...
+    def make(self) -> Slot: ...
 
 
 @dataclass
-class _Seat:
-    """A place, the shape of its last batch, and the search that has its graphs."""
+class _SearchSlot:
+    """A slot, the shape of its last batch, and the search with the graphs that were captured there."""
 
-    place: Place
+    slot: Slot
     shape: Hashable = None
     search: DeviceSearch | None = None
+
+    @property
+    def n_kept(self) -> int:
+        """Kinds of calls whose memory it keeps; at least itself."""
+        return max(1, self.search.n_kept if self.search is not None else 0)
 
     def close(self) -> None:
         if self.search is not None:
             self.search.close()
-        self.place.close()
+        self.slot.close()
 
 
 class DeviceSearcher:
-    """See `backends.Searcher`. Safe to use from several threads: each batch in flight has a place of its own."""
+    """See `backends.Searcher`. Safe to use from several threads: each batch in flight has a slot of its own."""
 
     where = "device"
     why = ""
 
-    def __init__(self, places: Places, mode: Mode = "auto") -> None:
-        self._places = places
+    def __init__(self, factory: SlotFactory, mode: Mode = "auto") -> None:
+        self._factory = factory
         self._mode: Mode = mode
-        self._idle: list[_Seat] = []  # the one used last is the last
+        self._idle: list[_SearchSlot] = []  # the least recently used first
         self._lock = threading.Lock()
         self._lost: str | None = None
 
@@ -95,13 +105,13 @@ class DeviceSearcher:
         numbers = range(len(sources)) if source_numbers is None else source_numbers
         found: list[list[Hypothesis]] = []
         for part in self._parts(len(sources)):
-            running = self._run(sources[part], options, numbers[part], tells=False, alignments=bool(alignments))
+            running = self._run(sources[part], options, numbers[part], streams=False, alignments=bool(alignments))
             found += _result(running)
         return found
 
     def stream(self, source: Sequence[int], options: GenerationOptions) -> Iterator[list[int]]:
-        """As `decoding.decode_stream`. The device does not wait while nobody asks for the next tokens."""
-        for _, tokens in self._run([source], options, [0], tells=True, alignments=False):
+        """As `decoding.decode_stream`. The device goes on whether or not the caller asks for the next tokens."""
+        for _, tokens in self._run([source], options, [0], streams=True, alignments=False):
             yield tokens
 
     def _run(
@@ -110,19 +120,20 @@ class DeviceSearcher:
         options: GenerationOptions,
         numbers: Sequence[int],
         *,
-        tells: bool,
+        streams: bool,
         alignments: bool,
     ) -> Running:
-        """One batch in a place; once more without the memory that is kept for others, where there was no room."""
+        """One batch in a slot. Where memory is too small, that of idle slots is given back, and the batch runs
+        again."""
         for attempt in range(2):
             try:
-                with self._seated(sources, options, alignments) as search:
+                with self._slot_with(sources, options, alignments) as search:
                     return (
                         yield from search.start(
                             sources,
                             options,
                             mode=self._mode,
-                            tells=tells,
+                            streams=streams,
                             source_numbers=numbers,
                             alignments=alignments,
                         )
@@ -134,20 +145,20 @@ class DeviceSearcher:
         raise AssertionError("not reached: the second attempt returns or raises")
 
     @contextmanager
-    def _seated(
+    def _slot_with(
         self, sources: Sequence[Sequence[int]], options: GenerationOptions, alignments: bool
     ) -> Iterator[DeviceSearch]:
-        """The batch encoded in a place of its own, with the search that has its graphs."""
+        """The search for a batch, which is encoded in a slot of its own. The slot is idle again afterwards."""
         if self._lost is not None:
             raise DeviceLost(self._lost)
-        seat = self._take(self._places.shape_of(sources, options))
+        slot = self._take(self._factory.shape_of(sources, options))
         try:
-            executor = seat.place.begin(sources, options, graphs=self._mode != "queue", alignments=alignments)
-            if seat.search is None:
-                seat.search = DeviceSearch(self._places.device, executor)
+            executor = slot.slot.begin(sources, options, graphs=self._mode != "queue", alignments=alignments)
+            if slot.search is None:
+                slot.search = DeviceSearch(self._factory.device, executor)
             else:
-                seat.search.use(executor)
-            yield seat.search
+                slot.search.use(executor)
+            yield slot.search
         except DeviceLost as error:
             self._lost = str(error)
             raise
@@ -157,42 +168,49 @@ class DeviceSearcher:
             self._lost = str(lost)
             raise lost from error
         finally:
-            self._give_back(seat)
+            self._give_back(slot)
 
     def _find_lost(self) -> DeviceLost | None:
-        """A library says only that it failed; the driver knows whether that was the device."""
+        """Whether a library's failure was the loss of the device: the library doesn't say, the driver does."""
         try:
-            self._places.device.synchronize(DEFAULT_STREAM)
+            self._factory.device.synchronize(DEFAULT_STREAM)
         except DeviceLost as lost:
             return lost
         return None
 
     def _parts(self, n_sources: int) -> list[slice]:
-        size = self._places.most_sources or max(n_sources, 1)
+        size = self._factory.most_sources or max(n_sources, 1)
         return [slice(first, first + size) for first in range(0, n_sources, size)]
 
-    def _take(self, shape: Hashable) -> _Seat:
-        """A place that had this shape last; else a new one, or the one that was idle longest."""
-        self._places.device.activate()
+    def _take(self, shape: Hashable) -> _SearchSlot:
+        """An idle slot whose last batch had this shape. Else a new one; or, where as much is kept as may be, the slot
+        that was used longest ago."""
+        self._factory.device.activate()
         with self._lock:
-            found = next((seat for seat in reversed(self._idle) if seat.shape == shape), None)
-            if found is None and len(self._idle) >= MOST_IDLE:
+            found = next((slot for slot in reversed(self._idle) if slot.shape == shape), None)
+            if found is None and self._idle and self._n_kept() >= MOST_KEPT:
                 found = self._idle[0]
             if found is not None:
                 self._idle.remove(found)
-        found = found or _Seat(self._places.make())
+        found = found or _SearchSlot(self._factory.make())
         found.shape = shape
         return found
 
-    def _give_back(self, seat: _Seat) -> None:
+    def _n_kept(self) -> int:
+        return sum(slot.n_kept for slot in self._idle)
+
+    def _give_back(self, slot: _SearchSlot) -> None:
+        """The slot is idle. What was used longest ago is dropped until MOST_KEPT kinds of calls are kept in all."""
         if self._lost is not None:
             return  # its memory went with the device
         with self._lock:
-            self._idle.append(seat)
-            surplus = self._idle[:-MOST_IDLE]
-            del self._idle[:-MOST_IDLE]
-        for old in surplus:
-            old.close()
+            self._idle.append(slot)
+            while self._n_kept() > MOST_KEPT:
+                oldest = self._idle[0]
+                if oldest.n_kept > 1 and oldest.search is not None:
+                    oldest.search.drop_oldest()
+                else:
+                    self._idle.pop(0).close()
 
     def warm_up(
         self,
@@ -202,18 +220,18 @@ class DeviceSearcher:
         streams: bool = False,
         alignments: bool = False,
     ) -> None:
-        """What the first batch like this one sets up, memory and graphs."""
+        """Takes the memory and makes the graphs that batches like this one need."""
         for part in self._parts(len(sources)):
-            with self._seated(sources[part], options, alignments) as search:
-                search.warm_up(sources[part], options, mode=self._mode, tells=streams, alignments=alignments)
+            with self._slot_with(sources[part], options, alignments) as search:
+                search.warm_up(sources[part], options, mode=self._mode, streams=streams, alignments=alignments)
 
     def release(self) -> None:
-        """Gives the memory and graphs of idle places back."""
-        self._places.device.activate()
+        """Gives the memory and graphs of idle slots back."""
+        self._factory.device.activate()
         with self._lock:
             idle, self._idle = self._idle, []
-        for seat in idle:
-            seat.close()
+        for slot in idle:
+            slot.close()
 
 
 def _result(running: Running) -> list[list[Hypothesis]]:

@@ -1,4 +1,4 @@
-"""What the search on the device asks of whatever runs the decoder's steps, and what such runners have in common."""
+"""The interface of whatever runs the decoder's steps for the search on the device, and what its executors share."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ class Attention:
 class StepExecutor(Protocol):
     """Runs the decoder's step for one batch whose sources are encoded. Addresses stay as they are while it lives.
 
-    token [B, K] int64, position [1] int64 and ancestors [B, K, C] int64 are read from, and written by the loop;
+    token [B, K] int64, position [1] int64 and ancestors [B, K, C] int64 are read by the step and written by the search;
     logits [B, K, V] in `element` ("fp32", "fp16", "bf16") are written. All numbers that change lie in device memory, so
-    that `enqueue` can be captured into a graph. Three more members may be left out: `attention_of`, `is_capturable` and
-    `positions_of` below say what they mean.
+    that `enqueue` can be captured into a graph.
     """
 
     n_sources: int
     n_beams: int
     vocabulary_size: int
     capacity: int  # C: positions of the caches
+    positions: int  # how many tokens may be fed: at most C, less where caches have more room than the decoder takes
     element: str
     token: int
     position: int
@@ -43,31 +43,16 @@ class StepExecutor(Protocol):
     logits: int
     stream: int
     signature: object  # equal for two executors whose steps a captured graph can't tell apart
+    attention: Attention | None  # the cross-attention weights that a step writes as well
+    capturable: bool  # False for a step that no graph can hold: the host runs each one, and `enqueue` waits for it
 
     def enqueue(self, stream: int) -> None:
         """Queues one step: it reads token and position, writes the caches at that position, and the logits."""
         ...
 
 
-def attention_of(executor: StepExecutor) -> Attention | None:
-    """`attention`: the weights that a step writes as well, or None."""
-    found: Attention | None = getattr(executor, "attention", None)
-    return found
-
-
-def is_capturable(executor: StepExecutor) -> bool:
-    """`capturable`: False for a step that no graph can hold. The host then runs each: `enqueue` waits for what was
-    queued, and returns when the logits are there."""
-    return bool(getattr(executor, "capturable", True))
-
-
-def positions_of(executor: StepExecutor) -> int:
-    """`positions`: how many tokens may be fed, where caches have room for more than the decoder takes."""
-    return int(getattr(executor, "positions", executor.capacity))
-
-
-def unfit(decoder_step: Mapping[str, Any]) -> str | None:
-    """Why a model's search can't run on the device, by its decoder step's description."""
+def incompatible_reason(decoder_step: Mapping[str, Any]) -> str | None:
+    """Why a model's search can't run on the device, by its decoder step's description; None where it can."""
     if any(entry["name"] == "ancestors" for entry in decoder_step["inputs"]):
         return None
     return (
@@ -77,7 +62,7 @@ def unfit(decoder_step: Mapping[str, Any]) -> str | None:
 
 
 def attention_at(decoder_step: Mapping[str, Any], address: int, width: int) -> Attention | None:
-    """What a step says of the attention that it writes to `address`, with sources of `width` tokens."""
+    """The attention that a step writes to `address`, with sources of `width` tokens; None where it writes none."""
     for entry in decoder_step["outputs"]:
         if entry["name"] == "attention":
             *_, layers, heads, _ = entry["shape"]
@@ -86,6 +71,6 @@ def attention_at(decoder_step: Mapping[str, Any], address: int, width: int) -> A
 
 
 def capacity(options: GenerationOptions, limit: int | None) -> int:
-    """Positions of the caches: all that a call may feed, as the next power of two; the model's limit at most."""
+    """C for a call: the tokens that it may feed, rounded up to a power of two; at most `limit`, the model's own."""
     wanted = max(LEAST_CAPACITY, 1 << (options.max_length - 2).bit_length())
     return wanted if limit is None else min(wanted, limit)

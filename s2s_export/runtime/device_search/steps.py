@@ -1,4 +1,4 @@
-"""One step of the search as launches, in order; what a CUDA graph captures behind the decoder's own step.
+"""One step of the search as launches, in the order in which they follow the decoder's own.
 
     beams         [log-probabilities, rules] best tokens, update, record, stop, publish
     beam samples  log-probabilities, rules, draw, update, record, stop, publish
@@ -24,7 +24,10 @@ Queued = tuple[Launch, ctypes.Structure]
 
 
 class StepLaunches:
-    """addresses: of the tables by name, with `news` and `progress` (mapped) and 0 for what a plan does without."""
+    """The launches of a plan's step.
+
+    addresses: of the tables by name, and of `news` and `progress` in mapped host memory; 0 for what a plan doesn't use.
+    """
 
     def __init__(self, plan: Plan, executor: StepExecutor, addresses: Mapping[str, int]) -> None:
         self._plan = plan
@@ -61,7 +64,7 @@ class StepLaunches:
     def _fill(
         self, structure: Any, renamed: Mapping[str, int | None] | None = None, **numbers: Any
     ) -> ctypes.Structure:
-        """Pointers by their fields' names, from `renamed` or from the tables."""
+        """A kernel's arguments: each pointer is found by its field's name, in `renamed` or among the tables."""
         given: ctypes.Structure = structure(**numbers)
         for name, kind in structure._fields_:
             if kind is ctypes.c_void_p:

@@ -1,8 +1,9 @@
-"""What is sure of each source's best output, from the news that a step leaves in mapped memory.
+"""Streaming: which tokens of each source's best output are final, from what the device reports of each step.
 
-The news of a step are [B, 2K + 4] numbers: the tokens and parents of all rows, then the best finished output's step,
-parent and token (of rows: how many tokens the first one has), then whether the source's pool can still change. The same
-tokens are told at the same step as by `decoding.decode` with `on_prefix`.
+Letters: B sources, K beams, T steps. A step's report is [B, 2K + 4] numbers in host memory that the device writes (the
+kernels call it `news`): the tokens and parents of all rows, then the best finished output's step,
+parent and token (without beam search: how many tokens the first row has), then 1 once the source's pool of finished
+outputs can't change any more. The same tokens are given at the same step as by `decoding.decode` with `on_prefix`.
 """
 
 from __future__ import annotations
@@ -13,41 +14,41 @@ from numpy.typing import NDArray
 from .tables import Plan
 
 
-class News:
-    """Reads step after step. news [T, B, 2K + 4] int32."""
+class StepReports:
+    """Reads the reports of one step after another. reports [T, B, 2K + 4] int32."""
 
-    def __init__(self, plan: Plan, prompt: tuple[int, ...], news: NDArray[np.int32]) -> None:
+    def __init__(self, plan: Plan, prompt: tuple[int, ...], reports: NDArray[np.int32]) -> None:
         self._plan = plan
         self._prompt = list(prompt)
-        self._news = news
-        self._n_told = [0] * plan.n_sources
+        self._reports = reports
+        self._n_given = [0] * plan.n_sources
         self._texts = [[list(prompt) for _ in range(plan.beams)] for _ in range(plan.n_sources)]
         self._ends: list[list[list[list[int]]]] = [[] for _ in range(plan.n_sources)]
 
     def read(self, step: int) -> list[tuple[int, list[int]]]:
-        """(source, tokens) that became sure with this step, prompt included before the first."""
+        """(source, tokens) that became final with this step. A source's first tokens include the prompt."""
         found = []
         for source in range(self._plan.n_sources):
-            sure = self._sure(source, self._news[step, source])
-            if len(sure) > self._n_told[source]:
-                found.append((source, sure[self._n_told[source] :]))
-                self._n_told[source] = len(sure)
+            final = self._final(source, self._reports[step, source])
+            if len(final) > self._n_given[source]:
+                found.append((source, final[self._n_given[source] :]))
+                self._n_given[source] = len(final)
         return found
 
     def finish(self, source: int, token_ids: list[int]) -> list[int]:
-        """What of a final output was not told."""
-        rest = token_ids[self._n_told[source] :]
-        self._n_told[source] = max(len(token_ids), self._n_told[source])
+        """The tokens of a final output that were not given yet."""
+        rest = token_ids[self._n_given[source] :]
+        self._n_given[source] = max(len(token_ids), self._n_given[source])
         return rest
 
-    def _sure(self, source: int, news: NDArray[np.int32]) -> list[int]:
+    def _final(self, source: int, reports: NDArray[np.int32]) -> list[int]:
         K = self._plan.beams
         before = self._texts[source]
-        after = [[*before[int(news[K + k])], int(news[k])] for k in range(K)]
+        after = [[*before[int(reports[K + k])], int(reports[k])] for k in range(K)]
         if self._plan.is_beam_search:
             self._ends[source].append(before)  # what a token that finishes at this step is appended to
         self._texts[source] = after
-        step, parent, token, settled = (int(number) for number in news[2 * K :])
+        step, parent, token, settled = (int(number) for number in reports[2 * K :])
         if not self._plan.is_beam_search:
             return after[0][: len(self._prompt) + step]
         best = [*self._ends[source][step][parent], token] if step >= 0 else None
@@ -58,7 +59,7 @@ class News:
 
 
 def _common(texts: list[list[int]]) -> list[int]:
-    """The beginning that all have."""
+    """The longest prefix that all texts share."""
     n = 0
     for tokens in zip(*texts, strict=False):
         if len(set(tokens)) > 1:

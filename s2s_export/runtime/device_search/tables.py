@@ -20,7 +20,7 @@ from ...errors import BackendError, InvalidOption
 from ..decoding.options import GenerationOptions
 from ..decoding.state import NO_ATTENTION
 from .rules import MOST_RULES, DeviceRules
-from .step_executor import Attention, StepExecutor, attention_of, positions_of
+from .step_executor import Attention, StepExecutor
 
 ALIGNMENT = 256
 FAR = np.float32(-1e9)
@@ -29,7 +29,7 @@ MOST_BEAMS = 16
 
 @dataclass(frozen=True)
 class Plan:
-    """Sizes and choices of one kind of call."""
+    """Sizes and choices of one kind of call: all that a captured graph depends on. Letters as above."""
 
     n_sources: int
     beams: int
@@ -43,7 +43,7 @@ class Plan:
     is_beam_search: bool
     samples: bool
     has_rules: bool
-    keeps_choice: bool  # logits are edited beside the log-probabilities
+    keeps_choice: bool  # rules edit the logits as well as the log-probabilities
     keeps_history: bool
     n_ids: int
     n_amounts: int
@@ -52,7 +52,7 @@ class Plan:
     fill: int
     streams: bool
     is_cut: bool = False  # the decoder takes fewer tokens than max_length allows: a text that gets there is an error
-    attention: Attention | None = None  # whose mean over heads is kept of every step
+    attention: Attention | None = None  # the weights to record at each step, for alignments
 
     @property
     def rows(self) -> int:
@@ -64,7 +64,7 @@ class Plan:
 
     @property
     def candidates(self) -> int:
-        """M: all of a step's candidates may come from one beam."""
+        """M, candidates of a row: as many as a step needs, since all of them may come from one beam."""
         return min(self.n_chosen, self.vocabulary) if self.is_beam_search else 1
 
     @property
@@ -95,7 +95,7 @@ def make_plan(
 ) -> Plan:
     """The plan of a call. Raises BackendError or InvalidOption where executor or kernels are too small."""
     prompt = len(options.prompt)
-    most = min(options.max_length, positions_of(executor) + 1)  # the last token is not fed
+    most = min(options.max_length, executor.positions + 1)  # the last token is not fed
     is_beam_search = options.num_beams > 1
     samples = bool(options.do_sample)
     plan = Plan(
@@ -111,7 +111,7 @@ def make_plan(
         is_beam_search=is_beam_search,
         samples=samples,
         has_rules=rules.n_rules > 0,
-        # One beam chooses by logits, as generate() does; they differ from log-probabilities only to such rules.
+        # With one beam the choice is made by logits, as in generate(). Only some rules treat them differently.
         keeps_choice=not is_beam_search and rules.changes_choice,
         keeps_history=rules.n_rules > 0,
         n_ids=_rounded(len(rules.ids)),
@@ -121,7 +121,7 @@ def make_plan(
         fill=options.pad_token_id if options.pad_token_id is not None else (*options.eos_token_id, 0)[0],
         streams=streams,
         is_cut=most < options.max_length,
-        attention=attention_of(executor) if alignments else None,
+        attention=executor.attention if alignments else None,
     )
     if alignments and plan.attention is None:
         raise BackendError(NO_ATTENTION)
@@ -215,7 +215,7 @@ def layout(plan: Plan) -> tuple[Layout, Layout]:
 
 
 class Arena:
-    """The tables' places in one block. image: the host's copy of the first ones, which a call fills and uploads."""
+    """Where the tables lie in one block of memory. The first `image_bytes` are uploaded by each call."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -233,7 +233,7 @@ class Arena:
         return end
 
     def view(self, name: str, block: NDArray[np.uint8]) -> NDArray[np.generic]:
-        """A table within a host copy of the block."""
+        """The part of a host copy of the block that holds a table."""
         shape, dtype = self.tables[name]
         size = prod(shape) * np.dtype(dtype).itemsize
         first = self.offsets[name]
@@ -255,7 +255,7 @@ def first_values(
     rules: DeviceRules,
     padded_sources: NDArray[np.int64],
 ) -> None:
-    """Fills the image with what a search begins with. padded_sources [B, n]: ids, -1 behind them."""
+    """Fills the image with the values that a search begins with. padded_sources [B, n]: ids, -1 behind them."""
     plan = arena.plan
     image[:] = 0
 
@@ -283,5 +283,5 @@ def first_values(
 
 
 def _rounded(n: int) -> int:
-    """The next power of two: so that few plans exist."""
+    """The next power of two, so that calls of similar size share a plan."""
     return 1 << max(n - 1, 0).bit_length()

@@ -18,8 +18,9 @@ from onnx import helper
 from small import recipe
 
 import s2s_export
-from s2s_export import bundle
+from s2s_export import bundle, plugin_sources
 from s2s_export.building import build as building
+from s2s_export.building.builders import tensorrt as tensorrt_builder
 from s2s_export.building.gpu import compile as compiling
 from s2s_export.building.gpu import gates
 from s2s_export.cli import main
@@ -97,7 +98,6 @@ def test_an_old_library_without_cache_layers_asks_for_our_kernels(copied, tmp_pa
 
 def test_a_missing_library_link_is_found_before_the_parser_aborts(copied, tmp_path, trt, monkeypatch):
     """Without it the process would die with "terminate called without an active exception"."""
-    from s2s_export import plugin_sources
 
     library = plugin_sources.module("glue.parser_library")
     fake = tmp_path / "tensorrt_rtx_libs"
@@ -193,6 +193,15 @@ def test_another_layer_mix_fails_the_build(trt):
     assert expected["ATTENTION_INPUT"] == expected["KV_CACHE_UPDATE"] == 4
     with pytest.raises(BuildError, match=r"0 ATTENTION_INPUT layers, expected 4; 0 KV_CACHE_UPDATE layers, expected 4"):
         gates.check("decoder_step", network, messages, expected)
+
+
+def test_sizes_that_our_kernels_refuse_fail_the_build():
+    """The library builds such an engine all the same, and it would fail when the sizes come."""
+    glue = plugin_sources.module("glue.tensorrt_plugins")
+    glue._refusals.append("head size 99")
+    with pytest.raises(BuildError, match=r"decoder_step: our kernels don't serve .*head size 99.* plugins = false"):
+        tensorrt_builder._check_plugins("decoder_step")
+    tensorrt_builder._check_plugins("decoder_step")  # a refusal is told once
 
 
 def test_a_graph_that_the_parser_cannot_read_names_the_node(trt, tmp_path):

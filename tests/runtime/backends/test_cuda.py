@@ -143,11 +143,11 @@ def test_the_plan_says_what_the_caches_take(emulated, copied, tmp_path):
     session = on_cpu(path, "mine", "device")
     for shape in plan["shapes"]:
         session.warm_up([shape["source_length"]], n_sources=shape["sources"], num_beams=shape["beams"], alignments=True)
-        (seat,) = session.searcher._idle
-        sizes = {name: size for name, (_, size) in seat.place._buffers._places.items()}
+        (slot,) = session.searcher._idle
+        sizes = {name: size for name, (_, size) in slot.slot._buffers._blocks.items()}
         assert sum(size for name, size in sizes.items() if name.startswith("self_")) == shape["bytes"]["caches"]
         assert sizes["logits"] == shape["bytes"]["logits"]
-        gap = seat.search._held._arena.n_bytes - shape["bytes"]["search"]
+        gap = next(iter(slot.search._kept.values()))._arena.n_bytes - shape["bytes"]["search"]
         assert 0 <= gap < 256 * len(shape["tables"])
         session.searcher.release()
 
@@ -156,9 +156,9 @@ def test_a_step_that_no_graph_holds(emulated, bundled):
     """Of a step the graph has what follows the decoder: each kernel is captured once and repeated."""
     session = on_cpu(bundled("t5"), search="device")
     session.generate(SOURCES[:1], max_new_tokens=6, min_new_tokens=6)
-    held = session.searcher._idle[0].search._held
-    assert list(held._graphs) == ["replay"]
-    assert len(held._graphs["replay"].calls) == len(held._launches.queue())
+    (buffers,) = session.searcher._idle[0].search._kept.values()
+    assert list(buffers._graphs) == ["replay"]
+    assert len(buffers._graphs["replay"].calls) == len(buffers._launches.queue())
     with pytest.raises(BackendError, match="no WHILE graph; expected the mode 'replay' or 'queue'"):
         on_cpu(bundled("t5"), search="device-while")
 

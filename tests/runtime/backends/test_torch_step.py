@@ -61,10 +61,10 @@ def test_alignments(bundled: Any) -> None:
 def test_a_batch_of_the_last_ones_shape_takes_its_executor_over(bundled: Any) -> None:
     ours = session(bundled("marian"), "device-while")
     first = ours.generate(SOURCES[:1], max_new_tokens=6)
-    (seat,) = ours.searcher._idle  # type: ignore[attr-defined]
-    executor, graphs = seat.place._last[1], dict(seat.search._held._graphs)
+    (slot,) = ours.searcher._idle  # type: ignore[attr-defined]
+    executor, graphs = slot.slot._last[1], dict(next(iter(slot.search._kept.values()))._graphs)
     assert ours.generate([[6, 2, 8]], max_new_tokens=6) != first
-    assert seat.place._last[1] is executor and seat.search._held._graphs == graphs
+    assert slot.slot._last[1] is executor and next(iter(slot.search._kept.values()))._graphs == graphs
     assert ours.generate(SOURCES[:1], max_new_tokens=6) == first
 
 
@@ -73,8 +73,8 @@ def test_a_smaller_element(bundled: Any) -> None:
     ours = session(bundled("marian"), "device", torch.bfloat16)
     found = ours.generate(SOURCES, num_beams=2, max_new_tokens=6)
     assert all(np.isfinite(of[0].score) for of in found)
-    (seat,) = ours.searcher._idle  # type: ignore[attr-defined]
-    assert seat.place._last[1].element == "bf16"
+    (slot,) = ours.searcher._idle  # type: ignore[attr-defined]
+    assert slot.slot._last[1].element == "bf16"
 
 
 def test_recurrent_models_stay_with_the_host(bundled: Any) -> None:

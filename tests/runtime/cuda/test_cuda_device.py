@@ -1,4 +1,4 @@
-"""The CUDA device, against a library with the driver's functions: the whole loop through ctypes, captures and graphs.
+"""The CUDA device, against a library with the driver's functions: the whole loop through ctypes, captures and libcuda.
 
 The library is compiled with cuda.h, so its prototypes, structures and constants are the driver's. What no test here can
 show is how a GPU behaves.
@@ -36,7 +36,7 @@ from s2s_export import bundle, plugin_sources
 from s2s_export.errors import BackendError, BackendUnavailable, BuildError
 from s2s_export.runtime.backends._tensorrt.backend import TensorRTBackend
 from s2s_export.runtime.cuda import driver as memory
-from s2s_export.runtime.cuda import graphs
+from s2s_export.runtime.cuda import libcuda
 from s2s_export.runtime.cuda.device import CudaDevice
 from s2s_export.runtime.device_search import DeviceLost, DeviceSearch
 from s2s_export.runtime.device_search.narrow import NarrowExecutor
@@ -79,13 +79,13 @@ class FakeCuda(CudaDevice):
     def call(self, function: Callable[[], object]) -> None:
         queued = ctypes.CFUNCTYPE(None)(lambda: function() and None)
         self._functions.append(queued)
-        self.driver.fake_call(ctypes.c_void_p(7), queued)
+        self._cu.fake_call(ctypes.c_void_p(7), queued)
 
 
 @pytest.fixture
 def make(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FakeCuda]]:
-    monkeypatch.setattr(memory, "LIBRARY", str(library))
-    memory._load.cache_clear()
+    monkeypatch.setattr(libcuda, "LIBRARY", str(library))
+    libcuda.driver.cache_clear()
     # The "binary" is the name of the host build, which the stand-in opens.
     binary = tmp_path / "beam_search.fatbin"
     binary.write_bytes(str(build.host_library("beam_search")).encode() + b"\0")
@@ -96,7 +96,7 @@ def make(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 
     yield made
     ctypes.CDLL(str(library)).fake_reset(13000, -1)
-    memory._load.cache_clear()
+    libcuda.driver.cache_clear()
 
 
 def case(seed: int, **fixed: Any) -> tuple[Any, Any, list[list[int]]]:
@@ -161,7 +161,7 @@ def test_a_session_through_the_driver(
     options = session.options(num_beams=4, max_new_tokens=8)
     told = [token for part in session.searcher.stream(sources[0], options) for token in part]
     assert told == reference.decode(sources[:1], options)[0][0].token_ids
-    ctypes.CDLL(memory.LIBRARY).fake_reset(13000, 3)
+    ctypes.CDLL(libcuda.LIBRARY).fake_reset(13000, 3)
     for _ in range(2):
         with pytest.raises(DeviceLost, match="fake GPU was lost .* start a new one"):
             session.decode(sources, options)
@@ -183,8 +183,8 @@ def test_old_drivers(make: Callable[..., FakeCuda]) -> None:
 
 
 def test_no_driver(make: Callable[..., FakeCuda], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "LIBRARY", "libnothing.so.1")
-    memory._load.cache_clear()
+    monkeypatch.setattr(libcuda, "LIBRARY", "libnothing.so.1")
+    libcuda.driver.cache_clear()
     with pytest.raises(BackendUnavailable, match=r"no CUDA driver on this machine"):
         CudaDevice()
 
@@ -208,17 +208,22 @@ def test_a_device_lost_in_mid_decode(make: Callable[..., FakeCuda], mode: Any) -
 
 def test_layouts_and_constants(tmp_path: Path) -> None:
     checks = {
-        "sizeof(CUgraphNodeParams)": ctypes.sizeof(graphs.NodeParameters),
-        "offsetof(CUgraphNodeParams, conditional)": graphs.NodeParameters.of.offset,
-        "sizeof(CUDA_CONDITIONAL_NODE_PARAMS)": ctypes.sizeof(graphs.ConditionalNode),
-        "offsetof(CUDA_CONDITIONAL_NODE_PARAMS, phGraph_out)": graphs.ConditionalNode.graphs.offset,
-        "offsetof(CUDA_CONDITIONAL_NODE_PARAMS, ctx)": graphs.ConditionalNode.context.offset,
-        "CU_STREAM_CAPTURE_MODE_RELAXED": graphs.RELAXED,
-        "CU_GRAPH_NODE_TYPE_CONDITIONAL": graphs.CONDITIONAL,
-        "CU_GRAPH_COND_TYPE_WHILE": graphs.WHILE,
-        "CU_GRAPH_COND_ASSIGN_DEFAULT": graphs.ASSIGN_DEFAULT,
-        "CU_MEMHOSTALLOC_DEVICEMAP": graphs.DEVICE_MAP,
-        "CUDA_ERROR_NOT_READY": graphs.NOT_READY,
+        "sizeof(CUgraphNodeParams)": ctypes.sizeof(libcuda.NodeParameters),
+        "offsetof(CUgraphNodeParams, conditional)": libcuda.NodeParameters.of.offset,
+        "sizeof(CUDA_CONDITIONAL_NODE_PARAMS)": ctypes.sizeof(libcuda.ConditionalNode),
+        "offsetof(CUDA_CONDITIONAL_NODE_PARAMS, phGraph_out)": libcuda.ConditionalNode.graphs.offset,
+        "offsetof(CUDA_CONDITIONAL_NODE_PARAMS, ctx)": libcuda.ConditionalNode.context.offset,
+        "CU_STREAM_CAPTURE_MODE_RELAXED": libcuda.RELAXED,
+        "CU_GRAPH_NODE_TYPE_CONDITIONAL": libcuda.CONDITIONAL,
+        "CU_GRAPH_COND_TYPE_WHILE": libcuda.WHILE,
+        "CU_GRAPH_COND_ASSIGN_DEFAULT": libcuda.ASSIGN_DEFAULT,
+        "CU_MEMHOSTALLOC_DEVICEMAP": libcuda.DEVICE_MAP,
+        "CUDA_ERROR_NOT_READY": libcuda.NOT_READY,
+        "sizeof(CUDA_MEMCPY2D)": ctypes.sizeof(libcuda.RowCopy),
+        "offsetof(CUDA_MEMCPY2D, dstPitch)": libcuda.RowCopy.dst_pitch.offset,
+        "CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR": libcuda.CAPABILITY_MAJOR,
+        "CU_STREAM_NON_BLOCKING": libcuda.NON_BLOCKING,
+        "CU_MEMORYTYPE_DEVICE": libcuda.DEVICE,
     }
     lines = [f'static_assert({name} == {value}, "{name}");' for name, value in checks.items()]
     source = tmp_path / "layouts.cpp"

@@ -14,7 +14,7 @@ from s2s_export.errors import BackendError, InvalidOption, UnknownOption
 from s2s_export.runtime.cuda.emulation import HostDevice
 from s2s_export.runtime.decoding.options import GenerationOptions
 from s2s_export.runtime.device_search import DeviceLost, DeviceSearch
-from s2s_export.runtime.device_search.loop import MOST_PLANS
+from s2s_export.runtime.device_search.loop import MOST_KEPT
 from s2s_export.runtime.device_search.rules import serialise
 from s2s_export.runtime.device_search.tables import Arena, make_plan
 
@@ -80,7 +80,7 @@ def test_refusals() -> None:
     options = options_of(num_beams=4)
     with pytest.raises(BackendError, match="the executor runs 2 beams and the search wants 4"):
         search_of(HostDevice(), options, beams=2).run([[3]], options)
-    with pytest.raises(InvalidOption, match="2 sources for an executor of 1"):
+    with pytest.raises(InvalidOption, match="2 sources, but the executor was made for 1"):
         search_of(HostDevice(), options).run([[3], [4]], options)
     with pytest.raises(UnknownOption, match="loop mode 'whle'.*while"):
         search_of(HostDevice(), options).run([[3]], options, mode="whle")  # type: ignore[arg-type]
@@ -119,9 +119,10 @@ def test_graphs_and_memory_are_kept() -> None:
     assert [h.token_ids for h in search.run([[5]], options)[0]] == [h.token_ids for h in first[0]]
     assert device.allocated == held
     for n in range(1, 6):
-        search.run([[3]], options_of(num_beams=2, max_new_tokens=n))
-    assert device.allocated - before <= MOST_PLANS * (held - before)
-    assert len(search._kept) == MOST_PLANS
+        for on_prefix in (None, lambda source, tokens: None):
+            search.run([[3]], options_of(num_beams=2, max_new_tokens=n), on_prefix=on_prefix)
+    assert device.allocated - before <= MOST_KEPT * (held - before)
+    assert search.n_kept == MOST_KEPT
     search.close()
     assert device.allocated == before
 

@@ -16,11 +16,11 @@ from ...cuda.interface import Device
 from ...decoding.state import DecodeState
 from ...device_search.loop import Mode
 from ...device_search.searcher import DeviceSearcher
-from ...device_search.step_executor import unfit as unfit_for_search
+from ...device_search.step_executor import incompatible_reason as search_incompatible_reason
 from .._declaration import Declaration
 from . import library as libraries
 from .engines import Engines
-from .executor import EnginePlaces
+from .executor import EngineSlotFactory
 from .library import Library
 from .parts import PartedState
 from .state import EngineState
@@ -29,7 +29,7 @@ SEARCH = "on the device, of recurrent models on the host"
 
 
 class TensorRTBackend:
-    """Engines of one target. Safe to use from several threads: each batch in flight has a lane of its own."""
+    """Engines of one target. Safe to use from several threads: each batch in flight has its own execution context."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class TensorRTBackend:
         device: Any,
         search_device: Callable[[], Device] = cuda.shared,
     ) -> None:
-        """device: of the engines. search_device: the same GPU as the search wants it, made when it is wanted."""
+        """device: the GPU of the engines. search_device: opens the same GPU with kernels and graphs, for the search."""
         self.name = name
         self.bundle = bundle
         self.target = folder.name
@@ -54,10 +54,10 @@ class TensorRTBackend:
         return PartedState(lambda part: self._part(part, n_beams), sources, self.max_sources)
 
     def lacks_device_search(self) -> str | None:
-        return unfit_for_search(self.engines.graphs["decoder_step"])
+        return search_incompatible_reason(self.engines.graphs["decoder_step"])
 
     def device_search(self, mode: Mode) -> DeviceSearcher:
-        return DeviceSearcher(EnginePlaces(self.engines, self._search_device()), mode)
+        return DeviceSearcher(EngineSlotFactory(self.engines, self._search_device()), mode)
 
     def _part(self, sources: Sequence[Sequence[int]], n_beams: int) -> EngineState:
         return EngineState(self.engines, [list(source) for source in sources], n_beams)

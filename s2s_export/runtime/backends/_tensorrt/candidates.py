@@ -1,7 +1,7 @@
 """What a search asks of a step's logits, computed on the host.
 
-The engines give logits. Until the search itself runs on the device, they are copied here, and this function does what
-the portable graph's tail does on a CPU. B*K*V numbers a step cross the bus for it.
+Engines give logits [B,K,V]. The search on the host copies them from the GPU at each step, and `look` computes what the
+last nodes of the portable graph compute on a CPU. The search on the device needs no such copy.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ...decoding.state import Floats, StepQuery, StepResult
 def look(logits: Floats, query: StepQuery, attention: Any = None) -> StepResult:
     """logits [B,K,V] float32 -> what `query` asks for. Among equal logits the smaller id comes first.
 
-    attention [B,K,L,H,S]: handed through.
+    attention [B,K,L,H,S]: put into the result as it is.
     """
     top = logits.max(axis=-1, keepdims=True)
     with np.errstate(under="ignore"):

@@ -1,9 +1,10 @@
-"""Engines and what a decode needs around them: contexts, buffers, a stream.
+"""The engines of a target, and what a decode needs around them: execution contexts, buffers, a stream.
 
-A `Lane` is all that one batch in flight uses. Its contexts are made once; its buffers grow to the largest batch that it
-has seen and keep their addresses otherwise; shapes and addresses are set when a batch begins, so that the launch of a
-step is the same call with the same arguments each time and can be captured into a CUDA graph. Lanes are used again by
-the next batch. Two threads that decode at the same time have two lanes.
+An `ExecutionContext` is all that one batch in flight uses: one of TensorRT's own execution contexts for each of the
+three graphs, with the buffers and the stream that they share. It is made once and used by one batch after another;
+batches that are decoded at the same time have one each. Its buffers grow to the largest batch so far and otherwise keep
+their addresses. Shapes and addresses are set when a batch begins, so that each step's launch is the same call with the
+same arguments and can be captured into a CUDA graph.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ....bundle import GRAPHS, Bundle, inside
 from ....engines import rebuild, refuse_stale
 from ....errors import BackendError, EngineError
 from ...cuda import driver
-from . import finished, validity
+from . import kernel_cache, validity
 from .library import Library
 from .messages import Messages
 
@@ -46,12 +47,12 @@ class Engines:
         caches: dict[Path, Any] = {}
         self._configs: dict[str, Any] = {}
         for name, engine in self._engines.items():
-            kept_as = finished.folder() / f"{self.record['key'][:20]}-{name}-{device.capability}"
-            self._configs[name], cache = finished.attach(engine, kept_as)
+            cache_file = kernel_cache.folder() / f"{self.record['key'][:20]}-{name}-{device.capability}"
+            self._configs[name], cache = kernel_cache.runtime_config(engine, cache_file)
             if cache is not None:
-                caches[kept_as] = cache
-        weakref.finalize(self, finished.keep, caches)
-        self._lanes: list[Lane] = []
+                caches[cache_file] = cache
+        weakref.finalize(self, kernel_cache.save, caches)
+        self._idle: list[ExecutionContext] = []  # given back, for the next batch
         self._lock = threading.Lock()
 
     def _load(self, name: str) -> Any:
@@ -71,7 +72,8 @@ class Engines:
             raise EngineError(f"{path}: {self.library.name} can't load it ({self.messages.last_error()}); {again}")
         return engine
 
-    def create_context(self, name: str) -> Any:
+    def create_graph_context(self, name: str) -> Any:
+        """One of TensorRT's execution contexts, of the graph `name`."""
         engine, config = self._engines[name], self._configs[name]
         context = engine.create_execution_context(config) if config is not None else engine.create_execution_context()
         if context is None:
@@ -81,31 +83,47 @@ class Engines:
             )
         return context
 
-    def take_lane(self) -> Lane:
-        """A lane that no other batch uses."""
+    def scratch_bytes(self, name: str) -> int:
+        """Device memory that the caller gives a context of this graph; 0 where contexts allocate their own."""
+        if not kernel_cache.is_user_managed(self._configs[name]):
+            return 0
+        return int(self._engines[name].device_memory_size_v2)
+
+    def take_context(self) -> ExecutionContext:
+        """An execution context that no other batch uses: an idle one, or a new one."""
         with self._lock:
-            lane = self._lanes.pop() if self._lanes else None
-        if lane is None:
-            return Lane(self)
-        self.device.synchronize(lane.stream)  # a batch that was given up may still copy
-        return lane
+            context = self._idle.pop() if self._idle else None
+        if context is None:
+            return ExecutionContext(self)
+        self.device.synchronize(context.stream)  # a batch that was abandoned may still copy
+        return context
 
-    def return_lane(self, lane: Lane) -> None:
+    def return_context(self, context: ExecutionContext) -> None:
         with self._lock:
-            self._lanes.append(lane)
+            self._idle.append(context)
 
 
-class Lane:
-    """Contexts, buffers and a stream for one batch in flight. Not shared between threads."""
+class ExecutionContext:
+    """What one batch in flight uses. Not shared between threads. Raises BackendError, OutOfMemory or DeviceLost."""
 
     def __init__(self, engines: Engines) -> None:
         self.engines = engines
         self.device = engines.device
         self.device.activate()
         self.stream = self.device.create_stream()
-        self._contexts = {name: engines.create_context(name) for name in GRAPHS}
+        self._contexts = {name: engines.create_graph_context(name) for name in GRAPHS}  # TensorRT's own
         self.buffers = driver.Buffers(self.device, self.stream)
+        self._give_scratch_memory()
         self._staging: dict[str, Any] = {}
+
+    def _give_scratch_memory(self) -> None:
+        """One block for the activations of all three graphs, since they run one after another in one stream."""
+        sizes = {name: self.engines.scratch_bytes(name) for name in GRAPHS}
+        if not any(sizes.values()):
+            return
+        address = self.buffers.get("scratch", (max(sizes.values()),), "bool")  # a byte an element
+        for name, size in sizes.items():
+            self._contexts[name].set_device_memory(address, size)
 
     def buffer(self, name: str, shape: Sequence[int], dtype: str) -> int:
         """The address of device memory for a tensor, the same each time unless it has to grow."""
@@ -135,17 +153,28 @@ class Lane:
             raise BackendError(f"{graph}: the engine has no tensor {name} ({reason}); build the target again")
 
     def launch(self, graph: str) -> None:
-        """Queue one graph. Nothing is waited for."""
+        """Queues one graph, and returns at once."""
         if not self._contexts[graph].execute_async_v3(self.stream):
             raise BackendError(f"{graph}: the launch failed ({self.engines.messages.last_error()}); run s2s doctor")
 
+    def refused_capture(self, graphs: Sequence[str]) -> str | None:
+        """Why launches of these graphs can't be captured, according to the library; None where it doesn't object."""
+        for name in graphs:
+            asked = getattr(self._contexts[name], "is_stream_capturable", None)
+            if asked is not None and not asked(self.stream):
+                return (
+                    f"{self.engines.library.name} says that launches of {name} can't be captured; expected an engine "
+                    "that allocates nothing while it runs; build the target again"
+                )
+        return None
+
     def close(self) -> None:
         """Gives all memory back. Nothing of it may be in use."""
+        self._contexts.clear()
         self.buffers.close()
         for array in self._staging.values():
             self.device.free_host(array)
         self._staging.clear()
-        self._contexts.clear()
         self.device.destroy_stream(self.stream)
 
     def upload(self, address: int, array: Any) -> None:

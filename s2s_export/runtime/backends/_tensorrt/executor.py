@@ -1,7 +1,7 @@
-"""TensorRT's decoder step as a `StepExecutor`, and the places in which a device decodes with it.
+"""TensorRT's decoder step as a `StepExecutor`, and the slots in which a device decodes with it.
 
-The state encodes the sources, holds the caches and has every address set when it is made; here only its graphs are
-queued. Recurrent decoders exchange their states' buffers at each step, which a captured graph can't: they are refused.
+An `EngineState` encodes the sources, holds the caches and sets every address when it is made; here its graphs are only
+queued. Recurrent decoders are refused: they exchange their states' buffers at each step, which a captured graph can't.
 """
 
 from __future__ import annotations
@@ -13,57 +13,69 @@ from ....errors import BackendError
 from ...cuda.faults import DeviceLost
 from ...cuda.interface import Device, Graph
 from ...decoding.options import GenerationOptions
-from ...device_search.held import not_captured
 from ...device_search.narrow import NarrowExecutor
-from ...device_search.step_executor import ELEMENTS, StepExecutor, attention_at, unfit
-from .engines import Engines, Lane
-from .state import EngineState
+from ...device_search.search_buffers import not_captured
+from ...device_search.step_executor import ELEMENTS, StepExecutor, attention_at, incompatible_reason
+from .engines import Engines, ExecutionContext
+from .state import PREFILL, EngineState
 
 
 class EngineExecutor:
-    """state: fresh, before its first step; it belongs to the executor from then on."""
+    """The decoder step of a batch. state: before its first step; the executor owns it from then on."""
 
     def __init__(self, state: EngineState) -> None:
         graph, addresses = state._engines.graphs["decoder_step"], state._addresses
-        if (reason := unfit(graph)) is not None:
+        if (reason := incompatible_reason(graph)) is not None:
             raise BackendError(f"{reason}; decode with the host's search (search='host')")
         self._state = state
-        self._lane = state._lane
+        self._context = state._context
         self.n_sources = state.n_sources
         self.n_beams = state._rows
         self.vocabulary_size = state.vocabulary_size
         self.capacity = int(state._letters["C"])
-        self.positions = state._limit
+        self.positions, self.capturable = state._limit, True
         self.element = ELEMENTS[str(state._outputs["logits"]["dtype"])]
         self.token = addresses["token"]
         self.position = addresses["position"]
         self.ancestors = addresses["ancestors"]
         self.logits = addresses["logits"]
         self.attention = attention_at(graph, addresses.get("attention", 0), int(state._letters["S"]))
-        self.stream = self._lane.stream
-        self.signature: object = (id(self._lane), state.signature)
+        self.stream = self._context.stream
+        self.signature: object = (id(self._context), state.signature)
 
     def enqueue(self, stream: int) -> None:
-        self._lane.launch("decoder_step")
+        self._context.launch("decoder_step")
 
 
-class Front:
-    """Encoder and cross-KV-init as one graph. The first call with a signature is queued, since libraries set themselves
-    up in it, and then captured; later ones are replayed."""
+def require_capturable(context: ExecutionContext, graphs: Sequence[str]) -> None:
+    """Raises BackendError where the library says beforehand that launches of these graphs can't be captured."""
+    if (reason := context.refused_capture(graphs)) is not None:
+        raise not_captured(BackendError(reason), "device-queue")
 
-    def __init__(self, device: Device, stream: int) -> None:
+
+class PrefillGraph:
+    """Encoder and cross-KV-init as one CUDA graph.
+
+    The first call with a signature is queued launch by launch, since libraries set themselves up in their first call,
+    and then captured. Later calls with it launch the graph.
+    """
+
+    def __init__(self, device: Device, context: ExecutionContext) -> None:
         self._device = device
-        self._stream = stream
+        self._context = context
+        self._stream = context.stream
         self._signature: object = None
         self._graph: Graph | None = None
 
     def queue(self, signature: object, body: Callable[[], None]) -> None:
+        """Queues what `body` queues. signature: equal where its launches are."""
         if self._graph is not None and signature == self._signature:
             self._graph.launch(self._stream)
             return
         self.close()
         body()
         self._device.synchronize(self._stream)
+        require_capturable(self._context, PREFILL)
         try:
             self._graph, self._signature = self._device.capture(self._stream, body), signature
         except DeviceLost:
@@ -77,17 +89,17 @@ class Front:
             self._graph = None
 
 
-class EnginePlace:
-    """A lane, and the graph of what runs on it once a batch. See `searcher.Place`.
+class EngineSlot:
+    """An execution context, and the graph of what it runs once for each batch. See `searcher.Slot`.
 
-    A batch of the last one's shape takes its state over: nothing is bound again.
+    A batch of the same shape as the last one uses its state again, so that no address is set anew.
     """
 
     def __init__(self, engines: Engines, device: Device) -> None:
         self._engines = engines
         self._device = device
-        self._lane = Lane(engines)
-        self._front = Front(device, self._lane.stream)
+        self._context = ExecutionContext(engines)
+        self._prefill = PrefillGraph(device, self._context)
         self._shape: Hashable = None
         self._last: tuple[EngineState, StepExecutor] | None = None
 
@@ -97,28 +109,30 @@ class EnginePlace:
         batch = [list(source) for source in sources]
         shape = len(batch), options.n_rows, bucket(self._engines.record, max(map(len, batch)))
         if self._last is None or shape != self._shape:
-            self._last = None  # whatever goes wrong now, its buffers may have moved
+            self._last = None  # if this fails, the buffers may have moved already
             self._last, self._shape = self._make(batch, options.n_rows, graphs), shape
         else:
             self._last[0].restart(batch)
         return self._last[1]
 
     def _make(self, batch: list[list[int]], n_beams: int, graphs: bool) -> tuple[EngineState, StepExecutor]:
-        queue = {"queue": self._front.queue} if graphs else {}
-        state = EngineState(self._engines, batch, n_beams, self._lane, **queue)
+        queue = {"queue": self._prefill.queue} if graphs else {}
+        state = EngineState(self._engines, batch, n_beams, self._context, **queue)
         executor = EngineExecutor(state)
+        if graphs:
+            require_capturable(self._context, ["decoder_step"])
         if executor.n_beams == n_beams:
             return state, executor
-        return state, NarrowExecutor(executor, n_beams, self._device, self._lane.buffer)
+        return state, NarrowExecutor(executor, n_beams, self._device, self._context.buffer)
 
     def close(self) -> None:
         self._last = None
-        self._front.close()
-        self._lane.close()
+        self._prefill.close()
+        self._context.close()
 
 
-class EnginePlaces:
-    """See `searcher.Places`."""
+class EngineSlotFactory:
+    """See `searcher.SlotFactory`."""
 
     def __init__(self, engines: Engines, device: Device) -> None:
         self.device = device
@@ -130,5 +144,5 @@ class EnginePlaces:
         record = self._engines.record
         return len(sources), beams_for(record, options.n_rows), bucket(record, max(map(len, sources)))
 
-    def make(self) -> EnginePlace:
-        return EnginePlace(self._engines, self.device)
+    def make(self) -> EngineSlot:
+        return EngineSlot(self._engines, self.device)

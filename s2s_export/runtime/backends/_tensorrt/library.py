@@ -21,7 +21,8 @@ MIB = 1 << 20
 
 
 def load(flavour: str) -> Library:
-    """The library of a flavour. Raises BackendUnavailable, with the pip line, when it can't be imported."""
+    """The library of a flavour, "tensorrt" or "tensorrt-rtx". Raises BackendUnavailable, with the pip line, when it
+    can't be imported."""
     try:
         module = importlib.import_module(MODULES[flavour])
         module.Builder, module.Runtime  # noqa: B018 (an incomplete installation lacks them)
@@ -71,10 +72,6 @@ class Library:
     def has_cache_layer(self) -> bool:
         """Updates K/V caches in place with a layer of its own."""
         return "KV_CACHE_UPDATE" in self.trt.LayerType.__members__
-
-    @cached_property
-    def has_attention_layer(self) -> bool:
-        return "ATTENTION_INPUT" in self.trt.LayerType.__members__
 
     @cached_property
     def reports_progress(self) -> bool:
@@ -128,11 +125,12 @@ class Library:
             )
         config.set_preview_feature(feature, True)
 
-    def element_name(self, dtype: Any) -> str:
-        """numpy's name of an element type; "bfloat16" and "float8" where numpy has none."""
-        table = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "FP8": "float8", "BOOL": "bool"}
-        name = str(dtype).rpartition(".")[2]
-        return table.get(name, name.lower())
+    def require_user_allocation(self, config: Any) -> None:
+        """Builds an engine that allocates nothing while it runs, where the library has such engines: only their
+        launches can be captured into a CUDA graph. The caller gives contexts their memory. The build fails for graphs
+        with loops, whose memory is known only at run time."""
+        if flag := getattr(self.trt.BuilderFlag, "REQUIRE_USER_ALLOCATION", None):
+            config.set_flag(flag)
 
 
 def _is_always_strong(trt: ModuleType) -> bool:

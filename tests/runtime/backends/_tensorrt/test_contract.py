@@ -20,17 +20,25 @@ USED = {
     "IAttention": ["decomposable"],
     "IBuilderConfig": [
         *("set_memory_pool_limit", "set_compute_capability", "num_compute_capabilities", "set_preview_feature"),
-        *("add_optimization_profile", "progress_monitor", "profiling_verbosity"),
+        *("add_optimization_profile", "progress_monitor", "profiling_verbosity", "set_flag"),
     ],
     "IOptimizationProfile": ["set_shape"],
     "IProgressMonitor": ["phase_start", "step_complete", "phase_finish"],
     "OnnxParser": ["parse_from_file", "num_errors", "get_error", "supports_operator"],
     "ParserError": ["desc", "node_name", "node_operator"],
     "Runtime": ["deserialize_cuda_engine", "get_engine_validity", "engine_header_size"],
-    "ICudaEngine": ["create_execution_context", "create_runtime_config"],
-    "IRuntimeConfig": ["create_runtime_cache", "set_runtime_cache"],
+    "ICudaEngine": ["create_execution_context", "create_runtime_config", "device_memory_size_v2"],
+    "IRuntimeConfig": [
+        *("create_runtime_cache", "set_runtime_cache", "dynamic_shapes_kernel_specialization_strategy"),
+        *("get_execution_context_allocation_strategy", "set_execution_context_allocation_strategy"),
+    ],
     "IRuntimeCache": ["serialize", "deserialize"],
-    "IExecutionContext": ["set_input_shape", "set_tensor_address", "execute_async_v3"],
+    "IExecutionContext": [
+        *("set_input_shape", "set_tensor_address", "execute_async_v3", "set_device_memory", "is_stream_capturable"),
+    ],
+    "BuilderFlag": ["REQUIRE_USER_ALLOCATION"],
+    "DynamicShapesKernelSpecializationStrategy": ["EAGER"],
+    "ExecutionContextAllocationStrategy": ["USER_MANAGED"],
     "MemoryPoolType": ["WORKSPACE"],
     "PreviewFeature": ["ALIASED_PLUGIN_IO_10_03"],
     "ProfilingVerbosity": ["DETAILED"],
@@ -79,7 +87,6 @@ def test_features_are_asked_for_and_not_versions(trt):
     assert library.compiles_ahead_of_time
     assert library.tells_validity
     assert library.has_cache_layer
-    assert library.has_attention_layer
     assert library.reports_progress
     source = inspect.getsource(sys.modules["s2s_export.runtime.backends._tensorrt.library"])
     assert "version_info" not in source

@@ -22,7 +22,7 @@ pytest.importorskip("onnx")
 
 from command_line import s2s
 from device_helpers import missing_compiler
-from fake_tensorrt import EmulatedGpu, FakeContext, build, fake_library
+from fake_tensorrt import EmulatedGpu, FakeContext, FakeEngine, build, fake_library
 from small import recipe
 from tiny_names import FAMILIES
 
@@ -186,10 +186,10 @@ def test_batches_of_one_shape_share_memory_and_graphs(make: Make, queued: list[i
     held = gpu.allocated
     assert tokens(session.generate(SOURCES[:2], **settings)) == tokens(first)
     assert len(queued) == 6 and gpu.allocated == held
-    other = session.generate(SOURCES[:2], **{**settings, "max_new_tokens": 7})  # another plan on the same place
+    other = session.generate(SOURCES[:2], **{**settings, "max_new_tokens": 7})  # another plan in the same slot
     assert len(queued) == 6 + 2 and gpu.allocated > held
     assert [len(of[0].token_ids) for of in other] >= [len(of[0].token_ids) for of in first]
-    session.generate(SOURCES[:1], **settings)  # another shape: a place of its own
+    session.generate(SOURCES[:1], **settings)  # another shape: a slot of its own
     assert len(queued) == 8 + 6
 
 
@@ -213,7 +213,7 @@ def test_a_warm_start_captures_nothing(make: Make, queued: list[int], search: st
 
 
 def test_batches_before_leave_nothing_behind(make: Make) -> None:
-    """Places and states are taken over, with what an overflow may have left in the caches."""
+    """Slots and states are used again, with what an overflow may have left in the caches."""
     session, _, path = make("marian", "device-replay")
     reference = s2s_export.load(path, backend="onnxruntime", threads=1)
     for settings in ({"num_beams": 3}, {"num_beams": 7}, {"num_beams": 1}):
@@ -223,8 +223,8 @@ def test_batches_before_leave_nothing_behind(make: Make) -> None:
             assert tokens(found) == tokens(expected)
             for ours, theirs in zip(found, expected, strict=True):
                 np.testing.assert_allclose(ours[0].alignment, theirs[0].alignment, atol=1e-5)
-            lane = session.searcher._idle[-1].place._lane
-            for address, size in (lane.buffers._places[name] for name in lane.buffers._places if name[:4] == "self"):
+            context = session.searcher._idle[-1].slot._context
+            for address, size in (place for name, place in context.buffers._blocks.items() if name[:4] == "self"):
                 ctypes.memset(address, 0xFF, size)  # NaN
 
 
@@ -236,8 +236,8 @@ def test_without_graphs_all_is_queued(make: Make, queued: list[int]) -> None:
 
 
 def test_addresses_that_move_make_new_graphs(make: Make, queued: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """One place for all shapes: its buffers grow, and what was captured before is not replayed."""
-    monkeypatch.setattr(searcher, "MOST_IDLE", 1)
+    """One slot for all shapes: its buffers grow, and what was captured before is not replayed."""
+    monkeypatch.setattr(searcher, "MOST_KEPT", 1)
     session, gpu, path = make("marian", "device-replay")
     reference = s2s_export.load(path, backend="onnxruntime", threads=1)
     n_allocated = []
@@ -261,7 +261,7 @@ def test_streams(make: Make, search: str, beams: int) -> None:
     given_up = session.searcher.stream(SOURCES[0], options)
     next(given_up)
     given_up.close()
-    assert list(session.searcher.stream(SOURCES[0], options))  # its place is free again
+    assert list(session.searcher.stream(SOURCES[0], options))  # its slot is free again
 
 
 def test_several_threads_and_streams_at_once(make: Make) -> None:
@@ -360,7 +360,7 @@ def test_out_of_memory_is_an_error_and_no_end(make: Make) -> None:
 
 
 def test_memory_that_is_kept_makes_room(make: Make) -> None:
-    """What idle places hold is given back before a batch is refused."""
+    """What idle slots hold is given back before a batch is refused."""
     session, gpu, _ = make("marian")
     session.generate(SOURCES[:3], num_beams=8, max_new_tokens=10)
     gpu.memory_limit = gpu.allocated
@@ -398,6 +398,34 @@ def test_a_step_that_can_not_be_captured(make: Make, monkeypatch: pytest.MonkeyP
     assert tokens(without.generate(SOURCES[:2], num_beams=2, max_new_tokens=6)) == tokens(expected)
 
 
+def test_a_library_that_says_that_it_can_not_be_captured(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked before anything is captured; without graphs it isn't asked."""
+    captures: list[int] = []
+    monkeypatch.setattr(EmulatedGpu, "capture_while", lambda self, stream, body: captures.append(stream))
+    monkeypatch.setattr(EmulatedGpu, "capture", lambda self, stream, body: captures.append(stream))
+    monkeypatch.setattr(FakeContext, "is_stream_capturable", lambda self, stream: False)
+    session, _, _ = make("marian", "device")
+    with pytest.raises(BackendError, match=r"no graph .*encoder can't be captured.* again.*device-queue"):
+        session.generate(SOURCES[:2], num_beams=2, max_new_tokens=6)
+    assert not captures
+    without, _, _ = make("marian", "device-queue")
+    assert without.generate(SOURCES[:2], num_beams=2, max_new_tokens=6)
+
+
+def test_engines_are_given_the_memory_of_their_activations(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One block for the three graphs, which run one after another; it goes back with the slot."""
+    monkeypatch.setattr(FakeEngine, "device_memory_size_v2", 5000)
+    session, gpu, _ = make("marian", "device")
+    session.generate(SOURCES[:2], num_beams=2, max_new_tokens=6)
+    contexts = session.searcher._idle[-1].slot._context._contexts
+    addresses = {context.memory for context in contexts.values()}
+    assert len(contexts) == 3 and len(addresses) == 1
+    ((address, size),) = addresses
+    assert size == 5000 and address in gpu._blocks
+    session.searcher.release()
+    assert gpu.allocated == 0
+
+
 def test_a_library_that_fails_because_the_device_is_lost(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     session, gpu, _ = make("marian")
     monkeypatch.setattr(FakeContext, "execute_async_v3", lambda self, stream: False)
@@ -426,7 +454,7 @@ def test_lines_of_generate_get_the_error_of_their_own(make: Make) -> None:
     assert all("start a new one" in line["error"] for line in decode())
 
 
-def test_a_failure_leaves_the_place_usable(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_leaves_the_slot_usable(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     session, _, _ = make("marian")
     options = session.options(num_beams=2, max_new_tokens=5)
     expected = tokens(session.decode(SOURCES[:2], options))

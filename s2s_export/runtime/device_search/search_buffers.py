@@ -1,4 +1,4 @@
-"""The memory and the graphs of one plan, and how a step is queued, captured and repeated.
+"""The memory and the graphs of one kind of call (a plan), and how a step is queued, captured and repeated.
 
 A step is the decoder's own launches and those of `steps.py`. The first step of a plan is queued launch by launch, as
 libraries set themselves up in their first call; then it is captured. loop.py has the modes.
@@ -19,20 +19,24 @@ from ..cuda.faults import DeviceLost
 from ..cuda.interface import Device, Graph
 from ..decoding.hypothesis import Hypothesis
 from ..decoding.options import GenerationOptions
-from . import walk
+from . import backtrack
 from .rules import DeviceRules
-from .step_executor import StepExecutor, is_capturable
+from .step_executor import StepExecutor
 from .steps import StepLaunches
 from .tables import Arena, Plan, first_values
 
-ASK_SECONDS = 0.001  # between two questions to the driver whether all is well
+ASK_SECONDS = 0.001  # between two questions to the driver whether the stream still works
 STEPS_AHEAD = 6  # steps queued beyond the last one known to have run: hides the launch, wastes at most so many
 SPIN_SECONDS = 0.0003  # how long a wait keeps the processor: giving it up, even for no time, takes some 50 us
 STOPPED = 1 << 32  # S2S_STOPPED of loop_parameters.h
 
 
-class Held:
-    """Memory and graphs of one plan, for one batch after another."""
+class SearchBuffers:
+    """Memory and graphs of one plan, for one batch after another.
+
+    reports [T, B, 2K + 4] int32: what each step says of the outputs, in host memory that the device writes; stream.py
+    reads it.
+    """
 
     def __init__(self, device: Device, executor: StepExecutor, plan: Plan) -> None:
         self.plan = plan
@@ -43,17 +47,20 @@ class Held:
         what = f"the tables of {plan.n_sources} sources with {plan.beams} beams and {plan.vocabulary} tokens"
         self._address = device.allocate(self._arena.n_bytes, what)
         self._image = np.zeros(self._arena.image_bytes, np.uint8)
-        self.news, news_address = device.mapped((plan.limit, plan.n_sources, 2 * plan.beams + 4), np.int32)
+        self.reports, reports_address = device.mapped((plan.limit, plan.n_sources, 2 * plan.beams + 4), np.int32)
         self._progress, progress_address = device.mapped((1,), np.uint64)
         addresses = {name: self._address + offset for name, offset in self._arena.offsets.items()}
-        addresses |= {"news": news_address if plan.streams else 0, "progress": progress_address}
+        addresses |= {"news": reports_address if plan.streams else 0, "progress": progress_address}
         self._launches = StepLaunches(plan, executor, addresses)
         self._graphs: dict[str, Graph] = {}
 
     def begin(
         self, options: GenerationOptions, rules: DeviceRules, padded: NDArray[np.int64], numbers: Sequence[int]
     ) -> None:
-        """Fills the tables, and feeds the prompt but for its last token."""
+        """Fills the tables for a batch, and runs the decoder over the prompt except for its last token.
+
+        padded [B, S]: the sources' token ids, -1 behind them. numbers: of the sources, as draws count them.
+        """
         device, plan, mask = self._device, self.plan, (1 << 64) - 1
         first_values(self._arena, self._image, options, rules, padded)
         seed = secrets.randbits(64) if options.seed is None else options.seed & mask
@@ -74,9 +81,10 @@ class Held:
             device.to_device(self._executor.position, at, self._stream)
             if position < plan.prompt - 1:
                 self._executor.enqueue(self._stream)
-            device.synchronize(self._stream)  # the arrays above may go
+            device.synchronize(self._stream)  # the copies have read the arrays above
 
     def use(self, executor: StepExecutor) -> None:
+        """Runs the steps of another batch from now on, whose signature is the same."""
         self._executor = executor
 
     # Steps
@@ -95,7 +103,7 @@ class Held:
             return None
         if mode not in self._graphs:
             self._device.synchronize(self._stream)
-            body = self._queue_step if is_capturable(self._executor) else self._queue_search
+            body = self._queue_step if self._executor.capturable else self._queue_search
             capture: Callable[..., Graph] = self._device.capture_while if mode == "while" else self._device.capture
             try:
                 self._graphs[mode] = capture(self._stream, body)
@@ -106,12 +114,13 @@ class Held:
         return self._graphs[mode]
 
     def warm_up(self, mode: str) -> None:
+        """Queues one step, captures the graph of `mode`, and waits."""
         self._queue_step()
         self._capture(mode)
         self._device.synchronize(self._stream)
 
     def run(self, mode: str) -> Iterator[int]:
-        """How many steps have run, whenever that changes."""
+        """Runs the search to its end. Yields how many steps have run, whenever that number changes."""
         return self._run_while() if mode == "while" else self._run_steps(mode)
 
     def _run_while(self) -> Iterator[int]:
@@ -126,8 +135,9 @@ class Held:
         yield from self._wait(self.plan.limit)
 
     def _run_steps(self, mode: str) -> Iterator[int]:
-        """Step by step. Of a step that no graph can hold, the graph has what follows it."""
-        can_capture = is_capturable(self._executor)
+        """Step by step, each a launch of the graph of one step. Where no graph can hold the decoder's own launches, the
+        host queues those, and the graph holds the search's that follow."""
+        can_capture = self._executor.capturable
         ahead = STEPS_AHEAD if can_capture else 0
         for step in range(self.plan.limit):
             graph = self._graphs.get(mode)
@@ -144,8 +154,12 @@ class Held:
         yield from self._wait(self.plan.limit)
 
     def _wait(self, n_steps: int) -> Iterator[int]:
-        """Until so many steps have run, or the search is at its end. Looks at mapped memory and asks the driver at
-        times, which is how a lost device shows."""
+        """Waits until so many steps have run or the search has ended, and yields the number of steps when it changes.
+
+        It reads a counter that the device writes into host memory, and asks the driver now and then whether the stream
+        still works, since a lost device writes nothing. Raises DeviceLost, or BackendError for a search that stopped
+        short of its end.
+        """
         seen = -1
         since = asked = time.monotonic()
         while True:
@@ -174,7 +188,11 @@ class Held:
     # The end
 
     def results(self, options: GenerationOptions, source_lengths: Sequence[int]) -> list[list[Hypothesis]]:
-        names = [*(walk.BEAM_TABLES if self.plan.is_beam_search else walk.ROW_TABLES)]
+        """The outputs of every source, best first, once the search has ended. Copies the tables to the host.
+
+        Raises BackendError where a text reached a position that the engine doesn't have.
+        """
+        names = [*(backtrack.BEAM_TABLES if self.plan.is_beam_search else backtrack.ROW_TABLES)]
         names += ["alignment"] if self.plan.attention is not None else []
         n_steps = int(self._progress[0]) % STOPPED
         if self.plan.is_cut and n_steps == self.plan.limit:
@@ -187,22 +205,23 @@ class Held:
         for name in names:
             shape, dtype = self._arena.tables[name]
             if shape[0] == self.plan.limit and len(shape) >= 3:
-                shape = (n_steps, *shape[1:])  # the rest was never written
+                shape = (n_steps, *shape[1:])  # later steps did not run, and nothing wrote their rows
             tables[name] = np.empty(shape, dtype)
             self._device.to_host(tables[name], self._address + self._arena.offsets[name], self._stream)
         self._device.synchronize(self._stream)
-        read = walk.beams if self.plan.is_beam_search else walk.rows
+        read = backtrack.beams if self.plan.is_beam_search else backtrack.rows
         return read(tables, options, source_lengths)
 
     def close(self) -> None:
+        """Gives memory and graphs back. Nothing of them may be in use."""
         for graph in self._graphs.values():
             graph.close()
         self._graphs.clear()
         self._device.free(self._address)
-        self._device.release_mapped(self.news)
+        self._device.release_mapped(self.reports)
         self._device.release_mapped(self._progress)
 
 
 def not_captured(error: BackendError, other: str) -> BackendError:
-    """What to do where the driver or a library does not allow a graph. other: a search that does without it."""
+    """The error to raise where the driver or a library refuses a capture. other: a search that needs no such graph."""
     return BackendError(f"no graph of the decoder could be made: {error}; or load with search='{other}'")

@@ -1,4 +1,6 @@
-"""From the tables of a finished search to hypotheses. On the device nothing but records was kept; here they are walked.
+"""From the tables of a finished search to hypotheses, by following each one's parents back from its last token.
+
+The device keeps no texts: at each step it records the token that every beam took and the beam that it continued.
 
 Letters: B sources, K rows, T steps, S source length.
 """
@@ -23,45 +25,45 @@ ROW_TABLES = ("tokens", "token_scores", "n_generated")
 
 
 def beams(tables: Tables, options: GenerationOptions, source_lengths: Sequence[int]) -> list[list[Hypothesis]]:
-    """The outputs of every source, best first: the pool's records, each walked back through the parents."""
+    """The outputs of every source, best first: the pool's records, each followed back through its parents."""
     return [
-        [_of_pool(tables, options, source, length, place) for place in range(options.num_return_sequences)]
+        [_of_pool(tables, options, source, length, rank) for rank in range(options.num_return_sequences)]
         for source, length in enumerate(source_lengths)
     ]
 
 
-def _of_pool(tables: Tables, options: GenerationOptions, source: int, length: int, place: int) -> Hypothesis:
-    prompt, score = list(options.prompt), float(tables["pool_scores"][source, place])
+def _of_pool(tables: Tables, options: GenerationOptions, source: int, length: int, rank: int) -> Hypothesis:
+    prompt, score = list(options.prompt), float(tables["pool_scores"][source, rank])
     steps = tables["pool_steps"][source]
-    step = int(steps[place])
-    if step < 0:  # an empty place: generate() returns the prompt alone
+    step = int(steps[rank])
+    if step < 0:  # nothing finished there: generate() returns the prompt alone
         return Hypothesis(prompt, score, [])
-    parent = int(tables["pool_parents"][source, place])
-    tokens, scores, looked_at = walk(tables, source, step, parent)
-    # Outputs that finished at one step stay in order in the pool, and only the last of them ever leave it.
-    earlier = int((steps[:place] == step).sum())
-    tokens.append(int(tables["pool_tokens"][source, place]))
+    parent = int(tables["pool_parents"][source, rank])
+    tokens, scores, predicted_by = backtrack(tables, source, step, parent)
+    # Hypotheses that finished at the same step keep their order in the pool, and better ones only push out the last.
+    earlier = int((steps[:rank] == step).sum())
+    tokens.append(int(tables["pool_tokens"][source, rank]))
     scores.append(float(tables["finished_scores"][step, source, earlier]))
-    alignment = _alignment(tables, source, length, [*looked_at, parent])
+    alignment = _alignment(tables, source, length, [*predicted_by, parent])
     return Hypothesis([*prompt, *tokens], score, scores, alignment)
 
 
-def walk(tables: Tables, source: int, n: int, beam: int) -> tuple[list[int], list[float], list[int]]:
+def backtrack(tables: Tables, source: int, n: int, beam: int) -> tuple[list[int], list[float], list[int]]:
     """The first n generated tokens of a beam's text, their log-probabilities, and the beams they were predicted by."""
-    tokens, scores, looked_at = [], [], []
+    tokens, scores, predicted_by = [], [], []
     for step in range(n - 1, -1, -1):
         tokens.append(int(tables["tokens"][step, source, beam]))
         scores.append(float(tables["token_scores"][step, source, beam]))
         beam = int(tables["parents"][step, source, beam])
-        looked_at.append(beam)
-    return tokens[::-1], scores[::-1], looked_at[::-1]
+        predicted_by.append(beam)
+    return tokens[::-1], scores[::-1], predicted_by[::-1]
 
 
-def _alignment(tables: Tables, source: int, length: int, looked_at: list[int]) -> NDArray[Any] | None:
+def _alignment(tables: Tables, source: int, length: int, predicted_by: list[int]) -> NDArray[Any] | None:
     """[T, S] of the beams that predicted each token, from `alignment` [T, B, K, padded S]; None where none was kept."""
-    if "alignment" not in tables or not looked_at:
+    if "alignment" not in tables or not predicted_by:
         return None
-    found: NDArray[Any] = tables["alignment"][np.arange(len(looked_at)), source, looked_at, : length or None]
+    found: NDArray[Any] = tables["alignment"][np.arange(len(predicted_by)), source, predicted_by, : length or None]
     return found
 
 
