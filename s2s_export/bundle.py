@@ -26,7 +26,8 @@ manifest.json, format version 1, holds
     provenance                checkpoint hash and the versions that exported it
     files                     bytes and sha256 of every file but the manifest itself and engines/
 
-It is written to a temporary sibling and moved into place: a bundle is whole or it is absent.
+It is written to a hidden sibling and exchanged for what was there (replacing.py): at any moment the old or the new one
+is whole.
 """
 
 from __future__ import annotations
@@ -34,14 +35,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import replacing
 from .errors import BundleError, InvalidOption, S2SError
 
 FORMAT = "s2s-bundle"
@@ -118,6 +118,8 @@ def read(path: str | os.PathLike[str], *, verify: bool = True) -> Bundle:
     """
     folder = Path(path)
     file = folder / MANIFEST
+    with suppress(OSError):  # a folder that can't be written may still be read
+        replacing.put_back(folder)
     if not folder.is_dir():
         raise BundleError(f"{folder}: no such folder; expected a bundle made by `s2s export`")
     if not file.is_file():
@@ -171,22 +173,21 @@ def writing(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[Pa
     An older bundle at `path` is replaced in one move when `force` is set, and survives a failure.
     """
     final = Path(path)
-    check_destination(final, force=force)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
     try:
-        work.chmod(0o755)
-        yield work
-        replace_folder(work, final)
+        replacing.put_back(final)
+        check_destination(final, force=force)
+        with replacing.folder(final, replace=force) as work:
+            yield work
+            check_destination(final, force=force)  # again: an export takes minutes
+    except replacing.Appeared as error:
+        raise InvalidOption(f"{final}: {error}; choose another name, or pass --force to replace it") from None
     except OSError as error:
         raise _disk_error(error, final) from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def check_destination(path: Path, *, force: bool) -> None:
     """Refuse what must not be overwritten, before any work is done."""
-    if not (path.exists() or path.is_symlink()):
+    if not os.path.lexists(replacing.resolved(path)):
         return
     if not force:
         raise InvalidOption(f"{path}: exists already; expected a new folder; pass --force to replace it")
@@ -196,22 +197,6 @@ def check_destination(path: Path, *, force: bool) -> None:
         raise InvalidOption(f"{path}: is a file; expected a folder's name; choose another")
 
 
-def replace_folder(new: Path, final: Path) -> None:
-    """Move `new` to `final`; what was there goes once the new one is in place."""
-    if not final.exists():
-        new.rename(final)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{final.name}.old.", dir=final.parent))
-    final.rename(old / "was")
-    try:
-        new.rename(final)
-    except BaseException:
-        (old / "was").rename(final)
-        raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
-
-
 def _disk_error(error: OSError, path: Path) -> S2SError:
     return BundleError(f"{path}: can't be written ({error.strerror or error}); nothing was left behind")
 
@@ -219,7 +204,7 @@ def _disk_error(error: OSError, path: Path) -> S2SError:
 def describe_files(folder: Path, progress: Callable[[str], None] | None = None) -> dict[str, dict[str, Any]]:
     """bytes and sha256 of every file below `folder`, by its name inside."""
     files = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.endswith(replacing.NEW)):
         name = path.relative_to(folder).as_posix()
         if name == MANIFEST or name.startswith("engines/"):
             continue
@@ -230,7 +215,5 @@ def describe_files(folder: Path, progress: Callable[[str], None] | None = None) 
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Write manifest.json atomically."""
-    temporary = folder / f".{MANIFEST}.{os.getpid()}"
-    temporary.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(folder / MANIFEST)
+    """Write manifest.json, whole or not at all."""
+    replacing.write_text(folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")

@@ -20,7 +20,7 @@ PORTABLE = "portable"  # the target that is always there: the bundle's own graph
 def engines(bundle: Bundle) -> dict[str, dict[str, Any]]:
     """engine.json of every engine that `s2s build` made, by target. Raises BundleError for one that can't be read."""
     found = {}
-    for file in sorted((bundle.path / "engines").glob("*/engine.json")):
+    for file in sorted((bundle.path / "engines").glob("[!.]*/engine.json")):  # a hidden one is not finished
         try:
             found[file.parent.name] = json.loads(file.read_bytes())
         except (OSError, ValueError) as error:

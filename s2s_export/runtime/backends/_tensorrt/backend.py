@@ -95,7 +95,7 @@ def open_backend(name: str, flavour: str, bundle: Bundle, target: str | None) ->
 def _targets(flavour: str, bundle: Bundle) -> list[str]:
     """Targets of the bundle's engines of this flavour. A damaged engine.json is one of them: opening it says so."""
     found = []
-    for file in sorted((bundle.path / "engines").glob("*/engine.json")):
+    for file in sorted((bundle.path / "engines").glob("[!.]*/engine.json")):
         try:
             is_ours = json.loads(file.read_bytes())["flavour"] == flavour
         except (OSError, ValueError, KeyError, TypeError):
