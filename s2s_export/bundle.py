@@ -32,7 +32,6 @@ is whole.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -43,13 +42,15 @@ from typing import Any
 
 from . import replacing
 from .errors import BundleError, InvalidOption, S2SError
+from .hashing import sha256, sha256_of
+
+__all__ = ["FORMAT", "Bundle", "read", "sha256", "writing"]
 
 FORMAT = "s2s-bundle"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 GRAPHS = ("encoder", "cross_kv_init", "decoder_step")
 REQUIRED = ("family", "precision", "decoder", "sizes", "limits", "source", "generation", "graphs", "files")
-_CHUNK = 1 << 20  # bytes read at a time
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Bundle:
 
     path: Path
     manifest: Mapping[str, Any]
+    verify: bool = False  # whether the files of an engine are compared with their sha256 before they are used
 
     def graph_path(self, name: str) -> Path:
         return inside(self.path, self.manifest["graphs"][name]["file"])
@@ -103,14 +105,6 @@ def output_of(name: str) -> str:
     return f"{stem}_out.{layer}" if layer else f"{stem}_out"
 
 
-def sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def read(path: str | os.PathLike[str], *, verify: bool = True) -> Bundle:
     """Open a bundle; `verify` compares every file with its recorded sha256.
 
@@ -140,7 +134,7 @@ def read(path: str | os.PathLike[str], *, verify: bool = True) -> Bundle:
     for graph in GRAPHS:
         if graph not in manifest["graphs"]:
             raise BundleError(f"{file}: lacks the graph '{graph}'; export the bundle again")
-    bundle = Bundle(folder, manifest)
+    bundle = Bundle(folder, manifest, verify)
     _check_files(bundle, verify)
     return bundle
 
@@ -160,10 +154,20 @@ def _check_files(bundle: Bundle, verify: bool) -> None:
                 f"{bundle.path}: {name} has {size} bytes, expected {files[name]['bytes']}; "
                 "copy the bundle again or export it again"
             )
-        if verify and sha256(path) != files[name]["sha256"]:
-            raise BundleError(
-                f"{bundle.path}: {name} was changed (sha256 mismatch); copy the bundle again or export it again"
-            )
+    if verify and (name := first_changed(bundle.path, files)) is not None:
+        raise BundleError(
+            f"{bundle.path}: {name} was changed (sha256 mismatch); copy the bundle again or export it again"
+        )
+
+
+def first_changed(folder: Path, files: Mapping[str, Any]) -> str | None:
+    """The first of the files recorded in a manifest or an engine.json whose sha256 is another one."""
+    names = list(files)
+    try:
+        found = sha256_of([inside(folder, name) for name in names])
+    except OSError as error:
+        raise BundleError(f"{error.filename or folder}: can't be read ({error.strerror or error})") from error
+    return next((name for name, digest in zip(names, found, strict=True) if digest != files[name]["sha256"]), None)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .bundle import Bundle, sha256
+from .bundle import Bundle, first_changed, inside
 from .errors import BackendError, BundleError, EngineError, InvalidOption, nearest
 
 PORTABLE = "portable"  # the target that is always there: the bundle's own graphs
@@ -75,14 +75,23 @@ def _check(bundle: Bundle, name: str, engine: dict[str, Any], folder: Path, vers
             f"{folder}: its operators were compiled for {engine['processor']}, this is {platform.machine()}; "
             f"{_rebuild(bundle, name)}"
         )
-    for file, entry in engine["files"].items():
-        path = folder / file
+    check_hashes(bundle, folder, engine, _rebuild(bundle, name))
+
+
+def check_hashes(bundle: Bundle, folder: Path, engine: Mapping[str, Any], again: str) -> None:
+    """Raises EngineError for a file that is not what was built. again: the command that builds it.
+
+    Compares the sizes, and every sha256 unless the bundle was opened without `verify`; operators always, as they are
+    code that this process is about to run.
+    """
+    files = engine.get("files", {})
+    for name, entry in files.items():
+        path = inside(folder, name)
         if not path.is_file() or path.stat().st_size != entry["bytes"]:
-            raise EngineError(f"{path}: is missing or has another size than {entry['bytes']}; {_rebuild(bundle, name)}")
-    if engine.get("operators"):
-        path = folder / engine["operators"]  # code that this process is about to run
-        if sha256(path) != engine["files"][path.name]["sha256"]:
-            raise EngineError(f"{path}: is not what was built, the file is damaged; {_rebuild(bundle, name)}")
+            raise EngineError(f"{path}: is missing or has another size than {entry['bytes']}; {again}")
+    compared = files if bundle.verify else {name: files[name] for name in files if name == engine.get("operators")}
+    if (name := first_changed(folder, compared)) is not None:
+        raise EngineError(f"{folder / name}: is not what was built, the file is damaged; {again}")
 
 
 def _rebuild(bundle: Bundle, name: str) -> str:
@@ -111,6 +120,7 @@ def check_record(folder: Path, engine: Mapping[str, Any], library: str, capabili
             f"{folder}: built for compute capability {', '.join(served) or 'unknown'}, but this GPU has {capability}; "
             f"{again}"
         )
+    check_hashes(bundle, folder, engine, again)
 
 
 def rebuild(folder: Path, engine: Mapping[str, Any]) -> str:

@@ -45,8 +45,10 @@ def load(
     share the weights, and on a CPU several of one thread get more done than one of several, given enough
     batches; None takes as many as there are cores, on a CPU. shortlist: cut the output
     projection to the tokens that `s2s shortlist` found for a batch's sources, which is faster and may change tokens of
-    the share of sentences that it measured. verify: compare every file with its sha256. search: where the search runs,
-    "device", "host", or "auto" for the device where the backend has one; see searching.py.
+    the share of sentences that it measured. verify: compare every
+    file that will be used, an engine's included, with its sha256, once for as long as it is not touched: 300 MB of
+    weights cost 0.3 to 0.5 s of one core at first and 1 ms later (hashing.py). search: where the search runs, "device",
+    "host", or "auto" for the device where the backend has one; see searching.py.
     Raises BundleError, BackendUnavailable, EngineError, InvalidOption, UnknownOption.
     """
     n_workers = scheduling.workers_of(workers, threads)
