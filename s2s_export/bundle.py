@@ -26,24 +26,24 @@ manifest.json, format version 1, holds (their types are below, in `_MANIFEST`)
     provenance                checkpoint hash and the versions that exported it
     files                     bytes and sha256 of every file but the manifest itself and engines/
 
-It is written to a temporary sibling and moved into place: a bundle is whole or it is absent.
+It is written to a hidden sibling and exchanged for what was there (replacing.py): at any moment the old or the new one
+is whole.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import shutil
 import stat
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import replacing
 from .errors import BundleError, InvalidOption, S2SError
+from .hashing import sha256, sha256_of
 from .schema import (
     Check,
     Unreadable,
@@ -70,7 +70,6 @@ GRAPHS = ("encoder", "cross_kv_init", "decoder_step")
 # What stands for a size in a shape: sources, beams, source length, positions, slots, candidates, probes.
 LETTERS = ("B", "K", "S", "C", "N", "M", "Q")
 DTYPES = ("float32", "float16", "bfloat16", "int64", "int32", "bool")
-_CHUNK = 1 << 20  # bytes read at a time
 
 # The types of what is read below and by the runtime, which may rely on them.
 _SIZE = either(integer(0), one_of(*LETTERS), f"a size or one of the letters {', '.join(LETTERS)}")
@@ -108,6 +107,7 @@ class Bundle:
 
     path: Path
     manifest: Mapping[str, Any]
+    verify: bool = False  # whether the files of an engine are compared with their sha256 before they are used
 
     def graph_path(self, name: str) -> Path:
         return inside(self.path, self.manifest["graphs"][name]["file"])
@@ -218,14 +218,6 @@ def _mode_is(path: Path, wanted: Callable[[int], bool]) -> bool:
         return False
 
 
-def sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def read(path: str | os.PathLike[str], *, verify: bool = True) -> Bundle:
     """Open a bundle; `verify` compares every file with its recorded sha256.
 
@@ -233,6 +225,8 @@ def read(path: str | os.PathLike[str], *, verify: bool = True) -> Bundle:
     """
     folder = Path(path)
     file = folder / MANIFEST
+    with suppress(OSError, ValueError):  # a folder that can't be written may still be read
+        replacing.put_back(folder)
     if not is_folder(folder):
         raise BundleError(f"{folder}: no such folder; expected a bundle made by `s2s export`")
     if not os.path.lexists(file):
@@ -251,7 +245,7 @@ def read(path: str | os.PathLike[str], *, verify: bool = True) -> Bundle:
         )
     if problem := _MANIFEST(manifest, ""):
         raise BundleError(f"{file}: {problem}; export the bundle again")
-    bundle = Bundle(folder, manifest)
+    bundle = Bundle(folder, manifest, verify)
     _check_files(bundle, verify)
     return bundle
 
@@ -271,10 +265,20 @@ def _check_files(bundle: Bundle, verify: bool) -> None:
                 f"{bundle.path}: {name} has {size} bytes, expected {files[name]['bytes']}; "
                 "copy the bundle again or export it again"
             )
-        if verify and sha256(path) != files[name]["sha256"]:
-            raise BundleError(
-                f"{bundle.path}: {name} was changed (sha256 mismatch); copy the bundle again or export it again"
-            )
+    if verify and (name := first_changed(bundle.path, files)) is not None:
+        raise BundleError(
+            f"{bundle.path}: {name} was changed (sha256 mismatch); copy the bundle again or export it again"
+        )
+
+
+def first_changed(folder: Path, files: Mapping[str, Any]) -> str | None:
+    """The first of the files recorded in a manifest or an engine.json whose sha256 is another one."""
+    names = list(files)
+    try:
+        found = sha256_of([inside(folder, name) for name in names])
+    except OSError as error:
+        raise BundleError(f"{error.filename or folder}: can't be read ({error.strerror or error})") from error
+    return next((name for name, digest in zip(names, found, strict=True) if digest != files[name]["sha256"]), None)
 
 
 @contextmanager
@@ -284,22 +288,21 @@ def writing(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[Pa
     An older bundle at `path` is replaced in one move when `force` is set, and survives a failure.
     """
     final = Path(path)
-    check_destination(final, force=force)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
     try:
-        work.chmod(0o755)
-        yield work
-        replace_folder(work, final)
+        replacing.put_back(final)
+        check_destination(final, force=force)
+        with replacing.folder(final, replace=force) as work:
+            yield work
+            check_destination(final, force=force)  # again: an export takes minutes
+    except replacing.Appeared as error:
+        raise InvalidOption(f"{final}: {error}; choose another name, or pass --force to replace it") from None
     except OSError as error:
         raise _disk_error(error, final) from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def check_destination(path: Path, *, force: bool) -> None:
     """Refuse what must not be overwritten, before any work is done."""
-    if not (path.exists() or path.is_symlink()):
+    if not os.path.lexists(replacing.resolved(path)):
         return
     if not force:
         raise InvalidOption(f"{path}: exists already; expected a new folder; pass --force to replace it")
@@ -309,22 +312,6 @@ def check_destination(path: Path, *, force: bool) -> None:
         raise InvalidOption(f"{path}: is a file; expected a folder's name; choose another")
 
 
-def replace_folder(new: Path, final: Path) -> None:
-    """Move `new` to `final`; what was there goes once the new one is in place."""
-    if not final.exists():
-        new.rename(final)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{final.name}.old.", dir=final.parent))
-    final.rename(old / "was")
-    try:
-        new.rename(final)
-    except BaseException:
-        (old / "was").rename(final)
-        raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
-
-
 def _disk_error(error: OSError, path: Path) -> S2SError:
     return BundleError(f"{path}: can't be written ({error.strerror or error}); nothing was left behind")
 
@@ -332,7 +319,7 @@ def _disk_error(error: OSError, path: Path) -> S2SError:
 def describe_files(folder: Path, progress: Callable[[str], None] | None = None) -> dict[str, dict[str, Any]]:
     """bytes and sha256 of every file below `folder`, by its name inside."""
     files = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.endswith(replacing.NEW)):
         name = path.relative_to(folder).as_posix()
         if name == MANIFEST or name.startswith("engines/"):
             continue
@@ -343,7 +330,5 @@ def describe_files(folder: Path, progress: Callable[[str], None] | None = None) 
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Write manifest.json atomically."""
-    temporary = folder / f".{MANIFEST}.{os.getpid()}"
-    temporary.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(folder / MANIFEST)
+    """Write manifest.json, whole or not at all."""
+    replacing.write_text(folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")

@@ -52,7 +52,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from .bundle import DTYPES, FILES, GRAPH, GRAPHS, Bundle, inside, is_file, is_folder, sha256
+from .bundle import DTYPES, FILES, GRAPH, GRAPHS, Bundle, first_changed, inside, is_file, is_folder
 from .errors import BackendError, BundleError, EngineError, InvalidOption, nearest
 from .schema import (
     Check,
@@ -232,7 +232,17 @@ def refuse_stale(
         raise EngineError(
             f"{folder}: its operators were compiled for {engine['processor']}, this is {platform.machine()}; {again}"
         )
-    for name, entry in engine["files"].items():
+    check_files(bundle, folder, engine, again)
+
+
+def check_files(bundle: Bundle, folder: Path, engine: Mapping[str, Any], again: str) -> None:
+    """Raises EngineError for a file that is not what was built. again: the command that builds it.
+
+    Compares the sizes, and every sha256 unless the bundle was opened without `verify`; operators always, as they are
+    code that this process is about to run.
+    """
+    files = engine["files"]
+    for name, entry in files.items():
         path = inside(folder, name)
         if not is_file(path):
             raise EngineError(f"{path}: is missing; {again}")
@@ -240,9 +250,9 @@ def refuse_stale(
             raise EngineError(
                 f"{path}: {path.stat().st_size} bytes, {entry['bytes']} bytes recorded; the engine is damaged; {again}"
             )
-    if operators and sha256(inside(folder, operators)) != engine["files"][operators]["sha256"]:
-        # code that this process is about to run
-        raise EngineError(f"{folder / operators}: is not what was built, the file is damaged; {again}")
+    compared = files if bundle.verify else {name: files[name] for name in files if name == engine.get("operators")}
+    if (name := first_changed(folder, compared)) is not None:
+        raise EngineError(f"{folder / name}: is not what was built, the file is damaged; {again}")
 
 
 def _library_of(engine: Mapping[str, Any]) -> str:

@@ -104,3 +104,47 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if len(names) <= 12:
         return "; known: " + ", ".join(names)
     return ""
+
+
+LONGEST = 600  # characters of a message of our own; more is what it quotes
+LONGEST_FOREIGN = 300  # characters of another library's message
+
+
+def explain(error: BaseException) -> str:
+    """Any error as one sentence that fits a screen: ours as it is, another library's with its type and cut."""
+    if isinstance(error, S2SError):
+        return shortened(error, LONGEST)
+    if isinstance(error, MemoryError):
+        return "out of memory; use a smaller batch size, fewer beams or a shorter source"
+    if isinstance(error, RecursionError):
+        return "nested too deeply to be read; expected plain lists and objects"
+    if isinstance(error, OSError):
+        where = f"{printable(error.filename)}: " if error.filename else ""
+        return f"{where}{shortened(error.strerror or error, LONGEST_FOREIGN)}"
+    return f"unexpected {type(error).__name__}: {shortened(error, LONGEST_FOREIGN)}"
+
+
+def is_failure(error: BaseException) -> bool:
+    """Whether an error says that work failed, rather than that someone wants it to stop.
+
+    Not all failures derive from Exception: a panic of a library in Rust does not.
+    """
+    return not isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit))
+
+
+def shortened(message: object, longest: int) -> str:
+    """One line of at most `longest` characters. The middle goes first: the end of a message says what to do."""
+    try:
+        text = str(message)
+    except Exception:  # an error whose own message fails
+        text = f"(a {type(message).__name__} without a message)"
+    text = " ".join(printable(text).split())
+    if len(text) <= longest:
+        return text
+    tail = longest // 3
+    return f"{text[: longest - tail - 5]} ... {text[-tail:]}"
+
+
+def printable(text: object) -> str:
+    """Text in which what no UTF-8 stream takes (the bytes of a file name in another encoding) is written out."""
+    return str(text).encode("utf-8", errors="backslashreplace").decode("utf-8")

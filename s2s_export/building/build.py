@@ -9,18 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import bundle, recipes
+from .. import bundle, recipes, replacing
 from ..bundle import Bundle
 from ..engines import FORMAT_VERSION, RECORD, read
 from ..errors import BuildError, EngineError, InvalidOption
+from ..hashing import sha256
 from ..recipes import Recipe
 from ..version import __version__
 from . import builders
@@ -54,36 +54,41 @@ def build(
     builder.check(opened, recipe)
     key = _key(opened, recipe, builder.version(recipe))
     final = opened.path / "engines" / recipe.name
+    with suppress(OSError):  # what can't be put back can't be written either, which is told below
+        replacing.put_back(final)
     if not force and (found := _cached(final, key)) is not None:
         return BuildReport(final, found, was_cached=True)
-    final.parent.mkdir(exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{recipe.name}.", dir=final.parent))
     try:
-        work.chmod(0o755)
-        begin = time.perf_counter()
-        facts = builder.build(opened, recipe, work, progress or (lambda stage: None))
-        engine = {
-            "format_version": FORMAT_VERSION,
-            "target": recipe.name,
-            "flavour": recipe.flavour,
-            "precision": recipe.precision,
-            "key": key,
-            "built_with": {"s2s_export": __version__, "library": builder.version(recipe)},
-            "seconds": round(time.perf_counter() - begin, 3),
-            "recipe": asdict(recipe),
-            "files": bundle.describe_files(work),
-            **facts,
-        }
-        engine["bytes"] = sum(entry["bytes"] for entry in engine["files"].values())
-        (work / RECORD).write_text(json.dumps(engine, indent=2, default=list) + "\n", encoding="utf-8")
-        bundle.replace_folder(work, final)
+        with replacing.folder(final, replace=True) as work:
+            engine = _make(opened, recipe, builder, key, work, progress or (lambda stage: None))
     except OSError as error:
         raise BuildError(
             f"{final}: can't be written ({error.strerror or error}); the older engine is untouched"
         ) from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return BuildReport(final, engine, was_cached=False)
+
+
+def _make(
+    opened: Bundle, recipe: Recipe, builder: Any, key: str, work: Path, progress: Callable[[str], None]
+) -> dict[str, Any]:
+    """The engine's files in `work`; returns what engine.json says."""
+    begin = time.perf_counter()
+    facts = builder.build(opened, recipe, work, progress)
+    engine = {
+        "format_version": FORMAT_VERSION,
+        "target": recipe.name,
+        "flavour": recipe.flavour,
+        "precision": recipe.precision,
+        "key": key,
+        "built_with": {"s2s_export": __version__, "library": builder.version(recipe)},
+        "seconds": round(time.perf_counter() - begin, 3),
+        "recipe": asdict(recipe),
+        "files": bundle.describe_files(work),
+        **facts,
+    }
+    engine["bytes"] = sum(entry["bytes"] for entry in engine["files"].values())
+    (work / RECORD).write_text(json.dumps(engine, indent=2, default=list) + "\n", encoding="utf-8")
+    return engine
 
 
 def _check_ranges(opened: Bundle, recipe: Recipe) -> None:
@@ -113,6 +118,6 @@ def _cached(folder: Path, key: str) -> dict[str, Any] | None:
         return None
     for name, entry in engine["files"].items():
         path = folder / name
-        if not bundle.is_file(path) or path.stat().st_size != entry["bytes"] or bundle.sha256(path) != entry["sha256"]:
+        if not bundle.is_file(path) or path.stat().st_size != entry["bytes"] or sha256(path) != entry["sha256"]:
             return None
     return engine

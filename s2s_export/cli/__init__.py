@@ -10,11 +10,13 @@ import importlib
 import pkgutil
 import sys
 import traceback
+from contextlib import suppress
 
 import click
 
-from ..errors import S2SError
+from ..errors import S2SError, explain, is_failure, printable
 from ..version import __version__
+from . import _streams as streams
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
@@ -49,38 +51,35 @@ def s2s() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: results to stdout, one sentence to stderr on failure, a traceback only with --debug."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    streams.make_safe()
     try:
         status = s2s.main(args=arguments, prog_name="s2s", standalone_mode=False)
         sys.stdout.flush()
     except click.exceptions.Exit as error:
         status = error.exit_code
     except click.ClickException as error:
+        error.message = printable(error.message)
         error.show()
         status = EXIT_USAGE
     except S2SError as error:
-        status = _report(str(error), error.exit_status, arguments)
-    except (KeyboardInterrupt, click.Abort):
-        status = _report("interrupted; nothing half-written was left behind", EXIT_FAILURE, [])
-    except BrokenPipeError:
-        # Whoever read our output has had enough. Nothing more may be written, also not at exit.
-        sys.stdout = open("/dev/null", "w")  # noqa: SIM115
+        status = _report(explain(error), error.exit_status, arguments)
+    except (KeyboardInterrupt, click.Abort) as error:
+        status = _report(f"interrupted; {str(error) or 'nothing half-written was left behind'}", EXIT_FAILURE, [])
+    except BrokenPipeError:  # whoever read our output has had enough
         status = EXIT_FAILURE
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        status = _report(f"{where}{error.strerror or error}", EXIT_FAILURE, arguments)
-    except MemoryError:
-        status = _report("out of memory; use a smaller --batch-size or --num-beams", EXIT_FAILURE, arguments)
-    except Exception as error:
-        message = f"unexpected {type(error).__name__}: {error}; run again with --debug and report it"
-        status = _report(message, EXIT_FAILURE, arguments)
-    sys.exit(status if isinstance(status, int) else 0)
+    except (OSError, MemoryError) as error:
+        status = _report(explain(error), EXIT_FAILURE, arguments)
+    except BaseException as error:
+        if not is_failure(error):
+            raise
+        status = _report(f"{explain(error)}; run again with --debug and report it", EXIT_FAILURE, arguments)
+    status = status if isinstance(status, int) else 0
+    sys.exit(status if streams.finish() else status or EXIT_FAILURE)
 
 
 def _report(message: str, status: int, arguments: list[str]) -> int:
-    if "--debug" in arguments:
-        traceback.print_exc()
-    click.echo(f"s2s: {message}", err=True)
+    with suppress(OSError, ValueError):  # stderr may be closed or full
+        if "--debug" in arguments:
+            traceback.print_exc()
+        click.echo(f"s2s: {message}", err=True)
     return status

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import json
+import queue
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from itertools import islice
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import click
+
+from ..errors import printable
 
 if TYPE_CHECKING:
     from ..runtime.session import Session
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Interrupted(click.Abort):
+    """Ctrl-C, with what is kept."""
 
 
 def output_options(command: F) -> F:
@@ -64,7 +73,7 @@ def worker_option(command: F) -> F:
 
 
 def print_json(value: Any) -> None:
-    click.echo(json.dumps(value, ensure_ascii=False))
+    click.echo(printable(json.dumps(value, ensure_ascii=False)))
 
 
 def tell(message: str, quiet: bool) -> None:
@@ -81,19 +90,59 @@ def tell_choice(session: Session, backend: str, quiet: bool) -> None:
 
 
 @contextmanager
-def bar(length: int, label: str, quiet: bool) -> Iterator[Callable[[int, str], None]]:
-    """A progress bar on stderr when it is a terminal; yields `advance(steps, label)`."""
+def bar(length: int, label: str, quiet: bool) -> Iterator[Callable[..., None]]:
+    """A progress bar on stderr when it is a terminal; yields `advance(steps, label, more)`, more: steps just found."""
     if quiet or not sys.stderr.isatty():
-        yield lambda steps, text="": None
+        yield lambda steps, text="", more=0: None
         return
     with click.progressbar(length=length, label=label, file=sys.stderr, width=30) as progress:
 
-        def advance(steps: int, text: str = "") -> None:
+        def advance(steps: int, text: str = "", more: int = 0) -> None:
+            progress.length = (progress.length or 0) + more
             if text:
                 progress.label = text
             progress.update(steps)
 
         yield advance
+
+
+PAUSE = 0.05  # seconds without a line after which what is there is worked on
+
+
+def arriving(stream: BinaryIO, most: int) -> Iterator[list[bytes]]:
+    """The lines of a stream, `most` at once or, where a writer pauses, what it has written so far."""
+    if stream.seekable():  # a file waits for nobody
+        while lines := list(islice(stream, most)):
+            yield lines
+        return
+    arrived: queue.Queue[bytes | BaseException | None] = queue.Queue(maxsize=2 * most)
+
+    def read() -> None:
+        try:
+            for line in stream:
+                arrived.put(line)
+            arrived.put(None)
+        except BaseException as error:
+            arrived.put(error)
+
+    threading.Thread(target=read, name="s2s-lines", daemon=True).start()
+    lines = []
+    while True:
+        try:
+            item = arrived.get(timeout=PAUSE if lines else None)
+        except queue.Empty:
+            item = b""
+        if isinstance(item, bytes) and item:
+            lines.append(item)
+            if len(lines) < most:
+                continue
+        if lines:
+            yield lines
+            lines = []
+        if isinstance(item, BaseException):
+            raise item
+        if item is None:
+            return
 
 
 class Rate:

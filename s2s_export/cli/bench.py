@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from .. import replacing
 from ..errors import InvalidOption
 from ._common import tell
 
@@ -98,9 +99,9 @@ def command(
     else:
         click.echo(render(record))
         if json_path:
-            Path(json_path).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            replacing.write_text(json_path, json.dumps(record, indent=1) + "\n")
     if html_path:
-        Path(html_path).write_text(render_page(record), encoding="utf-8")
+        replacing.write_text(html_path, render_page(record))
 
 
 def _peer_python(text: str) -> tuple[str, str]:

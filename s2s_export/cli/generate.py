@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
-import tempfile
-from pathlib import Path
 
 import click
 
+from ..errors import UsageError
 from ._common import (
+    Interrupted,
     Rate,
     bar,
     output_options,
@@ -17,6 +16,7 @@ from ._common import (
     search_option,
     session_options,
     shortlist_option,
+    tell,
     tell_choice,
     worker_option,
 )
@@ -30,6 +30,7 @@ from ._common import (
 @worker_option
 @search_option
 @shortlist_option
+@click.option("--resume", is_flag=True, help="Go on with the results that an earlier run left in --output.")
 @click.option("--truncate", is_flag=True, help="Cut sources that are longer than the model allows.")
 @output_options
 def command(
@@ -43,6 +44,7 @@ def command(
     workers: int | None,
     search: str,
     shortlist: bool,
+    resume: bool,
     truncate: bool,
     quiet: bool,
     as_json: bool,
@@ -50,58 +52,57 @@ def command(
     """Decode every line of a JSON-lines file with BUNDLE.
 
     A line holds an id, a "text" or "input_ids", and any generation option by its Hugging Face name. A line that fails
-    gives {"id": ..., "error": ...}; the others still come out and the exit status is 1.
+    gives {"id": ..., "error": ...}; the others still come out and the exit status is 1. Results are written in input
+    order as they are ready: what an interrupted run wrote stays, and --resume goes on after it.
     """
     from ..runtime.cases import decode_cases, read_case
+    from ..runtime.results import Results
     from ..runtime.scheduling import DEFAULT_BATCH_SIZE
     from ..runtime.session import load
     from ..runtime.text import read_lines
 
+    if resume and output_path == "-":
+        raise UsageError("--resume goes on with a file; give --output a file's name instead of -")
+    if (
+        os.path.exists(output_path)
+        and os.path.isfile(input_path.name)
+        and os.path.samefile(output_path, input_path.name)
+    ):
+        raise UsageError(f"--output is the file of --input, {output_path}; expected another one")
     session = load(bundle, backend, target, threads, workers=workers, shortlist=shortlist, search=search)
     tell_choice(session, backend, quiet)
-    lines = enumerate(read_lines(input_path), 1)
-    cases = [read_case(session, line, number, truncate=truncate) for number, line in lines]
+    lines = list(read_lines(input_path))
+    cases = (read_case(session, line, number, truncate=truncate) for number, line in enumerate(lines, 1))
+    ids = None
+    if resume:
+        known = list(cases)
+        cases, ids = iter(known), [case.id for case in known]
     rate = Rate("decoding")
-    with bar(len(cases), "decoding", quiet) as advance:
-        results = decode_cases(
+    with Results(output_path, ids) as results, bar(len(lines), "decoding", quiet) as advance:
+        n_skipped = len(results.done)
+        tell(f"going on after {n_skipped} of {len(lines)} lines", quiet or not resume)
+        advance(n_skipped, "")
+        failures = [(result["id"], result["error"]) for result in results.done if "error" in result]
+        found = decode_cases(
             session,
             cases,
             batch_size=batch_size or DEFAULT_BATCH_SIZE,
             progress=lambda n, tokens: advance(n, rate.add(n, tokens)),
+            n_skipped=n_skipped,
         )
-    write_lines(output_path, (json.dumps(result, ensure_ascii=False) for result in results))
-    failed = sum("error" in result for result in results)
+        n_written = 0
+        try:
+            for result in found:
+                results.write(result)
+                n_written += 1
+                if "error" in result:
+                    failures.append((result["id"], result["error"]))
+        except KeyboardInterrupt:
+            done = n_skipped + n_written
+            raise Interrupted(f"{output_path} has {done} of {len(lines)} results; go on with --resume") from None
     if as_json:
-        print_json({"lines": len(results), "failed": failed, "backend": session.backend.name})
-    if failed:
-        first = next(result for result in results if "error" in result)
-        click.echo(
-            f"s2s: {failed} of {len(results)} lines failed, the first: id {first['id']}: {first['error']}", err=True
-        )
+        print_json({"lines": len(lines), "failed": len(failures), "backend": session.backend.name})
+    if failures:
+        name, message = failures[0]
+        click.echo(f"s2s: {len(failures)} of {len(lines)} lines failed, the first: id {name}: {message}", err=True)
         raise click.exceptions.Exit(1)
-
-
-def write_lines(path: str, lines) -> None:  # type: ignore[no-untyped-def]
-    """All lines or nothing: through a temporary sibling, unless `path` is '-' or no regular file."""
-    target = Path(path)
-    if path == "-" or (target.exists() and not target.is_file()):
-        with click.open_file(path, "w", encoding="utf-8") as file:
-            file.writelines(line + "\n" for line in lines)
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.writelines(line + "\n" for line in lines)
-        mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask()
-        os.chmod(temporary, mode)
-        os.replace(temporary, target)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

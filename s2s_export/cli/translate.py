@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import UsageError
+from ..errors import UsageError, explain, is_failure
 from ._common import (
     Rate,
+    arriving,
     bar,
     output_options,
-    print_json,
     search_option,
     session_options,
     shortlist_option,
@@ -20,6 +21,11 @@ from ._common import (
     worker_option,
 )
 from ._options import generation_options, given
+
+if TYPE_CHECKING:
+    from ..runtime.cases import Outcome
+    from ..runtime.decoding import GenerationOptions
+    from ..runtime.session import Session
 
 
 @click.command("translate", short_help="Text to text.")
@@ -68,10 +74,9 @@ def command(
     status is 1.
     """
     from ..runtime.alignments import check_path, write_alignments
-    from ..runtime.cases import read_sources
-    from ..runtime.scheduling import DEFAULT_BATCH_SIZE, n_tokens
+    from ..runtime.cases import read_sources, window_size
+    from ..runtime.scheduling import DEFAULT_BATCH_SIZE
     from ..runtime.session import load
-    from ..runtime.text import read_lines
 
     if alignments:
         check_path(alignments)
@@ -85,43 +90,134 @@ def command(
     chosen = session.options(target_lang=target_lang, **given(options))
     if stream and chosen.num_return_sequences > 1:
         raise UsageError("--stream prints the best hypothesis; leave out --num-return-sequences")
-    lines: list[str | bytes] = list(text) or list(read_lines(sys.stdin.buffer))
-    sources, failures = read_sources(session, lines, truncate=truncate, **languages)
-    good = [number for number, source in enumerate(sources) if source]
-    if stream:
-        for source in sources:
-            for part in session.stream_ids(source, chosen) if source else ():
-                click.echo(part, nl=False)
-            click.echo()
-    else:
-        rate = Rate("translating")
-        with bar(len(good), "translating", quiet) as advance:
-            found = session.decode(
-                [sources[number] for number in good],
-                chosen,
-                batch_size=batch_size or DEFAULT_BATCH_SIZE,
-                alignments=bool(alignments),
-                on_batch=lambda indices, done: advance(len(indices), rate.add(len(indices), n_tokens(done))),
-            )
-        if alignments:
-            write_alignments(alignments, session, [sources[number] for number in good], found)
-        by_line = dict(zip(good, found, strict=True))
-        for number, line in enumerate(lines):
-            if as_json:
-                print_json(_record(session, line, by_line.get(number, []), failures.get(number)))
-            elif number in failures:
-                click.echo()
-            elif number not in by_line:  # a blank line; it has as many outputs as the others
-                click.echo("\n" * (chosen.num_return_sequences - 1))
-            for hypothesis in by_line[number] if number in by_line and not as_json else ():
-                click.echo(f"{hypothesis.score:.4f}\t{hypothesis.text}" if scores else hypothesis.text)
-    for number, message in failures.items():
-        click.echo(f"s2s: line {number + 1}: {message}", err=True)
-    if failures:
+    batch_size = batch_size or DEFAULT_BATCH_SIZE
+    windows = _windows(text, 1 if stream else window_size(session, batch_size))
+    # A blank line has as many outputs as the others.
+    printer = Printer(session, as_json, scores, n_blank=0 if stream else chosen.num_return_sequences)
+    aligned: list[tuple[list[int], list[Any]]] = []
+    rate = Rate("translating")
+    with bar(len(text), "translating", quiet) as advance:
+        for first, lines, n_known in windows:
+            advance(0, "", n_known)
+            sources, failures = read_sources(session, lines, truncate=truncate, **languages)
+            if stream:
+                outcomes = _stream(session, sources[0], failures.get(0), chosen)
+            else:
+                outcomes = _outcomes(session, sources, failures, chosen, batch_size, first, bool(alignments))
+            for place, outcome in outcomes:
+                printer.print(first + place, lines[place], outcome)
+                n_tokens = len(outcome[0].token_ids) if outcome and not isinstance(outcome, str) else 0
+                advance(1, rate.add(1, n_tokens))
+                if alignments and outcome and not isinstance(outcome, str):
+                    aligned.append((sources[place], outcome))
+    if alignments:
+        write_alignments(alignments, session, [source for source, _ in aligned], [found for _, found in aligned])
+    if printer.n_failed:
         raise click.exceptions.Exit(1)
 
 
-def _record(session: Any, line: str | bytes, hypotheses: list[Any], error: str | None) -> dict[str, Any]:
+def _windows(text: tuple[str, ...], size: int) -> Iterator[tuple[int, list[str | bytes], int]]:
+    """The number of the first line, some lines, and how many lines are known of by now besides those told before.
+
+    What is typed or piped slowly is not waited for: a window ends when it is full or no line is there yet.
+    """
+    if text:
+        yield from ((first, list(text[first : first + size]), 0) for first in range(0, len(text), size))
+        return
+    from ..runtime.text import without_end
+
+    first = 0
+    for lines in arriving(sys.stdin.buffer, size):
+        yield first, [without_end(line, first + place) for place, line in enumerate(lines)], len(lines)
+        first += len(lines)
+
+
+def _outcomes(
+    session: Session,
+    sources: list[list[int]],
+    failures: dict[int, str],
+    options: GenerationOptions,
+    batch_size: int,
+    first: int,
+    alignments: bool,
+) -> Iterator[tuple[int, Outcome]]:
+    """What came of each line of a window, in order, as it and all before it are ready; nothing of a blank one."""
+    from ..runtime.cases import decode_each
+
+    good = [place for place, source in enumerate(sources) if source]
+    done: dict[int, Outcome] = {place: [] for place, source in enumerate(sources) if not source}
+    done |= failures
+    shown = 0
+    found = decode_each(
+        session,
+        [sources[place] for place in good],
+        options,
+        batch_size=batch_size,
+        alignments=alignments,
+        source_numbers=[first + place for place in good],
+    )
+    for index, outcome in found:
+        done[good[index]] = outcome
+        while shown in done:
+            yield shown, done.pop(shown)
+            shown += 1
+    while shown in done:
+        yield shown, done.pop(shown)
+        shown += 1
+
+
+def _stream(
+    session: Session, source: list[int], failure: str | None, options: GenerationOptions
+) -> Iterator[tuple[int, Outcome]]:
+    """One line printed piece by piece; what is left to tell is its end or what went wrong."""
+    if failure is not None:
+        yield 0, failure
+        return
+    parts = session.stream_ids(source, options) if source else iter(())
+    while True:
+        try:
+            part = next(parts, None)
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+            yield 0, explain(error)
+            return
+        if part is None:
+            break
+        click.echo(part, nl=False)
+    click.echo()
+    yield 0, []
+
+
+class Printer:
+    """Prints what came of each line: its hypotheses, or an empty line and a sentence on stderr."""
+
+    def __init__(self, session: Session, as_json: bool, scores: bool, n_blank: int) -> None:
+        """n_blank: empty lines where there are no hypotheses."""
+        self._session, self._as_json, self._scores, self._n_blank = session, as_json, scores, n_blank
+        self.n_failed = 0
+
+    def print(self, number: int, line: str | bytes, outcome: Outcome) -> None:
+        from ..runtime.cases import to_json
+
+        error = outcome if isinstance(outcome, str) else None
+        hypotheses = [] if isinstance(outcome, str) else outcome
+        if self._as_json:
+            click.echo(to_json(_record(self._session, line, hypotheses, error)))
+        elif error is not None:
+            click.echo()
+        else:
+            for hypothesis in hypotheses:
+                score = f"{hypothesis.score:.4f}\t" if self._scores else ""
+                click.echo(f"{score}{hypothesis.text}")
+            if not hypotheses:
+                click.echo("\n" * self._n_blank, nl=False)
+        if error is not None:
+            self.n_failed += 1
+            click.echo(f"s2s: line {number + 1}: {error}", err=True)
+
+
+def _record(session: Session, line: str | bytes, hypotheses: list[Any], error: str | None) -> dict[str, Any]:
     from ..runtime.cases import describe
 
     source = line if isinstance(line, str) else line.decode("utf-8", errors="replace")

@@ -8,16 +8,14 @@
     training_state.safetensors   what `s2s train --resume` goes on from: the latest weights and the optimizer's moments
     training_state.json          step, options, history
 
-A folder is written as a temporary sibling and renamed into place, so that it is whole or absent. To replace one, the
-old folder is renamed aside first; if the process dies between the two renames, the next load or save puts it back.
+A folder is written as a hidden sibling and exchanged for the one that was there (replacing.py): a run killed at any
+moment leaves the old or the new one whole.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -29,6 +27,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from .. import replacing
 from ..errors import CheckpointError, S2SError
 from . import build
 from .config import ReferenceConfig
@@ -95,28 +94,20 @@ def save_checkpoint(folder: str | os.PathLike[str], checkpoint: Checkpoint) -> N
         "num_beams": 1,
         **checkpoint.generation,
     }
-    temporary = None
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _put_back(folder)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".new", dir=folder.parent))
-        temporary.chmod(0o755)
-        _write_json(temporary / "config.json", checkpoint.config.to_dict())
-        _write_json(temporary / "generation_config.json", generation)
-        _write_tensors(temporary / "model.safetensors", checkpoint.weights)
-        if checkpoint.tokenizer is not None:
-            (temporary / "tokenizer.model").write_bytes(checkpoint.tokenizer)
-        if checkpoint.training:
-            _write_tensors(temporary / "training_state.safetensors", checkpoint.tensors)
-            _write_json(temporary / "training_state.json", checkpoint.training)
-        _replace(folder, temporary)
+        with replacing.folder(folder, replace=True) as work:
+            _write_json(work / "config.json", checkpoint.config.to_dict())
+            _write_json(work / "generation_config.json", generation)
+            _write_tensors(work / "model.safetensors", checkpoint.weights)
+            if checkpoint.tokenizer is not None:
+                (work / "tokenizer.model").write_bytes(checkpoint.tokenizer)
+            if checkpoint.training:
+                _write_tensors(work / "training_state.safetensors", checkpoint.tensors)
+                _write_json(work / "training_state.json", checkpoint.training)
     except OSError as error:
         raise CheckpointError(
             f"can't write {folder}: {error.strerror or error}; give a folder that can be written"
         ) from error
-    finally:
-        if temporary is not None and temporary.exists():
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def load_checkpoint(folder: str | os.PathLike[str], expected: str | None = None, resume: bool = False) -> Checkpoint:
@@ -125,7 +116,8 @@ def load_checkpoint(folder: str | os.PathLike[str], expected: str | None = None,
     Raises CheckpointError when it is missing, damaged or of another model.
     """
     folder = Path(folder)
-    _put_back(folder)
+    with suppress(OSError):  # a folder that can't be written may still be read
+        replacing.put_back(folder)
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder, expected a checkpoint that `s2s train` wrote; check the path")
     try:
@@ -152,42 +144,13 @@ def load_checkpoint(folder: str | os.PathLike[str], expected: str | None = None,
     return checkpoint
 
 
-def _aside(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.previous")
-
-
-def _replace(folder: Path, temporary: Path) -> None:
-    if folder.exists():
-        os.rename(folder, _aside(folder))
-    os.rename(temporary, folder)
-    shutil.rmtree(_aside(folder), ignore_errors=True)
-
-
-def _put_back(folder: Path) -> None:
-    """Undo a replacement that was cut off between its two renames, or finish one cut off after them."""
-    aside = _aside(folder)
-    if aside.exists():
-        if folder.exists():
-            shutil.rmtree(aside, ignore_errors=True)
-        else:
-            os.rename(aside, folder)
-
-
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    _flush(path)
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     safetensors.torch.save_file({name: value.contiguous() for name, value in tensors.items()}, path, {"format": "pt"})
     path.chmod(0o644)  # safetensors writes for the owner only
-    _flush(path)
-
-
-def _flush(path: Path) -> None:
-    """To the disk before the rename, or a power cut may leave a folder in place with empty files in it."""
-    with suppress(OSError), path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def _read_json(path: Path) -> dict[str, Any]:

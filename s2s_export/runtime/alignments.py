@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .. import replacing
 from ..errors import InputError, InvalidOption, MissingExtra
 from .decoding import Hypothesis
 from .session import Session
@@ -38,7 +39,7 @@ def write_alignments(
     if not records:
         raise InputError("there is no text to align; give at least one")
     if Path(path).suffix.lower() == ".json":
-        Path(path).write_text(json.dumps(records, ensure_ascii=False) + "\n", encoding="utf-8")
+        replacing.write_text(path, json.dumps(records, ensure_ascii=False) + "\n")
     else:
         draw(path, records[0])
 
@@ -73,5 +74,8 @@ def draw(path: str, record: dict[str, Any]) -> None:
     axes.set_yticks(range(len(target)), target)
     axes.xaxis.tick_top()
     figure.colorbar(image, ax=axes, label="attention weight")
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
+    try:
+        with replacing.file(path) as work:
+            figure.savefig(work, dpi=150, format=Path(path).suffix.lower()[1:])
+    finally:
+        pyplot.close(figure)

@@ -1,27 +1,35 @@
-"""Work given as JSON lines: the input and output of `s2s generate`.
+"""Work given as lines, each on its own: the JSON lines of `s2s generate`, and lines of text.
 
 In: {"id": "7", "text": "..."} or {"id": "7", "input_ids": [..]}, plus `source_lang`, `target_lang` and any generation
 option by its Hugging Face name. Out, in input order: {"id": "7", "outputs": [{"token_ids": [..], "score": -0.31,
 "text": "..."}], "backend": "onnxruntime"}, or {"id": "7", "error": "..."} for a line that fails.
 
-Lines with equal options are decoded in batches together, whatever their places in the file.
+Lines with equal options are decoded in batches together, within a window of the input: results come out in input
+order, and a window of many batches is enough to sort them by length. A line that fails, for whatever reason, costs no
+other its output: a batch that fails is halved until the guilty line is alone.
 """
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from typing import Any, NoReturn
 
-from ..errors import InputError, S2SError
+from ..errors import InputError, explain, is_failure
 from .decoding import GenerationOptions, Hypothesis
-from .scheduling import DEFAULT_BATCH_SIZE, n_tokens
+from .scheduling import DEFAULT_BATCH_SIZE
 from .session import Session
 from .text import from_utf8
 
+DEEPEST_ID = 20  # lists and objects within each other
 CONTENT = ("text", "input_ids", "audio")
+WINDOW = 16  # batches of each worker that are sorted by length together; what a kill may cost
+
+Failure = str  # one sentence
+Outcome = list[Hypothesis] | Failure  # of one line
 
 
 @dataclass(frozen=True)
@@ -31,16 +39,17 @@ class Case:
     id: Any
     source: list[int] | None = None
     options: GenerationOptions | None = None
-    error: str | None = None
+    error: Failure | None = None
 
 
 def read_case(session: Session, line: bytes, number: int, *, truncate: bool = False) -> Case:
-    """Never raises S2SError: a line's mistake is that line's `error`. An `id` that is left out is the line's number."""
+    """Raises nothing: a line's mistake is that line's `error`. An `id` that is left out is the line's number."""
     name: Any = str(number)
     try:
         fields = _parse(line, number)
-        name = fields.pop("id", name)
-        languages = {key: fields.pop(key, None) for key in ("source_lang", "target_lang")}
+        if "id" in fields:
+            name = _id(fields.pop("id"))
+        languages = {key: _language(key, fields.pop(key, None)) for key in ("source_lang", "target_lang")}
         given = [key for key in CONTENT if key in fields]
         if len(given) != 1:
             found = " and ".join(f"'{key}'" for key in given) or "none"
@@ -48,8 +57,10 @@ def read_case(session: Session, line: bytes, number: int, *, truncate: bool = Fa
         content = fields.pop(given[0])
         options = session.options(target_lang=languages["target_lang"], **fields)
         return Case(name, _source(session, given[0], content, languages, truncate), options)
-    except S2SError as error:
-        return Case(name, error=str(error))
+    except BaseException as error:
+        if not is_failure(error):
+            raise
+        return Case(name, error=explain(error))
 
 
 def _parse(line: bytes, number: int) -> dict[str, Any]:
@@ -57,12 +68,44 @@ def _parse(line: bytes, number: int) -> dict[str, Any]:
     if not text.strip():
         raise InputError(f"line {number} is empty; expected a JSON object")
     try:
-        fields = json.loads(text)
+        fields = json.loads(text, parse_constant=_no_number)
     except ValueError as error:
         raise InputError(f"line {number} is not JSON ({error}); expected a JSON object") from None
+    except RecursionError:
+        raise InputError(f"line {number} is nested too deeply; expected a JSON object of plain values") from None
     if not isinstance(fields, dict):
         raise InputError(f"line {number} holds {type(fields).__name__}; expected a JSON object")
     return fields
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _id(value: Any) -> Any:
+    """An id that can be written back. A line with another one goes by its number."""
+    nested, depth = [value], 0
+    while nested := [inner for outer in nested for inner in _parts(outer)]:
+        depth += 1
+        if depth > DEEPEST_ID:
+            raise InputError(f"'id' is nested more than {DEEPEST_ID} deep; expected a string or a number")
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError as error:
+        raise InputError(f"'id' can't be written as JSON ({error}); expected a string or a number") from None
+    return value
+
+
+def _parts(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []
+
+
+def _language(key: str, value: Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise InputError(f"'{key}' is {type(value).__name__}; expected the code of a language as a string")
+    return value
 
 
 def _source(session: Session, kind: str, content: Any, languages: dict[str, Any], truncate: bool) -> list[int]:
@@ -79,7 +122,7 @@ def _source(session: Session, kind: str, content: Any, languages: dict[str, Any]
 
 def read_sources(
     session: Session, lines: Sequence[str | bytes], **options: Any
-) -> tuple[list[list[int]], dict[int, str]]:
+) -> tuple[list[list[int]], dict[int, Failure]]:
     """The ids of plain lines of text, empty where a line is blank or fails, and what is wrong with the latter by index.
 
     options: as of `Session.encode`.
@@ -93,9 +136,72 @@ def read_sources(
             if not text.strip():
                 continue  # a blank line comes out blank
             sources[-1] = session.encode(text, **options)
-        except InputError as error:
-            failures[number] = str(error)
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+            failures[number] = explain(error)
     return sources, failures
+
+
+def window_size(session: Session, batch_size: int) -> int:
+    """Lines that are sorted by length together."""
+    return WINDOW * batch_size * session.workers
+
+
+def decode_each(
+    session: Session,
+    sources: Sequence[Sequence[int]],
+    options: GenerationOptions,
+    *,
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    alignments: bool = False,
+    source_numbers: Sequence[int] | None = None,
+) -> Iterator[tuple[int, Outcome]]:
+    """The index of each source and what came of it, as they are ready. One that fails takes no other with it.
+
+    The sources that an error left undone are halved, each half decoded, until the one that fails is alone.
+    """
+    numbers = range(len(sources)) if source_numbers is None else source_numbers
+    waiting = [list(range(len(sources)))]
+    while waiting:
+        part = waiting.pop()
+        undone = dict.fromkeys(part)
+        try:
+            batches = session.batches(
+                [sources[i] for i in part],
+                options,
+                batch_size=batch_size,
+                alignments=alignments,
+                source_numbers=[numbers[i] for i in part],
+            )
+            error = None
+            while error is None:
+                finished, error = _next(batches)
+                if finished is None:
+                    break
+                for place, hypotheses in zip(*finished, strict=True):
+                    del undone[part[place]]
+                    yield part[place], hypotheses
+        finally:
+            batches.close()  # type: ignore[attr-defined]
+        left = list(undone)
+        if error is None or not left:
+            continue
+        if len(left) == 1:
+            yield left[0], explain(error)
+            continue
+        middle = len(left) // 2
+        waiting += [left[middle:], left[:middle]]
+
+
+def _next(batches: Iterator[Any]) -> tuple[Any, BaseException | None]:
+    """The next batch, None after the last one; or the error that ends them."""
+    try:
+        return next(batches, None), None
+    except BaseException as error:
+        if not is_failure(error):
+            raise
+        return None, error
 
 
 def decode_cases(
@@ -104,41 +210,58 @@ def decode_cases(
     *,
     batch_size: int = DEFAULT_BATCH_SIZE,
     progress: Callable[[int, int], None] | None = None,
-) -> list[dict[str, Any]]:
-    """The output line of each case, in order. progress: called with how many cases and tokens are done."""
-    cases = list(cases)
-    done: list[dict[str, Any]] = [{"id": case.id, "error": case.error} for case in cases]
-    groups: dict[GenerationOptions, list[int]] = defaultdict(list)
-    for number, case in enumerate(cases):
+    n_skipped: int = 0,
+) -> Iterator[dict[str, Any]]:
+    """The output line of each case, in order, as soon as it and all before it are ready.
+
+    progress: called with how many cases and tokens are done. n_skipped: first cases that have their results already;
+    they only count, as sampling draws by a line's place among those with equal options.
+    """
+    cases = iter(cases)
+    counts: dict[GenerationOptions, int] = defaultdict(int)
+    for case in islice(cases, n_skipped):
         if case.options is not None:
-            groups[case.options].append(number)
-    for options, numbers in groups.items():
-        sources = [cases[number].source or [] for number in numbers]
-        for number, result in zip(numbers, _decode_group(session, sources, options, batch_size, progress), strict=True):
-            done[number] = {"id": cases[number].id, **result}
-    return done
+            counts[case.options] += 1
+    while window := list(islice(cases, window_size(session, batch_size))):
+        yield from _decode_window(session, window, counts, batch_size, progress)
 
 
-def _decode_group(
+def _decode_window(
     session: Session,
-    sources: list[list[int]],
-    options: GenerationOptions,
+    window: Sequence[Case],
+    counts: dict[GenerationOptions, int],
     batch_size: int,
     progress: Callable[[int, int], None] | None,
-) -> list[dict[str, Any]]:
-    def finished(indices: list[int], hypotheses: list[list[Hypothesis]]) -> None:
-        if progress:
-            progress(len(indices), n_tokens(hypotheses))
+) -> Iterator[dict[str, Any]]:
+    groups: dict[GenerationOptions, list[int]] = {}
+    done: dict[int, dict[str, Any]] = {}
+    for place, case in enumerate(window):
+        if case.options is None:
+            done[place] = {"id": case.id, "error": case.error}
+        else:
+            groups.setdefault(case.options, []).append(place)
+    first = 0  # the next to come out
+    for options, places in groups.items():
+        numbers = range(counts[options], counts[options] + len(places))
+        counts[options] += len(places)
+        sources = [window[place].source or [] for place in places]
+        for index, outcome in decode_each(session, sources, options, batch_size=batch_size, source_numbers=numbers):
+            case = window[places[index]]
+            done[places[index]] = {"id": case.id, **_result(session, outcome)}
+            if progress:
+                progress(1, 0 if isinstance(outcome, str) or not outcome else len(outcome[0].token_ids))
+            while first in done:
+                yield done.pop(first)
+                first += 1
+    while first in done:
+        yield done.pop(first)
+        first += 1
 
-    try:
-        found = session.decode(sources, options, batch_size=batch_size, on_batch=finished)
-    except S2SError as error:
-        if len(sources) == 1:
-            return [{"error": str(error)}]
-        # One source must not take the others with it.
-        return [_decode_group(session, [source], options, 1, progress)[0] for source in sources]
-    name = session.backend.name
-    return [{"outputs": [describe(h) for h in hypotheses], "backend": name} for hypotheses in found]
+
+def _result(session: Session, outcome: Outcome) -> dict[str, Any]:
+    if isinstance(outcome, str):
+        return {"error": outcome}
+    return {"outputs": [describe(hypothesis) for hypothesis in outcome], "backend": session.backend.name}
 
 
 def describe(hypothesis: Hypothesis) -> dict[str, Any]:
@@ -146,3 +269,25 @@ def describe(hypothesis: Hypothesis) -> dict[str, Any]:
     if hypothesis.text is not None:
         entry["text"] = hypothesis.text
     return entry
+
+
+def to_json(result: dict[str, Any]) -> str:
+    """One line of JSON that every UTF-8 reader takes: what UTF-8 has no bytes for is escaped, and a score that is no
+    finite number is null."""
+    try:
+        line = json.dumps(result, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        line = json.dumps(_finite(result), ensure_ascii=False)
+    try:
+        line.encode("utf-8")
+    except UnicodeEncodeError:  # a lone surrogate
+        return json.dumps(json.loads(line))
+    return line
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not abs(value) < float("inf") else value

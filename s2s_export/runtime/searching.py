@@ -10,6 +10,7 @@ What a device search can't do is an error that names it. Nothing falls back to t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -41,11 +42,19 @@ class HostSearch:
         alignments: bool | str = False,
         source_numbers: Sequence[int] | None = None,
     ) -> list[list[Hypothesis]]:
-        state = self._begin(sources, options)
-        return decoding.decode(state, sources, options, alignments=alignments, source_numbers=source_numbers)
+        with quiet():
+            state = self._begin(sources, options)
+            return decoding.decode(state, sources, options, alignments=alignments, source_numbers=source_numbers)
 
     def stream(self, source: Sequence[int], options: GenerationOptions) -> Iterator[list[int]]:
-        return decoding.decode_stream(self._begin([source], options), source, options)
+        with quiet():
+            parts = decoding.decode_stream(self._begin([source], options), source, options)
+        while True:
+            with quiet():  # not where the caller goes on in between
+                part = next(parts, None)
+            if part is None:
+                return
+            yield part
 
     def warm_up(
         self,
@@ -62,6 +71,11 @@ class HostSearch:
 
     def release(self) -> None:
         """Nothing is kept."""
+
+
+def quiet() -> Any:
+    """No warning of numpy's: an extreme option value takes scores out of a float's range, as in generate()."""
+    return np.errstate(all="ignore")
 
 
 def choose(backend: Backend, wanted: str, begin: Begin) -> Searcher:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import sacrebleu
 import torch
 
+from ..exporting.checkpoint import quiet_transformers
 from ..reference.hf import GenerateWrapper
 from ..reference.interface import EncoderDecoder
 from .corpus import Pair
@@ -75,9 +76,10 @@ def translate(
     texts = [""] * len(pairs)
     for rows in cut_batches(examples, order, EVALUATION_TOKENS // num_beams):
         batch = collate([examples[i] for i in rows], model.config.pad_token_id, model.config.bos_token_id).to(device)
-        ids = wrapper.generate(
-            input_ids=batch.input_ids, attention_mask=batch.source_mask, num_beams=num_beams, do_sample=False
-        )
+        with quiet_transformers():
+            ids = wrapper.generate(
+                input_ids=batch.input_ids, attention_mask=batch.source_mask, num_beams=num_beams, do_sample=False
+            )
         for row, tokens in zip(rows, ids.tolist(), strict=True):
             texts[row] = tokenizer.decode(tokens)
     model.train(training)

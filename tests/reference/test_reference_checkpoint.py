@@ -64,7 +64,7 @@ def test_a_failed_save_keeps_the_old_folder(folder, monkeypatch):
 
 
 def test_death_between_the_two_renames(folder):
-    os.rename(folder, folder.with_name(".model.previous"))
+    os.rename(folder, folder.with_name(".model.s2s-previous"))
     assert load_checkpoint(folder).config.model == "gru"
     assert os.listdir(folder.parent) == ["model"]
 

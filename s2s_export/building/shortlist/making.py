@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ... import bundle as bundles
+from ... import replacing
 from ...bundle import Bundle
 from ...engines import PORTABLE, engines
 from ...errors import BundleError, InputError, InvalidOption, MissingExtra
@@ -78,17 +78,13 @@ def make(
                 f"{bundle.path}: has no shortlist to bring up to date; give a parallel text with --data"
             )
         before = final
-    work = Path(tempfile.mkdtemp(prefix=f".{FOLDER}.", dir=bundle.path))
     try:
-        work.chmod(0o755)
-        record = _write(bundle, work, data, before, options, progress)
-        bundles.replace_folder(work, final)
+        with replacing.folder(final, replace=True) as work:
+            record = _write(bundle, work, data, before, options, progress)
     except OSError as error:
         raise BundleError(
             f"{final}: can't be written ({error.strerror or error}); what was there is untouched"
         ) from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return record
 
 

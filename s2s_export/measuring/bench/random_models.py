@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import S2SError
+from ...exporting.checkpoint import quiet_transformers
 
 SEED = 7
 SHARPNESS = 12.0  # of the attention of the model that copies: the nearest neighbour gets e**-12 or so
@@ -70,7 +71,8 @@ def opus_mt(folder: Path, quick: bool) -> None:
     common = {"eos_token_id": 0, "pad_token_id": size - 1, "decoder_start_token_id": size - 1, "max_length": 512}
     model.generation_config = transformers.GenerationConfig(num_beams=4, bad_words_ids=[[size - 1]], **common)
     _check_that_it_copies(model, size)
-    model.save_pretrained(folder)
+    with quiet_transformers():
+        model.save_pretrained(folder)
 
 
 def _check_that_it_copies(model: Any, size: int) -> None:
@@ -78,7 +80,7 @@ def _check_that_it_copies(model: Any, size: int) -> None:
 
     sources = torch.randint(1, size - 1, (3, 60))
     sources[:, -1] = 0
-    with torch.inference_mode():
+    with torch.inference_mode(), quiet_transformers():
         found = model.generate(
             input_ids=sources, attention_mask=torch.ones_like(sources), num_beams=1, max_new_tokens=64
         )
@@ -102,7 +104,8 @@ def t5_small(folder: Path, quick: bool) -> None:
         last.wi.weight.mul_(8)
         last.wo.weight.mul_(8)
     model.generation_config = transformers.GenerationConfig(eos_token_id=1, pad_token_id=0, decoder_start_token_id=0)
-    model.save_pretrained(folder)
+    with quiet_transformers():
+        model.save_pretrained(folder)
 
 
 MAKERS = {"opus-mt": opus_mt, "t5-small": t5_small}

@@ -210,7 +210,7 @@ def open_session(
     options.log_severity_level = QUIET
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights))
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.fsencode(weights))
     for name, value in (shared or {}).items():
         options.add_initializer(name, value)
     if not prepack:

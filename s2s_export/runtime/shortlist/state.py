@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ...bundle import Bundle, inside
+from ...bundle import Bundle, first_changed, inside
 from ...engines import PORTABLE, folder_of, read
 from ...errors import BundleError, EngineError, InvalidOption
 from ..backends._recurrent import RecurrentState
@@ -109,6 +109,8 @@ def open_shortlist(backend: Any) -> Shortlist:
         path = inside(folder, name)
         if not path.is_file() or path.stat().st_size != entry["bytes"]:
             raise BundleError(f"{path}: is missing or has another size than {entry['bytes']}; run `{make}` again")
+    if bundle.verify and (name := first_changed(folder, record["files"])) is not None:
+        raise BundleError(f"{folder / name}: is not what was made, the file is damaged; run `{make}` again")
     backend.release_steps()  # Two sets of decoder weights in memory would be one too many.
     return Shortlist(backend, record, folder)
 

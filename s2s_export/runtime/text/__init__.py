@@ -14,11 +14,11 @@ from typing import Any
 from s2s_export.errors import BundleError, nearest
 from s2s_export.runtime.text import kinds
 from s2s_export.runtime.text.entry import Entry
-from s2s_export.runtime.text.lines import lines_of, read_lines
+from s2s_export.runtime.text.lines import lines_of, read_lines, without_end
 from s2s_export.runtime.text.stream import StreamDecoder
 from s2s_export.runtime.text.tokenizer import Tokenizer, from_utf8
 
-__all__ = ["StreamDecoder", "Tokenizer", "from_utf8", "known_kinds", "lines_of", "load", "read_lines"]
+__all__ = ["StreamDecoder", "Tokenizer", "from_utf8", "known_kinds", "lines_of", "load", "read_lines", "without_end"]
 
 
 def known_kinds() -> list[str]:

@@ -17,8 +17,13 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 def read_lines(stream: Iterable[bytes]) -> Iterator[bytes]:
     """Each line of a binary stream without its end, as it comes."""
     for number, line in enumerate(stream):
-        line = line.removesuffix(b"\n").removesuffix(b"\r")
-        yield line if number else line.removeprefix(BYTE_ORDER_MARK)
+        yield without_end(line, number)
+
+
+def without_end(line: bytes, number: int) -> bytes:
+    """The line that has this number, the first being 0, without its end and the byte-order mark."""
+    line = line.removesuffix(b"\n").removesuffix(b"\r")
+    return line if number else line.removeprefix(BYTE_ORDER_MARK)
 
 
 def lines_of(path: Path) -> list[bytes]:

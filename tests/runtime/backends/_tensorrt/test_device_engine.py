@@ -445,7 +445,7 @@ def test_lines_of_generate_get_the_error_of_their_own(make: Make) -> None:
 
     def decode() -> list[dict[str, Any]]:
         given = [cases.read_case(session, json.dumps(line).encode(), number) for number, line in enumerate(lines)]
-        return cases.decode_cases(session, given)
+        return list(cases.decode_cases(session, given))
 
     found = decode()
     assert ["error" in line for line in found] == [False, True, False]

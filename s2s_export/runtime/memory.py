@@ -1,0 +1,84 @@
+"""What a batch takes in memory, so that one that can't be held is an error before it is begun.
+
+The system would not refuse it: it hands out pages that it does not have and kills the process when they are used. So
+the least that a batch needs is compared with what is free. The estimate counts what grows with the rows (log-probs,
+and the first slots of the caches) and leaves out the rest: it refuses only what could not have worked.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..bundle import Bundle
+from ..errors import InputError
+from .decoding import GenerationOptions
+
+FLOAT = 4  # bytes
+SLOTS = 16  # of a cache, the least that is allocated at once
+MEMINFO = Path("/proc/meminfo")
+CGROUP = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current"))
+
+
+def check(bundle: Bundle, n_sources: int, options: GenerationOptions) -> None:
+    """Raises InputError where the rows of a batch can't fit into the memory that is free."""
+    wanted = least_bytes(bundle, n_sources * options.n_rows)
+    if wanted < 1 << 28:  # not worth the look
+        return
+    free = available()
+    if free is not None and wanted > free:
+        name, value = ("num_beams", options.num_beams)
+        if options.num_return_sequences > value:
+            name, value = ("num_return_sequences", options.num_return_sequences)
+        raise InputError(
+            f"{name} is {value}, which with {n_sources} source{'s' if n_sources > 1 else ''} takes at least "
+            f"{_size(wanted)} of memory, but {_size(free)} are free; lower {name} or the batch size"
+        )
+
+
+def least_bytes(bundle: Bundle, n_rows: int) -> int:
+    sizes = bundle.manifest["sizes"]
+    width = 2 * sizes.get("decoder_layers", 0) * sizes.get("heads", 0) * sizes.get("head_size", 0)
+    return n_rows * FLOAT * (bundle.vocabulary_size + width * SLOTS)
+
+
+def available() -> int | None:
+    """Bytes that this process may still take, or None where the system does not say."""
+    found = [limit for limit in (_of_system(), _of_cgroup(), _of_process()) if limit is not None]
+    return min(found, default=None)
+
+
+def _of_system() -> int | None:
+    try:
+        lines = MEMINFO.read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError, IndexError):
+        return None
+
+
+def _of_cgroup() -> int | None:
+    try:
+        limit, used = (int(path.read_text()) for path in CGROUP)
+    except (OSError, ValueError):  # "max": no limit
+        return None
+    return max(0, limit - used)
+
+
+def _of_process() -> int | None:
+    """What is left of the address space, where `ulimit -v` bounds it."""
+    try:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit == resource.RLIM_INFINITY:
+            return None
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except (ImportError, OSError, ValueError):
+        return None
+    return max(0, limit - pages * os.sysconf("SC_PAGE_SIZE"))
+
+
+def _size(n_bytes: int) -> str:
+    """12.3 GiB. A number that no float holds is a number still."""
+    value = n_bytes / 2**30 if n_bytes < 2**100 else float(n_bytes >> 30) if n_bytes < 2**1000 else float("inf")
+    return f"{value:,.1f} GiB" if value < 1e6 else f"{value:.0e} GiB"

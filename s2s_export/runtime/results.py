@@ -1,0 +1,115 @@
+"""The file of results that `s2s generate` grows line by line, and goes on with when it was stopped.
+
+Line n of the file is the result of line n of the input. The file is whole up to its last line break: what a killed run
+left after it is cut off. A last line that is no JSON (a power cut may leave zeros) is cut off as well.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+from ..errors import InvalidOption
+from .cases import to_json
+
+
+class Results:
+    """An open file of results; `path` may be a link, a pipe or a device, or "-" for standard output.
+
+    done: the results that were there. Raises InvalidOption for a file of other work, OSError.
+    """
+
+    def __init__(self, path: str, ids: Sequence[Any] | None = None) -> None:
+        """ids: those of the input's lines, to go on with the file; None begins anew."""
+        self.path = Path(path)
+        self.done: list[dict[str, Any]] = []
+        if path == "-":
+            self._file: BinaryIO = sys.stdout.buffer
+            return
+        if self.path.parent != Path():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        if ids is not None and self.path.exists():
+            if not self.path.is_file():
+                raise InvalidOption(f"{path}: is no file; expected one that an earlier run left; leave out --resume")
+            self._go_on(ids)
+        else:
+            self._file = self.path.open("wb")
+
+    def _go_on(self, ids: Sequence[Any]) -> None:
+        self._file = self.path.open("r+b")
+        try:
+            raw = self._file.read()
+            self.done, length = self._read(raw, ids)
+            self._file.truncate(length)
+            self._file.seek(length)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _read(self, raw: bytes, ids: Sequence[Any]) -> tuple[list[dict[str, Any]], int]:
+        """The results that are whole, and how many bytes they take."""
+        lines = raw.split(b"\n")[:-1]
+        done: list[dict[str, Any]] = []
+        length = 0
+        for number, line in enumerate(lines, 1):
+            result = _parse(line)
+            if result is None:
+                if number == len(lines) and done:
+                    break
+                raise self._foreign(number, "is no result", "what `s2s generate` writes")
+            if number > len(ids):
+                raise self._foreign(number, "is there", f"no more lines than the input's {len(ids)}")
+            if not _equal(result["id"], ids[number - 1]):
+                raise self._foreign(number, f"has the id {result['id']!r}", f"the input's, {ids[number - 1]!r}")
+            done.append(result)
+            length += len(line) + 1
+        return done, length
+
+    def _foreign(self, number: int, found: str, expected: str) -> InvalidOption:
+        return InvalidOption(
+            f"{self.path}: line {number} {found}, expected {expected}; it is not of this work: leave out --resume to "
+            "begin anew, or name another file"
+        )
+
+    def write(self, result: dict[str, Any]) -> None:
+        """One line, in the system's hands when this returns: a process killed later keeps it."""
+        try:
+            self._file.write(to_json(result).encode("utf-8") + b"\n")
+            self._file.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
+
+    def __enter__(self) -> Results:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._file is sys.stdout.buffer:
+            return
+        try:
+            self._file.close()
+        except OSError:
+            if error is None:
+                raise
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        result = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(result, dict) or "id" not in result or not ("outputs" in result or "error" in result):
+        return None
+    return result
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """1, 1.0 and true are three ids."""
+    return json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True)
