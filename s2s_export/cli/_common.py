@@ -80,11 +80,15 @@ def tell_choice(session: Session, backend: str, quiet: bool) -> None:
         tell(f"search: on the host; {session.searcher.why}", quiet)
 
 
+def _ignore(steps: int, text: str = "") -> None:
+    pass
+
+
 @contextmanager
 def bar(length: int, label: str, quiet: bool) -> Iterator[Callable[[int, str], None]]:
     """A progress bar on stderr when it is a terminal; yields `advance(steps, label)`."""
     if quiet or not sys.stderr.isatty():
-        yield lambda steps, text="": None
+        yield _ignore
         return
     with click.progressbar(length=length, label=label, file=sys.stderr, width=30) as progress:
 

@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -34,7 +35,7 @@ from ._common import (
 @output_options
 def command(
     bundle: str,
-    input_path: click.utils.LazyFile,
+    input_path: Any,
     output_path: str,
     backend: str,
     target: str | None,

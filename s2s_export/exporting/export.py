@@ -53,7 +53,7 @@ def export(
         raise InvalidOption(f"precision is '{precision}'; expected one of {', '.join(PRECISIONS)}")
     destination = Path(bundle_path)
     bundle.check_destination(destination, force=force)
-    source = open_checkpoint(checkpoint)
+    source = open_checkpoint(os.fspath(checkpoint))
     from . import parity  # after open_checkpoint, which says in one sentence what is not installed
 
     tell = progress or (lambda stage: None)

@@ -16,7 +16,7 @@ sees s_t, as in its section 3.1, where its appendix has s_{t-1}; torch's unit re
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -67,8 +67,9 @@ class AttentionEncoderDecoder(EncoderDecoder):
 
     def __init__(self, config: ReferenceConfig) -> None:
         super().__init__(config)
-        E, U, layers = config.d_model, config.hidden_size, config.decoder_layers
-        recurrence, cell = (nn.LSTM, nn.LSTMCell) if config.cell == "lstm" else (nn.GRU, nn.GRUCell)
+        E, U, layers = config.d_model, config.units, config.decoder_layers
+        recurrence: Any = nn.LSTM if config.cell == "lstm" else nn.GRU
+        cell: Any = nn.LSTMCell if config.cell == "lstm" else nn.GRUCell
         self.encoder = recurrence(
             E,
             U // 2,
@@ -85,8 +86,8 @@ class AttentionEncoderDecoder(EncoderDecoder):
             self.key = nn.Linear(U, U, bias=config.score == "additive")
         self.decoder = nn.ModuleList(cell(E + U if layer == 0 else U, U) for layer in range(layers))
         self.readout = nn.Linear(U + E + U, 2 * E)
-        for layers in (self.encoder, *self.decoder):
-            initialize_recurrence(layers)
+        for recurrent in (self.encoder, *self.decoder):
+            initialize_recurrence(recurrent)
         self.output = self.make_output(E)
 
     def encode(self, input_ids: Tensor, source_mask: Tensor) -> Memory:
@@ -94,7 +95,7 @@ class AttentionEncoderDecoder(EncoderDecoder):
         embedded = self.dropout(self.source_embedding(input_ids))  # [B, S, E]
         packed, _ = self.encoder(pack(embedded, lengths))
         annotations, _ = nn.utils.rnn.pad_packed_sequence(packed, batch_first=True, total_length=input_ids.shape[1])
-        return Memory(annotations, annotations[:, 0, self.config.hidden_size // 2 :], source_mask.bool())
+        return Memory(annotations, annotations[:, 0, self.config.units // 2 :], source_mask.bool())
 
     def start(self, memory: Memory) -> State:
         hidden = torch.tanh(self.initial(memory.summary)).unflatten(-1, (self.config.decoder_layers, -1))  # [B, L, U]

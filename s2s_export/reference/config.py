@@ -81,6 +81,13 @@ class ReferenceConfig:
             raise InvalidOption(f"{self.model} model: " + "; ".join(problems))
 
     @property
+    def units(self) -> int:
+        """`hidden_size` of a recurrent model, which always has one."""
+        if self.hidden_size is None:
+            raise InvalidOption(f"a {self.model} has no hidden_size; expected a recurrent model")
+        return self.hidden_size
+
+    @property
     def model_type(self) -> str:
         return MODEL_TYPE_PREFIX + self.model
 

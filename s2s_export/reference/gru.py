@@ -56,7 +56,7 @@ class GRUEncoderDecoder(EncoderDecoder):
 
     def __init__(self, config: ReferenceConfig) -> None:
         super().__init__(config)
-        E, U, layers = config.d_model, config.hidden_size, config.decoder_layers
+        E, U, layers = config.d_model, config.units, config.decoder_layers
         self.encoder = nn.GRU(
             E, U, config.encoder_layers, batch_first=True, dropout=between(config, config.encoder_layers)
         )

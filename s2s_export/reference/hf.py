@@ -94,7 +94,7 @@ class GenerateWrapper(PreTrainedModel, GenerationMixin):
             past_key_values = Steps(self.model.start(memory), 0)
         state, logits = past_key_values.state, []
         for token in decoder_input_ids.T:  # the whole prompt at first, then the one new token
-            step_logits, state, _ = self.model.step(token, state)
+            step_logits, state, _weights = self.model.step(token, state)
             logits.append(step_logits)
         steps = Steps(state, past_key_values.length + len(logits))
         return Seq2SeqLMOutput(logits=torch.stack(logits, dim=1), past_key_values=steps)

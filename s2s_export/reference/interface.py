@@ -11,7 +11,7 @@ Sources are padded at their end, and padding changes no result.
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -94,7 +94,8 @@ class EncoderDecoder(nn.Module):
 
 def select_rows(state: Rows, rows: Tensor) -> Rows:
     """The given rows [R'] of a memory or state, each tensor's first dimension; fields that are None stay None."""
-    return type(state)(*[None if value is None else value.index_select(0, rows) for value in state])
+    make: Any = type(state)  # of a named tuple, which takes its fields and not a sequence of them
+    return cast("Rows", make(*[None if value is None else value.index_select(0, rows) for value in state]))
 
 
 def pack(sequence: Tensor, lengths: Tensor) -> PackedSequence:

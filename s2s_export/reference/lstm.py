@@ -50,7 +50,7 @@ class LSTMEncoderDecoder(EncoderDecoder):
 
     def __init__(self, config: ReferenceConfig) -> None:
         super().__init__(config)
-        U = config.hidden_size
+        U = config.units
         layers, dropout = config.decoder_layers, between(config, config.decoder_layers)
         self.encoder = nn.LSTM(config.d_model, U, layers, batch_first=True, dropout=dropout)
         self.decoder = nn.LSTM(config.d_model, U, layers, batch_first=True, dropout=dropout)

@@ -17,8 +17,8 @@ import datetime
 import hashlib
 import random
 import re
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 from s2s_export.errors import InvalidOption, UnknownOption
 from s2s_export.training.spoken import CURRENCIES, LANGUAGES, NOUNS, English, Language
@@ -44,6 +44,10 @@ class Phrase(NamedTuple):
 
     english: str
     say: Callable[[Language], str]
+
+
+Maker = tuple[Callable[[random.Random], Phrase], float]  # what makes a kind of phrase, and how often it is drawn
+T = TypeVar("T")
 
 
 def generate_pairs(
@@ -158,25 +162,25 @@ def n_words(source: str) -> int:
     return len(untagged(source).split())
 
 
-def _lookup(name: str, known: dict, what: str):
+def _lookup(name: str, known: Mapping[str, T], what: str) -> T:
     if name not in known:
         raise UnknownOption(name, known, what)
     return known[name]
 
 
-def _makers(kinds: Iterable[str]) -> list[tuple[Callable[[random.Random], Phrase], float]]:
+def _makers(kinds: Iterable[str]) -> list[Maker]:
     makers = [_lookup(kind, KINDS, "kind of phrase") for kind in kinds]
     if not makers:
         raise InvalidOption("no kinds given: expected at least one of " + ", ".join(KINDS))
     return makers
 
 
-def _draw(rng: random.Random, makers: list) -> Phrase:
+def _draw(rng: random.Random, makers: Sequence[Maker]) -> Phrase:
     makes, weights = zip(*makers, strict=True)
     return rng.choices(makes, weights)[0](rng)
 
 
-def _fill(rng: random.Random, makers: list, length: int) -> list[Phrase]:
+def _fill(rng: random.Random, makers: Sequence[Maker], length: int) -> list[Phrase]:
     """Phrases whose words add up to `length`: any that still fit, single words where nothing else does."""
     phrases: list[Phrase] = []
     left = length
@@ -278,7 +282,7 @@ def money(rng: random.Random) -> Phrase:
 
 
 # Each with its share of a corpus.
-KINDS: dict[str, tuple[Callable[[random.Random], Phrase], float]] = {
+KINDS: dict[str, Maker] = {
     "cardinal": (cardinal, 3.0),
     "ordinal": (ordinal, 2.0),
     "quantity": (quantity, 2.0),

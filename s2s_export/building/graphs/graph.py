@@ -220,7 +220,7 @@ def _initializer(
 
 def _describe(value: onnx.ValueInfoProto) -> dict[str, Any]:
     tensor = value.type.tensor_type
-    names = {FLOAT: "float32", FLOAT16: "float16", BFLOAT16: "bfloat16"}
+    names: dict[int, str] = {FLOAT: "float32", FLOAT16: "float16", BFLOAT16: "bfloat16"}
     dtype = names.get(tensor.elem_type) or np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name
     return {
         "name": value.name,

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ... import bundle as bundles
 from ...bundle import Bundle
@@ -32,6 +32,7 @@ from ...runtime.text import load as load_tokenizer
 from .alignment import fit, most_frequent
 
 if TYPE_CHECKING:
+    from ...runtime.backends.onnxruntime import OnnxRuntimeBackend
     from ...runtime.session import Session
     from ...runtime.text import Tokenizer
 
@@ -238,7 +239,7 @@ def _measure(bundle: Bundle, folder: Path, record: dict[str, Any], sources: list
     session = load(bundle.path, "onnxruntime", PORTABLE, verify=False)
     limit = bundle.max_source_length or max(map(len, sources))
     sources = [source for source in sources if 0 < len(source) <= limit]
-    shortlist = Shortlist(session.backend, record, folder)
+    shortlist = Shortlist(cast("OnnxRuntimeBackend", session.backend), record, folder)
     found = []
     for search in SEARCHES if sources else ():
         plain, cut = (_tokens(session, sources, search, with_it) for with_it in (None, shortlist))

@@ -133,7 +133,8 @@ def _head(graph: onnx.GraphProto, path: Path) -> onnx.NodeProto:
         if node.op_type == "LogSoftmax":
             for product in graph.node:
                 if node.input[0] in product.output:
-                    return product
+                    found: onnx.NodeProto = product
+                    return found
     raise BuildError(f"{path}: no output projection before a log-softmax was found; a shortlist can't cut this model")
 
 
@@ -199,14 +200,17 @@ def _tail(hidden: str) -> tuple[list[onnx.NodeProto], list[onnx.ValueInfoProto],
     shaped("shortlist/best_ids", "n_candidates", "candidate_ids")
     op("Reshape", ["shortlist/normalizer", "shortlist/beams"], ["log_normalizer"])
     shaped("shortlist/probes", "shortlist/n_probes", "probe_log_probs")
-    outputs = {
+    outputs: dict[str, tuple[int, list[str | int]]] = {
         "log_probs": (FLOAT, ["B", "K", "W"]),
         "candidate_log_probs": (FLOAT, ["B", "K", "M"]),
         "candidate_ids": (INT64, ["B", "K", "M"]),
         "log_normalizer": (FLOAT, ["B", "K"]),
         "probe_log_probs": (FLOAT, ["B", "K", "Q"]),
     }
-    inputs = {"n_candidates": (INT64, [1]), "probe_ids": (INT64, ["B", "K", "Q"])}
+    inputs: dict[str, tuple[int, list[str | int]]] = {
+        "n_candidates": (INT64, [1]),
+        "probe_ids": (INT64, ["B", "K", "Q"]),
+    }
     as_values = [[helper.make_tensor_value_info(n, *entry) for n, entry in side.items()] for side in (outputs, inputs)]
     return nodes, as_values[0], as_values[1]
 

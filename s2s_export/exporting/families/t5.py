@@ -77,8 +77,8 @@ def _block(config: Any, layers: Any) -> Block:
 
 
 def _attention(module: Any) -> Attention:
-    parts = [Linear.of(getattr(module, name)) for name in "qkvo"]
-    return Attention(*parts, n_heads=module.n_heads, scale=1.0)
+    query, key, value, output = (Linear.of(getattr(module, name)) for name in "qkvo")
+    return Attention(query, key, value, output, n_heads=module.n_heads, scale=1.0)
 
 
 def _feed_forward(config: Any, module: Any) -> FeedForward:

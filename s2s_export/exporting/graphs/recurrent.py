@@ -8,7 +8,7 @@ attention decoder keeps ancestors, a recurrent one moves U numbers a layer and b
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
@@ -142,7 +142,7 @@ def _recurrence(
         lengths,
     ]
     direction = "bidirectional" if len(layer) == 2 else "reverse" if reverse else "forward"
-    attributes = {"hidden_size": layer[0].size, "direction": direction}
+    attributes: dict[str, Any] = {"hidden_size": layer[0].size, "direction": direction}
     if kind == "gru":
         attributes["linear_before_reset"] = 1  # torch's unit resets W h + b, not h
     outputs, *final = g.ops(kind.upper(), inputs, 3 if kind == "lstm" else 2, **attributes)  # [S,dirs,B,U]

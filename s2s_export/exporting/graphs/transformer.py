@@ -6,6 +6,8 @@ product; heads are split only around attention. Projections that read the same r
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import torch
@@ -16,7 +18,7 @@ from .structure import Attention, Block, FeedForward, Linear, Norm, PositionTabl
 from .weights import WeightStore
 
 MASKED = -1e9  # added to the score of what must not be seen; exp of it is 0 in fp32
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "relu": [("Relu", {})],
     "gelu": [("Gelu", {})],
     "gelu_new": [("Gelu", {"approximate": "tanh"})],
@@ -83,7 +85,7 @@ def _cross_kv_init(model: Transformer, store: WeightStore) -> onnx.ModelProto:
         assert attention is not None
         with g.scope(f"decoder/layer{i}/cross"):
             both = _joint(g, rows, [attention.key, attention.value], "key_value")
-            shape = ["B", attention.n_heads, "S", attention.head_size]
+            shape: list[Dimension] = ["B", attention.n_heads, "S", attention.head_size]
             for value, name in zip(both, ("key", "value"), strict=True):
                 heads = _split_heads(g, value, attention, batch, length)
                 g.output(heads, f"cross_{name}.{i}", FLOAT, shape)
@@ -116,7 +118,7 @@ def _decoder_step(model: Transformer, store: WeightStore) -> onnx.ModelProto:
             with g.scope(f"layer{i}"):
                 cross = block.cross_attention
                 assert cross is not None and block.cross_norm is not None
-                kv_shape = ["B", cross.n_heads, "S", cross.head_size]
+                kv_shape: list[Dimension] = ["B", cross.n_heads, "S", cross.head_size]
                 cross_key = g.input(f"cross_key.{i}", FLOAT, kv_shape)
                 cross_value = g.input(f"cross_value.{i}", FLOAT, kv_shape)
                 cache_shape: list[Dimension] = ["B", block.self_attention.n_heads, "N", block.self_attention.head_size]
@@ -179,7 +181,7 @@ def emit_candidates(g: GraphBuilder, logits: str, n_vocabulary: int, batch: str,
         def rows(value: str, last: int | str) -> str:
             return g.reshape(value, [batch, beams, last])
 
-        shaped = {
+        shaped: dict[str, tuple[str, int, list[Dimension]]] = {
             "logits": (rows(logits, n_vocabulary), FLOAT, ["B", "K", n_vocabulary]),
             "log_probs": (rows(log_probs, n_vocabulary), FLOAT, ["B", "K", n_vocabulary]),
             "candidate_log_probs": (rows(best, n_candidates), FLOAT, ["B", "K", "M"]),

@@ -52,9 +52,8 @@ class WeightStore:
         if tensor.is_floating_point():
             tensor = tensor.to(self.dtype if tensor.dim() >= 2 else torch.float32)
         tensor = tensor.contiguous()
-        raw = memoryview(
-            tensor.view(torch.uint8).numpy() if tensor.dim() else tensor.reshape(1).view(torch.uint8).numpy()
-        )
+        flat: Any = tensor.view(torch.uint8) if tensor.dim() else tensor.reshape(1).view(torch.uint8)
+        raw = memoryview(flat.numpy())
         offset, length = self._place(raw)
         proto = onnx.TensorProto(name=name, data_type=TORCH_TO_ONNX[tensor.dtype], dims=list(tensor.shape))
         proto.data_location = onnx.TensorProto.EXTERNAL

@@ -78,7 +78,11 @@ def _template(tokenizer: Any, languages: Mapping[str, int]) -> tuple[list[int | 
             "AutoTokenizer.from_pretrained(..).save_pretrained(..), which adds tokenizer.json"
         )
     prefix, suffix = _surroundings(tokenizer)
-    return tuple([SOURCE_LANG if value == languages[usual] else value for value in side] for side in (prefix, suffix))
+
+    def marked(side: list[int | str]) -> list[int | str]:
+        return [SOURCE_LANG if value == languages[usual] else value for value in side]
+
+    return marked(prefix), marked(suffix)
 
 
 def _surroundings(tokenizer: Any) -> tuple[list[int | str], list[int | str]]:

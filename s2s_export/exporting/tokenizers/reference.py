@@ -26,8 +26,8 @@ def is_reference(checkpoint: Path) -> bool:
 def write(checkpoint: Path, folder: Path) -> dict[str, Any]:
     """Copy the tokenizer of a reference model and return its manifest entry."""
     config = _config(checkpoint)
-    ids = {name: config.get(f"{name}_token_id") for name in ("pad", "bos", "eos")}
-    return write_sentencepiece(checkpoint / MODEL_FILE, folder, **{f"{name}_id": value for name, value in ids.items()})
+    pad, bos, eos = (config.get(f"{name}_token_id") for name in ("pad", "bos", "eos"))
+    return write_sentencepiece(checkpoint / MODEL_FILE, folder, pad_id=pad, bos_id=bos, eos_id=eos)
 
 
 def write_sentencepiece(

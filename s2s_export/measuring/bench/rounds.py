@@ -65,7 +65,9 @@ class Racer:
         job = asdict(self._job)
         job["threads"] = options.pop("threads", self.threads)
         job["options"] = {**job["options"], **options}
-        environment = getattr(modules()[self.entry.contestant], "environment", lambda folder: {})
+        environment: Callable[[str], dict[str, str]] = getattr(
+            modules()[self.entry.contestant], "environment", lambda folder: {}
+        )
         try:
             self.worker = Worker(job["threads"], self.python, environment(str(folder)))
             self.opened = self.worker.ask("open", job=job, folder=str(folder))

@@ -97,8 +97,8 @@ def agreement(contestants: Sequence[Contestant], bundle: str, save: Save) -> lis
                     wrong.append(f"{one.label}, {name}: {entry['outputs'] - entry['equal']} outputs differ")
                 if not entry["largest_score_difference"] <= SCORE_TOLERANCE:
                     wrong.append(f"{one.label}, {name}: scores differ by {entry['largest_score_difference']:.1e}")
-            options = session.options(**works["4 beams"])
-            streamed = [token for part in session.searcher.stream(sources[0], options) for token in part]
+            beams = session.options(**works["4 beams"])
+            streamed = [token for part in session.searcher.stream(sources[0], beams) for token in part]
             if streamed != (best := session.generate(sources[:1], **works["4 beams"])[0][0].token_ids):
                 wrong.append(f"{one.label}: the stream told {streamed}, the search found {best}")
         except Exception as error:  # whatever a driver or library raises is a finding; the others still run

@@ -59,9 +59,13 @@ class StepResult:
 class DecodeState(Protocol):
     """One batch in flight. Not shared between threads."""
 
-    n_sources: int
-    n_beams: int
     vocabulary_size: int
+
+    @property
+    def n_sources(self) -> int: ...
+
+    @property
+    def n_beams(self) -> int: ...
 
     def step(self, tokens: Ints, parents: Ints, query: StepQuery) -> StepResult:
         """Append a token to every beam and look at the next position.

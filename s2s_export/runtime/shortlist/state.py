@@ -280,5 +280,6 @@ def _mapped(bundle: Bundle, place: Mapping[str, Any]) -> Any:
 
 def _as_float32(rows: Any) -> Floats:
     if rows.dtype == np.uint16:  # bfloat16: the upper half of a float32
-        return (rows.astype(np.uint32) << 16).view(np.float32)
+        wide: Floats = (rows.astype(np.uint32) << 16).view(np.float32)
+        return wide
     return np.ascontiguousarray(rows, dtype=np.float32)

@@ -8,6 +8,8 @@ the groups are looked at in the order of their ids.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import helper
@@ -68,7 +70,7 @@ def _two_steps(graph: Graph, node: onnx.NodeProto, vocabulary: int, group: int) 
         graph.weights[name] = np.asarray(value, dtype=np.int64)
         return name
 
-    def op(op_type: str, *inputs: str, outputs: int = 1, **attributes: object) -> list[str]:
+    def op(op_type: str, *inputs: str, outputs: int = 1, **attributes: Any) -> list[str]:
         names = [graph.fresh(f"{stem}/{op_type}") for _ in range(outputs)]
         nodes.append(helper.make_node(op_type, list(inputs), names, name=names[0], **attributes))
         return names

@@ -6,6 +6,9 @@ its own; as no kernel packs it, only the rows of tokens that occur are ever read
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 from onnx import helper
 
 from ...graphs.graph import Graph
@@ -31,11 +34,11 @@ def apply(graph: Graph, store: Quantised) -> Applied:
             nodes.append(node)
             continue
         block = block_size(table.shape[1])
-        values, scales = store.get(graph, name, ("block", 8), lambda table=table, block=block: by_block(table, block))
+        values, scales = store.get(graph, name, ("block", 8), partial(by_block, table, block))
         graph.weights[f"{name}/rows"] = values.reshape(table.shape)
         graph.weights[f"{name}/rows_scale"] = scales
         inputs = [f"{name}/rows", node.input[1], f"{name}/rows_scale"]
-        attributes = {"gather_axis": 0, "quantize_axis": 1, "block_size": block, "bits": 8}
+        attributes: dict[str, Any] = {"gather_axis": 0, "quantize_axis": 1, "block_size": block, "bits": 8}
         nodes.append(
             helper.make_node(
                 "GatherBlockQuantized", inputs, list(node.output), name=node.name, domain=CONTRIB, **attributes

@@ -133,7 +133,10 @@ def _in_order(graph: Graph, nodes: Iterable[onnx.NodeProto]) -> list[onnx.NodePr
 
 
 def _declare(graph: Graph, has_positions: bool) -> None:
-    inputs = [(MASK, TensorProto.FLOAT, ["B", 1, "K", "N"]), (GROUP, TensorProto.INT64, [1])]
+    inputs: list[tuple[str, int, list[str | int]]] = [
+        (MASK, TensorProto.FLOAT, ["B", 1, "K", "N"]),
+        (GROUP, TensorProto.INT64, [1]),
+    ]
     if has_positions:
         inputs.append((POSITIONS, TensorProto.INT64, ["B", "N"]))
     for name, dtype, shape in inputs:

@@ -100,10 +100,10 @@ def _activation(graph: Graph, links: Links, value: str) -> tuple[str, list[onnx.
         if links.only_reader(sigmoid.output[0], "Mul") is not None and sigmoid.output[0] in product.input:
             return "silu", [sigmoid, product], product.output[0]
     factored = [reader for reader in links.readers(value) if _factor(graph, reader) == QUICK_GELU]
-    if len(factored) == 1 and (sigmoid := links.only_reader(factored[0].output[0], "Sigmoid")):
-        product = links.only_reader(sigmoid.output[0], "Mul")
-        if product is not None and value in product.input:
-            return "quick_gelu", [factored[0], sigmoid, product], product.output[0]
+    if len(factored) == 1 and (squashed := links.only_reader(factored[0].output[0], "Sigmoid")):
+        last = links.only_reader(squashed.output[0], "Mul")
+        if last is not None and value in last.input:
+            return "quick_gelu", [factored[0], squashed, last], last.output[0]
     return "none", [], value
 
 

@@ -15,7 +15,7 @@ STEP = "decoder_step"
 def rewrite(graph: Graph, store: Store) -> list[Applied]:
     """Rewrite the graph in place; what each pass did."""
     done: list[Applied] = []
-    on_demand = ondemand.ON_DEMAND
+    on_demand: tuple[str, ...] = ondemand.ON_DEMAND
     if graph.name == STEP:
         projection = head.apply(graph, store)
         if projection.count:  # it gives the log-probabilities on demand itself

@@ -75,7 +75,7 @@ def prepare(job: Job, folder: str) -> None:
     checkpoint = Path(job.need_checkpoint())
     vocabulary = Vocabulary(json.loads((checkpoint / "config.json").read_text(encoding="utf-8")))
 
-    class Converter(TransformersConverter):  # type: ignore[misc]
+    class Converter(TransformersConverter):
         def load_tokenizer(self, *arguments: Any, **options: Any) -> Vocabulary:
             return vocabulary
 
