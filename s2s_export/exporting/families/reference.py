@@ -1,4 +1,4 @@
-"""This project's own reference models (s2s_export/reference), by the same road as a Hugging Face checkpoint."""
+"""This project's own reference models (s2s_export/reference), exported like any Hugging Face checkpoint."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def _heads(module: Any) -> Attention:
 
 
 class Reference:
-    """A reference model seen as the three graphs (`graphs.parity.Reference`)."""
+    """A reference model seen as the three graphs (`parity.Reference`)."""
 
     def __init__(self, wrapper: GenerateWrapper) -> None:
         self.model: EncoderDecoder = wrapper.model

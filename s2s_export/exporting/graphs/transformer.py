@@ -1,7 +1,7 @@
 """Emits the three graphs of a Transformer (1706.03762 and its descendants) from its structure.
 
-Rows are two-dimensional, [B*S, E] or [R, E], from the embedding to the head, so that every projection is one matrix
-product; heads are split only around attention. Projections that read the same rows are one product.
+From the embedding to the head, activations are two-dimensional, [B*S, E] or [R, E], so that every projection is one
+matrix product. Heads are split only around attention. Projections of the same input are merged into one product.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .functions import NATIVE, PLUGIN_ATTRIBUTES, PLUGINS
 from .structure import Attention, Block, FeedForward, Linear, Norm, PositionTable, RelativePositions, Stack, Transformer
 from .weights import WeightStore
 
-MASKED = -1e9  # added to the score of what must not be seen; exp of it is 0 in fp32
+MASKED = -1e9  # added to the scores of hidden positions; its exp is 0 in fp32
 ACTIVATIONS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "relu": [("Relu", {})],
     "gelu": [("Gelu", {})],
@@ -161,10 +161,10 @@ def _decoder_step(model: Transformer, store: WeightStore) -> onnx.ModelProto:
 
 
 def emit_candidates(g: GraphBuilder, logits: str, n_vocabulary: int, batch: str, beams: str) -> None:
-    """The tail of every decoder step: what the search may ask of logits [R,V]; adds inputs and outputs.
+    """The end of every decoder step: log-softmax, candidates and probes of logits [R,V]. Adds inputs and outputs.
 
-    Log-softmax and the best candidates are found here, because at V = 58k their copy to the host alone costs more than
-    all bookkeeping of the search.
+    The graph finds the best candidates itself: with V = 58,000, copying all scores to the host would take longer than
+    the whole bookkeeping of the search.
     """
     n_candidates = g.input("n_candidates", INT64, [1])
     probe_ids = g.input("probe_ids", INT64, ["B", "K", "Q"])
@@ -173,7 +173,7 @@ def emit_candidates(g: GraphBuilder, logits: str, n_vocabulary: int, batch: str,
         best, best_ids = g.ops("TopK", [log_probs, n_candidates], 2, axis=-1)
         probe_rows = g.reshape(probe_ids, [g.op("Mul", [batch, beams]), g.size(probe_ids, 2)])
         probes = g.op("GatherElements", [log_probs, probe_rows], axis=1)
-        # Recovered at the best token, where neither term can be infinite.
+        # Computed from the best token, for which neither term can be infinite.
         first = [g.constant([0]), g.constant([1]), g.constant([1])]
         top_id, top = g.op("Slice", [best_ids, *first]), g.op("Slice", [best, *first])
         normalizer = g.op("Sub", [g.op("GatherElements", [logits, top_id], axis=1), top])
@@ -264,7 +264,7 @@ def _ancestor_mask(g: GraphBuilder, ancestors: str, position: str, batch: str, b
     past = g.op("LessOrEqual", [g.range(g.size(ancestors, 2)), position])  # [C]
     seen = g.op("And", [same, g.op("Unsqueeze", [past, g.constant([1])])])
     mask = g.op("Where", [seen, g.constant(0.0, np.float32), g.constant(MASKED, np.float32)])
-    # N as the caches have it, and not as C*K: TensorRT knows the former ahead of time.
+    # N is read from the caches and not computed as C*K: TensorRT knows the caches' size when it builds.
     return g.reshape(mask, [batch, 1, beams, g.size("self_key.0", 2)])
 
 
@@ -309,7 +309,7 @@ def _activation(g: GraphBuilder, x: str, name: str) -> str:
 
 
 def _joint(g: GraphBuilder, rows: str, parts: list[Linear], stem: str) -> list[str]:
-    """Several projections of the same rows as one product, split again."""
+    """Several projections of the same rows, computed by one product and split afterwards."""
     weight = torch.cat([part.weight for part in parts])
     bias = None
     if any(part.bias is not None for part in parts):

@@ -1,4 +1,4 @@
-"""At export: the written tokenizer against transformers' own, on fixed texts and on the whole vocabulary."""
+"""Compares the written tokenizer with that of transformers, on fixed texts and on the whole vocabulary."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _MAX_LANGUAGES = 4  # source languages compared, spread over the table
 
 
 def compare(original: Any, folder: Path, entry: Mapping[str, Any]) -> None:
-    """Raise CheckpointError at the first text or id that the runtime half treats unlike `original`."""
+    """Raises CheckpointError at the first text or id for which the runtime's tokenizer differs from `original`."""
     tokenizer = text.load(folder, entry)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -119,7 +119,7 @@ def _some(languages: Mapping[str, int]) -> list[str]:
 
 
 def _outcome(call: Callable[[], Any]) -> Any:
-    """The result, or the fact that the tokenizer refuses."""
+    """The result, or a marker that the tokenizer refused the input."""
     try:
         return call()
     except S2SError:

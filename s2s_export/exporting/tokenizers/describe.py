@@ -1,6 +1,6 @@
-"""At export: the parts of a tokenizer's manifest entry, read off transformers' tokenizer object.
+"""The fields of a tokenizer's manifest entry, read from transformers' tokenizer object.
 
-`text/entry.py` explains the fields.
+`runtime/text/entry.py` explains the fields.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from s2s_export.errors import CheckpointError, UnsupportedModel
 from s2s_export.runtime.text.entry import SOURCE_LANG
 
-# How a model of this tokenizer is asked for a target language.
+# How a model with this tokenizer is told the target language.
 _TARGET_LANGUAGE_BY = {
     "MBartTokenizer": "decoder_start_token_id",
     "PLBartTokenizer": "decoder_start_token_id",
@@ -65,7 +65,7 @@ def _languages(tokenizer: Any) -> dict[str, int]:
 
 
 def _template(tokenizer: Any, languages: Mapping[str, int]) -> tuple[list[int | str], list[int | str]]:
-    """What the tokenizer puts before and after the ids of a text, with the source's language as a placeholder."""
+    """The ids that the tokenizer puts before and after those of a text, with a placeholder for the source language."""
     if not hasattr(tokenizer, "set_src_lang_special_tokens"):
         return _surroundings(tokenizer)
     usual = tokenizer.src_lang
