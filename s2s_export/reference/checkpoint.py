@@ -1,15 +1,16 @@
-"""A reference model's checkpoint: a folder in the layout that Hugging Face's checkpoints have.
+"""The checkpoint of a reference model: a folder in the layout of Hugging Face's checkpoints.
 
     config.json                  "model_type": "s2s-lstm", "s2s-gru", "s2s-attention" or "s2s-transformer", and sizes
     generation_config.json       decoder_start, bos, eos and pad token ids, max_length, num_beams
-    model.safetensors            the weights, float32, under the names of the model's state dict; a tied one is there
+    model.safetensors            the weights, float32, with the names of the model's state dict; a tied weight is stored
                                  once, as target_embedding.weight
     tokenizer.model              sentencepiece; its ids are the model's, and a source ends with eos
-    training_state.safetensors   what `s2s train --resume` goes on from: the latest weights and the optimizer's moments
+    training_state.safetensors   what `s2s train --resume` needs: the latest weights and the optimizer's moments
     training_state.json          step, options, history
 
-A folder is written as a temporary sibling and renamed into place, so that it is whole or absent. To replace one, the
-old folder is renamed aside first; if the process dies between the two renames, the next load or save puts it back.
+A folder is written under a temporary name beside its destination and then renamed, so that it is complete or absent. To
+replace a folder, the old one is renamed first; if the process dies between the two renames, the next load or save
+restores it.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Checkpoint:
 
 
 def weights_of(model: EncoderDecoder) -> dict[str, Tensor]:
-    """A copy of the model's weights on the CPU, a tied one once."""
+    """A copy of the model's weights on the CPU, with tied weights once."""
     skipped = TIED if model.config.tie_embeddings else ()
     return {name: value.detach().cpu().clone() for name, value in model.state_dict().items() if name not in skipped}
 
@@ -84,7 +85,7 @@ def load_weights(model: EncoderDecoder, weights: Mapping[str, Tensor]) -> None:
 
 
 def save_checkpoint(folder: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
-    """Write the folder, replacing the one that is there, in one move. Raises CheckpointError."""
+    """Write the folder, replacing an existing one in one step. Raises CheckpointError."""
     folder = Path(folder)
     generation = {
         "decoder_start_token_id": checkpoint.config.bos_token_id,
@@ -164,7 +165,7 @@ def _replace(folder: Path, temporary: Path) -> None:
 
 
 def _put_back(folder: Path) -> None:
-    """Undo a replacement that was cut off between its two renames, or finish one cut off after them."""
+    """Undo a replacement that was interrupted between its two renames, or finish one interrupted after them."""
     aside = _aside(folder)
     if aside.exists():
         if folder.exists():
@@ -180,12 +181,12 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     safetensors.torch.save_file({name: value.contiguous() for name, value in tensors.items()}, path, {"format": "pt"})
-    path.chmod(0o644)  # safetensors writes for the owner only
+    path.chmod(0o644)  # safetensors makes files that only their owner can read
     _flush(path)
 
 
 def _flush(path: Path) -> None:
-    """To the disk before the rename, or a power cut may leave a folder in place with empty files in it."""
+    """Write to the disk before the rename: else, after a power cut, the new folder may hold empty files."""
     with suppress(OSError), path.open("rb") as file:
         os.fsync(file.fileno())
 
@@ -200,7 +201,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path.name} can't be read as JSON: {error}; restore it, or train again") from error
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path.name} holds no JSON object; restore it, or train again")
+        raise CheckpointError(f"{path.name} does not hold a JSON object; restore it, or train again")
     return value
 
 

@@ -1,7 +1,7 @@
 """The Transformer (Vaswani et al. 2017, arXiv 1706.03762).
 
-No recurrence: every position attends to all of its side, a target position only to those before it and to itself.
-A step feeds one token and attends to the keys and values that earlier steps left behind.
+No recurrence: source positions attend to the whole source, target positions to themselves and to earlier ones, and to
+the source. A step feeds one token, and attends to the keys and values that earlier steps computed.
 
     Attention(Q, K, V) = softmax(Q K' / sqrt(D)) V                     equation 1, per head; E = H D
     FFN(x) = W_2 max(0, W_1 x + b_1) + b_2                             equation 2, `ff_in` and `ff_out`
@@ -76,7 +76,7 @@ class Attention(nn.Module):
 
 
 class Layer(nn.Module):
-    """One layer of either side. `self_norm`, `cross_norm`, `ff_norm` belong to the three sublayers."""
+    """One layer of the encoder or the decoder. `self_norm`, `cross_norm`, `ff_norm` belong to the three sublayers."""
 
     def __init__(self, config: ReferenceConfig, cross: bool) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ def _layers(modules: nn.ModuleList) -> Iterator[Layer]:
 
 
 class TransformerEncoderDecoder(EncoderDecoder):
-    """encoder, decoder: lists of `Layer`. encoder_norm, decoder_norm: with norm = pre. output: E -> V.
+    """encoder, decoder: lists of `Layer`. encoder_norm, decoder_norm: only if norm is "pre". output: E -> V.
 
     source_positions, target_positions: nn.Embedding [max length, E] when learned, a computed table when sinusoidal.
     """

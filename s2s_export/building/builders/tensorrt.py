@@ -107,11 +107,7 @@ def _summary(compiled: dict[str, Any]) -> list[str]:
     lines = []
     for name, result in compiled.items():
         shown = ", ".join(f"{count} {kind}" for kind, count in result.layers.items() if kind in SHOWN)
-        apart = (
-            f"; {result.decomposed} attentions have no kernel, so that products compute them"
-            if result.decomposed
-            else ""
-        )
+        apart = f"; {result.decomposed} attentions have no kernel and become products" if result.decomposed else ""
         lines.append(
             f"{name}: {sum(result.layers.values())} layers ({shown or 'no attention'}), "
             f"{result.n_bytes / 2**20:.2f} MiB, {result.seconds:.1f} s{apart}"
