@@ -27,8 +27,8 @@ shortlist.json, format version 1, holds
     format, format_version     "s2s-shortlist" and 1
     n_pairs, best, frequent    pairs of the parallel text, tokens in a list, tokens that every batch gets
     mean_length                mean number of tokens in the lists of source tokens that occurred
-    head                       the place of the output projection: file, offset, dtype, shape [V,E]; the same for the bias,
-                               or null
+    head                       the place of the output projection: file, offset, dtype, shape [V,E]; likewise for
+                               the bias, or null
     targets                    for each target `graphs` (file, inputs, outputs, max_rows as in engine.json) and
                                `made_from` (the sha256 of the steps from which these were made)
     accuracy                   shares of sentences with equal tokens, with and without the shortlist, by number of beams

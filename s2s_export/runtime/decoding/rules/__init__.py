@@ -1,7 +1,7 @@
 """The decoding rules, one file each, found by listing this folder.
 
-A file has `ORDER`, its place among the others (that of transformers' processors in `_get_logits_processor`), and
-`from_options(options, vocabulary_size)`, which returns the rule, or None where the options leave it inactive.
+A file has `ORDER`, its place among the others (as in transformers' `_get_logits_processor`), and
+`from_options(options, vocabulary_size)`, which returns the rule, or None if the options don't activate it.
 """
 
 from __future__ import annotations

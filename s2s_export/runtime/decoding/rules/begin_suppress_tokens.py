@@ -1,4 +1,4 @@
-"""`begin_suppress_tokens`: not generated as the first token."""
+"""`begin_suppress_tokens`: tokens that are not generated first."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ORDER = 140
 
 
 class BeginSuppressTokens(SparseRule):
-    """`SuppressTokensAtBeginLogitsProcessor`. Where forced_bos_token_id decides the first token, the second is meant.
+    """`SuppressTokensAtBeginLogitsProcessor`. With forced_bos_token_id, it applies to the second token.
 
     Device: the tokens, the length at which they are banned.
     """

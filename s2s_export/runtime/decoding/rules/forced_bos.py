@@ -10,7 +10,7 @@ ORDER = 90
 
 
 class ForcedBos(SparseRule):
-    """`ForcedBOSTokenLogitsProcessor`: nothing is forced after a longer prompt.
+    """`ForcedBOSTokenLogitsProcessor`. After a longer prompt, nothing is forced.
 
     Device: the token, applied where the length is 1.
     """

@@ -16,7 +16,7 @@ ORDER = 190
 class MinP(DenseRule):
     """`MinPLogitsWarper` (arXiv 2407.01082).
 
-    Device: p, how many tokens to keep at least.
+    Device: p, least number of tokens to keep.
     """
 
     def __init__(self, p: float, keep: int) -> None:

@@ -10,7 +10,7 @@ ORDER = 30
 
 
 class RepetitionPenalty(SparseRule):
-    """`RepetitionPenaltyLogitsProcessor` (CTRL, arXiv 1909.05858): over every token so far, prompt included, once each.
+    """`RepetitionPenaltyLogitsProcessor` (CTRL, arXiv 1909.05858): once for every token so far, also of the prompt.
 
     Device: the row's tokens [T], the penalty.
     """

@@ -13,7 +13,7 @@ ORDER = 170
 
 
 class TopK(DenseRule):
-    """`TopKLogitsWarper`: tokens as likely as the k-th stay too.
+    """`TopKLogitsWarper`: tokens as likely as the k-th are kept, too.
 
     Device: k.
     """
