@@ -1,10 +1,10 @@
 """int8 matrix products of rows with a constant weight, by one of two kernels of ONNX Runtime.
 
-    by channel   DynamicQuantizeMatMul: signed weights with one scale for each output; all rows share one scale. The
-                 faster one for several rows.
-    by block     MatMulNBits, 8 bits, `accuracy_level` 4: weights and rows have one scale for every block of values, so
-                 that the result of a row does not depend on other rows, and a large value reduces the accuracy of its
-                 own block only. The faster one for a single row, and the more accurate one.
+    by channel   DynamicQuantizeMatMul: signed weights with a scale for each output; rows are quantised together, with
+                 one scale for all of them. The fastest for several rows.
+    by block     MatMulNBits, 8 bits, `accuracy_level` 4: weights and rows have a scale for every BLOCK values, so that
+                 the result of a row does not depend on the rows beside it, and large values cost accuracy in their
+                 block only. The fastest for one row, and the more accurate one.
 
 A weight is quantised symmetrically, round to nearest, scale = largest absolute value / 127.
 """

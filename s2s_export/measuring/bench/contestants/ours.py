@@ -1,4 +1,4 @@
-"""Ourselves: the portable graphs and every built target, on every backend that works here."""
+"""This project: the portable graphs and every built target, on every backend that works here."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from . import OURS, Absent, Choice, Entry, Job, Marks, until_end, without_prompt
 
 NAME = OURS
 WEIGHT_BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.0, "fp8": 1.0}
-# Which backend runs the engine of a target's flavour, and which run the bundle's graphs as they are.
+# The backend for the engines of each flavour, and the backends that run the bundle's graphs as they are.
 BACKEND_OF_FLAVOUR = {
     "cpu": "onnxruntime", "cuda": "onnxruntime-cuda", "tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt-rtx",
 }  # fmt: skip
 RUN_PORTABLE_GRAPHS = ("onnxruntime", "onnxruntime-cuda", "torch")
-NOT_FOR_SPEED = ("torch",)  # takes part only when it is asked for
-SEARCHES = ("device", "host")  # on a GPU: where the search runs
-CPU = "onnxruntime"  # the backend that can cut the output projection too
+NOT_FOR_SPEED = ("torch",)  # takes part only if it is asked for
+SEARCHES = ("device", "host")  # where the search runs, on a GPU
+CPU = "onnxruntime"  # the backend that can use a shortlist
 
 
 def entries(bundle: Bundle, choice: Choice) -> list[Entry]:
@@ -68,7 +68,7 @@ def _entries_of(
 
 
 def _shortlist_targets(bundle: Bundle) -> list[str]:
-    """Targets that the bundle's shortlist serves."""
+    """Targets for which the bundle has a shortlist."""
     folder = bundle.path / shortlist.FOLDER
     return list(shortlist.read_record(folder)["targets"]) if (folder / shortlist.RECORD).is_file() else []
 
@@ -87,8 +87,8 @@ def open(job: Job, folder: str) -> Ours:
     options = dict(job.options)
     backend, target = options.pop("backend"), options.pop("target")
     try:
-        # The hashes were compared when the run began; a service that loads a bundle it trusts does not do it either.
-        # Only there can the bundle's graphs be asked for although an engine was built; elsewhere they have no name.
+        # Hashes are not compared again: they were when the run began.
+        # Only this backend can run the bundle's own graphs although an engine was built.
         target = None if target == PORTABLE and backend != CPU else target
         session = load(job.bundle, backend, target, job.threads, verify=False, **options)
     except S2SError as error:
@@ -132,7 +132,7 @@ class Ours:
 
 
 def settings(cores: int) -> list[dict[str, Any]]:
-    """Ways to translate a file, of which the fastest is taken."""
+    """Settings to try for a file, of which the fastest is used."""
     shapes = sorted({(1, cores), (cores, 1)})
     return [
         {"threads": threads, "workers": workers, "batch_size": size}
@@ -150,7 +150,7 @@ def _library(backend: str) -> dict[str, str]:
 
 
 class TimedState:
-    """A decode state that marks when each of its steps begins."""
+    """A decode state that records when each step begins."""
 
     def __init__(self, state: DecodeState, marks: Marks) -> None:
         self._state = state
