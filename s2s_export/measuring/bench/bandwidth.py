@@ -2,8 +2,8 @@
 
 The weights of a step are the matrices in decoder_step.onnx that are multiplied with something (of a table, a step reads
 one row only). The read speed is measured over as many bytes as these weights have, because a model that fits into a
-cache is read faster than memory: it is the fastest of several passes of numpy's kernels, with as many threads as the contestants use.
-K/V caches, activations and the search are left out, so that no real system reaches the floor.
+cache is read faster than memory: it is the fastest of several passes of numpy's kernels, with as many threads as the
+contestants use. K/V caches, activations and the search are left out, so that no real system reaches the floor.
 """
 
 from __future__ import annotations
