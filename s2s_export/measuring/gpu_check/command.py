@@ -25,6 +25,7 @@ def main(arguments: Sequence[str] | None = None, call: run.Call = run.in_child) 
     parser.add_argument("bundles", type=Path, nargs="*", help="bundles to check; random models by default")
     parser.add_argument("--targets", help="targets to build, by comma; by default all that suit this GPU")
     parser.add_argument("--only", help="parts to run, by comma: search, torch, speed, ...; what they need runs too")
+    parser.add_argument("--models", help="which of the random models, by comma: opus-mt, t5-small")
     parser.add_argument("--quick", action="store_true", help="small models, few rounds: does it work?")
     parser.add_argument("--minutes", type=float, default=20.0, help="no part begins later; 20 by default")
     given = parser.parse_args(arguments)
@@ -37,7 +38,9 @@ def main(arguments: Sequence[str] | None = None, call: run.Call = run.in_child) 
     line = shlex.join(["scripts/gpu_check", *(sys.argv[1:] if arguments is None else arguments)])
     result = head(device, line)
     with tempfile.TemporaryDirectory(prefix="s2s-gpu-check-") as scratch:
-        models = [_of_user(path, Path(scratch)) for path in given.bundles] or plan.random_models(Path(scratch))
+        models = [_of_user(path, Path(scratch)) for path in given.bundles] or _chosen(
+            plan.random_models(Path(scratch)), given.models
+        )
         parts = plan.parts(models, chosen, device.capability, given.folder, quick=given.quick)
         parts = plan.only(parts, given.only.split(",")) if given.only else parts
         run.run(parts, result, given.folder, given.minutes, call)
@@ -60,6 +63,10 @@ def head(device: memory.Device, command: str) -> dict[str, Any]:
         "gpu": {"name": device.name, "compute_capability": device.capability, "cuda": device.cuda_version},
         "parts": [],
     }
+
+
+def _chosen(models: list[plan.Model], names: str | None) -> list[plan.Model]:
+    return [model for model in models if names is None or model.name in names.split(",")]
 
 
 def _of_user(path: Path, folder: Path) -> plan.Model:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,8 @@ PEERS = ("transformers", "ctranslate2")
 LOOPS = ("device-while", "device-replay", "device-queue", "host")
 
 
-def search(save: Save, quick: bool) -> str | None:
-    """Compares random searches on the GPU with their emulation, and measures the memory bandwidth."""
+def search(save: Save, quick: bool, modes: Sequence[str] = ("replay", "queue", "while")) -> str | None:
+    """Compares random searches on the GPU with their emulation in each mode, and measures the memory bandwidth."""
     from ...runtime.cuda.device import CudaDevice
     from . import search_check as check
     from . import times
@@ -38,7 +38,7 @@ def search(save: Save, quick: bool) -> str | None:
         plugin_sources.module("build").find_compiler("c++", "g++", "clang++")
     except BuildError as error:
         raise BackendUnavailable(f"there is no emulation to compare with: {error}") from error
-    agreement = check.agree(device, 10 if quick else 60)
+    agreement = check.agree(device, 10 if quick else 60, modes=modes)
     save({"agreement": agreement})
     n = len({entry["seed"] for entry in agreement["different"]})
     return f"{n} of {agreement['cases']} searches differ from their emulation" if n else None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import functools
 import inspect
 import json
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from s2s_export.measuring.gpu_check import (
     attention,
     child,
     command,
+    decodes,
     parts,
     plan,
     report,
@@ -36,6 +39,7 @@ from s2s_export.runtime.backends import tensorrt_rtx
 from s2s_export.runtime.cuda import device as device_cuda
 from s2s_export.runtime.cuda import driver as memory
 from s2s_export.runtime.cuda.emulation import HostDevice
+from s2s_export.runtime.session import Session
 
 SCRIPT = Path(gpu_check.__file__).parents[3] / "scripts" / "gpu_check"
 
@@ -67,6 +71,17 @@ def in_this_process(part: plan.Part, file: Path) -> dict[str, Any]:
     return child.call(part.function, part.arguments, file)
 
 
+def torch_on_the_cpu(opened: Any, search: str) -> Session:
+    from s2s_export.runtime.backends._torch_step import TorchDeviceBackend
+
+    return Session(opened, TorchDeviceBackend(opened, HostDevice(), "cpu"), search=search)
+
+
+def onnxruntime_on_the_cpu(opened: Any, search: str) -> Session:
+    backend = cuda.OnnxRuntimeCudaBackend(opened, opened.path, opened.manifest["graphs"], device="cpu")
+    return Session(opened, backend, search=search)
+
+
 @pytest.fixture
 def pretended(monkeypatch):
     """The CPU in the place of a GPU that ONNX Runtime serves, and little to measure."""
@@ -79,11 +94,18 @@ def pretended(monkeypatch):
         lambda b, target, threads=None: cuda.OnnxRuntimeCudaBackend(b, *cuda._choose(b, target), device="cpu"),
     )
     monkeypatch.setattr(device_cuda, "CudaDevice", HostDevice)
+    monkeypatch.setattr(device_cuda, "shared", HostDevice)
+    for name, opens in (("TORCH", torch_on_the_cpu), ("ONNXRUNTIME", onnxruntime_on_the_cpu)):
+        contestants = [dataclasses.replace(one, open=opens) for one in getattr(decodes, name)]
+        monkeypatch.setattr(decodes, name, contestants)
+    monkeypatch.setattr(decodes, "SEARCHES", {"4 beams": {"num_beams": 4, "num_return_sequences": 2}})
+    for name, value in (("N_SOURCES", 2), ("N_TOKENS", 6), ("SOURCE_LENGTH", 5), ("FEW_TOKENS", 2), ("MANY_TOKENS", 4)):
+        monkeypatch.setattr(decodes, name, value)
     monkeypatch.setattr(times, "N_TOKENS", 3)
     monkeypatch.setattr(times, "VOCABULARIES", {"tiny": 90})
     monkeypatch.setattr(times, "BEAMS", (1, 2))
     monkeypatch.setattr(times, "bandwidth", functools.partial(times.bandwidth, n_bytes=1 << 16))
-    monkeypatch.setattr(check, "agree", lambda device, n: {"cases": n, "different": []})
+    monkeypatch.setattr(check, "agree", lambda device, n, modes: {"cases": n, "different": []})
     monkeypatch.setattr(sanitizers, "run", lambda folder, save: save({"memcheck, search": {"status": 0}}))
     monkeypatch.setattr(attention, "on_gpu", HostAttention)
     monkeypatch.setattr(rules_check, "agree", functools.partial(rules_check.agree, vocabulary_sizes=(40,)))
@@ -105,11 +127,16 @@ def test_all_of_it(pretended, bundled, tmp_path, capsys, monkeypatch):
     assert all(states[part] == ("failed" if part in unmeasured else "ok") for part in states), result["parts"]
     assert set(states) == {
         *("search", "rules", "kernels", "attention", "sanitizers"),
-        *(f"{name}: build cuda-fp16", f"{name}: tokens cuda-fp16"),
+        *(f"{name}: {part}" for part in ("torch steps", "onnxruntime steps", "build cuda-fp16", "tokens cuda-fp16")),
         *unmeasured,
     }
     by_name = {part["name"]: part for part in result["parts"]}
     assert "s2s cuda-fp16 device" in by_name[f"{name}: speed"]["reason"]
+    for part, n_exact, n_all in (("torch steps", 4, 7), ("onnxruntime steps", 3, 3)):
+        found = by_name[f"{name}: {part}"]["result"]
+        assert len(found["agreement"]) == n_exact
+        assert all(entry["equal"] == entry["outputs"] == 4 for entry in found["agreement"].values())
+        assert len(found["times"]) == n_all and all(entry["call_ms"] > 0 for entry in found["times"])
     compared = by_name[f"{name}: tokens cuda-fp16"]["result"]
     assert set(compared) == {"device", "host"}
     for entry in compared.values():
@@ -123,7 +150,11 @@ def test_all_of_it(pretended, bundled, tmp_path, capsys, monkeypatch):
     assert "22 rules against their definition; unequal rows:\nnone" in table
     assert "40 of 40 random cases are within their tolerance" in table and "| cross_attention | 1 | 4 |" in table
     assert table in capsys.readouterr().out
+    assert "- torch fp32, device-while, 4 beams: 4 of 4 outputs equal" in table
     assert not (bundled("marian") / "engines" / "cuda-fp16").exists()  # built in a copy
+    with tarfile.open(out / "gpu_check.tar.gz") as archive:
+        names = set(archive.getnames())
+    assert {"gpu_check.md", "gpu_check.json", "parts/search.json"} <= names
 
 
 def test_a_failure_is_a_result(pretended, bundled, tmp_path, monkeypatch):
@@ -174,7 +205,7 @@ def test_wrong_attention_is_a_failure(pretended, monkeypatch):
 
 
 def test_different_searches_are_a_failure(pretended, monkeypatch):
-    monkeypatch.setattr(check, "agree", lambda device, n: {"cases": n, "different": [{"seed": 3}, {"seed": 3}]})
+    monkeypatch.setattr(check, "agree", lambda device, n, modes: {"cases": n, "different": [{"seed": 3}, {"seed": 3}]})
     assert parts.search(lambda found: None, True) == "1 of 10 searches differ from their emulation"
 
 
@@ -272,8 +303,13 @@ def test_without_a_compiler_there_is_no_emulation(pretended, tmp_path, monkeypat
 def test_the_most_important_comes_first(tmp_path):
     made = plan.parts(plan.random_models(tmp_path), ["rtx-fp16", "rtx-bf16"], "8.9", tmp_path, quick=False)
     names = [part.name for part in made]
-    assert names[:3] == ["search", "rules", "opus-mt: export"]
-    assert names.index("opus-mt: speed") < names.index("kernels") < names.index("t5-small: export")
+    assert names[:4] == ["search", "opus-mt: export", "opus-mt: torch steps", "opus-mt: onnxruntime steps"]
+    assert names.index("opus-mt: speed") < names.index("rules") < names.index("t5-small: export")
+    some = [part.name for part in plan.only(made, ["torch", "kernels"])]
+    assert some == [
+        *("opus-mt: export", "opus-mt: torch steps", "kernels"),
+        *("t5-small: export", "t5-small: torch steps"),
+    ]
     assert names[-1] == "sanitizers"
     for part in made:
         inspect.signature(getattr(parts, part.function)).bind(print, **json.loads(json.dumps(part.arguments)))
