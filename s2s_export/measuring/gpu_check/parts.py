@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ... import plugin_sources, recipes
 from ...building import build as builds
@@ -15,6 +15,9 @@ from ...errors import BackendUnavailable, BuildError, InvalidOption
 from ...runtime import backends
 from ...runtime.session import Session, load
 from . import targets as targets_module
+
+if TYPE_CHECKING:
+    from ...runtime.device_search.loop import Mode
 
 Save = Callable[[dict[str, Any]], None]
 SEARCHES: dict[str, dict[str, Any]] = {"greedy": {"num_beams": 1}, "beam 4": {"num_beams": 4}}
@@ -26,7 +29,7 @@ PEERS = ("transformers", "ctranslate2")
 LOOPS = ("device-while", "device-replay", "device-queue", "host")
 
 
-def search(save: Save, quick: bool, modes: Sequence[str] = ("replay", "queue", "while")) -> str | None:
+def search(save: Save, quick: bool, modes: Sequence[Mode] = ("replay", "queue", "while")) -> str | None:
     """Compares random searches on the GPU with their emulation in each mode, and measures the memory bandwidth."""
     from ...runtime.cuda.device import CudaDevice
     from . import search_check as check

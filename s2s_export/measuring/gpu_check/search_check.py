@@ -61,7 +61,7 @@ def agree(
     device: Device,
     n_cases: int,
     vocabulary_sizes: Sequence[int] = (40, 1000, 5000),
-    modes: Sequence[str] = ("replay", "queue", "while"),
+    modes: Sequence[Mode] = ("replay", "queue", "while"),
 ) -> dict[str, Any]:
     """Compare random searches on the GPU and in the emulation: equal tokens, scores within TOLERANCE."""
     different = []
