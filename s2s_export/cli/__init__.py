@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
     except click.exceptions.Exit as error:
         status = error.exit_code
     except click.ClickException as error:
-        error.message = printable(error.message)
+        error.message = printable(error.message)  # type: ignore[misc]
         error.show()
         status = EXIT_USAGE
     except S2SError as error:

@@ -89,11 +89,15 @@ def tell_choice(session: Session, backend: str, quiet: bool) -> None:
         tell(f"search: on the host; {session.searcher.why}", quiet)
 
 
+def _ignore(steps: int, text: str = "", more: int = 0) -> None:
+    pass
+
+
 @contextmanager
 def bar(length: int, label: str, quiet: bool) -> Iterator[Callable[..., None]]:
     """A progress bar on stderr when it is a terminal; yields `advance(steps, label, more)`, more: steps just found."""
     if quiet or not sys.stderr.isatty():
-        yield lambda steps, text="", more=0: None
+        yield _ignore
         return
     with click.progressbar(length=length, label=label, file=sys.stderr, width=30) as progress:
 

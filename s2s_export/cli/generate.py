@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,6 +23,9 @@ from ._common import (
     worker_option,
 )
 
+if TYPE_CHECKING:
+    from ..runtime.cases import Case
+
 
 @click.command("generate", short_help="Batch work as JSON lines: ids or text, any option.")
 @click.argument("bundle", type=click.Path())
@@ -35,7 +40,7 @@ from ._common import (
 @output_options
 def command(
     bundle: str,
-    input_path: click.utils.LazyFile,
+    input_path: Any,
     output_path: str,
     backend: str,
     target: str | None,
@@ -72,7 +77,9 @@ def command(
     session = load(bundle, backend, target, threads, workers=workers, shortlist=shortlist, search=search)
     tell_choice(session, backend, quiet)
     lines = list(read_lines(input_path))
-    cases = (read_case(session, line, number, truncate=truncate) for number, line in enumerate(lines, 1))
+    cases: Iterator[Case] = (
+        read_case(session, line, number, truncate=truncate) for number, line in enumerate(lines, 1)
+    )
     ids = None
     if resume:
         known = list(cases)

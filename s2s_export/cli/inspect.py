@@ -68,7 +68,7 @@ def _tokenizer(entry: dict[str, Any] | None) -> str:
     if not entry:
         return "none: takes token ids only"
     languages = entry.get("languages") or {}
-    return entry["kind"] + (f", {len(languages)} languages" if languages else "")
+    return str(entry["kind"]) + (f", {len(languages)} languages" if languages else "")
 
 
 def _engine(engine: dict[str, Any]) -> str:

@@ -122,7 +122,8 @@ def _windows(text: tuple[str, ...], size: int) -> Iterator[tuple[int, list[str |
     What is typed or piped slowly is not waited for: a window ends when it is full or no line is there yet.
     """
     if text:
-        yield from ((first, list(text[first : first + size]), 0) for first in range(0, len(text), size))
+        for first in range(0, len(text), size):
+            yield first, [*text[first : first + size]], 0
         return
     from ..runtime.text import without_end
 

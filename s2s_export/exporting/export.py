@@ -1,4 +1,4 @@
-"""From a checkpoint to a bundle: load, emit, write, compare with PyTorch, move into place."""
+"""Exports a checkpoint: emits graphs, writes a bundle, compares it with PyTorch, moves it into place."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ def export(
 ) -> ExportReport:
     """Write the bundle of a checkpoint.
 
-    precision: what weights are stored in; the arithmetic of the portable graphs is fp32 throughout.
+    precision: the type in which weights are stored; the portable graphs always compute in fp32.
     max_source_length, max_target_length: limits in tokens, at most the model's own.
     progress: called with each of STAGES as it begins.
-    Raises CheckpointError, UnsupportedModel, InvalidOption, ParityError, BundleError; leaves nothing half-written.
+    Raises CheckpointError, UnsupportedModel, InvalidOption, ParityError, BundleError; a failed export writes no bundle.
     """
     if precision not in PRECISIONS:
         raise InvalidOption(f"precision is '{precision}'; expected one of {', '.join(PRECISIONS)}")
     destination = Path(bundle_path)
     bundle.check_destination(destination, force=force)
-    source = open_checkpoint(checkpoint)
-    from . import parity  # after open_checkpoint, which says in one sentence what is not installed
+    source = open_checkpoint(os.fspath(checkpoint))
+    from . import parity  # needs torch; open_checkpoint has reported a missing extra by now
 
     tell = progress or (lambda stage: None)
     tell(STAGES[0])
@@ -76,7 +76,7 @@ def export(
         tell(STAGES[4])
         written = bundle.read(folder, verify=False)
         expected = parity.expect(written, getattr(source.family, "Reference", parity.TransformersReference)(model))
-        del model, family  # before the graphs are loaded: their memory is as large again
+        del model, family  # frees the memory that loading the graphs is about to need
         errors = check_parity(written, expected)
         manifest["parity"] = {"against": "torch fp32", "outputs": [error.record() for error in errors]}
         bundle.write_manifest(folder, manifest)
@@ -84,7 +84,7 @@ def export(
 
 
 def check_parity(written: bundle.Bundle, expected: Expected) -> list[OutputError]:
-    """The error of every output, or ParityError naming those outside tolerance."""
+    """The error of every output. Raises ParityError, which names the outputs outside their tolerance."""
     from . import parity
 
     errors = parity.compare(written, expected)
@@ -193,7 +193,7 @@ def _manifest(
 
 
 def generation_defaults(model: Any) -> dict[str, Any]:
-    """What the checkpoint's generation config sets, by Hugging Face's names."""
+    """The generation options that the checkpoint's configuration sets, by their Hugging Face names."""
     values = model.generation_config.to_dict()
     return {name: _plain(value) for name, value in values.items() if value is not None and not name.startswith("_")}
 

@@ -1,7 +1,7 @@
-"""The error of each graph against PyTorch, whose modules compute whole sequences where the graphs go step by step.
+"""The error of each graph, compared with PyTorch, which computes whole sequences where the graphs go step by step.
 
-The decoder is driven with random tokens and random beam ancestry, so that the caches, the ancestor table and the
-positions are all in the comparison: after every step each beam's logits must equal those of its whole history.
+The decoder step gets random tokens and beams that change places at random, so that the comparison covers the caches,
+the ancestor table and the positions: after every step, each beam's logits must equal those of its whole history.
 """
 
 from __future__ import annotations
@@ -118,10 +118,10 @@ def _cross_cache(out: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 @dataclass
 class Expected:
-    """What PyTorch computed for some sources and random histories: all that a comparison needs of the model.
+    """What PyTorch computed for some sources and random histories: all that a comparison needs to know of the model.
 
     outputs: of the encoder and cross-KV-init graphs, by graph and name. steps: for each position the tokens and parents
-    [B,K] that lead there, the log-probabilities [B,K,V], the normalizer [B,K], the largest logit, and the weights
+    [B,K] that were fed, the log-probabilities [B,K,V], the normalizer [B,K], the largest logit, and the weights
     [B,K,L,H,S] or None.
     """
 
@@ -136,7 +136,7 @@ def measure(bundle: Bundle, reference: Reference, threads: int = 1) -> list[Outp
 
 
 def expect(bundle: Bundle, reference: Reference) -> Expected:
-    """Run PyTorch alone, so that a caller short of memory can let go of the model before `compare`."""
+    """Run PyTorch only, so that a caller can free the model's memory before `compare`."""
     rng = np.random.default_rng(SEED)
     sources = random_sources(bundle, rng)
     ids, mask = (torch.from_numpy(array) for array in pad_sources(sources, bundle.manifest["source"]))
@@ -151,7 +151,7 @@ def _expect_steps(
     bundle: Bundle, reference: Reference, ids: torch.Tensor, mask: torch.Tensor, rng: np.random.Generator
 ) -> Iterator[tuple[Any, Any, Any, Any, float, Any]]:
     rows = (ids.shape[0], N_BEAMS)
-    # No padding: a whole sequence of M2M100 numbers its positions around it, one step at a time can't.
+    # No padding tokens: in a whole sequence, M2M100 skips them when it numbers positions; step by step, it can't.
     padding = bundle.manifest["source"]["pad_token_id"]
     no_padding = np.array([i for i in range(bundle.vocabulary_size) if i != padding])
     history = np.zeros((*rows, 0), dtype=np.int64)
@@ -173,7 +173,7 @@ def _expect_steps(
 def compare(bundle: Bundle, expected: Expected, threads: int = 1) -> list[OutputError]:
     """Run the bundle's graphs with ONNX Runtime and compare each output."""
     errors = _Errors(GRAPH_TOLERANCE[bundle.manifest["precision"]])
-    # A backend of its own, so that the encoder's weights are gone when the decoder's are loaded.
+    # A separate backend for each half: the encoder's weights are freed before the decoder's are loaded.
     found = OnnxRuntimeBackend(bundle, threads, prepack=False).encode(expected.sources)
     for graph, values in expected.outputs.items():
         for name, value in values.items():
@@ -190,7 +190,7 @@ def compare(bundle: Bundle, expected: Expected, threads: int = 1) -> list[Output
 
 
 def random_sources(bundle: Bundle, rng: np.random.Generator) -> list[list[int]]:
-    """Sources of mixed lengths within the model's limit, of ids that are no padding."""
+    """Sources of mixed lengths within the model's limit, without padding tokens."""
     size = bundle.manifest["sizes"]["source_vocabulary_size"]
     pad = bundle.manifest["source"]["pad_token_id"]
     ids = np.array([i for i in range(size) if i != pad])
@@ -199,7 +199,7 @@ def random_sources(bundle: Bundle, rng: np.random.Generator) -> list[list[int]]:
 
 
 class _Errors:
-    """The largest error by output, as it is found."""
+    """Collects the largest error of each output."""
 
     def __init__(self, tolerance: float) -> None:
         self.tolerance = tolerance
@@ -209,9 +209,9 @@ class _Errors:
         self, graph: str, output: str, actual: Any, expected: Any, mask: Any = None, scale: float | None = None
     ) -> None:
         if actual.shape != expected.shape:
-            raise ParityError(f"{graph} gives {output} of shape {actual.shape}, PyTorch {expected.shape}")
+            raise ParityError(f"{graph} computes {output} with shape {actual.shape}, PyTorch with {expected.shape}")
         difference = np.abs(actual - expected)
-        if mask is not None:  # what padding holds is nobody's business
+        if mask is not None:  # values at padding are never used
             source_axis = 1 if expected.ndim <= 3 else 2
             shape = [expected.shape[0]] + [1] * (expected.ndim - 1)
             if expected.ndim > source_axis and expected.shape[source_axis] == mask.shape[1]:

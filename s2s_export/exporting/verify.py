@@ -122,7 +122,7 @@ def verify(
     from . import parity
 
     opened = read(bundle_path)
-    source = open_checkpoint(checkpoint)
+    source = open_checkpoint(os.fspath(checkpoint))
     if source.model_type != opened.manifest["model_type"]:
         raise InvalidOption(
             f"the checkpoint is of type '{source.model_type}', "

@@ -1,1 +1,1 @@
-"""What this machine is and how fast: the benchmark, the check of a GPU, and what a search takes of its memory."""
+"""Measures this machine: the benchmark, the check of a GPU, and the GPU memory that a search takes."""

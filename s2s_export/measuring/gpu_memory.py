@@ -1,8 +1,8 @@
-"""The memory of a decode on a GPU, reckoned from what a bundle says of its engines. Needs no GPU.
+"""The memory of a decode on a GPU, computed from the records of a bundle's engines. Needs no GPU.
 
-For a shape of batch: the tensors of the three graphs (caches, cross-attention K/V, logits, the rest), and the search's
-tables. What a library takes for itself (weights, activations, kernels) it alone knows; the size of the engine's files
-is a lower bound. Letters: B sources, K beams, S source length, C positions, N = C*K slots.
+For a batch of a given shape: the tensors of the three graphs (caches, cross-attention K/V, logits, others), and the
+tables of the search. What a library itself takes (weights, activations, kernels) is not known; the size of the engine's
+files is a lower bound. Letters: B sources, K beams, S source length, C positions, N = C*K slots.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from ..runtime.device_search.rules import serialise
 from ..runtime.device_search.step_executor import ELEMENTS, Attention, attention_at, capacity, incompatible_reason
 from ..runtime.device_search.tables import Arena, make_plan
 
-USUAL_LENGTH, USUAL_BATCH = 64, 16  # of a target without ranges
+USUAL_LENGTH, USUAL_BATCH = 64, 16  # for a target without ranges
 GROUPS = {"self_key": "caches", "self_value": "caches", "cross_key": "cross K/V", "cross_value": "cross K/V"}
 
 
 @dataclass
 class Sizes:
-    """An executor that runs nothing: what `make_plan` reads of one."""
+    """The attributes of an executor that `make_plan` reads."""
 
     n_sources: int
     n_beams: int
@@ -50,7 +50,7 @@ class Sizes:
 
 
 def of_bundle(bundle: Bundle, engines: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """By target: where the search runs and why, the buckets, and the memory of some shapes of batch."""
+    """For each target: where the search runs and why, the buckets, and the memory for batches of some shapes."""
     return {name: of_engine(bundle, engine) for name, engine in engines.items() if _is_for_gpus(engine)}
 
 
@@ -73,7 +73,7 @@ def of_engine(bundle: Bundle, engine: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def shapes(bundle: Bundle, engine: Mapping[str, Any]) -> list[tuple[int, int, int]]:
-    """(B, K, S): what the engine was tuned for, and the most it takes; one and many sources where it has no ranges."""
+    """(B, K, S): those for which the engine was tuned, and its largest; or one and many sources without ranges."""
     ranges = engine.get("ranges")
     if ranges is None:
         beams = int(bundle.manifest["generation"].get("num_beams") or 1)
@@ -84,7 +84,7 @@ def shapes(bundle: Bundle, engine: Mapping[str, Any]) -> list[tuple[int, int, in
 
 
 def of_shape(bundle: Bundle, engine: Mapping[str, Any], B: int, K: int, S: int) -> dict[str, Any]:
-    """Bytes by group, and of each of the search's tables. `refused` says why a device can't search this shape."""
+    """Bytes by group, and of each of the search's tables. `refused`: why a GPU can't search this shape."""
     options = resolve(
         bundle.manifest["generation"],
         {"num_beams": K},
@@ -107,7 +107,7 @@ def of_shape(bundle: Bundle, engine: Mapping[str, Any], B: int, K: int, S: int) 
 def _letters(
     bundle: Bundle, engine: Mapping[str, Any], options: GenerationOptions, B: int, K: int, S: int
 ) -> tuple[dict[str, int], int]:
-    """Sizes by letter, and how many positions of the caches are used."""
+    """Sizes by letter, and the number of cache positions that are used."""
     if engine.get("ranges") is None:
         positions = capacity(options, bundle.max_target_length)
         return {"B": B, "K": K, "S": S, "C": positions, "N": positions * K, "M": 1, "Q": 1}, positions
@@ -117,7 +117,7 @@ def _letters(
 
 
 def _tensors(graphs: Mapping[str, Any], letters: Mapping[str, int]) -> dict[str, int]:
-    """Bytes of the graphs' inputs and outputs by group. What is carried is updated in place and counts once."""
+    """Bytes of the graphs' inputs and outputs by group. Caches and states are updated in place and count once."""
     seen: dict[str, int] = {}
     for name in GRAPHS:
         entries = [*graphs[name]["inputs"], *graphs[name]["outputs"]]
@@ -154,7 +154,7 @@ def _tables(
 
 
 def describe(plans: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """The plans as lines: a name and a text."""
+    """Lines that describe the plans: a name and a text each."""
     lines = []
     for target, plan in plans.items():
         buckets = ", ".join(map(str, plan["buckets"])) or "none: any source length is run as it is"

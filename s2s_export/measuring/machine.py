@@ -1,4 +1,4 @@
-"""What this machine is and has, for `s2s doctor` and for the record of a measurement."""
+"""Describes this machine, for `s2s doctor` and for the records of measurements."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ PACKAGES = (
 
 
 def describe(bundle: str | os.PathLike[str] | None = None) -> dict[str, Any]:
-    """The machine, the versions of packages that matter, for each backend None or why it does not work, and where the
-    search of those with a device runs. With a bundle also what its engines for GPUs take in memory."""
+    """The machine, the versions of important packages, for each backend None or the reason why it does not work, and
+    where its search runs. With a bundle, also the memory that its engines for GPUs take."""
     known = backends.declared()
     found = {
         "machine": machine(),
@@ -75,7 +75,7 @@ def _memory() -> int:
 
 
 def cuda_driver() -> str | None:
-    """The CUDA version that the driver serves and the number of GPUs, or None without a driver."""
+    """The CUDA version of the driver and the number of GPUs, or None without a driver."""
     try:
         driver = libcuda.driver()
     except BackendUnavailable:

@@ -1,6 +1,6 @@
-"""The encoder-decoders that the field comes from, in plain PyTorch: a file each, one interface (interface.py).
+"""The encoder-decoders with which the field began, in plain PyTorch: one file each, with one interface (interface.py).
 
-lstm.py         Sutskever, Vinyals, Le 2014   a context of fixed size, handed over as the first state
+lstm.py         Sutskever, Vinyals, Le 2014   a context of fixed size, as the decoder's first state
 gru.py          Cho et al. 2014               a context of fixed size, fed to every step
 attention.py    Bahdanau, Cho, Bengio 2014    a context of its own for every step
 transformer.py  Vaswani et al. 2017           attention only
@@ -27,6 +27,6 @@ CLASSES = {
 
 
 def build(config: ReferenceConfig) -> EncoderDecoder:
-    """The model that `config` describes, with random weights from torch's present seed."""
+    """The model that `config` describes, with random weights from torch's global generator."""
     module = import_module(f".{config.model}", __name__)
     return getattr(module, CLASSES[config.model])(config)

@@ -1,7 +1,8 @@
 """Jointly learning to align and translate (Bahdanau, Cho, Bengio 2014, arXiv 1409.0473).
 
-A bidirectional encoder leaves one annotation per source token. Before each target token, the decoder's state scores all
-annotations, and their weighted sum, the context, enters that step: no vector of fixed size stands between the two.
+A bidirectional encoder computes one annotation for each source token. Before each target token, the decoder's state
+scores all annotations, and their weighted sum, the context, is an input of that step. So no vector of fixed size has to
+hold the whole source.
 
 The decoder's units are those of gru.py or lstm.py (`cell`). Three scores of state s against annotation h_j (`score`):
 
@@ -9,14 +10,15 @@ The decoder's units are those of gru.py or lstm.py (`cell`). Three scores of sta
     dot        s . h_j                              Luong et al. 2015, arXiv 1508.04025, equation 8
     general    s . W_a h_j                          same
 
-Only the score changes: as in 1409.0473, the state before the step asks, and the context is the step's input.
-Differences from the paper: each direction has U/2 units, so that an annotation has U, as `dot` wants; the output layer
-sees s_t, as in its section 3.1, where its appendix has s_{t-1}; torch's unit resets W h where the paper has W (r * h).
+Only the score differs: with each, as in 1409.0473, the state before the step is compared with the annotations, and the
+context is the step's input. Differences from the paper: each direction has U/2 units, so that an annotation has the U
+that `dot` needs; the output layer reads s_t as in section 3.1, whereas the appendix has s_{t-1}; torch's reset gate
+multiplies W h, whereas the paper has W (r * h).
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +50,7 @@ class State(NamedTuple):
 
 
 class AttentionEncoderDecoder(EncoderDecoder):
-    """encoder: bidirectional nn.GRU or nn.LSTM E -> U/2 each. decoder: one nn.GRUCell or nn.LSTMCell a layer.
+    """encoder: bidirectional nn.GRU or nn.LSTM E -> U/2 each. decoder: one nn.GRUCell or nn.LSTMCell for each layer.
 
         h_j = [forward_j; backward_j]                                 annotation
         s_0 = tanh(W_s backward_1 + b_s)                              `initial`; rows l U to (l + 1) U are layer l's
@@ -67,8 +69,9 @@ class AttentionEncoderDecoder(EncoderDecoder):
 
     def __init__(self, config: ReferenceConfig) -> None:
         super().__init__(config)
-        E, U, layers = config.d_model, config.hidden_size, config.decoder_layers
-        recurrence, cell = (nn.LSTM, nn.LSTMCell) if config.cell == "lstm" else (nn.GRU, nn.GRUCell)
+        E, U, layers = config.d_model, config.units, config.decoder_layers
+        recurrence: Any = nn.LSTM if config.cell == "lstm" else nn.GRU
+        cell: Any = nn.LSTMCell if config.cell == "lstm" else nn.GRUCell
         self.encoder = recurrence(
             E,
             U // 2,
@@ -85,8 +88,8 @@ class AttentionEncoderDecoder(EncoderDecoder):
             self.key = nn.Linear(U, U, bias=config.score == "additive")
         self.decoder = nn.ModuleList(cell(E + U if layer == 0 else U, U) for layer in range(layers))
         self.readout = nn.Linear(U + E + U, 2 * E)
-        for layers in (self.encoder, *self.decoder):
-            initialize_recurrence(layers)
+        for recurrent in (self.encoder, *self.decoder):
+            initialize_recurrence(recurrent)
         self.output = self.make_output(E)
 
     def encode(self, input_ids: Tensor, source_mask: Tensor) -> Memory:
@@ -94,7 +97,7 @@ class AttentionEncoderDecoder(EncoderDecoder):
         embedded = self.dropout(self.source_embedding(input_ids))  # [B, S, E]
         packed, _ = self.encoder(pack(embedded, lengths))
         annotations, _ = nn.utils.rnn.pad_packed_sequence(packed, batch_first=True, total_length=input_ids.shape[1])
-        return Memory(annotations, annotations[:, 0, self.config.hidden_size // 2 :], source_mask.bool())
+        return Memory(annotations, annotations[:, 0, self.config.units // 2 :], source_mask.bool())
 
     def start(self, memory: Memory) -> State:
         hidden = torch.tanh(self.initial(memory.summary)).unflatten(-1, (self.config.decoder_layers, -1))  # [B, L, U]

@@ -1,11 +1,11 @@
-"""A reference model's checkpoint: a folder in the layout that Hugging Face's checkpoints have.
+"""The checkpoint of a reference model: a folder in the layout of Hugging Face's checkpoints.
 
     config.json                  "model_type": "s2s-lstm", "s2s-gru", "s2s-attention" or "s2s-transformer", and sizes
     generation_config.json       decoder_start, bos, eos and pad token ids, max_length, num_beams
-    model.safetensors            the weights, float32, under the names of the model's state dict; a tied one is there
+    model.safetensors            the weights, float32, with the names of the model's state dict; a tied weight is stored
                                  once, as target_embedding.weight
     tokenizer.model              sentencepiece; its ids are the model's, and a source ends with eos
-    training_state.safetensors   what `s2s train --resume` goes on from: the latest weights and the optimizer's moments
+    training_state.safetensors   what `s2s train --resume` needs: the latest weights and the optimizer's moments
     training_state.json          step, options, history
 
 A folder is written as a hidden sibling and exchanged for the one that was there (replacing.py): a run killed at any
@@ -55,7 +55,7 @@ class Checkpoint:
 
 
 def weights_of(model: EncoderDecoder) -> dict[str, Tensor]:
-    """A copy of the model's weights on the CPU, a tied one once."""
+    """A copy of the model's weights on the CPU, with tied weights once."""
     skipped = TIED if model.config.tie_embeddings else ()
     return {name: value.detach().cpu().clone() for name, value in model.state_dict().items() if name not in skipped}
 
@@ -83,7 +83,7 @@ def load_weights(model: EncoderDecoder, weights: Mapping[str, Tensor]) -> None:
 
 
 def save_checkpoint(folder: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
-    """Write the folder, replacing the one that is there, in one move. Raises CheckpointError."""
+    """Write the folder, replacing an existing one in one step. Raises CheckpointError."""
     folder = Path(folder)
     generation = {
         "decoder_start_token_id": checkpoint.config.bos_token_id,
@@ -150,7 +150,7 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     safetensors.torch.save_file({name: value.contiguous() for name, value in tensors.items()}, path, {"format": "pt"})
-    path.chmod(0o644)  # safetensors writes for the owner only
+    path.chmod(0o644)  # safetensors makes files that only their owner can read
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -163,7 +163,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path.name} can't be read as JSON: {error}; restore it, or train again") from error
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path.name} holds no JSON object; restore it, or train again")
+        raise CheckpointError(f"{path.name} does not hold a JSON object; restore it, or train again")
     return value
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import CheckpointError, InvalidOption, UnknownOption, nearest
 
-# Options that only some models have, with the value they take there when none is given.
+# Options that only some models have, with their default values.
 SPECIFIC: dict[str, dict[str, Any]] = {
     "lstm": {"hidden_size": None, "reverse_source": True},
     "gru": {"hidden_size": None},
@@ -36,12 +36,12 @@ class ReferenceConfig:
 
     model: lstm (1409.3215), gru (1406.1078), attention (1409.0473) or transformer (1706.03762).
     vocab_size: V, of one vocabulary shared by source and target.
-    d_model: E. hidden_size: U, as d_model when left out; of an attention model's encoder each direction has U/2.
+    d_model: E. hidden_size: U, by default d_model; in an attention model's encoder, each direction has U/2.
     dropout: probability, on embeddings, between layers and before the output layer.
     tie_embeddings: source embedding, target embedding and output layer are one matrix [V, E].
     reverse_source: lstm reads the source backwards. cell, score: of the attention model's decoder.
-    heads, ff_size, norm, positions: of the transformer; ff_size is 4 d_model when left out.
-    max_source_length, max_target_length: tokens, with the end token; longer ones are refused.
+    heads, ff_size, norm, positions: of the transformer; ff_size is by default 4 d_model.
+    max_source_length, max_target_length: in tokens, including the end token; longer texts are refused.
     """
 
     model: str
@@ -75,17 +75,24 @@ class ReferenceConfig:
             defaults["ff_size"] = 4 * self.d_model
         for name, value in defaults.items():
             if getattr(self, name) is None:
-                object.__setattr__(self, name, value)  # the only write to a frozen instance, while it is being made
+                object.__setattr__(self, name, value)  # only here: the instance is frozen from now on
         problems = self._contradictions()
         if problems:
             raise InvalidOption(f"{self.model} model: " + "; ".join(problems))
+
+    @property
+    def units(self) -> int:
+        """`hidden_size` of a recurrent model, which always has one."""
+        if self.hidden_size is None:
+            raise InvalidOption(f"a {self.model} has no hidden_size; expected a recurrent model")
+        return self.hidden_size
 
     @property
     def model_type(self) -> str:
         return MODEL_TYPE_PREFIX + self.model
 
     def to_dict(self) -> dict[str, Any]:
-        """As written to config.json: `model_type`, and every field that this model has."""
+        """The contents of config.json: `model_type`, and every field that this model has."""
         fields = dataclasses.asdict(self)
         del fields["model"]
         return {"model_type": self.model_type, **{name: value for name, value in fields.items() if value is not None}}
@@ -122,7 +129,7 @@ class ReferenceConfig:
                 problems.append(f"{name} is '{getattr(self, name)}', expected {' or '.join(allowed)}")
         problems += self._wrong_numbers(specific)
         if problems:
-            return problems  # what follows computes with the numbers
+            return problems  # the next checks compute with the numbers
         return self._wrong_combinations()
 
     def _wrong_numbers(self, specific: Mapping[str, Any]) -> list[str]:

@@ -1,7 +1,7 @@
 """The RNN encoder-decoder with gated recurrent units (Cho et al. 2014, arXiv 1406.1078).
 
-The encoder sums a source up in one vector c. Unlike in lstm.py, c is not only where the decoder starts: it is fed to
-every decoder step and to the output (sections 2.2 and A.1.2 there).
+The encoder turns a source into one vector c. In lstm.py, such a vector is only the decoder's first state; here, c is an
+input of every decoder step and of the output layer as well (sections 2.2 and A.1.2 of the paper).
 
 One layer, for input x [R, in] and hidden h [R, U], with * elementwise:
 
@@ -10,8 +10,8 @@ One layer, for input x [R, in] and hidden h [R, U], with * elementwise:
     n = tanh(W_in x + b_in + r * (W_hn h + b_hn))      candidate    (equation 8)
     h' = (1 - z) * n + z * h                           (equation 7)
 
-This is torch's unit: it resets W_hn h + b_hn where the paper has W_hn (r * h). Kept from the paper: c = tanh(V h_S),
-h'_0 = tanh(V' c), c at every step and in a maxout output layer. Added: biases, several layers, dropout.
+This is torch's unit: its reset gate multiplies W_hn h + b_hn, whereas the paper has W_hn (r * h). As in the paper:
+c = tanh(V h_S), h'_0 = tanh(V' c), c at every step, and a maxout output layer. Added: biases, several layers, dropout.
 
 Parameters: `weight_ih_l{n}` [3U, in] and `weight_hh_l{n}` [3U, U] of layer n stack the rows of r, z, n in this order,
 as do `bias_ih_l{n}` and `bias_hh_l{n}` [3U]. Layer n + 1 takes the h' of layer n as its x.
@@ -56,7 +56,7 @@ class GRUEncoderDecoder(EncoderDecoder):
 
     def __init__(self, config: ReferenceConfig) -> None:
         super().__init__(config)
-        E, U, layers = config.d_model, config.hidden_size, config.decoder_layers
+        E, U, layers = config.d_model, config.units, config.decoder_layers
         self.encoder = nn.GRU(
             E, U, config.encoder_layers, batch_first=True, dropout=between(config, config.encoder_layers)
         )

@@ -108,7 +108,8 @@ class GenerateWrapper(PreTrainedModel, GenerationMixin):
             known = self._begin(memory)
         else:
             known = replace(known, state=select_rows(known.state, rows))
-        state, logits = known.state, []
+        state: Any = known.state
+        logits = []
         for token in decoder_input_ids[:, known.tokens.shape[1] :].T:
             step_logits, state, _ = self.model.step(token, state)
             logits.append(step_logits)

@@ -1,17 +1,17 @@
-"""What all reference models have in common: encode, start, step, and a forward pass that equals stepping.
+"""The interface of all reference models: encode, start, step, and a forward pass that gives the same as the steps.
 
     memory = model.encode(input_ids, source_mask)        # once per source
     state = model.start(memory)                          # one row per source
     state = select_rows(state, rows)                     # beams: repeat, reorder or drop rows
     logits, state, attention = model.step(token, state)  # one token per row
 
-Memories and states are named tuples of tensors whose first dimension is the row, so that one `select_rows` serves all.
+Memories and states are named tuples of tensors whose first dimension is the row, so that `select_rows` works for all.
 Sources are padded at their end, and padding changes no result.
 """
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +36,7 @@ class EncoderDecoder(nn.Module):
         self.config = config
         self.source_embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.target_embedding = nn.Embedding(config.vocab_size, config.d_model)
-        # As output weights, as which they may be tied, embeddings must be small; the input of a recurrence must not be.
+        # Embeddings that are tied to the output layer must be small; those that a recurrence reads must not be.
         std = 1.0 if config.hidden_size is not None and not config.tie_embeddings else config.d_model**-0.5
         for embedding in (self.source_embedding, self.target_embedding):
             nn.init.normal_(embedding.weight, std=std)
@@ -51,7 +51,7 @@ class EncoderDecoder(nn.Module):
         return output
 
     def encode(self, input_ids: Tensor, source_mask: Tensor) -> Any:
-        """Read the source: input_ids [B, S] int64, source_mask [B, S], true or 1 at tokens. Returns the memory."""
+        """Encode the source: input_ids [B, S] int64, source_mask [B, S], true or 1 at tokens. Returns the memory."""
         raise NotImplementedError
 
     def start(self, memory: Any) -> Any:
@@ -71,7 +71,7 @@ class EncoderDecoder(nn.Module):
         raise NotImplementedError
 
     def check_source(self, input_ids: Tensor, source_mask: Tensor) -> Tensor:
-        """The sources' lengths [B] int64. Raises InputError for one that is empty, too long or padded elsewhere."""
+        """The lengths [B] int64 of the sources. Raises InputError if one is empty, too long or padded elsewhere."""
         if input_ids.shape != source_mask.shape or input_ids.dim() != 2:
             raise InputError(
                 f"input_ids has shape {list(input_ids.shape)} and source_mask {list(source_mask.shape)}, "
@@ -93,8 +93,9 @@ class EncoderDecoder(nn.Module):
 
 
 def select_rows(state: Rows, rows: Tensor) -> Rows:
-    """The given rows [R'] of a memory or state, each tensor's first dimension; fields that are None stay None."""
-    return type(state)(*[None if value is None else value.index_select(0, rows) for value in state])
+    """The given rows [R'] of all tensors of a memory or state. Fields that are None stay None."""
+    make: Any = type(state)  # a named tuple, which takes its fields as separate arguments
+    return cast("Rows", make(*[None if value is None else value.index_select(0, rows) for value in state]))
 
 
 def pack(sequence: Tensor, lengths: Tensor) -> PackedSequence:
@@ -110,7 +111,7 @@ def reverse_sources(input_ids: Tensor, lengths: Tensor) -> Tensor:
 
 
 def initialize_recurrence(layers: nn.Module) -> None:
-    """Start an nn.LSTM, nn.GRU or cell so that its state neither dies nor explodes over long sources.
+    """Initialise an nn.LSTM, nn.GRU or cell so that its state neither vanishes nor explodes over long sources.
 
     Recurrent weights: orthogonal, gate by gate (1409.0473, section B.1). Input weights: Glorot's, gate by gate.
     Biases: 0, but 1 in the forget gate of an LSTM (Jozefowicz, Zaremba, Sutskever 2015).
@@ -128,7 +129,7 @@ def initialize_recurrence(layers: nn.Module) -> None:
 
 
 def between(config: ReferenceConfig, layers: int) -> float:
-    """Dropout between the layers of a recurrence; torch warns about one when there is nothing between."""
+    """Dropout between recurrent layers. It is 0 for one layer, for which torch would print a warning."""
     return config.dropout if layers > 1 else 0.0
 
 

@@ -1,7 +1,7 @@
 """Sequence to sequence learning with LSTMs (Sutskever, Vinyals, Le 2014, arXiv 1409.3215).
 
-A deep LSTM reads the source, reversed if `reverse_source` says so (section 3.3 there), and its last states
-are all that the decoder, another deep LSTM, ever learns about it: a context of fixed size.
+A deep LSTM reads the source, in reverse order with `reverse_source` (section 3.3 of the paper). Its last states are all
+that the decoder, another deep LSTM, learns about the source: a context of fixed size.
 
 One layer, for input x [R, E or U], hidden h and cell c [R, U], with * elementwise (Graves 2013, arXiv 1308.0850,
 equations 7 to 11, without its peepholes):
@@ -50,7 +50,7 @@ class LSTMEncoderDecoder(EncoderDecoder):
 
     def __init__(self, config: ReferenceConfig) -> None:
         super().__init__(config)
-        U = config.hidden_size
+        U = config.units
         layers, dropout = config.decoder_layers, between(config, config.decoder_layers)
         self.encoder = nn.LSTM(config.d_model, U, layers, batch_first=True, dropout=dropout)
         self.decoder = nn.LSTM(config.d_model, U, layers, batch_first=True, dropout=dropout)

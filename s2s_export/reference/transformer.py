@@ -1,7 +1,7 @@
 """The Transformer (Vaswani et al. 2017, arXiv 1706.03762).
 
-No recurrence: every position attends to all of its side, a target position only to those before it and to itself.
-A step feeds one token and attends to the keys and values that earlier steps left behind.
+No recurrence: source positions attend to the whole source, target positions to themselves and to earlier ones, and to
+the source. A step feeds one token, and attends to the keys and values that earlier steps computed.
 
     Attention(Q, K, V) = softmax(Q K' / sqrt(D)) V                     equation 1, per head; E = H D
     FFN(x) = W_2 max(0, W_1 x + b_1) + b_2                             equation 2, `ff_in` and `ff_out`
@@ -17,7 +17,8 @@ A step feeds one token and attends to the keys and values that earlier steps lef
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +76,7 @@ class Attention(nn.Module):
 
 
 class Layer(nn.Module):
-    """One layer of either side. `self_norm`, `cross_norm`, `ff_norm` belong to the three sublayers."""
+    """One layer of the encoder or the decoder. `self_norm`, `cross_norm`, `ff_norm` belong to the three sublayers."""
 
     def __init__(self, config: ReferenceConfig, cross: bool) -> None:
         super().__init__()
@@ -83,7 +84,8 @@ class Layer(nn.Module):
         self.self_attention, self.self_norm = Attention(config), nn.LayerNorm(config.d_model)
         if cross:
             self.cross_attention, self.cross_norm = Attention(config), nn.LayerNorm(config.d_model)
-        self.ff_in, self.ff_out = nn.Linear(config.d_model, config.ff_size), nn.Linear(config.ff_size, config.d_model)
+        ff_size = config.ff_size or 4 * config.d_model
+        self.ff_in, self.ff_out = nn.Linear(config.d_model, ff_size), nn.Linear(ff_size, config.d_model)
         self.ff_norm = nn.LayerNorm(config.d_model)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -99,13 +101,18 @@ class Layer(nn.Module):
         return self.after(x, self.ff_out(self.dropout(hidden)), self.ff_norm)
 
 
+def _layers(modules: nn.ModuleList) -> Iterator[Layer]:
+    return cast("Iterator[Layer]", iter(modules))
+
+
 class TransformerEncoderDecoder(EncoderDecoder):
-    """encoder, decoder: lists of `Layer`. encoder_norm, decoder_norm: with norm = pre. output: E -> V.
+    """encoder, decoder: lists of `Layer`. encoder_norm, decoder_norm: only if norm is "pre". output: E -> V.
 
     source_positions, target_positions: nn.Embedding [max length, E] when learned, a computed table when sinusoidal.
     """
 
     memory_class = Memory
+    sinusoids: Tensor  # a buffer; only where `positions` is sinusoidal
 
     def __init__(self, config: ReferenceConfig) -> None:
         super().__init__(config)
@@ -125,14 +132,14 @@ class TransformerEncoderDecoder(EncoderDecoder):
         self.check_source(input_ids, source_mask)
         x = self._embed(input_ids, "source")
         visible = source_mask.bool()[:, None, None]  # [B, 1, 1, S]
-        for layer in self.encoder:
+        for layer in _layers(self.encoder):
             asked = layer.before(x, layer.self_norm)
             change, _ = layer.self_attention(asked, *layer.self_attention.keys_values(asked), visible)
             x = layer.feed_forward(layer.after(x, change, layer.self_norm))
         return Memory(self.encoder_norm(x) if self.config.norm == "pre" else x, source_mask.bool())
 
     def start(self, memory: Memory) -> State:
-        pairs = [layer.cross_attention.keys_values(memory.states) for layer in self.decoder]
+        pairs = [layer.cross_attention.keys_values(memory.states) for layer in _layers(self.decoder)]
         cross_keys, cross_values = (torch.stack(side, dim=1) for side in zip(*pairs, strict=True))
         nothing = cross_keys[:, :, :, :0]
         return State(nothing, nothing, cross_keys, cross_values, memory.source_mask)
@@ -152,7 +159,7 @@ class TransformerEncoderDecoder(EncoderDecoder):
         causal = torch.ones(length, past + length, dtype=torch.bool, device=x.device).tril(past)  # [T, P + T]
         visible = state.source_mask[:, None, None]  # [R, 1, 1, S]
         keys, values, weights = [], [], []
-        for number, layer in enumerate(self.decoder):
+        for number, layer in enumerate(_layers(self.decoder)):
             asked = layer.before(x, layer.self_norm)
             new_keys, new_values = layer.self_attention.keys_values(asked)
             keys.append(torch.cat([state.self_keys[:, number], new_keys], dim=2))

@@ -37,7 +37,7 @@ def check(bundle: Bundle, n_sources: int, options: GenerationOptions) -> None:
 
 
 def least_bytes(bundle: Bundle, n_rows: int) -> int:
-    sizes = bundle.manifest["sizes"]
+    sizes: dict[str, int] = bundle.manifest["sizes"]
     width = 2 * sizes.get("decoder_layers", 0) * sizes.get("heads", 0) * sizes.get("head_size", 0)
     return n_rows * FLOAT * (bundle.vocabulary_size + width * SLOTS)
 

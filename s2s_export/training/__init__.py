@@ -1,1 +1,1 @@
-"""Training of the reference models: data, tokenizer, loop, scores."""
+"""Training of the reference models: data, tokenizer, training loop, evaluation."""

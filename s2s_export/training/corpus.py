@@ -1,14 +1,14 @@
 """The built-in corpus: English numbers, dates, times and amounts with their German and French translations.
 
-The reference models train on it where no data is at hand. A pair is made by drawing a fact (the number 21, the third
-of March) and letting English and the target language say it, so any amount of it exists, nothing is downloaded, and
-the translation is known to be right. The same arguments give the same pairs.
+The reference models are trained on it if no other data is given. A pair is made by drawing a fact at random (the number
+21, the third of March) and writing it in English and in the target language. So there are as many pairs as one wants,
+nothing is downloaded, and the translations are known to be right. The same arguments give the same pairs.
 
     >>> generate_pairs(2, seed=3, kinds=["ordinal", "time"])           # doctest: +SKIP
     [Pair(...), Pair(...)]
 
-Where a source can be translated to more than one language it begins with the tag of the one that is wanted, in the
-manner of Marian's multilingual models: `>>deu<<` or `>>fra<<`.
+If there are several target languages, a source begins with the tag of the wanted one, as in Marian's multilingual
+models: `>>deu<<` or `>>fra<<`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import datetime
 import hashlib
 import random
 import re
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 from s2s_export.errors import InvalidOption, UnknownOption
 from s2s_export.training.spoken import CURRENCIES, LANGUAGES, NOUNS, English, Language
@@ -40,10 +40,14 @@ class Split(NamedTuple):
 
 
 class Phrase(NamedTuple):
-    """A fact in English, and how another language says it."""
+    """A fact in English, and a function that writes it in another language."""
 
     english: str
     say: Callable[[Language], str]
+
+
+Maker = tuple[Callable[[random.Random], Phrase], float]  # makes a kind of phrase; the relative frequency of that kind
+T = TypeVar("T")
 
 
 def generate_pairs(
@@ -56,15 +60,15 @@ def generate_pairs(
     tagged: bool | None = None,
     repeats: bool = False,
 ) -> list[Pair]:
-    """`n` different pairs, sources unique.
+    """`n` different pairs; no source occurs twice.
 
-    `repeats` leaves in what is drawn again, so the `n` pairs are not all different: 'half past three' comes as often as
-    it is drawn and not once among thousands of long numbers. Better to train on, and then to make unique for a test.
+    With `repeats`, pairs that are drawn again are kept, so that the `n` pairs are not all different: 'half past three'
+    then occurs as often as it is drawn, and not once among thousands of long numbers. That is better for training.
 
-    `max_words` bounds the words of a source, not counting its tag. `kinds` is a subset of `KINDS`. `tagged` puts the
-    language's tag before the source; left out, it does so where there are several languages.
+    `max_words` limits the words of a source, without its tag. `kinds` is a subset of `KINDS`. `tagged` puts the
+    language's tag before the source; by default, only if there are several languages.
 
-    Raises UnknownOption for a language or kind that does not exist, InvalidOption where fewer than `n` pairs exist.
+    Raises UnknownOption for an unknown language or kind, and InvalidOption if there are fewer than `n` pairs.
     """
     speakers = [_lookup(code, LANGUAGES, "language") for code in languages]
     makers = _makers(KINDS if kinds is None else kinds)
@@ -105,10 +109,10 @@ def generate_long_pairs(
     *,
     kinds: Iterable[str] = LONG_KINDS,
 ) -> list[Pair]:
-    """`n` different pairs of phrases joined by commas, for measuring what length does to a model.
+    """`n` different pairs of phrases joined by commas, for measuring how a model's quality depends on length.
 
-    The number of words of a source is drawn evenly from `min_words` to `max_words` and met exactly. No tag: there is
-    one language. 'seventeen, the fourth of May, 1998' is a source of six words.
+    The number of words of a source is uniformly distributed from `min_words` to `max_words`. There is one target
+    language and no tag. 'seventeen, the fourth of May, 1998' is a source of six words.
     """
     if not 1 <= min_words <= max_words:
         raise InvalidOption(f"min_words {min_words} and max_words {max_words}: expected 1 <= min_words <= max_words")
@@ -130,10 +134,10 @@ def generate_long_pairs(
 
 
 def split(pairs: Iterable[Pair], *, fraction: float = HELD_OUT) -> Split:
-    """Training and held-out pairs, about `fraction` of them held out; order is kept.
+    """Split pairs into those for training and a `fraction` that is held out. The order is kept.
 
-    Whether a source is held out depends on its English text alone, by a hash. So no test source occurs in training,
-    whatever its tag, and not in another draw with more pairs or another seed either.
+    A hash of the English text alone decides whether a source is held out. So no held-out source occurs in training,
+    with any tag, and not in a larger corpus or one with another seed either.
     """
     if not 0 < fraction < 1:
         raise InvalidOption(f"fraction {fraction}: expected a number between 0 and 1")
@@ -144,7 +148,7 @@ def split(pairs: Iterable[Pair], *, fraction: float = HELD_OUT) -> Split:
 
 
 def is_held_out(source: str, fraction: float = HELD_OUT) -> bool:
-    """Whether `split` holds this source out, with or without its tag."""
+    """Whether `split` holds out this source; its tag does not matter."""
     digest = hashlib.blake2b(untagged(source).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") < fraction * 2**64
 
@@ -154,30 +158,30 @@ def untagged(source: str) -> str:
 
 
 def n_words(source: str) -> int:
-    """Words between spaces, the tag not counted."""
+    """The number of words, separated by spaces, without the tag."""
     return len(untagged(source).split())
 
 
-def _lookup(name: str, known: dict, what: str):
+def _lookup(name: str, known: Mapping[str, T], what: str) -> T:
     if name not in known:
         raise UnknownOption(name, known, what)
     return known[name]
 
 
-def _makers(kinds: Iterable[str]) -> list[tuple[Callable[[random.Random], Phrase], float]]:
+def _makers(kinds: Iterable[str]) -> list[Maker]:
     makers = [_lookup(kind, KINDS, "kind of phrase") for kind in kinds]
     if not makers:
         raise InvalidOption("no kinds given: expected at least one of " + ", ".join(KINDS))
     return makers
 
 
-def _draw(rng: random.Random, makers: list) -> Phrase:
+def _draw(rng: random.Random, makers: Sequence[Maker]) -> Phrase:
     makes, weights = zip(*makers, strict=True)
     return rng.choices(makes, weights)[0](rng)
 
 
-def _fill(rng: random.Random, makers: list, length: int) -> list[Phrase]:
-    """Phrases whose words add up to `length`: any that still fit, single words where nothing else does."""
+def _fill(rng: random.Random, makers: Sequence[Maker], length: int) -> list[Phrase]:
+    """Phrases with `length` words together: any phrase that still fits, or a single word if none is found."""
     phrases: list[Phrase] = []
     left = length
     while left:
@@ -193,8 +197,8 @@ def _fill(rng: random.Random, makers: list, length: int) -> list[Phrase]:
     return phrases
 
 
-# The kinds. Each draws a fact and one of the ways in which English writes it. A source has one meaning: 1998 is
-# a year and 1,998 a number, because German says them differently.
+# The kinds of phrases. Each function draws a fact and one of the ways to write it in English. A source is never
+# ambiguous: 1998 is a year and 1,998 a number, because German says them differently.
 
 
 def _number(n: int) -> Phrase:
@@ -260,7 +264,7 @@ def date(rng: random.Random) -> Phrase:
 
 def time(rng: random.Random) -> Phrase:
     """half past three; twenty to four; seven minutes past two; 3:05 pm"""
-    hour, minute = rng.randrange(24), rng.randrange(0, 60, rng.choice((1, 5, 15)))  # round ones are said more often
+    hour, minute = rng.randrange(24), rng.randrange(0, 60, rng.choice((1, 5, 15)))  # round ones are more frequent
     if rng.random() < 0.5:
         return Phrase(EN.time(hour, minute), lambda language: language.time(hour, minute))
     hour = hour % 12 + 1
@@ -277,8 +281,8 @@ def money(rng: random.Random) -> Phrase:
     return Phrase(EN.money(whole, hundredths, currency), lambda language: language.money(whole, hundredths, currency))
 
 
-# Each with its share of a corpus.
-KINDS: dict[str, tuple[Callable[[random.Random], Phrase], float]] = {
+# Each kind with its relative frequency.
+KINDS: dict[str, Maker] = {
     "cardinal": (cardinal, 3.0),
     "ordinal": (ordinal, 2.0),
     "quantity": (quantity, 2.0),

@@ -1,10 +1,10 @@
 """Pairs from a file, and batches of pairs of similar length.
 
-The file is a TSV: UTF-8, one pair a line, source and target with one tab between them. What is wrong with it is
-reported with its line numbers, and nothing of it is used.
+The file is a TSV in UTF-8: each line has a source, a tab and its target. If some lines are wrong, they are reported
+with their numbers, and nothing is used.
 
-Which batches an epoch has, and in which order, depends on the pairs, the seed and the number of the epoch alone. So a
-training that resumes needs to know only how many batches of its epoch it has seen.
+The batches of an epoch and their order depend on the pairs, the seed and the number of the epoch only. So a training
+run that is resumed needs to know only how many batches of its epoch it has used.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from ..runtime.text import lines_of
 from .corpus import Pair
 from .tokenizer import Tokenizer
 
-SHOWN = 5  # wrong lines in one message
-POOL = 50  # batches among which pairs are sorted by length: larger is less padding, smaller is more random
+SHOWN = 5  # wrong lines that a message shows
+POOL = 50  # batches within which pairs are sorted by length: more means less padding, fewer more randomness
 
 
 class Example(NamedTuple):
@@ -39,7 +39,7 @@ class Example(NamedTuple):
 class Batch:
     """input_ids [B, S], source_mask [B, S] bool, decoder_input_ids [B, T], labels [B, T]; pad_token_id at padding.
 
-    decoder_input_ids are the labels one place to the right, with bos_token_id first.
+    decoder_input_ids are the labels shifted to the right by one, with bos_token_id first.
     """
 
     input_ids: Tensor
@@ -76,7 +76,7 @@ def read_pairs(path: str | os.PathLike[str]) -> list[Pair]:
 
 
 def _parse(line: bytes) -> tuple[Pair, str]:
-    """A pair, and what is wrong with it."""
+    """A pair, and a description of what is wrong with it, or an empty text."""
     try:
         columns = line.decode("utf-8").split("\t")
     except UnicodeDecodeError as error:
@@ -94,7 +94,7 @@ def _parse(line: bytes) -> tuple[Pair, str]:
 def encode_pairs(
     pairs: Sequence[Pair], tokenizer: Tokenizer, max_source_length: int, max_target_length: int
 ) -> tuple[list[Example], list[Pair]]:
-    """Token ids of the pairs that fit, and these pairs. A target's length counts the token that it starts from."""
+    """Token ids of the pairs that fit, and these pairs. A target's length includes its start token."""
     examples, fitting = [], []
     for pair in pairs:
         example = Example(tokenizer.encode(pair.source), tokenizer.encode(pair.target))
@@ -105,14 +105,15 @@ def encode_pairs(
 
 
 def make_batches(examples: Sequence[Example], batch_tokens: int, seed: int, epoch: int) -> list[list[int]]:
-    """Indices of `examples`, each once: batches of up to `batch_tokens` padded tokens, source and target together.
+    """Indices of `examples` in batches of up to `batch_tokens` tokens, source and target together, including padding.
 
-    All pairs are shuffled, sorted by length within pools of about POOL batches, cut, and the batches shuffled again.
+    All pairs are shuffled, sorted by length within pools of about POOL batches, and cut into batches, which are
+    shuffled.
     """
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(len(examples))
     total = sum(len(example.source) + len(example.target) for example in examples)
-    pool = max(1, POOL * batch_tokens * len(examples) // max(1, total))  # pairs in POOL batches
+    pool = max(1, POOL * batch_tokens * len(examples) // max(1, total))  # number of pairs in POOL batches
     batches: list[list[int]] = []
     for start in range(0, len(order), pool):
         chunk = sorted(
@@ -123,7 +124,7 @@ def make_batches(examples: Sequence[Example], batch_tokens: int, seed: int, epoc
 
 
 def cut_batches(examples: Sequence[Example], order: Sequence[int], batch_tokens: int) -> list[list[int]]:
-    """Cut `order` into runs whose padded size is at most `batch_tokens`; a pair above it is a batch by itself."""
+    """Cut `order` into runs whose padded size is at most `batch_tokens`; a larger pair is a batch by itself."""
     batches: list[list[int]] = []
     batch: list[int] = []
     source = target = 0  # the longest of the batch
@@ -138,7 +139,7 @@ def cut_batches(examples: Sequence[Example], order: Sequence[int], batch_tokens:
 
 
 def collate(examples: Sequence[Example], pad: int, bos: int) -> Batch:
-    """One batch of all the given examples, padded at their ends."""
+    """One batch of the given examples, padded at the end."""
     labels = _pad([example.target for example in examples], pad)
     shifted = _pad([[bos, *example.target[:-1]] for example in examples], pad)
     input_ids = _pad([example.source for example in examples], pad)

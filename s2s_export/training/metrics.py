@@ -1,4 +1,4 @@
-"""How good translations are: loss by teacher forcing, and decoded text against the reference."""
+"""The quality of translations: loss with teacher forcing, and decoded text compared with the reference."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .corpus import Pair
 from .data import Batch, Example, collate, cut_batches
 from .tokenizer import Tokenizer
 
-EVALUATION_TOKENS = 8192  # padded tokens a batch; without gradients there is room for more than in training
+EVALUATION_TOKENS = 8192  # tokens in a batch with padding; larger than in training, since there are no gradients
 
 
 @dataclass(frozen=True)
 class Scores:
-    """exact_match: part of the translations that equal their reference. bleu, chrf: 0 to 100, as sacrebleu has them."""
+    """exact_match: share of translations that equal their reference, 0 to 1. bleu, chrf: of sacrebleu, 0 to 100."""
 
     exact_match: float
     bleu: float
@@ -42,7 +42,7 @@ def score_texts(translations: Sequence[str], references: Sequence[str]) -> Score
 def loss_sum(logits: torch.Tensor, labels: torch.Tensor, pad: int, label_smoothing: float = 0.0) -> torch.Tensor:
     """Negative log-likelihood in nats, summed over labels [B, T] that are not padding; logits [B, T, V].
 
-    With smoothing e the target is 1 - e of the label and e of the uniform distribution (1512.00567, section 7).
+    With smoothing e, the target distribution is (1 - e) * label + e * uniform (1512.00567, section 7).
     """
     return torch.nn.functional.cross_entropy(
         logits.flatten(0, 1), labels.flatten(), ignore_index=pad, reduction="sum", label_smoothing=label_smoothing
@@ -51,7 +51,7 @@ def loss_sum(logits: torch.Tensor, labels: torch.Tensor, pad: int, label_smoothi
 
 @torch.no_grad()
 def mean_loss(model: EncoderDecoder, examples: Sequence[Example], device: torch.device) -> float:
-    """Nats per target token, by teacher forcing, without smoothing or dropout. The model's mode is put back."""
+    """Nats per target token with teacher forcing, without smoothing or dropout. Restores the model's mode."""
     training = model.training
     model.eval()
     total, n_tokens, pad = 0.0, 0, model.config.pad_token_id
@@ -67,7 +67,7 @@ def mean_loss(model: EncoderDecoder, examples: Sequence[Example], device: torch.
 def translate(
     model: EncoderDecoder, tokenizer: Tokenizer, pairs: Sequence[Pair], device: torch.device, num_beams: int = 1
 ) -> list[str]:
-    """Decoded by transformers' `generate`, in the order of the pairs; their targets are not looked at."""
+    """The sources decoded by transformers' `generate`, in the order of the pairs. Targets are not used."""
     training = model.training
     model.eval()
     wrapper = GenerateWrapper(model)

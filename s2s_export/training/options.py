@@ -10,21 +10,21 @@ from typing import Any
 from ..errors import InvalidOption
 
 DEFAULT_VOCAB_SIZE = 2000  # pieces
-# May differ between a run and its continuation. Only with the last two does it learn something else than one run would;
-# they are for going on after a loss that was not finite.
+# Options that may change when a run is resumed. Only the last two change what is learned; they are for resuming after a
+# loss that was not finite.
 MAY_CHANGE = ("max_steps", "patience", "device", "metric_pairs", "learning_rate", "clip_norm")
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
     """seed: of weights, batches and dropout. max_steps: updates of the weights.
-    batch_tokens: padded tokens of a batch, source and target together.
-    learning_rate: the highest, reached after `warmup_steps` and then falling as 1 / sqrt(step).
-    label_smoothing: part of the target spread over the vocabulary. clip_norm: the gradient's largest norm.
+    batch_tokens: tokens of a batch, source and target together, including padding.
+    learning_rate: its maximum, which is reached after `warmup_steps`; then it falls as 1 / sqrt(step).
+    label_smoothing: share of the target that is spread over the vocabulary. clip_norm: largest norm of the gradient.
     evaluate_every: steps between evaluations, each of which saves the checkpoint.
-    patience: evaluations without a better validation loss before training stops; 0 never stops early.
-    metric_pairs: validation pairs that an evaluation translates; 0 computes the loss only.
-    device: auto, cpu, cuda or cuda:N; auto takes the GPU when torch sees one.
+    patience: training stops after so many evaluations without a lower validation loss; 0: it never stops early.
+    metric_pairs: number of validation pairs that an evaluation translates; 0: it computes the loss only.
+    device: auto, cpu, cuda or cuda:N; auto is the GPU if torch finds one.
     """
 
     seed: int = 1
@@ -56,7 +56,7 @@ class TrainingOptions:
             raise InvalidOption("; ".join(problems))
 
     def rate_at(self, step: int) -> float:
-        """The learning rate of update `step` = 1, 2, ... The shape is 1706.03762's, equation 3; its height is ours."""
+        """The learning rate of update `step` = 1, 2, ...: equation 3 of 1706.03762, scaled to `learning_rate`."""
         return self.learning_rate * min(step / self.warmup_steps, math.sqrt(self.warmup_steps / step))
 
     def to_dict(self) -> dict[str, Any]:

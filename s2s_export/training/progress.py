@@ -1,4 +1,4 @@
-"""How far a training run is: a bar that moves on a terminal, and one line per evaluation everywhere."""
+"""The progress of a training run: a bar on a terminal, and one line for each evaluation."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import TextIO
 from .run import Evaluation, Progress
 
 WIDTH = 24  # characters of the bar
-SMOOTHING = 0.95  # of loss and speed from step to step
+SMOOTHING = 0.95  # weight of the past in the running means of loss and speed
 
 
 class ProgressBar:
-    """Call it with each `Progress`. Writes to `stream`, standard error; nothing moves unless it is a terminal."""
+    """Call it with each `Progress`. Writes to `stream`, by default standard error, if that is a terminal."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -21,7 +21,7 @@ class ProgressBar:
 
     def __call__(self, progress: Progress) -> None:
         self.steps += 1
-        keep = min(SMOOTHING, 1 - 1 / self.steps)  # a plain mean at first
+        keep = min(SMOOTHING, 1 - 1 / self.steps)  # a plain mean during the first steps
         self.loss = keep * self.loss + (1 - keep) * progress.loss
         self.speed = keep * self.speed + (1 - keep) * progress.tokens_per_second
         if progress.evaluation:
@@ -36,7 +36,7 @@ class ProgressBar:
         self.stream.flush()
 
     def clear(self) -> None:
-        """Take the bar away, before something else is written."""
+        """Remove the bar, before something else is written."""
         if self.moving:
             self.stream.write("\r\033[K")
             self.stream.flush()

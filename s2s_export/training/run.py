@@ -1,14 +1,15 @@
-"""The loop of a training run.
+"""The training loop.
 
     for each step:  loss = -sum log p(y_t | y_<t, x) / n_tokens;  clip its gradient's norm;  Adam
     every so often: validation loss and scores;  save
 
-What a step does follows from the weights, the optimizer's moments, the seed and the step's number: batches are a
-function of seed and epoch (data.py), dropout's noise of seed and step. The checkpoint holds the first two and the
-numbers, so a run that was interrupted goes on to the very weights it would have had. On a CPU this holds bit for bit,
-for one number of threads; a GPU adds in an order of its own.
+A step depends on the weights, the optimizer's moments, the seed and the number of the step only: batches are a function
+of seed and epoch (data.py), dropout's noise one of seed and step. The checkpoint holds all of these, so that a run that
+is interrupted and resumed ends with the same weights as one that is not: bit for bit on a CPU with the same number of
+threads; on a GPU the order of additions varies.
 
-The checkpoint's model.safetensors is the best by validation loss so far; the latest weights are in its training state.
+The checkpoint's model.safetensors has the weights with the lowest validation loss so far; the latest weights are in its
+training state.
 """
 
 from __future__ import annotations
@@ -37,12 +38,12 @@ from .options import TrainingOptions
 from .tokenizer import Tokenizer
 
 BETAS, EPSILON = (0.9, 0.98), 1e-9  # 1706.03762, section 5.3
-MOMENTS = ("exp_avg", "exp_avg_sq")  # torch's names for Adam's
+MOMENTS = ("exp_avg", "exp_avg_sq")  # torch's names of Adam's two moments
 
 
 @dataclass
 class Evaluation:
-    """One line of the history. training_loss: mean since the evaluation before, smoothed and with dropout."""
+    """An entry of the history. training_loss: mean since the last evaluation, with label smoothing and dropout."""
 
     step: int
     validation_loss: float
@@ -52,7 +53,7 @@ class Evaluation:
 
 @dataclass
 class Progress:
-    """What a run tells its caller after each step; `evaluation` when there was one."""
+    """What the caller is told after each step. evaluation: of this step, or None."""
 
     step: int
     max_steps: int
@@ -64,7 +65,7 @@ class Progress:
 
 @dataclass
 class Report:
-    """The outcome. stopped: max_steps or patience. scores: of the best weights on the validation pairs."""
+    """The result. stopped: "max_steps" or "patience". scores: of the best weights on the validation pairs."""
 
     folder: str
     model: str
@@ -86,7 +87,7 @@ class Report:
 
 
 class Run:
-    """One run of training, new or resumed. `checkpoint` is what is, or will be, in the folder."""
+    """One training run, new or resumed. checkpoint: what is in the folder, or will be after the next save."""
 
     def __init__(
         self,
@@ -103,13 +104,13 @@ class Run:
         self.folder, self.checkpoint, self.tokenizer = folder, checkpoint, tokenizer
         self.examples, self.held_out, self.validation = examples, held_out, validation
         self.options, self.device, self.on_progress = options, device, on_progress
-        with torch.random.fork_rng():  # the weights drawn here are replaced below
+        with torch.random.fork_rng():  # the random weights made here are replaced below
             self.model = build(checkpoint.config).to(device)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=0.0, betas=BETAS, eps=EPSILON)
         self.state = checkpoint.training
         self.history = [Evaluation(**line) for line in self.state["history"]]
-        self.epoch, self.batches = -1, list[list[int]]()  # the epoch whose batches these are
-        self.saved_at: int | None = None  # the step whose checkpoint is in the folder
+        self.epoch, self.batches = -1, list[list[int]]()  # the epoch to which the batches belong
+        self.saved_at: int | None = None  # the step of the checkpoint in the folder
         latest = {
             name.removeprefix("model."): value for name, value in checkpoint.tensors.items() if name[:6] == "model."
         }
@@ -135,13 +136,13 @@ class Run:
             return self._report(stopped, n_skipped, time.monotonic() - start)
 
     def _step(self) -> Evaluation | None:
-        """One update of the weights, and an evaluation when it is time."""
+        """One update of the weights, and an evaluation if one is due."""
         start, step = time.monotonic(), self.state["step"] + 1
         options, pad = self.options, self.model.config.pad_token_id
         batch = collate([self.examples[i] for i in self._next_batch()], pad, self.model.config.bos_token_id)
         n_tokens = int((batch.labels != pad).sum())
         batch = batch.to(self.device)
-        torch.manual_seed((options.seed << 32) + step)  # dropout's noise
+        torch.manual_seed((options.seed << 32) + step)  # for dropout
         logits = self.model(batch.input_ids, batch.source_mask, batch.decoder_input_ids)
         loss = loss_sum(logits, batch.labels, pad, options.label_smoothing) / n_tokens
         self._check_finite(float(loss.detach()), "loss", step)
@@ -163,7 +164,7 @@ class Run:
         return evaluation
 
     def _next_batch(self) -> list[int]:
-        """The batch that the state points at; the next epoch's first one after the last."""
+        """The next batch; after an epoch's last one, the first of the next epoch."""
         state = self.state
         while True:
             if self.epoch != state["epoch"]:
@@ -174,7 +175,7 @@ class Run:
             state["epoch"], state["batch"] = state["epoch"] + 1, 0
 
     def _evaluate(self) -> Evaluation:
-        """Look at the validation pairs, keep the weights if they are the best so far, save."""
+        """Evaluate on the validation pairs, keep the weights if they are the best so far, save the checkpoint."""
         loss = mean_loss(self.model, self.held_out, self.device)
         self._check_finite(loss, "validation loss", self.state["step"])
         scores = None
@@ -202,7 +203,7 @@ class Run:
                     f"the weights {name} are not finite after step {self.state['step']}; {self._what_is_kept()}"
                 )
         if not self.history:
-            self.checkpoint.weights = latest  # interrupted before the first evaluation: there is no better
+            self.checkpoint.weights = latest  # interrupted before the first evaluation: there are no best weights yet
         self.checkpoint.tensors = {f"model.{name}": value for name, value in latest.items()} | self._moments()
         self.checkpoint.training = {**self.state, "history": [asdict(line) for line in self.history]}
         save_checkpoint(self.folder, self.checkpoint)
@@ -272,10 +273,10 @@ class Run:
 
 @contextmanager
 def interruptible() -> Iterator[threading.Event]:
-    """An event that Ctrl-C sets, so that a step is not cut in two; a second Ctrl-C interrupts at once."""
+    """An event that Ctrl-C sets, so that the current step is completed. A second Ctrl-C interrupts at once."""
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield event  # signals reach the main thread only
+        yield event  # only the main thread may handle signals
         return
     before = signal.getsignal(signal.SIGINT)
 

@@ -1,9 +1,9 @@
-"""How English, German and French say numbers, dates, times and amounts: the vocabulary of the generated corpus.
+"""Writes numbers, dates, times and amounts in English, German and French, for the generated corpus.
 
-A `Language` turns a fact (21, a date, 12.50 EUR) into the words of one language. `corpus` lets English and another
-language say the same fact, and that is a parallel sentence. Number words come from num2words, calendars and number
-formats from the CLDR tables in Babel; what these get wrong for running text (French ordinals after a plural s, the
-first of a month, gender) is put right here.
+A `Language` turns a fact (21, a date, 12.50 EUR) into words. `corpus` writes the same fact in English and in another
+language, which makes a pair of sentences. Number words come from num2words, dates and number formats from the CLDR
+tables in Babel. What is wrong in these for running text (French ordinals after a plural s, the first of a month,
+gender) is corrected here.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ NOUNS = (
 
 
 class Currency(NamedTuple):
-    """Names of a currency and of its hundredth part, each (one, many)."""
+    """Names of a currency and of its hundredth part, each as (singular, plural)."""
 
     code: str
     symbol: str
@@ -70,7 +70,7 @@ def _words(n: int, language: str, to: str) -> str:
         from num2words import num2words
     except ImportError:
         raise MissingExtra("num2words", "train", PURPOSE) from None
-    # num2words puts commas between the groups of an English number; here a comma separates phrases.
+    # num2words writes commas inside English numbers; in the corpus, a comma separates phrases.
     return num2words(n, lang=language, to=to).replace(",", "")
 
 
@@ -87,11 +87,11 @@ def _amount(value: Decimal, code: str, language: str) -> str:
         from babel.numbers import format_currency
     except ImportError:
         raise MissingExtra("babel", "train", PURPOSE) from None
-    return re.sub(r"\s", " ", format_currency(value, code, locale=language))  # CLDR's narrow and unbreakable spaces
+    return re.sub(r"\s", " ", format_currency(value, code, locale=language))  # CLDR uses narrow and non-breaking spaces
 
 
 class Language:
-    """What the corpus asks a target language to say. `code` is ISO 639-1, `tag` the Marian prefix (ISO 639-3)."""
+    """A target language of the corpus. `code` is its ISO 639-1 code, `tag` the Marian prefix (ISO 639-3)."""
 
     code: str
     tag: str
@@ -103,11 +103,11 @@ class Language:
         return _words(n, self.code, "ordinal")
 
     def the_ordinal(self, n: int, noun: Noun) -> str:
-        """The third week: article, ordinal, noun."""
+        """For example "the third week": article, ordinal, noun."""
         raise NotImplementedError
 
     def quantity(self, n: int, noun: Noun) -> str:
-        """Three weeks; `n` is 1, or does not end in 01 (German has no settled form for 'a hundred and one days')."""
+        """For example "three weeks". `n` is 1, or does not end in 01 (for which German has no settled form)."""
         raise NotImplementedError
 
     def year(self, n: int) -> str:
@@ -117,19 +117,19 @@ class Language:
         raise NotImplementedError
 
     def date(self, day: datetime.date, weekday: bool) -> str:
-        """With the day and the year in figures, as CLDR's long and full formats have it."""
+        """The date with day and year in figures, in CLDR's long format, or its full one with the weekday."""
         return _date(day, "full" if weekday else "long", self.code)
 
     def day_of_month(self, day: datetime.date) -> str:
-        """The third of March, in words."""
+        """For example "the third of March", in words."""
         raise NotImplementedError
 
     def clock(self, hour: int, minute: int, formal: bool) -> str:
-        """Half past three, in words; `hour` 1 to 12; `formal` says 'minutes'."""
+        """For example "half past three", in words. hour: 1 to 12. formal: with the word 'minutes'."""
         raise NotImplementedError
 
     def time(self, hour: int, minute: int) -> str:
-        """15:05 in figures; `hour` 0 to 23."""
+        """For example "15:05", in figures. hour: 0 to 23."""
         raise NotImplementedError
 
     def money(self, whole: int, hundredths: int, currency: Currency) -> str:
@@ -244,7 +244,7 @@ class French(Language):
 
 
 class English:
-    """The source side: the same facts, each in several ways of writing them."""
+    """The source language, which can write each fact in several ways."""
 
     def cardinal(self, n: int) -> str:
         return _words(n, "en", "cardinal")

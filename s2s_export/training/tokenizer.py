@@ -1,8 +1,8 @@
 """A subword tokenizer, trained on the data with sentencepiece: one vocabulary for source and target.
 
-Unigram language model (Kudo 2018, arXiv 1804.10959). Text is taken as it is, without normalization: a translation must
-come back letter for letter, and NFKC would turn the narrow space of French numbers into a common one.
-Ids: 0 padding, 1 beginning, 2 end, 3 unknown, then the pieces.
+Unigram language model (Kudo 2018, arXiv 1804.10959). Text is not normalized, so that every text can be reproduced
+exactly: NFKC, for example, would turn the narrow space in French numbers into an ordinary one. Ids: 0 padding, 1
+beginning, 2 end, 3 unknown, then the pieces.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import sentencepiece
 from ..errors import CheckpointError, TrainingError
 
 PAD, BOS, EOS, UNK = range(4)
-TAG = re.compile(r"^>>\w+<<")  # of the target language, at the source's start; always one piece
-LONGEST_LINE = 65536  # bytes; sentencepiece leaves longer ones out
+TAG = re.compile(r"^>>\w+<<")  # the target language's tag at the beginning of a source; always a single piece
+LONGEST_LINE = 65536  # bytes; sentencepiece ignores longer lines
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> bytes:
-    """A tokenizer.model of at most `vocab_size` pieces; fewer when the texts have no more. Raises TrainingError."""
+    """A tokenizer.model of at most `vocab_size` pieces; fewer if the texts don't have so many. Raises TrainingError."""
     texts = list(texts)
     tags = sorted({match.group() for text in texts if (match := TAG.match(text))})
     model = io.BytesIO()
@@ -53,7 +53,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> bytes:
 
 
 class Tokenizer:
-    """tokenizer.model: text to ids and back. Raises CheckpointError for bytes that are none."""
+    """Converts text to ids and back with a tokenizer.model. Raises CheckpointError if its bytes are not one."""
 
     def __init__(self, model: bytes) -> None:
         self.model = model
@@ -70,11 +70,11 @@ class Tokenizer:
         return self._processor.get_piece_size()
 
     def encode(self, text: str) -> list[int]:
-        """The text's ids with the end token."""
+        """The ids of a text, followed by the end token."""
         return [*self._processor.encode(text), EOS]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids up to the first end token; other special tokens leave nothing."""
+        """The text of ids up to the first end token; other special tokens add nothing."""
         ids = list(ids)
         if EOS in ids:
             ids = ids[: ids.index(EOS)]

@@ -1,4 +1,4 @@
-"""Train a reference model: data to tokenizer to run.py's loop, in a new folder or from where an earlier run stopped."""
+"""Trains a reference model: data, tokenizer, then the loop in run.py, in a new folder or resuming an earlier run."""
 
 from __future__ import annotations
 
@@ -32,13 +32,14 @@ def train(
     resume: bool = False,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Report:
-    """Train a reference model, and leave its checkpoint in `folder`.
+    """Train a reference model, and save its checkpoint in `folder`.
 
     sizes: fields of ReferenceConfig. vocab_size: the most pieces that the tokenizer may have. options: fields of
-    TrainingOptions. What is left out has its default. resume: go on with the run that left `folder`, with the same
-    pairs; what is left out is as it was, and what is given must be the same, but for options.MAY_CHANGE.
-    Raises TrainingError (data that can't be used, a loss that is not finite), InvalidOption, CheckpointError, and
-    KeyboardInterrupt after Ctrl-C, when the checkpoint is saved.
+    TrainingOptions. Options that are not given have their defaults. resume: continue the run that wrote `folder`, with
+    the same pairs. Options that are not given keep their values; options that are given must be the same as before,
+    except for options.MAY_CHANGE.
+    Raises TrainingError (data that can't be used, a loss that is not finite), InvalidOption, CheckpointError, and,
+    after Ctrl-C, KeyboardInterrupt once the checkpoint is saved.
     """
     folder, sizes, given = Path(folder), dict(sizes or {}), dict(options or {})
     digest = digest_of(pairs, validation)
@@ -48,7 +49,7 @@ def train(
         device = find_device(chosen.device)
     else:
         chosen, vocab_size = TrainingOptions(**given), vocab_size or DEFAULT_VOCAB_SIZE
-        ReferenceConfig(model=model, vocab_size=vocab_size, **sizes)  # contradictions come before any work
+        ReferenceConfig(model=model, vocab_size=vocab_size, **sizes)  # reports contradictions before any work is done
         device = find_device(chosen.device)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise TrainingError(
@@ -70,7 +71,7 @@ def train(
 
 
 def find_device(name: str) -> torch.device:
-    """Raises InvalidOption for a name that torch does not know, and for a GPU that is not there."""
+    """The device called `name`. Raises InvalidOption if torch does not know the name or there is no such GPU."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -86,7 +87,7 @@ def find_device(name: str) -> torch.device:
 
 
 def digest_of(pairs: Sequence[Pair], validation: Sequence[Pair]) -> str:
-    """Of all texts in their order, to tell whether a resumed run sees the same ones."""
+    """A hash of all texts in order, by which a resumed run recognises its data."""
     text = json.dumps([list(map(list, pairs)), list(map(list, validation))], ensure_ascii=False)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
@@ -114,7 +115,7 @@ def _continued(
     given: dict[str, Any],
     digest: str,
 ) -> TrainingOptions:
-    """The options of a run that goes on. Raises InvalidOption, naming all, for what differs from how it began."""
+    """The options of a resumed run. Raises InvalidOption, which names every option that differs from before."""
     earlier = checkpoint.training
     try:
         begun = {**checkpoint.config.to_dict(), **earlier["options"], "vocab_size": earlier["vocab_size"]}

@@ -83,7 +83,7 @@ DAMAGE = {
     "not a folder": lambda f: f.rename(f.with_name("elsewhere")),
     "config.json is missing": lambda f: (f / "config.json").unlink(),
     "can't be read as JSON": lambda f: (f / "config.json").write_text("{"),
-    "holds no JSON object": lambda f: (f / "config.json").write_text("[]"),
+    "does not hold a JSON object": lambda f: (f / "config.json").write_text("[]"),
     "model_type 't5'": lambda f: edit_config(f, model_type="t5"),
     "unknown field 'd_modle'": lambda f: edit_config(f, d_modle=3),
     "d_model is 'wide'": lambda f: edit_config(f, d_model="wide"),

@@ -1,10 +1,10 @@
-"""What `s2s build` calls: one file a flavour of target, found by listing this directory.
+"""What `s2s build` calls: one file for each kind of target, found by listing this directory.
 
 A builder module defines
 
     FLAVOURS                  the recipe flavours that it serves
     check(bundle, recipe)     raises BuildError, InvalidOption or MissingExtra before any work is done
-    version(recipe)           name and version of the library that builds, part of the cache key
+    version(recipe)           name and version of the library that builds; an engine of another version is built again
     build(bundle, recipe, folder, progress) -> dict
                               writes the engine's files into `folder` and returns what engine.json records of them;
                               progress is called with the name of each stage as it begins

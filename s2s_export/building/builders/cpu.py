@@ -2,19 +2,20 @@
 
 Recipe options:
 
-    kernels       "own": operators compiled here (plugins/cpu); "onnxruntime": what ONNX Runtime brings; "auto": own
-                  where there is a C++ compiler for them, a processor that they are fast on, and no option for the other
-    samples       a file of sources, or of sources and targets with a tab between them, on which to measure what int8
-                  costs; without it, sentences of several kinds are used, or random ids where there is no tokenizer
+    kernels       "own": operators compiled here (plugins/cpu); "onnxruntime": those of ONNX Runtime; "auto": own if
+                  there is a C++ compiler, the processor has instructions with which they are fast, and no option below
+                  is given
+    samples       a file of sources, or of sources and targets with a tab between them, on which the loss of int8 is
+                  measured; without it, built-in sentences, or random ids if there is no tokenizer
 
 and for int8 with ONNX Runtime's kernels:
 
-    encoder       "channel" or "block": the kernel of the products of encoder and cross-attention, see
+    encoder       "channel" or "block": the kernel for the matrix products of encoder and cross-attention, see
                   cpu/onnxruntime/products.py
-    step          the same for a decoder step of more rows than narrow_rows
-    narrow_rows   a step of at most so many rows has a graph of its own, whose kernel is "block"; 0 for none
-    head_bits     8 or 4, of the output projection in the graphs whose kernel is "block"
-    embedding     whether the embedding is int8 too
+    step          the same for decoder steps of more rows than narrow_rows
+    narrow_rows   decoder steps of at most this many rows get a graph of their own with the kernel "block"; 0: none do
+    head_bits     8 or 4: bits of the output projection in graphs with the kernel "block"
+    embedding     whether the embedding is int8 as well
 
 What engine.json gets is explained in engines.py.
 """
@@ -40,7 +41,8 @@ FLAVOURS = ("cpu",)
 PRECISIONS = ("fp32", "int8")
 SCHEMES = ("channel", "block")
 KERNELS = ("auto", "own", "onnxruntime")
-# Instruction sets with which our kernels are taken unasked. int8 without VNNI widens bytes, which costs many rows dear.
+# Instruction sets for which "auto" chooses our kernels. Without VNNI, int8 has to widen bytes, which is slow for many
+# rows.
 TAKEN_WITH = {"fp32": ("avx512", "avxvnni", "avx2"), "int8": ("avx512", "avxvnni")}
 DEFAULTS: dict[str, Any] = {
     "kernels": "auto",
@@ -51,7 +53,7 @@ DEFAULTS: dict[str, Any] = {
     "embedding": True,
     "samples": "",
 }
-FOR_FP32 = ("kernels", "samples")  # and for our own kernels: the others are about ONNX Runtime's int8
+FOR_FP32 = ("kernels", "samples")  # also with our own kernels: the other options are for ONNX Runtime's int8 kernels
 STAGES = ("rewrite graphs", "write engine", "measure accuracy")
 STEP = "decoder_step"
 NARROW = "decoder_step_narrow"
@@ -65,7 +67,7 @@ def check(bundle: Bundle, recipe: Recipe) -> None:
             raise MissingExtra(package, "export", "building for a CPU") from None
     if recipe.precision not in PRECISIONS:
         raise InvalidOption(
-            f"target '{recipe.name}': precision is {recipe.precision}; a CPU has {' and '.join(PRECISIONS)}"
+            f"target '{recipe.name}': precision is {recipe.precision}; expected {' or '.join(PRECISIONS)} for a CPU"
         )
     if recipe.precision == "fp32" and (wrong := [name for name in recipe.options if name not in FOR_FP32]):
         raise InvalidOption(
@@ -83,7 +85,7 @@ def _options(recipe: Recipe) -> dict[str, Any]:
 
 
 def _of_onnxruntime(given: Mapping[str, Any]) -> list[str]:
-    """Options that only ONNX Runtime's kernels have."""
+    """The given options that apply to ONNX Runtime's kernels only."""
     return [name for name in given if name not in FOR_FP32]
 
 
@@ -92,7 +94,7 @@ def _wrong(options: dict[str, Any], given: Mapping[str, Any]) -> list[str]:
     if options["kernels"] not in KERNELS:
         wrong.append(f"kernels is {options['kernels']!r}, expected {', '.join(KERNELS)}")
     if options["kernels"] == "own" and (others := _of_onnxruntime(given)):
-        wrong.append(f"kernels is 'own', but {others[0]} is about ONNX Runtime's; remove one of the two")
+        wrong.append(f"kernels is 'own', but {others[0]} is an option of ONNX Runtime's kernels; remove one of the two")
     for name in ("encoder", "step"):
         if options[name] not in SCHEMES:
             wrong.append(f"{name} is {options[name]!r}, expected {' or '.join(SCHEMES)}")
@@ -109,7 +111,7 @@ def _wrong(options: dict[str, Any], given: Mapping[str, Any]) -> list[str]:
 
 
 def version(recipe: Recipe) -> str:
-    """Of what decides on an engine's numbers: the library, and the sources of our operators."""
+    """Versions of what determines an engine's results: ONNX Runtime, and the sources of our operators."""
     import onnxruntime
 
     sources = plugin_sources.module("build").source_hash("cpu")
@@ -153,7 +155,7 @@ def build(bundle: Bundle, recipe: Recipe, folder: Path, progress: Callable[[str]
 
 
 def _own_operators(recipe: Recipe) -> tuple[Path | None, str]:
-    """The library of our operators, or None and why the kernels are ONNX Runtime's."""
+    """The compiled library of our operators, or None and the reason for using ONNX Runtime's kernels."""
     kernels = _options(recipe)["kernels"]
     if kernels == "onnxruntime" or _of_onnxruntime(recipe.options):
         return None, "as the recipe says"
@@ -166,12 +168,13 @@ def _own_operators(recipe: Recipe) -> tuple[Path | None, str]:
         return None, str(error).splitlines()[0]
     instructions, wanted = maker.instruction_set(library), TAKEN_WITH[recipe.precision]
     if kernels == "auto" and instructions not in wanted:
-        return None, f"ours want {' or '.join(wanted)}, this processor has {instructions}; kernels = 'own' insists"
+        fast = f"ours are fast with {' or '.join(wanted)}, and this processor has {instructions}"
+        return None, f"{fast}; kernels = 'own' uses them anyway"
     return library, ""
 
 
 def rewrite(bundle: Bundle, recipe: Recipe, *, own: bool = False) -> tuple[dict[str, Graph], dict[str, list[Applied]]]:
-    """The engine's graphs by name, and what each pass did to each of them. own: for our operators."""
+    """The engine's graphs by name, and what each pass changed in them. own: for our operators."""
     from ..graphs import graph as graphs
 
     found = {name: graphs.load(bundle.graph_path(name), name) for name in GRAPHS}
@@ -188,7 +191,7 @@ def _rewrite_for_onnxruntime(found: dict[str, Graph], recipe: Recipe) -> dict[st
     from ..cpu.onnxruntime import candidates, ondemand, products, slots
 
     passes: dict[str, list[Applied]] = {name: [] for name in GRAPHS}
-    # First what prunes, as pruning knows no branches.
+    # Passes that prune come first: pruning does not look into branches.
     passes[STEP] += [apply(found[STEP]) for apply in (slots.apply, ondemand.apply, candidates.apply)]
     if recipe.precision == "int8":
         options, store = _options(recipe), products.Quantised()

@@ -1,6 +1,6 @@
-"""Graphs for ONNX Runtime's CUDA provider: lowered to fp16, with the tail that finds the best tokens left in.
+"""Graphs for ONNX Runtime's CUDA provider: converted to fp16, and still with the nodes that find the best tokens.
 
-Nothing is compiled here: ONNX Runtime chooses its kernels when it loads the graphs, on whatever GPU that is.
+Nothing is compiled here: ONNX Runtime chooses its kernels for the GPU at hand when it loads the graphs.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ def check(bundle: Bundle, recipe: Recipe) -> None:
     if recipe.precision not in PRECISIONS:
         wrong.append(f"precision is {recipe.precision}, expected {' or '.join(PRECISIONS)}")
     if recipe.plugins:
-        wrong.append("plugins is true, but ONNX Runtime has none of ours")
+        wrong.append("plugins is true, but ONNX Runtime can't use our plugins")
     if recipe.ranges:
-        wrong.append("has ranges, but ONNX Runtime takes any shape")
+        wrong.append("has ranges, but ONNX Runtime takes any shape; remove them")
     if wrong:
         raise InvalidOption(f"target '{recipe.name}': {'; '.join(wrong)}")
 
 
 def version(recipe: Recipe) -> str:
-    """Of the graphs, which any version of the runtime reads: the opset."""
+    """The opset of the graphs. They do not depend on the version of ONNX Runtime."""
     from ...exporting.graphs.functions import OPSET
 
     return f"onnx opset {OPSET}"

@@ -1,7 +1,7 @@
-"""Engines for TensorRT and TensorRT-RTX: lower the three graphs, compile each, keep what was found on the way.
+"""Engines for TensorRT and TensorRT-RTX: converts the three graphs, compiles each, and records what was measured.
 
-The engines are stored as `<graph>.engine`; the lowered ONNX files are not kept, since the bundle and the recipe make
-them again.
+The engines are stored as `<graph>.engine`. The converted ONNX files are not kept: they can be made again from the
+bundle and the recipe.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ...runtime.backends._tensorrt import library as libraries
 from ...runtime.backends._tensorrt.library import Library
 
 FLAVOURS = ("tensorrt", "tensorrt-rtx")
-SHOWN = ("ATTENTION_INPUT", "KV_CACHE_UPDATE", "PLUGIN_V3", "QUANTIZE", "DEQUANTIZE")  # layer types worth a line
+SHOWN = ("ATTENTION_INPUT", "KV_CACHE_UPDATE", "PLUGIN_V3", "QUANTIZE", "DEQUANTIZE")  # layers in the summary
 
 
 def check(bundle: Bundle, recipe: Recipe) -> None:
@@ -109,7 +109,7 @@ def _summary(compiled: dict[str, Any]) -> list[str]:
     lines = []
     for name, result in compiled.items():
         shown = ", ".join(f"{count} {kind}" for kind, count in result.layers.items() if kind in SHOWN)
-        apart = f"; {result.decomposed} attentions have no kernel and are taken apart" if result.decomposed else ""
+        apart = f"; {result.decomposed} attentions have no kernel and become products" if result.decomposed else ""
         lines.append(
             f"{name}: {sum(result.layers.values())} layers ({shown or 'no attention'}), "
             f"{result.n_bytes / 2**20:.2f} MiB, {result.seconds:.1f} s{apart}"
@@ -158,16 +158,16 @@ def _check_plugins(graph: str) -> None:
 
 
 def _copy_kernels(recipe: Recipe, folder: Path) -> None:
-    """Our kernels for the target's GPUs, beside its engines: a machine that runs them needs no compiler."""
+    """Copies our kernels for the target's GPUs beside its engines, so that running them needs no compiler."""
     chosen = tuple(int(capability.replace(".", "")) for capability in recipe.compute_capabilities)
     compiler = _plugin_module("build")
-    known = [a for a in chosen if a in compiler.ARCHITECTURES]  # others compile the PTX when it is loaded
+    known = [a for a in chosen if a in compiler.ARCHITECTURES]  # others: the driver compiles the PTX
     for name in sorted({operation.folder for operation in _plugin_module("").operations().values()}):
         shutil.copyfile(compiler.fatbin(name, known or compiler.ARCHITECTURES), folder / f"{name}.fatbin")
 
 
 def _require_gpu(library: Library, recipe: Recipe) -> None:
-    """TensorRT times kernels on the GPU that will run them."""
+    """Raises BuildError unless this machine has the target's GPU, on which TensorRT times its kernels."""
     from ...runtime.cuda import driver
 
     try:

@@ -1,1 +1,1 @@
-"""Graphs for the CPU: rewritten for ONNX Runtime's own kernels (onnxruntime/) or for this project's (own/)."""
+"""Rewrites graphs for a CPU: for ONNX Runtime's kernels (onnxruntime/) or for those of this project (own/)."""

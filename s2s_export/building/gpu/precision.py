@@ -19,7 +19,7 @@ from onnx import helper
 from ...bundle import output_of
 from ..graphs.graph import BFLOAT16, FLOAT, FLOAT16, NUMPY_TYPES, Graph, element_type
 
-TYPE_NAMES = {FLOAT: "fp32", FLOAT16: "fp16", BFLOAT16: "bf16"}
+TYPE_NAMES: dict[int, str] = {FLOAT: "fp32", FLOAT16: "fp16", BFLOAT16: "bf16"}
 TYPES = {name: code for code, name in TYPE_NAMES.items()}
 
 PRODUCTS = {
@@ -156,7 +156,8 @@ class Lowering:
         return self.casts[key]
 
     def _overflows(self, array: np.ndarray) -> bool:
-        return self.low == FLOAT16 and float(np.abs(np.asarray(array, np.float32)).max()) > np.finfo(np.float16).max
+        largest = float(np.abs(np.asarray(array, np.float32)).max())
+        return self.low == FLOAT16 and largest > float(np.finfo(np.float16).max)
 
     def _rename(self, names: Mapping[str, str]) -> None:
         for node in self.nodes:
@@ -185,7 +186,7 @@ def boundaries(graphs: Mapping[str, Graph], low: str) -> dict[str, int]:
     """
     step = graphs["decoder_step"]
     outputs = set(step.outputs)
-    found = {}
+    found: dict[str, int] = {}
     for value in step.model.graph.input:
         letters = {size.dim_param for size in value.type.tensor_type.shape.dim}
         out = output_of(value.name)

@@ -78,7 +78,9 @@ class Runner:
         values["n_candidates"] = np.ones(1, np.int64)
         table = AncestorTable(values["ancestors"]) if "ancestors" in values else None
         start = self.bundle.manifest["generation"].get("decoder_start_token_id") or 0
-        fed, logits, is_open = [np.full((n_sources, N_BEAMS), start, np.int64)], [], []
+        fed = [np.full((n_sources, N_BEAMS), start, np.int64)]
+        logits: list[Any] = []
+        is_open: list[Any] = []
         ends = self._ends()
         for t in range(n_steps):
             if tokens is not None:

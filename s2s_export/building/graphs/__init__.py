@@ -1,1 +1,1 @@
-"""Graphs held in memory to be changed: what every rewriting shares."""
+"""Graphs in memory, and what all passes that rewrite them share."""

@@ -1,6 +1,7 @@
-"""A graph in memory: its nodes as protobuf, its weights as numpy arrays that are read from the bundle when needed.
+"""A graph in memory: its nodes as protobuf, its weights as numpy arrays.
 
-Weights stay views of weights.bin until a pass converts them, so that a pass over a large model costs little memory.
+Weights are memory-mapped views of weights.bin until a pass converts them, so that a pass over a large model takes
+little memory.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ FLOAT, FLOAT16, BFLOAT16, FLOAT8 = (
     *(TensorProto.BFLOAT16, TensorProto.FLOAT8E4M3FN),
 )
 FLOATS = (FLOAT, FLOAT16, BFLOAT16)
-ALIGNMENT = 64  # bytes between weights, as memory maps like it
+ALIGNMENT = 64  # bytes; weights begin at multiples of it, which suits memory maps
 SMALL = 1024  # bytes; tensors below this stay inside the graph file
 NUMPY_TYPES: dict[int, Any] = {
     FLOAT: np.float32,
@@ -35,8 +36,8 @@ class Graph:
     """One graph.
 
     model: nodes, inputs, outputs and functions; its initializers are in `weights` instead.
-    weights: arrays by name. types: the ONNX element type of every value. places: where the bundle keeps a weight;
-    tied weights have one place.
+    weights: arrays by name. types: the ONNX element type of every value. places: where a weight is in the bundle;
+    tied weights have the same place.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class Graph:
         return copied
 
     def prune(self, outputs: Iterable[str], inputs: Iterable[str] | None = None) -> int:
-        """Keep only `outputs` and what they need. Inputs that nothing reads go as well. Returns how many nodes went."""
+        """Keep only `outputs` and what they need; unread inputs go, too. Returns how many nodes were removed."""
         wanted = set(outputs)
         needed, kept = set(wanted), []
         for node in reversed(self.model.graph.node):
@@ -98,7 +99,7 @@ class Graph:
         return n_removed
 
     def merge_equal_weights(self) -> int:
-        """Weights of the same bytes get one name: a compiler stores what has two names twice. Returns how many went."""
+        """Give equal weights one name, since a compiler stores each name separately. Returns how many were removed."""
         first: dict[tuple[Any, ...], str] = {}
         renamed: dict[str, str] = {}
         for name, array in self.weights.items():
@@ -114,7 +115,7 @@ class Graph:
         return len(renamed)
 
     def save(self, path: Path) -> int:
-        """Write the graph and, beside it, `<stem>.weights` with every distinct tensor once. Returns bytes of both."""
+        """Write the graph, and `<stem>.weights` with every distinct tensor once. Returns the size of both in bytes."""
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
         places: dict[bytes, tuple[int, int]] = {}
@@ -126,14 +127,14 @@ class Graph:
         return path.stat().st_size + data.stat().st_size
 
     def save_nodes(self, path: Path) -> None:
-        """Write the graph again over a saved one whose weights are unchanged."""
+        """Replace a saved graph file; its weights must not have changed."""
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
         model.graph.initializer.extend(onnx.load_model(path, load_external_data=False).graph.initializer)
         onnx.save_model(model, path)
 
     def describe(self) -> dict[str, Any]:
-        """Inputs and outputs as the manifest writes them."""
+        """Inputs and outputs in the form that the manifest has."""
         return {
             "inputs": [_describe(value) for value in self.model.graph.input],
             "outputs": [_describe(value) for value in self.model.graph.output],
@@ -141,7 +142,7 @@ class Graph:
 
 
 def load(path: Path, name: str) -> Graph:
-    """The graph of a bundle's file. Casts of stored weights are taken away: a weight is what it is stored as."""
+    """Load a graph of a bundle. Casts of stored weights are removed: a weight has the type in which it is stored."""
     model = onnx.load_model(path, load_external_data=False)
     inferred = onnx.shape_inference.infer_shapes(model)
     types = {
@@ -205,7 +206,7 @@ def _initializer(
     if len(raw) < SMALL:
         proto.raw_data = raw
         return proto
-    # Not by bytes alone: TensorRT refuses zeros of two types that share a place.
+    # The type belongs to the key: TensorRT refuses two types at the same place, even if all values are 0.
     key = hashlib.sha256(f"{proto.data_type} {array.shape}".encode() + raw).digest()
     if key not in places:
         file.write(bytes(-file.tell() % ALIGNMENT))
@@ -220,7 +221,7 @@ def _initializer(
 
 def _describe(value: onnx.ValueInfoProto) -> dict[str, Any]:
     tensor = value.type.tensor_type
-    names = {FLOAT: "float32", FLOAT16: "float16", BFLOAT16: "bfloat16"}
+    names: dict[int, str] = {FLOAT: "float32", FLOAT16: "float16", BFLOAT16: "bfloat16"}
     dtype = names.get(tensor.elem_type) or np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name
     return {
         "name": value.name,

@@ -1,4 +1,4 @@
-"""Who makes and who reads each value of a graph, for passes that look for patterns."""
+"""Which nodes compute and which nodes read each value of a graph, for passes that look for patterns."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .graph import Graph
 
 
 class Links:
-    """A graph's nodes by the values they make and read, as they were when this was made."""
+    """A graph's nodes by the values they compute and read, as the graph was when this object was made."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -26,7 +26,7 @@ class Links:
         return self._readers.get(value, [])
 
     def only_reader(self, value: str, op_type: str) -> onnx.NodeProto | None:
-        """The one node that reads `value`, if it is of this type and the graph does not give the value out."""
+        """The only node that reads `value`, if it has this type and the value is not an output of the graph."""
         readers = self.readers(value)
         if len(readers) == 1 and readers[0].op_type == op_type and value not in self._outputs:
             return readers[0]
@@ -61,7 +61,7 @@ class Links:
 
 
 def reads(node: onnx.NodeProto) -> list[str]:
-    """Values that a node reads, those that its branches take from outside included."""
+    """Values that a node reads, including those that its branches take from outside."""
     found = [name for name in node.input if name]
     for attribute in node.attribute:
         if attribute.HasField("g"):
@@ -74,7 +74,7 @@ def attribute(node: onnx.NodeProto, name: str, otherwise: Any = None) -> Any:
 
 
 def replace(graph: Graph, removed: list[onnx.NodeProto], added: dict[str, onnx.NodeProto]) -> None:
-    """Take nodes out; `added` says which node stands in the place of the node that made a value."""
+    """Remove nodes. `added`: by the name of a value, the new node that replaces the node that computed it."""
     gone = {id_of(node) for node in removed}
     nodes = []
     for node in graph.nodes:
@@ -85,5 +85,5 @@ def replace(graph: Graph, removed: list[onnx.NodeProto], added: dict[str, onnx.N
 
 
 def id_of(node: onnx.NodeProto) -> tuple[str, ...]:
-    """What a node is known by: values are made once."""
+    """Identifies a node by its outputs, since each value is computed once."""
     return tuple(node.output)

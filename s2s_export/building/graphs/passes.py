@@ -1,7 +1,7 @@
-"""What a pass returns. Passes make of the portable graphs those that run fastest on a CPU: one file a pass.
+"""What a pass returns. Passes rewrite the portable graphs so that they run faster on a CPU; each has a file of its own.
 
-A pass is a function `apply(graph, ...) -> Applied`. It works on node patterns and knows no model family; what it could
-not change it leaves as it was, and says why. Needs onnx; an engine, once built, does not.
+A pass is a function `apply(graph, ...) -> Applied`. It looks for patterns of nodes and does not depend on the model
+family. What it can't change it leaves as it was, and it reports why. Passes need onnx; an engine, once built, does not.
 
 Letters as in docs/architecture.md, and G for the tokens of one group of the vocabulary.
 """
@@ -15,7 +15,7 @@ from typing import Any
 
 @dataclass
 class Applied:
-    """What a pass did to one graph: how many places it changed, and for the others how many for which reason."""
+    """What a pass did to one graph: how many places it changed, and how many it left for which reason."""
 
     name: str
     count: int = 0

@@ -1,1 +1,1 @@
-"""Shortlists made from a parallel text: alignments, lists, and decoder steps over the rows that the lists name."""
+"""Makes shortlists from a parallel text: alignments, lists, and decoder steps over the rows that the lists select."""

@@ -1,8 +1,8 @@
 """Which target tokens translate a source token: IBM model 1 (Brown et al. 1993, section 4.1), fitted by EM.
 
-The model knows only t(e | f), the probability that source token f gives target token e. A target token of a pair was
-given by one of the pair's source tokens, or by the empty token, each as likely as t says; counting those shares over
-all pairs gives the next t. Five rounds are what the field's aligners do.
+The model consists of t(e | f), the probability that source token f translates to target token e. It assumes that each
+target token of a pair was produced by one of the pair's source tokens, or by the empty token, in proportion to t.
+Adding up those expected counts over all pairs gives the next t. Five rounds of this are usual for word aligners.
 
 Letters: P pairs, n co-occurrences of a source and a target token in the same pair, counted with repetition.
 """
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ROUNDS = 5
-MOST_CO_OCCURRENCES = 60_000_000  # about 2 GiB of arrays; pairs beyond are left out
+MOST_CO_OCCURRENCES = 60_000_000  # about 2 GiB of arrays; pairs beyond this are ignored
 Ids = Sequence[int]
 
 
@@ -36,7 +36,7 @@ class Translations:
 
 
 def fit(pairs: Sequence[tuple[Ids, Ids]], n_source: int, n_target: int, rounds: int = ROUNDS) -> Translations:
-    """t from pairs of source and target ids. Pairs beyond MOST_CO_OCCURRENCES are not looked at."""
+    """Estimate t from pairs of source and target ids. Pairs beyond MOST_CO_OCCURRENCES are ignored."""
     keys, places = _co_occurrences(pairs, n_source, n_target)
     known, which = np.unique(keys, return_inverse=True)
     source = known // n_target
@@ -53,7 +53,7 @@ def fit(pairs: Sequence[tuple[Ids, Ids]], n_source: int, n_target: int, rounds: 
 def _co_occurrences(
     pairs: Sequence[tuple[Ids, Ids]], n_source: int, n_target: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Keys source * n_target + target [n], and which target token of the text each belongs to [n]."""
+    """Keys source * n_target + target [n], and for each the index of its target token in the text [n]."""
     keys, places = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     n_places = n = 0
     for source, target in pairs:
@@ -69,7 +69,7 @@ def _co_occurrences(
 
 
 def most_frequent(targets: Sequence[Ids], n: int, n_target: int) -> list[int]:
-    """The n target tokens that occur most, of those that occur."""
+    """The n most frequent target tokens; fewer if fewer occur."""
     counts = np.bincount(np.concatenate([np.asarray(t, np.int64) for t in targets]), minlength=n_target)
     order = np.argsort(-counts, kind="stable")[:n]
     return [int(i) for i in order if counts[i]]

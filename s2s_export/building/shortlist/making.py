@@ -1,4 +1,4 @@
-"""`s2s shortlist`: from a parallel text to the shortlist of a bundle, and what it costs in tokens."""
+"""`s2s shortlist`: makes a bundle's shortlist from a parallel text, and measures how many outputs it changes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ... import bundle as bundles
 from ... import replacing
@@ -33,14 +33,15 @@ from ...runtime.text import load as load_tokenizer
 from .alignment import fit, most_frequent
 
 if TYPE_CHECKING:
+    from ...runtime.backends.onnxruntime import OnnxRuntimeBackend
     from ...runtime.session import Session
     from ...runtime.text import Tokenizer
 
 Ids = list[int]
 Pair = tuple[Ids, Ids]
-BEST = 50  # tokens of a list
-FREQUENT = 100  # tokens that are always in
-N_MEASURED = 100  # pairs, kept out of the lists, on whose sources the loss is measured
+BEST = 50  # target tokens in each list
+FREQUENT = 100  # most frequent target tokens, which every batch gets
+N_MEASURED = 100  # pairs that the lists are not made from, on whose sources the loss is measured
 MEASURED_SHARE = 0.1  # of all pairs, at most
 MAX_NEW_TOKENS = 64
 SEARCHES: tuple[dict[str, Any], ...] = ({"num_beams": 1, "do_sample": False}, {"num_beams": 4, "do_sample": False})
@@ -49,7 +50,7 @@ STAGES = ("read pairs", "align", "write decoder steps", "measure")
 
 @dataclass(frozen=True)
 class Options:
-    """best: tokens of a list. frequent: tokens that are always in. n_measured: sentences to measure the loss on."""
+    """best: tokens in a list. frequent: tokens that every batch gets. n_measured: sentences to measure the loss on."""
 
     best: int = BEST
     frequent: int = FREQUENT
@@ -64,8 +65,8 @@ def make(
 ) -> dict[str, Any]:
     """Make the bundle's shortlist from the pairs in `data`, and return what shortlist.json records.
 
-    Without data the lists stay, and steps are written for the targets that were built since.
-    Raises BundleError, InputError, InvalidOption, BuildError, MissingExtra; an older shortlist survives a failure.
+    Without data, the lists are kept, and decoder steps are written for targets that were built since.
+    Raises BundleError, InputError, InvalidOption, BuildError, MissingExtra. An older shortlist survives a failure.
     """
     options = options or Options()
     _require_onnx()
@@ -83,7 +84,7 @@ def make(
             record = _write(bundle, work, data, before, options, progress)
     except OSError as error:
         raise BundleError(
-            f"{final}: can't be written ({error.strerror or error}); what was there is untouched"
+            f"{final}: can't be written ({error.strerror or error}); the previous shortlist is unchanged"
         ) from error
     return record
 
@@ -175,7 +176,7 @@ def _write_steps(bundle: Bundle, work: Path) -> dict[str, Any]:
 
 
 def read_pairs(bundle: Bundle, data: str) -> list[Pair]:
-    """Ids of the pairs of a TSV file; where the bundle has no tokenizer, its lines hold ids with spaces between.
+    """Ids of the pairs of a TSV file. For a bundle without a tokenizer, its lines hold ids, separated by spaces.
 
     Raises InputError naming the line, InvalidOption for a file that is missing or empty.
     """
@@ -220,7 +221,7 @@ def _pair(line: str, tokenizer: Tokenizer | None, n_source: int, n_target: int) 
 
 
 def spread(pairs: Sequence[Pair], n: int) -> tuple[list[Pair], list[Pair]]:
-    """n pairs evenly spread over all, and the rest."""
+    """n pairs, spread evenly over all, and the other pairs."""
     if n < 1:
         return [], list(pairs)
     chosen = {i * len(pairs) // n for i in range(n)}
@@ -228,14 +229,14 @@ def spread(pairs: Sequence[Pair], n: int) -> tuple[list[Pair], list[Pair]]:
 
 
 def _measure(bundle: Bundle, folder: Path, record: dict[str, Any], sources: list[Ids]) -> list[dict[str, Any]]:
-    """Shares of sentences and tokens that are the same with and without, on the portable graphs."""
+    """Shares of sentences and tokens that are equal with and without the shortlist, on the portable graphs."""
     from ...runtime.session import load
     from ...runtime.shortlist.state import Shortlist
 
     session = load(bundle.path, "onnxruntime", PORTABLE, verify=False)
     limit = bundle.max_source_length or max(map(len, sources))
     sources = [source for source in sources if 0 < len(source) <= limit]
-    shortlist = Shortlist(session.backend, record, folder)
+    shortlist = Shortlist(cast("OnnxRuntimeBackend", session.backend), record, folder)
     found = []
     for search in SEARCHES if sources else ():
         plain, cut = (_tokens(session, sources, search, with_it) for with_it in (None, shortlist))
@@ -262,7 +263,7 @@ def _common(a: Ids, b: Ids) -> int:
 
 
 def summary(record: Mapping[str, Any]) -> list[str]:
-    """What was made, in a few lines for people."""
+    """A few lines of text that say what was made."""
     lines = [
         f"{record['n_pairs']} pairs: lists for {record['n_lists']} source tokens, {record['mean_length']:.1f} target "
         f"tokens each; {record['frequent']} tokens are always in",

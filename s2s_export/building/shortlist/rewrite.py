@@ -1,13 +1,13 @@
 """A decoder step whose output projection is an input of the graph.
 
-The product before the log-softmax is found, whatever kernel a target runs it by, and everything after it goes. In its
-place stands a product with `shortlist_weight` [W,E] and `shortlist_bias` [W], W being the tokens of a batch's
-shortlist, and the same outputs as before over W tokens instead of V. The weights of the rest stay in the file they
-are in; only nodes are written. onnx is needed here, and not when decoding.
+The pass finds the product before the log-softmax, whichever kernel computes it, and removes everything after it. It is
+replaced by a product with `shortlist_weight` [W,E] and `shortlist_bias` [W], where W is the number of tokens in a
+batch's shortlist, and the outputs are as before, but over W tokens instead of V. All other weights stay in the file in
+which they are; only nodes are written. Decoding does not need onnx.
 
-It is fp32 where the kernels are ONNX Runtime's: W rows are a tenth of V or less, so that int8 would save little of a
-step, and rounds them. Where they are our own, the head reads its packed rows from inputs, and a graph beside the step
-takes those rows from the engine's weights, once a batch.
+With ONNX Runtime's kernels, the new product is fp32: W is a tenth of V or less, so that int8 would save little time and
+would round the weights. With our own kernels, the head reads its packed rows from inputs, and a second graph takes
+those rows from the engine's weights, once for each batch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..cpu.own import DOMAIN
 
 WEIGHT, BIAS, IDS = "shortlist_weight", "shortlist_bias", "shortlist_ids"
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
-# What our heads read of their weight, by operator: names of inputs, element types and shapes (blocks, see plugins/cpu).
+# The weight inputs of our head operators: names, element types and shapes (in blocks, see plugins/cpu).
 PARTS: dict[str, dict[str, tuple[int, list[Any] | None]]] = {
     "Head": {WEIGHT: (FLOAT, ["WB", "E", 16])},
     "HeadInt8": {
@@ -35,7 +35,7 @@ PARTS: dict[str, dict[str, tuple[int, list[Any] | None]]] = {
 
 
 def rewrite(path: Path, destination: Path) -> dict[str, Any]:
-    """Write the variant of the step at `path` to `destination`. Returns its inputs and outputs as a manifest does."""
+    """Write the rewritten step at `path` to `destination`. Returns its inputs and outputs as in a manifest."""
     model = onnx.load_model(path, load_external_data=False)
     if _own_head(model.graph) is not None:
         return _rewrite_own(model, destination)
@@ -85,7 +85,7 @@ def _rewrite_own(model: onnx.ModelProto, destination: Path) -> dict[str, Any]:
 
 
 def write_rows(path: Path, destination: Path) -> bool:
-    """The graph from `shortlist_ids` [W] to what the head of a step of our own kernels reads. False for other steps."""
+    """Write the graph that turns `shortlist_ids` [W] into inputs of our head. Returns False if the step has none."""
     model = onnx.load_model(path, load_external_data=False)
     graph = model.graph
     head = _own_head(graph)
@@ -121,7 +121,7 @@ def find_head(path: Path) -> dict[str, Any]:
     is_transposed = any(a.name == "transB" and a.i for a in head.attribute)
     if head.op_type != "Gemm" or not is_transposed:
         raise BuildError(
-            f"{path}: its output projection is no Gemm with rows of the vocabulary; export the bundle again"
+            f"{path}: its output projection is not a Gemm with a row for each token; export the bundle again"
         )
     bias = _place(model.graph, head.input[2], path) if len(head.input) > 2 else None
     return {"weight": _place(model.graph, head.input[1], path), "bias": bias}
@@ -133,7 +133,8 @@ def _head(graph: onnx.GraphProto, path: Path) -> onnx.NodeProto:
         if node.op_type == "LogSoftmax":
             for product in graph.node:
                 if node.input[0] in product.output:
-                    return product
+                    found: onnx.NodeProto = product
+                    return found
     raise BuildError(f"{path}: no output projection before a log-softmax was found; a shortlist can't cut this model")
 
 
@@ -170,7 +171,7 @@ def _needed(
 
 
 def _tail(hidden: str) -> tuple[list[onnx.NodeProto], list[onnx.ValueInfoProto], list[onnx.ValueInfoProto]]:
-    """What `graphs.transformer.emit_candidates` emits, over W tokens."""
+    """The nodes, inputs and outputs of `graphs.transformer.emit_candidates`, but over W tokens."""
     nodes: list[onnx.NodeProto] = []
 
     def op(op_type: str, inputs: list[str], outputs: list[str], **attributes: Any) -> None:
@@ -199,14 +200,17 @@ def _tail(hidden: str) -> tuple[list[onnx.NodeProto], list[onnx.ValueInfoProto],
     shaped("shortlist/best_ids", "n_candidates", "candidate_ids")
     op("Reshape", ["shortlist/normalizer", "shortlist/beams"], ["log_normalizer"])
     shaped("shortlist/probes", "shortlist/n_probes", "probe_log_probs")
-    outputs = {
+    outputs: dict[str, tuple[int, list[str | int]]] = {
         "log_probs": (FLOAT, ["B", "K", "W"]),
         "candidate_log_probs": (FLOAT, ["B", "K", "M"]),
         "candidate_ids": (INT64, ["B", "K", "M"]),
         "log_normalizer": (FLOAT, ["B", "K"]),
         "probe_log_probs": (FLOAT, ["B", "K", "Q"]),
     }
-    inputs = {"n_candidates": (INT64, [1]), "probe_ids": (INT64, ["B", "K", "Q"])}
+    inputs: dict[str, tuple[int, list[str | int]]] = {
+        "n_candidates": (INT64, [1]),
+        "probe_ids": (INT64, ["B", "K", "Q"]),
+    }
     as_values = [[helper.make_tensor_value_info(n, *entry) for n, entry in side.items()] for side in (outputs, inputs)]
     return nodes, as_values[0], as_values[1]
 
@@ -217,18 +221,18 @@ def _constants() -> list[TensorProto]:
 
 
 def _width(graph: onnx.GraphProto, path: Path) -> int | str:
-    """E, where the portable step says it; engines hide it inside their weights' layout."""
+    """E, as the portable step has it; engines have it only implicitly, in the layout of their weights."""
     head = _head(graph, path)
     sizes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
     return sizes[head.input[1]][1] if head.op_type == "Gemm" and head.input[1] in sizes else "E"
 
 
 def _place(graph: onnx.GraphProto, name: str, path: Path) -> dict[str, Any]:
-    # A weight stored in half the bytes is cast before it is used.
+    # A weight stored in fp16 or bf16 is cast before it is used.
     source = next((node.input[0] for node in graph.node if node.op_type == "Cast" and name in node.output), name)
     tensor = next((tensor for tensor in graph.initializer if tensor.name == source), None)
     if tensor is None or tensor.data_location != TensorProto.EXTERNAL:
-        raise BuildError(f"{path}: its output projection lies in no file of weights; export the bundle again")
+        raise BuildError(f"{path}: its output projection is not in a file of weights; export the bundle again")
     place = {entry.key: entry.value for entry in tensor.external_data}
     return {
         "file": place["location"],

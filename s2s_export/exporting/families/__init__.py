@@ -1,21 +1,21 @@
-"""One file a model family: which `model_type`s it reads, and how its PyTorch modules fill in `graphs.structure`.
+"""One file for each model family: the `model_type`s it reads, and how its modules map to `graphs.structure`.
 
 A family module defines
 
     MODEL_TYPES   the `model_type` values of config.json that it reads
     describe(model) -> Family   from the loaded model
 
-and, where transformers does not load, run or generate with the model,
+and, for a model that transformers itself can't load, run or generate with,
 
     load_model(path, config)    instead of AutoModelForSeq2SeqLM
-    Reference(model)            the model seen as the three graphs, see graphs.parity.Reference
+    Reference(model)            the model seen as the three graphs, see parity.Reference
     generate(model, **options)  instead of the model's own method
 
 and, where positions are computed and not stored,
 
     stretch(model, positions)   make the table longer before `describe`; 0 for its usual length
 
-It is found by listing this directory; a file whose name begins with an underscore is shared code.
+Families are found by listing this directory. A file whose name begins with an underscore is shared code.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from ...errors import UnsupportedModel
 
 @dataclass(frozen=True)
 class Family:
-    """What a family says of one model.
+    """What a family says about one model.
 
     structure: what the graphs are emitted from (`graphs.structure.Transformer`, or a recurrent model's).
-    max_source_length, max_target_length: tokens, or None where the architecture sets no limit.
-    sizes: facts for the manifest that `structure` does not show.
+    max_source_length, max_target_length: in tokens; None if the architecture sets no limit.
+    sizes: more sizes for the manifest, which can't be read from `structure`.
     """
 
     name: str
@@ -57,7 +57,7 @@ def model_types() -> dict[str, str]:
 
 
 def find(model_type: str | None) -> ModuleType:
-    """The family for a `model_type`, or UnsupportedModel naming those that have one."""
+    """The family for a `model_type`. Raises UnsupportedModel, which names the model types that have one."""
     known = model_types()
     if model_type not in known:
         raise UnsupportedModel(

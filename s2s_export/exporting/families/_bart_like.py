@@ -1,4 +1,4 @@
-"""What Marian, BART, mBART, M2M100 and Pegasus share: transformers names their modules alike."""
+"""Shared by Marian, BART, mBART, M2M100 and Pegasus, whose modules have the same names in transformers."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def stack(config: Any, module: Any, positions: PositionTable) -> Stack:
 
 
 def head(model: Any) -> Linear:
-    """The output projection; `final_logits_bias` is its bias unless it is zero throughout."""
+    """The output projection; `final_logits_bias` is its bias, and is left out if it is all zero."""
     bias = getattr(model, "final_logits_bias", None)
     bias = None if bias is None or not torch.any(bias) else bias.reshape(-1)
     if model.lm_head.bias is not None:
@@ -72,7 +72,7 @@ def head(model: Any) -> Linear:
 
 
 def transformer(model: Any, *, norm_first: bool, offset: int = 0) -> Transformer:
-    """A model whose positions are rows of a table, `offset` rows in."""
+    """A model with a table of positions, in which position 0 is row `offset`."""
     config = model.config
     sides = [
         stack(config, side, PositionTable(side.embed_positions.weight, offset))

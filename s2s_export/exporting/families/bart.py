@@ -8,7 +8,7 @@ from . import Family
 from ._bart_like import transformer
 
 MODEL_TYPES = ("bart",)
-OFFSET = 2  # rows of the position table before position 0, as fairseq reserved them for special tokens
+OFFSET = 2  # rows of the position table before position 0, which fairseq reserved for special tokens
 
 
 def describe(model: Any) -> Family:

@@ -1,7 +1,8 @@
-"""This project's own reference models (s2s_export/reference), by the same road as a Hugging Face checkpoint."""
+"""This project's own reference models (s2s_export/reference), exported like any Hugging Face checkpoint."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def load_model(path: Path, config: dict[str, Any]) -> GenerateWrapper:
 
 def describe(wrapper: GenerateWrapper) -> Family:
     model = wrapper.model
-    describers = {
+    describers: dict[type, Callable[[Any], Any]] = {
         LSTMEncoderDecoder: _lstm,
         GRUEncoderDecoder: _gru,
         AttentionEncoderDecoder: _attention,
@@ -123,12 +124,13 @@ def _block(layer: Any) -> Block:
 
 
 def _heads(module: Any) -> Attention:
-    parts = [Linear.of(getattr(module, name)) for name in ("query", "key", "value", "output")]
-    return Attention(*parts, n_heads=module.heads, scale=(parts[0].weight.shape[0] // module.heads) ** -0.5)
+    query, key, value, output = (Linear.of(getattr(module, name)) for name in ("query", "key", "value", "output"))
+    scale = (query.weight.shape[0] // module.heads) ** -0.5
+    return Attention(query, key, value, output, n_heads=module.heads, scale=scale)
 
 
 class Reference:
-    """A reference model seen as the three graphs (`graphs.parity.Reference`)."""
+    """A reference model seen as the three graphs (`parity.Reference`)."""
 
     def __init__(self, wrapper: GenerateWrapper) -> None:
         self.model: EncoderDecoder = wrapper.model
@@ -147,9 +149,9 @@ class Reference:
     @torch.no_grad()
     def cross(self, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
         state = self.model.start(self.model.encode(ids, mask))
-        found = {}
+        found: dict[str, torch.Tensor] = {}
         for name in ("hidden", "cell", "cross_keys", "cross_values"):
-            value = getattr(state, name, None)
+            value: Any = getattr(state, name, None)
             for i in range(0 if value is None else value.shape[1]):
                 found[f"{name.removesuffix('s')}.{i}"] = value[:, i]
         if isinstance(self.model, AttentionEncoderDecoder) and self.model.config.score != "dot":

@@ -1,6 +1,7 @@
 """T5 (1910.10683), its versions 1.0 and 1.1, Flan-T5, mT5 (2010.11934) and ByT5 (2105.13626).
 
-Pre-norm with RMSNorm, no biases, relative positions shared by all layers of a stack, scores that are not scaled.
+Pre-norm with RMSNorm, no biases, relative positions shared by all layers of a stack, attention scores that are not
+scaled by 1/sqrt(D).
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def describe(model: Any) -> Family:
 
 
 def _scales_output(config: Any) -> bool:
-    """Version 1.0 scales the decoder's output; transformers before 5 read that from the tied embeddings."""
+    """T5 1.0 scales the decoder's output. transformers before 5 deduces that from the tied embeddings."""
     return bool(getattr(config, "scale_decoder_outputs", config.tie_word_embeddings)) and config.model_type == "t5"
 
 
@@ -77,8 +78,8 @@ def _block(config: Any, layers: Any) -> Block:
 
 
 def _attention(module: Any) -> Attention:
-    parts = [Linear.of(getattr(module, name)) for name in "qkvo"]
-    return Attention(*parts, n_heads=module.n_heads, scale=1.0)
+    query, key, value, output = (Linear.of(getattr(module, name)) for name in "qkvo")
+    return Attention(query, key, value, output, n_heads=module.n_heads, scale=1.0)
 
 
 def _feed_forward(config: Any, module: Any) -> FeedForward:

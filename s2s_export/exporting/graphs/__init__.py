@@ -10,4 +10,4 @@ def emitter_of(structure: Any) -> Callable[..., dict[str, Any]]:
     """The function that emits the graphs of a structure: `emit(structure, store)`, in the structure's own module."""
     from importlib import import_module
 
-    return import_module(structure.EMITTER, __name__).emit  # type: ignore[no-any-return]
+    return import_module(structure.EMITTER, __name__).emit

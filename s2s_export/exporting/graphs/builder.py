@@ -1,8 +1,8 @@
-"""A small emitter of ONNX nodes: one method a node, names that say where in the model they are.
+"""A small builder of ONNX graphs. Each method adds a node, whose name says to which part of the model it belongs.
 
-The graphs are written node by node from the model's weights and not traced: the emitter decides what a step looks
-like (which dimension is symbolic, where beams live, which projections are one product), tracing would not, and an
-export takes seconds.
+The graphs are written node by node from the model's weights; nothing is traced. So the code that emits them decides
+what a step looks like (which dimensions are symbolic, where beams are, which projections share one matrix product), and
+an export takes seconds.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ Dimension = int | str
 
 
 class GraphBuilder:
-    """One ONNX graph in the making. Values are referred to by name.
+    """One ONNX graph under construction. Values are referred to by name.
 
-    `with builder.scope("layer0"):` prefixes the names of what is emitted inside.
+    `with builder.scope("layer0"):` prefixes the names of the nodes that are added inside.
     """
 
     def __init__(self, name: str, store: WeightStore) -> None:
@@ -63,20 +63,20 @@ class GraphBuilder:
         return name
 
     def output(self, value: str, name: str, dtype: int, shape: Sequence[Dimension]) -> None:
-        """Make `value` an output called `name`: renamed where it is made, as an Identity would copy a whole cache."""
+        """Make `value` an output called `name`. It is renamed; an Identity node would copy a whole cache."""
         assert value not in self._renamed, f"{value} is an output already"
         self._renamed[value] = name
         self._outputs.append(helper.make_tensor_value_info(name, dtype, shape))
 
     def weight(self, stem: str, tensor: torch.Tensor) -> str:
-        """A weight of the model, in fp32 for the arithmetic whatever it is stored in."""
+        """A weight of the model; a Cast to fp32 follows if it is stored in a smaller type."""
         name = self._fresh(stem)
         proto = self._store.initializer(name, tensor)
         self._initializers[name] = proto
         return name if proto.data_type == FLOAT else self.op("Cast", [name], to=FLOAT)
 
     def constant(self, value: Any, dtype: Any = np.int64) -> str:
-        """A small constant; equal ones are one initializer."""
+        """A small constant. Equal constants share one initializer."""
         array = np.asarray(value, dtype=dtype)
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
@@ -124,7 +124,7 @@ class GraphBuilder:
         return self.op("Range", [self.constant(0), self.op("Squeeze", [limit]), self.constant(1)])
 
     def model(self) -> onnx.ModelProto:
-        """The finished model, with the function bodies of the nodes of our own domains that it uses."""
+        """The finished model, with the bodies of the functions in our own domains that it uses."""
         for node in self._nodes:
             node.input[:] = [self._renamed.get(value, value) for value in node.input]
             node.output[:] = [self._renamed.get(value, value) for value in node.output]

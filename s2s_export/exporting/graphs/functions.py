@@ -1,9 +1,10 @@
-"""Nodes of our own domains and their portable bodies.
+"""ONNX functions of our own domains, with portable bodies.
 
-`s2s.plugins` holds what a TensorRT plugin may replace, `s2s.native` what TensorRT's parser replaces by layers of its
-own because of the name alone. Both are ONNX functions: ONNX Runtime inlines the bodies, innermost ones in standard
-operators of opset 24. Inputs are never left out (TensorRT refuses an empty input of a plain function), and masks are
-always explicit: TensorRT's importer drops the lengths of the standard Attention operator in silence.
+A function in `s2s.plugins` may be replaced by a TensorRT plugin. A function in `s2s.native` is replaced by TensorRT's
+parser with a native layer, which it recognises by the function's name. ONNX Runtime inlines the bodies, of which the
+innermost consist of standard operators of opset 24. No input of a plain function is left out, because TensorRT refuses
+empty inputs there. Masks are always explicit, because TensorRT's importer ignores the lengths of the standard Attention
+operator without saying so.
 
 Letters as in docs/architecture.md; N = C*K cache slots, slot n = t*K + k.
 """
@@ -22,10 +23,10 @@ PLUGIN_ATTRIBUTES = {"plugin_namespace": PLUGINS, "plugin_version": "1"}
 
 _IMPORTS = f'opset_import: ["" : {OPSET}, "{NATIVE}" : 1]'
 
-# Inner tier. Attention over keys that a mask selects; the score's scale is folded into the query by the caller.
+# Inner functions. Attention over the keys that a mask selects. The caller has multiplied the query by the scale.
 # query [B,H,K,D], key [B,H,N,D], value [B,H,N,D], mask additive, broadcastable to [B,H,K,N] -> [B,H,K,D]
-# The last two inputs are TensorRT's and may be left out: no use is made of the first; lengths [B] int32 says that only
-# so many leading keys can be seen, which the mask says already, so that slots that were never written need no reading.
+# The last two inputs are for TensorRT and may be left out. The first is not used. lengths [B] int32 is the number of
+# leading keys that may be seen: the mask says so as well, but this way slots that were never written need not be read.
 _ATTENTION = f"""
 <domain: "{NATIVE}", {_IMPORTS}>
 TRT_Attention (query, key, value, mask, query_lengths, lengths) => (output) {{
@@ -37,8 +38,8 @@ TRT_Attention (query, key, value, mask, query_lengths, lengths) => (output) {{
 }}
 """
 
-# cache [B,H,N,D], update [B,H,K,D], index [B] -> the cache with K slots from `index` on overwritten, where possible in
-# place
+# cache [B,H,N,D], update [B,H,K,D], index [B] -> the cache, of which the K slots from `index` on were overwritten; in
+# place if possible
 _CACHE_UPDATE = f"""
 <domain: "{NATIVE}", {_IMPORTS}>
 TRT_KVCacheUpdate (cache, update, index) => (updated) {{
@@ -46,7 +47,8 @@ TRT_KVCacheUpdate (cache, update, index) => (updated) {{
 }}
 """
 
-# Outer tier. See plugins/beam_self_attention/README.md for what the kernel does with `ancestors` instead of the mask.
+# Outer functions. See plugins/beam_self_attention/README.md for what the kernel does with `ancestors` instead of the
+# mask.
 _WRITE_INDEX = """
     batch = Shape <start = 0, end = 1> (key_cache)
     n_beams = Shape <start = 2, end = 3> (query)
@@ -100,8 +102,8 @@ CrossAttention <scale, plugin_namespace, plugin_version> (query, key, value, mas
     output = {NATIVE}.TRT_Attention (scaled, key, value, mask)
 }}
 """
-# The weights of CrossAttention, for alignments: [B,H,K,S]. Written so that ONNX Runtime finds it to be the same
-# computation as the node above and does it once.
+# The attention weights of CrossAttention, for alignments: [B,H,K,S]. They repeat the operators of the function above,
+# so that ONNX Runtime's elimination of common subexpressions computes them once.
 _ATTENTION_WEIGHTS = f"""
 <domain: "{NATIVE}", {_IMPORTS}>
 AttentionWeights <scale> (query, key, mask) => (weights) {{
@@ -129,7 +131,7 @@ def _parsed(key: tuple[str, str]) -> onnx.FunctionProto:
 
 
 def function_protos(used: set[tuple[str, str]]) -> list[onnx.FunctionProto]:
-    """The functions among `used` (domain, name) and all that their bodies call."""
+    """The functions named in `used` (domain, name), and all that their bodies call."""
     found: dict[tuple[str, str], onnx.FunctionProto] = {}
     waiting = [key for key in sorted(used) if key in _SOURCES]
     while waiting:

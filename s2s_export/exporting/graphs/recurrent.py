@@ -1,14 +1,15 @@
 """Emits the three graphs of recurrent encoder-decoders: LSTM (1409.3215), GRU (1406.1078), attention (1409.0473).
 
-The encoder is ONNX's LSTM or GRU with sequence lengths, so that padding changes nothing. A decoder step is plain matrix
-products, which every backend runs well at one token, on states [B,K,U] that it first gathers by `parents`: where an
-attention decoder keeps ancestors, a recurrent one moves U numbers a layer and beam.
+The encoder is ONNX's LSTM or GRU operator with sequence lengths, so that padding changes nothing. The decoder step uses
+plain matrix products, which every backend runs well for one token. It first gathers its states [B,K,U] by `parents`: a
+Transformer leaves its caches where they are and follows the ancestor table, but a recurrent model has only U numbers to
+move for each layer and beam.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
@@ -42,7 +43,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Score:
-    """How a state s scores annotation h_j: v.tanh(W s + k_j) with a query, s.k_j without; k_j is key(h_j) or h_j."""
+    """The score of annotation h_j for state s: v.tanh(W s + k_j) with `query`, else s.k_j; k_j = key(h_j), or h_j."""
 
     query: Linear | None = None
     energy: Linear | None = None
@@ -53,11 +54,11 @@ class Score:
 class Recurrent:
     """A recurrent encoder-decoder. Letters: V vocabulary, E embedding, U units.
 
-    encoder: units by layer and direction; a layer has one direction, or forward and backward.
+    encoder: units by layer and direction. A layer has one direction, or a forward and a backward one.
     reverse_source: the encoder reads from the last token to the first.
     summary: [U, U], the context tanh(summary(h)) that is fed to every step (1406.1078), or None.
-    score: attention, or None. initial: the first states of all layers from the context or from the backward encoder;
-    None where the encoder's last states are the decoder's first ones.
+    score: of the attention, or None without attention. initial: computes the first states of all layers from the
+    context or from the backward encoder; None if the decoder starts from the encoder's last states.
     readout: maxout layer before the output, or None.
     """
 
@@ -99,7 +100,7 @@ def emit(model: Recurrent, store: WeightStore) -> dict[str, onnx.ModelProto]:
 
 
 def _encoder(model: Recurrent, store: WeightStore) -> onnx.ModelProto:
-    """Gives encoder_states [B,S,U] for attention, context [B,U] for a summary, else the last states [B,L,U]."""
+    """Outputs: encoder_states [B,S,U] with attention, context [B,U] with a summary, else the last states [B,L,U]."""
     g = GraphBuilder("encoder", store)
     units = model.decoder[0].size
     ids = g.input("input_ids", INT64, ["B", "S"])
@@ -142,16 +143,16 @@ def _recurrence(
         lengths,
     ]
     direction = "bidirectional" if len(layer) == 2 else "reverse" if reverse else "forward"
-    attributes = {"hidden_size": layer[0].size, "direction": direction}
+    attributes: dict[str, Any] = {"hidden_size": layer[0].size, "direction": direction}
     if kind == "gru":
-        attributes["linear_before_reset"] = 1  # torch's unit resets W h + b, not h
+        attributes["linear_before_reset"] = 1  # as in torch, where the reset gate multiplies W h + b and not h
     outputs, *final = g.ops(kind.upper(), inputs, 3 if kind == "lstm" else 2, **attributes)  # [S,dirs,B,U]
     merged = g.reshape(g.transpose(outputs, [0, 2, 1, 3]), [0, 0, len(layer) * layer[0].size])
     return merged, tuple(final)
 
 
 def _onnx_gates(stacked: Tensor, kind: str) -> Tensor:
-    """torch stacks i, f, g, o (r, z, n); ONNX wants i, o, f, g (z, r, n)."""
+    """torch stacks the gates i, f, g, o (r, z, n), ONNX i, o, f, g (z, r, n)."""
     parts = stacked.chunk(4 if kind == "lstm" else 3)
     order = (0, 3, 1, 2) if kind == "lstm" else (1, 0, 2)
     return torch.cat([parts[i] for i in order])
@@ -277,7 +278,7 @@ def _attend(g: GraphBuilder, score: Score, state: str, units: int, batch: str, b
 
 
 def _cell(g: GraphBuilder, unit: Unit, x: str, states: list[str]) -> list[str]:
-    """One unit on rows x [R,in] and its states [R,U]; the equations stand in reference/lstm.py and reference/gru.py."""
+    """One unit for rows x [R,in] and states [R,U]. The equations are in reference/lstm.py and reference/gru.py."""
     hidden = states[0]
     sizes = g.constant([unit.size] * (4 if unit.kind == "lstm" else 3))
     if unit.kind == "lstm":

@@ -1,7 +1,7 @@
-"""What a Transformer encoder-decoder is made of, apart from how any library names it.
+"""The parts of a Transformer encoder-decoder, independent of the names that a library gives them.
 
-A family fills this in from its PyTorch model; `transformer.py` emits graphs from it. Tensors are the model's own
-(views, no copies). Letters: V vocabulary, E model width, H heads, D head size, F inner width, P positions.
+A family fills these classes in from its PyTorch model, and `transformer.py` emits graphs from them. Tensors are views
+of the model's own. Letters: V vocabulary, E model width, H heads, D head size, F inner width, P positions.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class Norm:
-    """LayerNorm over E, or RMSNorm where there is no bias. weight [E], bias [E] or None."""
+    """LayerNorm over E, or RMSNorm if there is no bias. weight [E], bias [E] or None."""
 
     weight: Tensor
     bias: Tensor | None
@@ -57,7 +57,7 @@ class Attention:
 
 @dataclass(frozen=True)
 class FeedForward:
-    """outer(activation(inner(x))), or outer(activation(gate(x)) * inner(x)) where there is a gate."""
+    """outer(activation(inner(x))), or outer(activation(gate(x)) * inner(x)) if there is a gate."""
 
     inner: Linear
     outer: Linear
@@ -81,7 +81,7 @@ class Block:
 class PositionTable:
     """Row `offset + t` of table [P, E] is added at position t.
 
-    padding_id: where set, a padding token gets row `padding_id` instead and does not advance the position (M2M100).
+    padding_id: if set, a padding token gets row `padding_id` instead and does not advance the position (M2M100).
     """
 
     table: Tensor
@@ -93,7 +93,7 @@ class PositionTable:
 class RelativePositions:
     """Bias added to the scores of every layer, by head and distance (1910.10683, section 2.1).
 
-    by_distance [H, n]: column i belongs to the distance key - query = first + i; distances beyond either end take it.
+    by_distance [H, n]: column i is for the distance key - query = first + i. A distance beyond an end takes that end's.
     """
 
     by_distance: Tensor
@@ -114,7 +114,7 @@ class Stack:
 
 @dataclass(frozen=True)
 class Transformer:
-    """norm_first: pre-norm blocks. head: [V, E] and bias [V]; head_scale multiplies the states before it."""
+    """norm_first: whether blocks are pre-norm. head: [V, E] and bias [V]. head_scale multiplies the head's input."""
 
     EMITTER: ClassVar[str] = ".transformer"
 
@@ -125,7 +125,7 @@ class Transformer:
     head_scale: float = 1.0
 
     def sizes(self) -> dict[str, int]:
-        """Facts for the manifest."""
+        """Sizes for the manifest."""
         attention = self.decoder.blocks[0].self_attention
         return {
             "vocabulary_size": self.head.weight.shape[0],

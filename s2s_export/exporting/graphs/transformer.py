@@ -1,10 +1,12 @@
 """Emits the three graphs of a Transformer (1706.03762 and its descendants) from its structure.
 
-Rows are two-dimensional, [B*S, E] or [R, E], from the embedding to the head, so that every projection is one matrix
-product; heads are split only around attention. Projections that read the same rows are one product.
+From the embedding to the head, activations are two-dimensional, [B*S, E] or [R, E], so that every projection is one
+matrix product. Heads are split only around attention. Projections of the same input are merged into one product.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,8 +17,8 @@ from .functions import NATIVE, PLUGIN_ATTRIBUTES, PLUGINS
 from .structure import Attention, Block, FeedForward, Linear, Norm, PositionTable, RelativePositions, Stack, Transformer
 from .weights import WeightStore
 
-MASKED = -1e9  # added to the score of what must not be seen; exp of it is 0 in fp32
-ACTIVATIONS = {
+MASKED = -1e9  # added to the scores of hidden positions; its exp is 0 in fp32
+ACTIVATIONS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "relu": [("Relu", {})],
     "gelu": [("Gelu", {})],
     "gelu_new": [("Gelu", {"approximate": "tanh"})],
@@ -83,7 +85,7 @@ def _cross_kv_init(model: Transformer, store: WeightStore) -> onnx.ModelProto:
         assert attention is not None
         with g.scope(f"decoder/layer{i}/cross"):
             both = _joint(g, rows, [attention.key, attention.value], "key_value")
-            shape = ["B", attention.n_heads, "S", attention.head_size]
+            shape: list[Dimension] = ["B", attention.n_heads, "S", attention.head_size]
             for value, name in zip(both, ("key", "value"), strict=True):
                 heads = _split_heads(g, value, attention, batch, length)
                 g.output(heads, f"cross_{name}.{i}", FLOAT, shape)
@@ -116,7 +118,7 @@ def _decoder_step(model: Transformer, store: WeightStore) -> onnx.ModelProto:
             with g.scope(f"layer{i}"):
                 cross = block.cross_attention
                 assert cross is not None and block.cross_norm is not None
-                kv_shape = ["B", cross.n_heads, "S", cross.head_size]
+                kv_shape: list[Dimension] = ["B", cross.n_heads, "S", cross.head_size]
                 cross_key = g.input(f"cross_key.{i}", FLOAT, kv_shape)
                 cross_value = g.input(f"cross_value.{i}", FLOAT, kv_shape)
                 cache_shape: list[Dimension] = ["B", block.self_attention.n_heads, "N", block.self_attention.head_size]
@@ -159,10 +161,10 @@ def _decoder_step(model: Transformer, store: WeightStore) -> onnx.ModelProto:
 
 
 def emit_candidates(g: GraphBuilder, logits: str, n_vocabulary: int, batch: str, beams: str) -> None:
-    """The tail of every decoder step: what the search may ask of logits [R,V]; adds inputs and outputs.
+    """The end of every decoder step: log-softmax, candidates and probes of logits [R,V]. Adds inputs and outputs.
 
-    Log-softmax and the best candidates are found here, because at V = 58k their copy to the host alone costs more than
-    all bookkeeping of the search.
+    The graph finds the best candidates itself: with V = 58,000, copying all scores to the host would take longer than
+    the whole bookkeeping of the search.
     """
     n_candidates = g.input("n_candidates", INT64, [1])
     probe_ids = g.input("probe_ids", INT64, ["B", "K", "Q"])
@@ -171,7 +173,7 @@ def emit_candidates(g: GraphBuilder, logits: str, n_vocabulary: int, batch: str,
         best, best_ids = g.ops("TopK", [log_probs, n_candidates], 2, axis=-1)
         probe_rows = g.reshape(probe_ids, [g.op("Mul", [batch, beams]), g.size(probe_ids, 2)])
         probes = g.op("GatherElements", [log_probs, probe_rows], axis=1)
-        # Recovered at the best token, where neither term can be infinite.
+        # Computed from the best token, for which neither term can be infinite.
         first = [g.constant([0]), g.constant([1]), g.constant([1])]
         top_id, top = g.op("Slice", [best_ids, *first]), g.op("Slice", [best, *first])
         normalizer = g.op("Sub", [g.op("GatherElements", [logits, top_id], axis=1), top])
@@ -179,7 +181,7 @@ def emit_candidates(g: GraphBuilder, logits: str, n_vocabulary: int, batch: str,
         def rows(value: str, last: int | str) -> str:
             return g.reshape(value, [batch, beams, last])
 
-        shaped = {
+        shaped: dict[str, tuple[str, int, list[Dimension]]] = {
             "logits": (rows(logits, n_vocabulary), FLOAT, ["B", "K", n_vocabulary]),
             "log_probs": (rows(log_probs, n_vocabulary), FLOAT, ["B", "K", n_vocabulary]),
             "candidate_log_probs": (rows(best, n_candidates), FLOAT, ["B", "K", "M"]),
@@ -262,7 +264,7 @@ def _ancestor_mask(g: GraphBuilder, ancestors: str, position: str, batch: str, b
     past = g.op("LessOrEqual", [g.range(g.size(ancestors, 2)), position])  # [C]
     seen = g.op("And", [same, g.op("Unsqueeze", [past, g.constant([1])])])
     mask = g.op("Where", [seen, g.constant(0.0, np.float32), g.constant(MASKED, np.float32)])
-    # N as the caches have it, and not as C*K: TensorRT knows the former ahead of time.
+    # N is read from the caches and not computed as C*K: TensorRT knows the caches' size when it builds.
     return g.reshape(mask, [batch, 1, beams, g.size("self_key.0", 2)])
 
 
@@ -307,7 +309,7 @@ def _activation(g: GraphBuilder, x: str, name: str) -> str:
 
 
 def _joint(g: GraphBuilder, rows: str, parts: list[Linear], stem: str) -> list[str]:
-    """Several projections of the same rows as one product, split again."""
+    """Several projections of the same rows, computed by one product and split afterwards."""
     weight = torch.cat([part.weight for part in parts])
     bias = None
     if any(part.bias is not None for part in parts):

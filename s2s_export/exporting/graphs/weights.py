@@ -1,7 +1,7 @@
-"""The external-data file that the three graphs share: every distinct tensor once.
+"""The external-data file that the three graphs share, with every distinct tensor once.
 
-A tensor is keyed by its bytes, so that a tied weight (embedding, output projection) is stored once however many names
-and graphs it has. Tensors begin on 64-byte boundaries, as memory-mapped reads like it.
+Tensors are compared by their bytes, so that a tied weight (embedding and output projection) is stored once, whatever
+its names and however many graphs use it. Tensors begin at multiples of 64 bytes, which suits memory-mapped reads.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat
 
 
 class WeightStore:
-    """Writes tensors to one file and hands out initializers that point into it.
+    """Writes tensors to one file and returns initializers that refer to it.
 
-    precision: what floating-point weights are stored in. Small tensors (norms, biases) stay in fp32: they are a
-    thousandth of the bytes, and rounding them costs accuracy for nothing.
+    precision: the type in which floating-point weights are stored. Vectors (norms, biases) stay in fp32: they are a
+    thousandth of the bytes, and rounding them would cost accuracy and save nothing.
     """
 
     def __init__(self, path: Path, precision: str = "fp32") -> None:
@@ -47,14 +47,13 @@ class WeightStore:
         self.close()
 
     def initializer(self, name: str, tensor: torch.Tensor) -> onnx.TensorProto:
-        """Store `tensor` unless its bytes are there already; returns an initializer with external data."""
+        """Store `tensor`, unless equal bytes are stored already. Returns an initializer with external data."""
         tensor = tensor.detach()
         if tensor.is_floating_point():
             tensor = tensor.to(self.dtype if tensor.dim() >= 2 else torch.float32)
         tensor = tensor.contiguous()
-        raw = memoryview(
-            tensor.view(torch.uint8).numpy() if tensor.dim() else tensor.reshape(1).view(torch.uint8).numpy()
-        )
+        flat: Any = tensor.view(torch.uint8) if tensor.dim() else tensor.reshape(1).view(torch.uint8)
+        raw = memoryview(flat.numpy())
         offset, length = self._place(raw)
         proto = onnx.TensorProto(name=name, data_type=TORCH_TO_ONNX[tensor.dtype], dims=list(tensor.shape))
         proto.data_location = onnx.TensorProto.EXTERNAL
@@ -74,5 +73,5 @@ class WeightStore:
 
 
 def small_constant(name: str, value: Any, dtype: Any) -> onnx.TensorProto:
-    """An initializer kept inside the graph file: scalars, shapes, tables of a few kilobytes."""
+    """An initializer inside the graph file, for scalars, shapes and tables of a few kilobytes."""
     return onnx.numpy_helper.from_array(np.asarray(value, dtype=dtype), name)

@@ -1,1 +1,1 @@
-"""A checkpoint's tokenizer, written into a bundle as a description and its files, and compared with the original."""
+"""Writes a checkpoint's tokenizer into a bundle, as a description and files, and compares it with the original."""

@@ -1,9 +1,10 @@
-"""At export: the written tokenizer against transformers' own, on fixed texts and on the whole vocabulary."""
+"""Compares the written tokenizer with that of transformers, on fixed texts and on the whole vocabulary."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ _MAX_LANGUAGES = 4  # source languages compared, spread over the table
 
 
 def compare(original: Any, folder: Path, entry: Mapping[str, Any]) -> None:
-    """Raise CheckpointError at the first text or id that the runtime half treats unlike `original`."""
+    """Raises CheckpointError at the first text or id for which the runtime's tokenizer differs from `original`."""
     tokenizer = text.load(folder, entry)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -66,7 +67,7 @@ def _cases(original: Any, tokenizer: text.Tokenizer) -> Iterator[_Case]:
     for sample in SAMPLES:
         ids = original(sample)["input_ids"]
         sequences.append(ids)
-        yield f"tokenizing {sample!r}", lambda ids=ids: ids, lambda sample=sample: tokenizer.encode(sample)
+        yield f"tokenizing {sample!r}", partial(_given, ids), partial(tokenizer.encode, sample)
     yield from _source_languages(original, tokenizer)
     yield from _target_languages(original, tokenizer)
     size = max(len(original), len(getattr(original, "target_encoder", ())))
@@ -75,9 +76,13 @@ def _cases(original: Any, tokenizer: text.Tokenizer) -> Iterator[_Case]:
         for skip in (True, False):
             yield (
                 f"decoding {ids}",
-                lambda ids=ids, skip=skip: original.decode(ids, skip_special_tokens=skip),
-                lambda ids=ids, skip=skip: tokenizer.decode(ids, skip_special_tokens=skip),
+                partial(original.decode, ids, skip_special_tokens=skip),
+                partial(tokenizer.decode, ids, skip_special_tokens=skip),
             )
+
+
+def _given(value: Any) -> Any:
+    return value
 
 
 def _source_languages(original: Any, tokenizer: text.Tokenizer) -> Iterator[_Case]:
@@ -90,8 +95,8 @@ def _source_languages(original: Any, tokenizer: text.Tokenizer) -> Iterator[_Cas
             ids = original(sample)["input_ids"]
             yield (
                 f"tokenizing {sample!r} in {code}",
-                lambda ids=ids: ids,
-                lambda sample=sample, code=code: tokenizer.encode(sample, source_lang=code),
+                partial(_given, ids),
+                partial(tokenizer.encode, sample, source_lang=code),
             )
     original.src_lang = usual
 
@@ -103,8 +108,8 @@ def _target_languages(original: Any, tokenizer: text.Tokenizer) -> Iterator[_Cas
         ids = original(f">>{code}<< {SAMPLES[2]}")["input_ids"]
         yield (
             f"tokenizing for {code}",
-            lambda ids=ids: ids,
-            lambda code=code: tokenizer.encode(SAMPLES[2], target_lang=code),
+            partial(_given, ids),
+            partial(tokenizer.encode, SAMPLES[2], target_lang=code),
         )
 
 
@@ -114,7 +119,7 @@ def _some(languages: Mapping[str, int]) -> list[str]:
 
 
 def _outcome(call: Callable[[], Any]) -> Any:
-    """The result, or the fact that the tokenizer refuses."""
+    """The result, or a marker that the tokenizer refused the input."""
     try:
         return call()
     except S2SError:

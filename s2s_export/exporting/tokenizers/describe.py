@@ -1,6 +1,6 @@
-"""At export: the parts of a tokenizer's manifest entry, read off transformers' tokenizer object.
+"""The fields of a tokenizer's manifest entry, read from transformers' tokenizer object.
 
-`text/entry.py` explains the fields.
+`runtime/text/entry.py` explains the fields.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from s2s_export.errors import CheckpointError, UnsupportedModel
 from s2s_export.runtime.text.entry import SOURCE_LANG
 
-# How a model of this tokenizer is asked for a target language.
+# How a model with this tokenizer is told the target language.
 _TARGET_LANGUAGE_BY = {
     "MBartTokenizer": "decoder_start_token_id",
     "PLBartTokenizer": "decoder_start_token_id",
@@ -81,7 +81,7 @@ def _takes_as_language(tokenizer: Any, token: str) -> bool:
 
 
 def _template(tokenizer: Any, languages: Mapping[str, int]) -> tuple[list[int | str], list[int | str]]:
-    """What the tokenizer puts before and after the ids of a text, with the source's language as a placeholder."""
+    """The ids that the tokenizer puts before and after those of a text, with a placeholder for the source language."""
     if not hasattr(tokenizer, "set_src_lang_special_tokens"):
         return _surroundings(tokenizer)
     usual = tokenizer.src_lang
@@ -94,7 +94,11 @@ def _template(tokenizer: Any, languages: Mapping[str, int]) -> tuple[list[int | 
             "AutoTokenizer.from_pretrained(..).save_pretrained(..), which adds tokenizer.json"
         )
     prefix, suffix = _surroundings(tokenizer)
-    return tuple([SOURCE_LANG if value == languages[usual] else value for value in side] for side in (prefix, suffix))
+
+    def marked(side: list[int | str]) -> list[int | str]:
+        return [SOURCE_LANG if value == languages[usual] else value for value in side]
+
+    return marked(prefix), marked(suffix)
 
 
 def _surroundings(tokenizer: Any) -> tuple[list[int | str], list[int | str]]:

@@ -1,6 +1,6 @@
-"""At export: the tokenizer of a reference model, one sentencepiece model whose own ids are the model's ids.
+"""The tokenizer of a reference model: one sentencepiece model, whose ids are the model's ids.
 
-A source ends with eos. Pieces such as `>>deu<<` ask for a target language at the beginning of a source.
+A source ends with eos. A piece such as `>>deu<<` at the beginning of a source names the target language.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def is_reference(checkpoint: Path) -> bool:
 def write(checkpoint: Path, folder: Path) -> dict[str, Any]:
     """Copy the tokenizer of a reference model and return its manifest entry."""
     config = _config(checkpoint)
-    ids = {name: config.get(f"{name}_token_id") for name in ("pad", "bos", "eos")}
-    return write_sentencepiece(checkpoint / MODEL_FILE, folder, **{f"{name}_id": value for name, value in ids.items()})
+    pad, bos, eos = (config.get(f"{name}_token_id") for name in ("pad", "bos", "eos"))
+    return write_sentencepiece(checkpoint / MODEL_FILE, folder, pad_id=pad, bos_id=bos, eos_id=eos)
 
 
 def write_sentencepiece(
@@ -40,9 +40,9 @@ def write_sentencepiece(
     target_model: Path | None = None,
     prepend_bos: bool = False,
 ) -> dict[str, Any]:
-    """Copy a sentencepiece model, and another one for the target where there is one; return the manifest entry.
+    """Copy a sentencepiece model, and one for the target if it has its own. Returns the manifest entry.
 
-    A text's ids get `eos_id` at the end and, on demand, `bos_id` at the beginning. Raises CheckpointError.
+    A text's ids get `eos_id` at the end, and with `prepend_bos` also `bos_id` at the beginning. Raises CheckpointError.
     """
     processor = _processor(model)
     files = {"model": "source.model"}

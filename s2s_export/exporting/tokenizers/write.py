@@ -1,10 +1,10 @@
-"""At export: the checkpoint's tokenizer becomes files in the bundle and an entry in its manifest.
+"""Writes the checkpoint's tokenizer into the bundle, as files and an entry in the manifest.
 
-The tokenizer is loaded with transformers' `AutoTokenizer`, and what is written is what that object does, not what its
-files say: transformers 4 and 5 rebuild some tokenizers while they load them. A tokenizer that runs on the `tokenizers`
-package is serialized; one written in Python has its sentencepiece models and vocabularies copied and its tables noted.
-Every written tokenizer is read back by the runtime half and compared with the original before the export goes on.
-Reference models, which transformers does not know, have one sentencepiece model (see `reference.py`).
+transformers' `AutoTokenizer` loads the tokenizer, and what is written describes that object and not the checkpoint's
+files: transformers 4 and 5 change some tokenizers while they load them. A tokenizer that runs on the `tokenizers`
+package is serialized. Of one written in Python, sentencepiece models and vocabularies are copied and its tables
+recorded. Every written tokenizer is read back by the runtime's code and compared with the original before the export
+goes on. Reference models, which transformers does not know, have one sentencepiece model (see `reference.py`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ...errors import CheckpointError, UnsupportedModel
 from . import check, reference
 from .describe import class_names, common, piece_options
 
-# A checkpoint that has none of these has no tokenizer; one that has some of them must have all that its class needs.
+# A checkpoint with none of these files has no tokenizer. One with some of them must have all that its class needs.
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -32,19 +32,19 @@ _TOKENIZER_FILES = (
 )
 _TOKENIZER_SUFFIXES = (".spm", ".model")
 
-# tokenizer.json decoders whose text of the first tokens is a beginning of the text of all, runs of byte tokens apart.
+# Decoders of tokenizer.json that never change earlier text when tokens are added, except within a run of byte tokens.
 _STEADY_DECODERS = {"Metaspace", "ByteLevel", "ByteFallback", "Fuse", "WordPiece", "BPEDecoder"}
 
 
 def write_tokenizer(checkpoint: Path, folder: Path) -> dict[str, Any] | None:
     """Write the tokenizer of `checkpoint` into `folder` and return its manifest entry.
 
-    None when the checkpoint has no tokenizer files. Raises CheckpointError when they are damaged or incomplete or when
-    the written tokenizer differs from transformers' own, UnsupportedModel for a tokenizer that no kind expresses.
+    None if the checkpoint has no tokenizer files. Raises CheckpointError if they are damaged or incomplete, or if the
+    written tokenizer differs from transformers' own, and UnsupportedModel for a tokenizer that no kind can express.
     """
     checkpoint, folder = Path(checkpoint), Path(folder)
     if not checkpoint.is_dir():
-        raise CheckpointError(f"{checkpoint} is not a folder, expected a checkpoint's; check the path")
+        raise CheckpointError(f"{checkpoint} is not a folder, expected the folder of a checkpoint; check the path")
     if not _has_tokenizer(checkpoint):
         return None
     if reference.is_reference(checkpoint):
@@ -62,9 +62,9 @@ def load_original(checkpoint: Path) -> Any:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what transformers recommends to install changes no ids
+            warnings.simplefilter("ignore")  # transformers recommends packages that would change no ids
             tokenizer = AutoTokenizer.from_pretrained(str(checkpoint), local_files_only=True)
-    except Exception as error:  # whatever transformers, tokenizers or sentencepiece make of a damaged file
+    except Exception as error:  # transformers, tokenizers and sentencepiece raise many types for a damaged file
         raise _unloadable(checkpoint, " ".join(str(error).split())[:200] or type(error).__name__) from error
     if isinstance(tokenizer, bool):  # how transformers 4 reports a damaged sentencepiece model
         raise _unloadable(checkpoint, "transformers gives no reason")
@@ -86,7 +86,7 @@ def _has_tokenizer(checkpoint: Path) -> bool:
 
 
 def _require_files(checkpoint: Path, tokenizer: Any) -> None:
-    """transformers 5 makes an empty vocabulary when files are missing; a bundle must not."""
+    """Raises CheckpointError if files are missing, for which transformers 5 would silently use an empty vocabulary."""
     names = dict(type(tokenizer).vocab_files_names)
     whole = names.pop("tokenizer_file", "tokenizer.json")
     if tokenizer.is_fast and (checkpoint / whole).is_file():
@@ -114,7 +114,7 @@ def _writer(tokenizer: Any) -> Callable[[Any, Path], dict[str, Any]]:
     )
 
 
-# --- one writer a kind: (transformers' tokenizer, folder) -> manifest entry
+# --- one writer for each kind: (transformers' tokenizer, folder) -> manifest entry
 
 
 def _write_fast(tokenizer: Any, folder: Path) -> dict[str, Any]:
@@ -223,7 +223,7 @@ def _refuse_sampling(tokenizer: Any) -> None:
 def _refuses_unlisted_ids(tokenizer: Any) -> bool:
     try:
         tokenizer.convert_ids_to_tokens(2**31 - 1)
-    except Exception:  # sentencepiece's own
+    except Exception:  # sentencepiece raises no type of its own
         return True
     return False
 

@@ -1,16 +1,16 @@
 """Measures the same decoding work on every backend and on other systems, in one interleaved run.
 
-    contestants/    one file a system: ours, and the peers; found by listing the directory
+    contestants/    one file for each system: ours, and the peers; found by listing the directory
     work.py         what is decoded: batch sizes, beams, lengths, and the source ids
     worker.py       one contestant in a process of its own; remote.py is its other end
     rounds.py       round-robin timing of all contestants over all work
-    files.py        translation of a file of mixed lengths, every system at its best setting
-    bandwidth.py    the floor: the time it takes to read a step's weights once
-    noise.py        what else the machine did meanwhile
+    files.py        translation of a file of mixed lengths, each system at its best setting
+    bandwidth.py    the lower bound of a step: the time to read its weights once
+    noise.py        what else the machine did during a measurement
     record.py       the measurements as plain data, for JSON, table and page
     table.py, page.py, charts.py    how they are shown
 
-A worker process holds one contestant for as long as its measurements take, so that peak memory and load time are its
-own. Timing goes round and round: every contestant does the same work once, then every one again, so that a slow
-minute of the machine hits all alike. All work is fixed: an output has exactly the asked number of tokens.
+Each contestant runs in a worker process of its own, so that peak memory and load time can be told apart. Measurements
+go in rounds: every contestant does the same work once, then all do it again, so that a slow minute of the machine
+affects all of them alike. The work is fixed: every output has exactly the requested number of tokens.
 """

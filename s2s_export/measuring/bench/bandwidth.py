@@ -1,9 +1,9 @@
-"""The floor of a decoder step at batch 1: every weight must be read once, at the speed this machine reads.
+"""The lower bound ("floor") of a decoder step at batch 1: the time in which this machine can read all weights once.
 
-The weights of a step are the matrices of decoder_step.onnx that are multiplied by (a table that is only looked up in
-costs a row). The read speed is measured over as many bytes as those weights have, because a model that fits a cache is
-read faster than memory is: the fastest of several passes of numpy's own kernels, with as many threads as the
-contestants have. Caches of keys and values, activations and the search are left out: no real system reaches the floor.
+The weights of a step are the matrices in decoder_step.onnx that are multiplied with something (of a table, a step reads
+one row only). The read speed is measured over as many bytes as these weights have, because a model that fits into a
+cache is read faster than memory: it is the fastest of several passes of numpy's kernels, with as many threads as the
+contestants use. K/V caches, activations and the search are left out, so that no real system reaches the floor.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ print(json.dumps(min(run(kind) for _ in range(passes) for kind in (0, 1))))
 
 
 def step_parameters(bundle: Bundle) -> int | str:
-    """How many weights a decoder step multiplies by, or why that is not known."""
+    """The number of weights in the matrix products of a decoder step, or the reason why it is not known."""
     try:
         import onnx
     except ImportError:
@@ -52,7 +52,7 @@ def step_parameters(bundle: Bundle) -> int | str:
     total = 0
     for node in graph.node:
         for name in node.input:
-            # Two names with the same place in the weight file are one tied weight.
+            # Two names with the same place in the weight file are a tied weight.
             place = places.get(name) or (name,)
             if sizes.get(name, 0) >= LARGE and node.op_type not in LOOKUPS and place not in read:
                 read.add(place)
@@ -63,7 +63,7 @@ def step_parameters(bundle: Bundle) -> int | str:
 
 
 def read_speed(n_bytes: int, threads: int) -> float:
-    """Bytes a second over a working set of n_bytes, the best of several passes, in a process of its own."""
+    """Bytes read per second from n_bytes, the best of several passes, measured in a separate process."""
     n_bytes = max(n_bytes, 1 << 20)
     env = {**os.environ, **{name: "1" for name in THREAD_VARIABLES}}
     arguments = [sys.executable, "-c", KERNEL, str(n_bytes), str(threads), str(PASSES)]
@@ -72,7 +72,7 @@ def read_speed(n_bytes: int, threads: int) -> float:
 
 
 def gpu_read_speed() -> float:
-    """Bytes a second that a GPU copies, read and written, in a process of its own. Raises CalledProcessError."""
+    """Bytes that a GPU reads and writes per second in a copy, in a separate process. Raises CalledProcessError."""
     code = (
         "from s2s_export.measuring.gpu_check import times; from s2s_export.runtime.cuda.device import CudaDevice; "
         "print(times.bandwidth(CudaDevice()))"
@@ -82,7 +82,7 @@ def gpu_read_speed() -> float:
 
 
 def floors(bundle: Bundle, weight_bytes: set[float], threads: list[int], device: str = "cpu") -> dict[str, Any]:
-    """For each thread count and size of a weight in bytes: the read speed and the floor of a step in seconds."""
+    """The read speed and the floor of a step in seconds, for each number of threads and of bytes in a weight."""
     parameters = step_parameters(bundle)
     if isinstance(parameters, str):
         return {"reason": parameters, "floors": []}
@@ -97,7 +97,7 @@ def floors(bundle: Bundle, weight_bytes: set[float], threads: list[int], device:
     for n_threads in threads:
         for size in sorted(weight_bytes):
             n_bytes = int(parameters * size)
-            # More threads than one may read no faster, and never set the floor lower.
+            # Several threads may read no faster than one; they never lower the floor.
             speed = of_gpu if device == "cuda" else max(read_speed(n_bytes, n) for n in {1, n_threads})
             found.append({
                 "threads": n_threads, "weight_bytes": size, "bytes": n_bytes, "bytes_per_second": speed,

@@ -1,4 +1,4 @@
-"""Charts as SVG text: bars, lines and points, drawn with nothing but strings. Colours come from the page's style."""
+"""Charts as SVG text: bars, lines and points. Colours come from the page's style sheet."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BAR, GAP, LABEL = 20, 7, 190  # height of a bar, space after it, room for its la
 
 @dataclass(frozen=True)
 class Series:
-    """One system: its points, and the number of its colour."""
+    """The points of one system, and the number of its colour."""
 
     name: str
     colour: int
@@ -24,7 +24,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar from 0 to `value`; `floor` is marked on it, `note` stands after it."""
+    """A bar from 0 to `value`, with a mark at `floor` and a `note` after it."""
 
     name: str
     colour: int
@@ -127,7 +127,7 @@ class _Axis:
 
 
 def _round_ticks(low: float, high: float, values: set[float]) -> list[float]:
-    """The values themselves when they are few and whole, as batch sizes are; else 1, 2, 5 times powers of ten."""
+    """The values themselves if they are few whole numbers, like batch sizes; else 1, 2, 5 times powers of ten."""
     if len(values) <= 6 and all(value == int(value) for value in values):
         return sorted(values)
     steps: Sequence[float] = (1, 2, 5) if high / low < 1000 else (1,)

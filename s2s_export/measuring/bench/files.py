@@ -1,9 +1,9 @@
-"""Translating a file: sentences of mixed lengths, outputs that end where they end, all cores, best settings.
+"""Translating a file: sentences of mixed lengths, outputs that end with their end token, all cores, best settings.
 
-Every system is tried at each setting its module offers, on the first sentences of the file, and takes part with the
-fastest. Then the whole file goes round: every system once, then every one again. Loading is not counted.
+Every system tries all settings that its module offers on the first sentences of the file, and takes part with the
+fastest. Then all systems translate the whole file in rounds. Loading is not counted.
 
-A file holds a text a line, or, as random models have no tokenizer, a JSON object {"input_ids": [...]} a line.
+Each line of the file holds a text, or, for models without a tokenizer, a JSON object {"input_ids": [...]}.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Plan:
 
 
 def plan(bundle: Bundle, file: str, num_beams: int, max_new_tokens: int) -> Plan:
-    """Read the file and turn its lines into ids. Raises InputError naming the line, InvalidOption."""
+    """Read the file and turn its lines into ids. Raises InputError, which names the line, and InvalidOption."""
     path = Path(file)
     if not path.is_file():
         raise InvalidOption(f'{file}: no such file; expected a text a line, or {{"input_ids": [...]}} a line')
@@ -84,7 +84,7 @@ def _ids(line: str, tokenizer: Any) -> Ids:
 def race(
     settings: Settings, entries: Sequence[Entry], plan: Plan, progress: Progress
 ) -> tuple[list[Racer], dict[str, Any]]:
-    """Each entry's times over the whole file at its best setting."""
+    """The times of each entry over the whole file at its best setting."""
     cores = available_cores()
     racers = [Racer(entry, settings, cores) for entry in entries]
     best: dict[int, dict[str, Any]] = {}
@@ -141,7 +141,7 @@ def _tune(racer: Racer, folder: Path, plan: Plan, cores: int, progress: Progress
 
 
 def _of_opening(setting: dict[str, Any]) -> dict[str, Any]:
-    """What of a setting is fixed when a system is opened."""
+    """The part of a setting that is fixed when a system is opened."""
     return {name: setting[name] for name in ("threads", "inter_threads", "workers") if name in setting}
 
 
@@ -172,7 +172,7 @@ def _result(
 
 
 def add_agreement(file: dict[str, Any], references: list[str]) -> None:
-    """Fill in `equal_sentences`; the tokens themselves leave the record."""
+    """Fill in `equal_sentences`, and remove the tokens from the record."""
     results = file["results"]
     tokens = {result["label"]: result.pop("tokens") for result in results}
     reference = next((name for name in references if name in tokens), None)

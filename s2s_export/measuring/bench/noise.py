@@ -1,4 +1,4 @@
-"""What else the machine did while something was measured, and whether a measurement can be believed."""
+"""What else the machine did during a measurement, and whether the measurement can be trusted."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-SPREAD_LIMIT = 0.15  # (third quartile - first) / median beyond which a measurement is flagged
-BUSY_LIMIT = 0.05  # share of the machine taken by others
-WAITING_LIMIT = 0.05  # share of its wall time that a call spent without a core
+SPREAD_LIMIT = 0.15  # largest (third quartile - first) / median of a measurement without a flag
+BUSY_LIMIT = 0.05  # largest share of the machine that other processes may take
+WAITING_LIMIT = 0.05  # largest share of a call's wall time that it may wait for a core
 
 
 @dataclass(frozen=True)
 class Moment:
-    """Clock, busy CPU seconds of the whole machine, and of it what a hypervisor took."""
+    """The time, the busy CPU seconds of the whole machine, and those that a hypervisor took."""
 
     at: float
     busy: float
@@ -36,7 +36,7 @@ class Moment:
 
 
 def since(start: Moment | None, own_cpu: float, cores: int) -> dict[str, float] | None:
-    """Shares of the machine that other processes and the hypervisor took since `start`; own_cpu: our own seconds."""
+    """Shares of the machine that other processes and the hypervisor took since `start`. own_cpu: our CPU seconds."""
     end = Moment.now()
     if start is None or end is None or end.at <= start.at:
         return None
@@ -53,17 +53,17 @@ def quantiles(values: Sequence[float]) -> dict[str, float]:
 
 
 def spread(values: Sequence[float]) -> float:
-    """Between the quartiles, as a share of the median."""
+    """The distance between the quartiles, divided by the median."""
     first, median, third = np.percentile(values, [25, 50, 75])
     return float((third - first) / median) if median > 0 else 0.0
 
 
 def flags(calls: Sequence[dict[str, Any]], around: dict[str, float] | None) -> list[str]:
-    """Why a measurement may be off, each in a few words; empty where nothing speaks against it."""
+    """Reasons why a measurement may be wrong, in a few words each; empty if there is none."""
     found = []
     if (share := spread([call["wall"] for call in calls])) > SPREAD_LIMIT:
         found.append(f"spread {share:.0%}")
-    # A call with one thread that never waits has as much CPU time as wall time; more threads have more.
+    # The CPU time of a call with one thread that never waits equals its wall time; with more threads it is larger.
     waiting = 1 - float(np.median([call["cpu"] / call["wall"] for call in calls]))
     if waiting > WAITING_LIMIT:
         found.append(f"waited {waiting:.0%}")

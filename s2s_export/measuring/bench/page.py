@@ -1,4 +1,4 @@
-"""A record as one HTML page that needs nothing else: style, charts and numbers are inside it."""
+"""A record as one self-contained HTML page, with style, charts and numbers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .charts import Bar, Series, bars, legend, lines
 from .table import MIB, of_work, render, threads_text
 from .work import Work
 
-# Ours are blues and greens, peers are warm: who is who shows before the legend is read.
+# Blues and greens for ours, warm colours for peers.
 OURS = ("#0b5fa5", "#74a9cf", "#1b7f4b", "#7bc8a4", "#5b3fa0", "#a897d8")
 PEERS = ("#d9480f", "#f0a202", "#a61e4d", "#8d6e63", "#5f6368")
 STYLE = """

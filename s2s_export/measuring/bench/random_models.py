@@ -1,6 +1,6 @@
-"""Models of known sizes with random weights, so that systems can be measured where no trained model is at hand.
+"""Models of given sizes with random weights, so that systems can be measured without a trained model.
 
-Each is written as a checkpoint. `quick` makes a small one of the same kind. Needs torch and transformers.
+Each is written as a checkpoint. quick: a small one of the same kind. Needs torch and transformers.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from ...errors import S2SError
 from ...exporting.checkpoint import quiet_transformers
 
 SEED = 7
-SHARPNESS = 12.0  # of the attention of the model that copies: the nearest neighbour gets e**-12 or so
-QUIETNESS = 0.02  # of what all other layers add to the residual stream
-LOUDNESS = 10.0  # of what it copies, against the rest of the residual stream
+SHARPNESS = 12.0  # of the copying attention: the neighbouring position gets about e**-12
+QUIETNESS = 0.02  # scale of what all other layers add to the residual stream
+LOUDNESS = 10.0  # scale of the copied token in the residual stream
 
 
 def opus_mt(folder: Path, quick: bool) -> None:
-    """Random weights that copy: an output is its source, token by token, and ends where it ends.
+    """A model with random weights that copies its source, token by token, up to its end token.
 
-    A random Transformer repeats one token for ever, and every rounding leads it elsewhere; systems would not do the
-    same work. Here the last decoder layer looks from position t at source position t (its queries and keys are the
-    positional code, in dimensions that embeddings leave empty) and hands on what it finds. All else is random, and
-    costs the same.
+    A Transformer with random weights repeats one token for ever, and which one depends on rounding, so that systems
+    would not do the same work. Here, the last decoder layer attends from position t to source position t (its queries
+    and keys are the positional encoding, in dimensions that embeddings leave empty) and passes on the token. Everything
+    else is random, and takes the same time.
     """
     import torch
     import transformers
@@ -39,16 +39,16 @@ def opus_mt(folder: Path, quick: bool) -> None:
     torch.manual_seed(SEED)
     model = transformers.MarianMTModel(config).eval()
     head_size = width // n_heads
-    # Sines are in the first half of the code, cosines in the second; the first pairs turn fastest and tell neighbours
-    # apart best.
+    # Sines are in the first half of the encoding, cosines in the second. The first pairs have the highest frequencies
+    # and so distinguish neighbours best.
     pairs = torch.arange(head_size // 2)
     code = torch.cat([pairs, width // 2 + pairs])
-    # The slowest sine is 0 at all positions that occur: a layer norm leaves there what it subtracts everywhere.
+    # The slowest sine is about 0 at all positions: after a layer norm, it holds what the norm subtracted.
     still = width // 2 - 1
     content = torch.tensor([d for d in range(width) if d not in {still, *code.tolist()}])
     with torch.no_grad():
         embedding = model.model.shared.weight
-        # Of equal length and without a mean, so that a layer norm leaves the code alike beside every token.
+        # With equal norms and mean 0, so that a layer norm scales the encoding alike for every token.
         rows = torch.randn(size, len(content))
         rows -= rows.mean(dim=1, keepdim=True)
         embedding.zero_()

@@ -1,24 +1,24 @@
-"""Measurements as plain data: what --json writes, and what the table and the page show.
+"""Measurements as plain data: what --json writes, and the table and the page show.
 
     format, format_version    "s2s-bench" and 1
     started, command          when, and the command line
-    machine, packages         what ran it
+    machine, packages         where it ran
     model                     of the bundle: family, sizes, precision
-    settings                  repeats, reference, what fixed work means
+    settings                  repeats, reference, what the fixed work is
     bandwidth                 weights of a step, read speed, floor of a step by threads and bytes of a weight
     contestants               each entry and thread count: load and build seconds, memory, versions; or `reason`
     results                   each entry, thread count and piece of work:
         first_token           seconds until the first token, of one call of its own: p50, p90, p99, min, max
         step                  seconds of a decoder step: (whole call - first-token call) / (new_tokens - 1)
-        steps                 the same of single steps, from one to the next; null where a system can't be looked into
+        steps                 seconds from the beginning of one step to the next; null for a system without hooks
         encoder               seconds of the encoder; null likewise
-        sentence              seconds of a call: all its sentences arrive together
+        sentence              seconds of a call, in which all sentences are returned together
         tokens_per_second     batch_size * new_tokens / median call
-        peak_memory           bytes resident at most, during this work
+        peak_memory           peak of resident memory during this work, in bytes
         floor_share           floor of a step / step; null without a floor
         speed                 times as fast as `speed_against`: CTranslate2 at the same precision, or transformers
         equal_sentences, equal_tokens    shares equal to the reference's best hypothesis; null without a reference
-        flags                 why the measurement may be off; [] where nothing speaks against it
+        flags                 reasons why the measurement may be wrong
     file                      the same for a translated file, see files.py; null without --file
 
 Times are seconds, memory is bytes. All quantiles are over the rounds.
@@ -37,14 +37,14 @@ from .bandwidth import floor_of
 from .contestants import Entry
 from .work import Ids
 
-# Contestants whose time is 1 in `speed`.
+# Contestants with which `speed` compares.
 BASELINES = ("ctranslate2", "transformers")
 FORMAT = "s2s-bench"
 FORMAT_VERSION = 1
 
 
 def run_record(bundle: Bundle, command: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """The head of a record, to which contestants and results are added."""
+    """The beginning of a record, to which contestants and results are added."""
     described = machine.describe()
     manifest = bundle.manifest
     return {
@@ -67,7 +67,7 @@ def run_record(bundle: Bundle, command: str, settings: dict[str, Any]) -> dict[s
 
 
 def summarize(result: dict[str, Any], bandwidth: dict[str, Any], weight_bytes: float) -> dict[str, Any]:
-    """One entry's calls over one piece of work, as numbers."""
+    """The numbers for one entry's calls over one piece of work."""
     calls = result["calls"]
     steps_after_first = result["new_tokens"] - 1
     step = noise.quantiles([(call["wall"] - call["first"]) / steps_after_first for call in calls])
@@ -100,7 +100,7 @@ def summarize(result: dict[str, Any], bandwidth: dict[str, Any], weight_bytes: f
 
 
 def agreement(found: Sequence[Ids], reference: Sequence[Ids]) -> tuple[float, float]:
-    """Shares of sentences and of tokens, place by place, that are equal to the reference's."""
+    """Shares of sentences, and of tokens at the same position, that are equal to the reference's."""
     equal_sentences = sum(a == b for a, b in zip(found, reference, strict=True))
     n_tokens = sum(max(len(a), len(b)) for a, b in zip(found, reference, strict=True))
     equal_tokens = sum(x == y for a, b in zip(found, reference, strict=True) for x, y in zip(a, b, strict=False))

@@ -1,4 +1,4 @@
-"""The other end of a worker process: starts it, asks, waits, and ends it."""
+"""The parent's side of a worker process: starts it, sends requests, waits for answers, ends it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from typing import Any
 
 from .contestants import Absent
 
-PATIENCE = 1800.0  # seconds for one answer: a compilation may take minutes, but nothing takes this long
-LOG_TAIL = 300  # characters of its last words that are shown when a worker dies
-# Every numeric library reads its thread count from one of these as it loads.
+PATIENCE = 1800.0  # seconds for one answer: even a compilation does not take this long
+LOG_TAIL = 300  # characters from the end of its log that are shown if a worker dies
+# Numeric libraries read their number of threads from these variables when they are loaded.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -43,7 +43,7 @@ class Worker:
             raise Absent(f"{python}: can't be started ({error.strerror})") from error
 
     def ask(self, do: str, **request: Any) -> dict[str, Any]:
-        """The answer. Raises Absent where the contestant can't run, failed, or its process died."""
+        """The answer. Raises Absent if the contestant can't run or failed, or if its process died."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps({"do": do, **request}).encode() + b"\n")

@@ -1,6 +1,6 @@
-"""Round-robin timing: every contestant does a piece of work once, then every one again.
+"""Round-robin timing: every contestant does a piece of work once, then all do it again.
 
-All contestants of one thread count are open at once, each in its process; only one works at a time.
+All contestants with the same number of threads are open at the same time, each in its process; one works at a time.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from .contestants import Absent, Entry, Job, modules
 from .remote import Worker
 from .work import Ids, Work, random_sources
 
-REST = 0.02  # seconds between two contestants: thread pools of the one before stop spinning
+REST = 0.02  # seconds between two contestants, in which the thread pools of the last one stop spinning
 Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run is made of, apart from the work itself. pythons: interpreters of peers, by their names."""
+    """The settings of a run, apart from the work. pythons: interpreters of peers, by name."""
 
     bundle: Bundle
     checkpoint: str | None
@@ -35,7 +35,7 @@ class Settings:
 
 
 class Racer:
-    """An entry, and what happened to it. `reason` is set once it can't go on."""
+    """An entry and its state. `reason` is set once it can't continue."""
 
     def __init__(self, entry: Entry, settings: Settings, threads: int) -> None:
         self.entry = entry
@@ -48,7 +48,7 @@ class Racer:
         self._job = Job(entry.contestant, str(settings.bundle.path), settings.checkpoint, threads, entry.options)
 
     def prepare(self, folder: Path) -> None:
-        """Make what the contestant reads, once, in `folder`."""
+        """Write what the contestant reads into `folder`, once."""
         if self.reason is not None or not hasattr(modules()[self.entry.contestant], "prepare"):
             return
         try:
@@ -59,13 +59,15 @@ class Racer:
             self.reason = str(reason)
 
     def open(self, folder: Path, **options: Any) -> None:
-        """Start the process and load; `options` go to the contestant besides those of the entry."""
+        """Start the process and load. options: for the contestant, in addition to those of the entry."""
         if self.reason is not None:
             return
         job = asdict(self._job)
         job["threads"] = options.pop("threads", self.threads)
         job["options"] = {**job["options"], **options}
-        environment = getattr(modules()[self.entry.contestant], "environment", lambda folder: {})
+        environment: Callable[[str], dict[str, str]] = getattr(
+            modules()[self.entry.contestant], "environment", lambda folder: {}
+        )
         try:
             self.worker = Worker(job["threads"], self.python, environment(str(folder)))
             self.opened = self.worker.ask("open", job=job, folder=str(folder))
@@ -73,7 +75,7 @@ class Racer:
             self.fail(reason)
 
     def ask(self, do: str, **request: Any) -> dict[str, Any] | None:
-        """The answer, or None when the contestant is out or falls out now."""
+        """The answer, or None if the contestant failed, before or now."""
         if self.worker is None:
             return None
         time.sleep(REST)
@@ -115,8 +117,8 @@ def race(
     progress: Progress,
     done: Callable[[list[Racer], list[dict[str, Any]]], None],
 ) -> None:
-    """Every entry over all work with `threads` threads. done: called after each piece of work, with how each entry
-    fares so far, and a result of each for this work.
+    """Every entry over all work with `threads` threads. done: called after each piece of work, with the state of each
+    entry and its result for this work.
     """
     racers = [Racer(entry, settings, threads) for entry in entries]
     with ExitStack() as stack:

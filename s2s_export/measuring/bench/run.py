@@ -1,4 +1,4 @@
-"""The whole of `s2s bench`: who takes part, the floor, the rounds, the record."""
+"""All of `s2s bench`: chooses the entries, measures the floor, runs the rounds, returns the record."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .contestants import OURS, Choice, Entry, modules, peers
 from .rounds import Progress, Racer, Settings, race
 from .work import grid
 
-# Whose tokens the others are compared with: the first of these that ran.
+# The others' tokens are compared with those of the first of these that ran.
 REFERENCES = ("transformers generate", "transformers generate fp16", "s2s portable", "s2s cpu-fp32")
 DEFAULT_PEERS = ("transformers", "torch-compile", "ctranslate2", "optimum")
 
 
 @dataclass(frozen=True)
 class Options:
-    """The command line, checked by `bench`. pythons: interpreters of peers, by their names."""
+    """The options of the command, checked by `bench`. pythons: interpreters of peers, by name."""
 
     checkpoint: str | None = None
     choice: Choice = field(default_factory=Choice)
@@ -45,7 +45,7 @@ def bench(
     progress: Progress = lambda text: None,
     save: Callable[[dict[str, Any]], None] = lambda done: None,
 ) -> dict[str, Any]:
-    """Measure, and return the record (`record.py`). save: is given the record after each piece of work.
+    """Measure, and return the record (`record.py`). save: called with the record after each piece of work.
 
     Raises BundleError, InvalidOption, UnknownOption.
     """

@@ -1,4 +1,4 @@
-"""A record as text: one block for each piece of work, in the manner of a profiler's summary."""
+"""A record as text, with one block for each piece of work."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LEFT_ALIGNED = frozenset({0, 1, len(HEADER) - 1})
 
 
 def render(record: dict[str, Any]) -> str:
-    """All of it: the machine, the floor, a block of lines a piece of work, loading, and who could not run."""
+    """The machine, the floor, a block for each piece of work, loading times, and which systems could not run."""
     parts = [_head(record)]
     for threads, work in _works(record):
         parts.append(_block(record, threads, work))

@@ -1,4 +1,4 @@
-"""What every contestant has to do: sources of equal length, and outputs of a fixed number of tokens.
+"""The work of every contestant: sources of equal length, and outputs with a fixed number of tokens.
 
 Letters: B sources, K beams, S source length, T target length.
 """
@@ -18,8 +18,9 @@ from ...errors import InvalidOption
 SEED = 20
 Ids = list[int]
 
-# Rules that a checkpoint may switch on and not every contestant has. With them off the search is the plain one
-# everywhere; `bad_words_ids` stay, because they keep Marian's padding token out, which every system does in its way.
+# Rules that a checkpoint may activate but that not every contestant has. They are switched off, so that all systems run
+# the same plain search. `bad_words_ids` are kept: they exclude Marian's padding token, which every system does in its
+# own way.
 NEUTRAL: Mapping[str, Any] = {
     "do_sample": False,
     "num_return_sequences": 1,
@@ -65,7 +66,7 @@ def grid(
     source_lengths: Sequence[int],
     new_tokens: int,
 ) -> list[Work]:
-    """All combinations, least work first so that each one's peak memory is its own."""
+    """All combinations, the smallest first, so that each one's peak of memory can be measured."""
     longest_source, longest_target = bundle.max_source_length, bundle.max_target_length
     wrong = []
     if new_tokens < 2:
@@ -81,7 +82,7 @@ def grid(
 
 
 def special_ids(bundle: Bundle) -> set[int]:
-    """Ids that mean something to the search and don't occur inside a source."""
+    """Ids with a special meaning, which do not occur inside a source."""
     found: set[int] = set()
     for name, value in bundle.manifest["generation"].items():
         if name.endswith("_token_id"):

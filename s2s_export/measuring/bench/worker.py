@@ -1,8 +1,8 @@
 """One contestant in a process of its own: `python -m s2s_export.measuring.bench.worker`.
 
-A request is one JSON object a line on standard input, an answer one a line on standard output: {"ok": ...},
+A request is a JSON object on one line of standard input, an answer one on a line of standard output: {"ok": ...},
 {"absent": "why it can't run here"} or {"failed": "what went wrong"}. Whatever the contestant itself prints goes to
-standard error. `remote.py` is the other end.
+standard error. `remote.py` is the parent's side.
 
     {"do": "prepare", "job": {...}, "folder": "..."}      seconds
     {"do": "open", "job": {...}, "folder": "..."}         seconds, versions, memory
@@ -24,11 +24,11 @@ from typing import Any, TextIO
 
 STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
-RESET_PEAK = "5"  # what proc(5) takes to set the peak of resident memory back to the present
+RESET_PEAK = "5"  # value for /proc/self/clear_refs that resets the peak of resident memory, see proc(5)
 
 
 def serve(requests: TextIO, answers: TextIO) -> None:
-    """Answers until the input ends."""
+    """Answer requests until the input ends."""
     from .contestants import Absent
 
     held = Held()
@@ -46,7 +46,7 @@ def serve(requests: TextIO, answers: TextIO) -> None:
 
 
 class Held:
-    """The system that this process holds, and what may be asked of it."""
+    """The system that this process has opened, and the requests that it answers."""
 
     def __init__(self) -> None:
         self._system: Any = None
@@ -63,9 +63,9 @@ class Held:
         return {"seconds": seconds, "versions": self._system.versions, "memory": memory()}
 
     def work(self, sources: list[list[int]], num_beams: int, new_tokens: int, with_tokens: bool) -> dict[str, Any]:
-        """One call, timed, and one that stops at the first token."""
+        """Time one call, and one that stops at the first token."""
         reset_peak()
-        # The first token has a call of its own, because not every system can be looked into.
+        # The first token is measured with a separate call, because not every system has hooks.
         first = self._call(sources, num_beams, 1)
         whole = self._call(sources, num_beams, new_tokens)
         tokens = whole.pop("tokens")
@@ -88,7 +88,7 @@ class Held:
             "cpu": cpu,
             "preemptions": after.ru_nivcsw - before.ru_nivcsw,
             "encoder": marks.encoder_seconds,
-            # From the beginning of a step to that of the next: graph, search and bookkeeping.
+            # From the beginning of one step to the next, which includes graph, search and bookkeeping.
             "steps": [b - a for a, b in itertools.pairwise(moments)],
             "tokens": tokens,
         }
@@ -121,11 +121,11 @@ def reset_peak() -> None:
     try:
         CLEAR_REFS.write_text(RESET_PEAK)
     except OSError:
-        return  # The peak then is that of the process so far.
+        return  # Without it, the peak is that of the whole process so far.
 
 
 def memory() -> dict[str, int]:
-    """Bytes of resident memory: the peak since `reset_peak`, and how much of the present is files mapped."""
+    """Resident memory in bytes: the peak since `reset_peak`, and the present part that is mapped files."""
     fields = {"VmHWM": "peak", "VmRSS": "resident", "RssFile": "files"}
     found = {}
     try:
@@ -140,7 +140,7 @@ def memory() -> dict[str, int]:
 
 def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # A library's prints must not get between the answers.
+    os.dup2(2, 1)  # What a library prints must not mix with the answers.
     serve(sys.stdin, answers)
 
 

@@ -1,4 +1,4 @@
-"""The attention kernels of plugins/ by themselves: against their numpy references, and their times."""
+"""The attention kernels of plugins/: compares them with their numpy references, and times them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DeviceOf = Callable[[str], Device]  # a device that has the kernels of a folder
 DTYPES = {"fp32": np.float32, "fp16": np.float16}  # numpy has no bf16
 FOLDERS = ("beam_self_attention", "cross_attention")
 OPERATIONS = {"beam_self_attention": "BeamSelfAttention", "cross_attention": "CrossAttention"}
-# Of OPUS-MT: heads, their size, tokens of a source, positions of a cache.
+# As in OPUS-MT: heads, head size, tokens of a source, positions of a cache.
 HEADS, HEAD_SIZE, SOURCE_LENGTH, CAPACITY = 8, 64, 32, 64
 
 
@@ -32,7 +32,7 @@ def on_gpu(folder: str) -> Device:
 def tensors(
     rng: np.random.Generator, folder: str, element: str, sources: int, heads: int, beams: int, size: int, length: int
 ) -> Tensors:
-    """A node's inputs. length: positions of the cache, half of them filled, or tokens of a source, some masked."""
+    """A node's inputs. length: positions of a half-filled cache, or tokens of a source, some of them masked."""
 
     def normal(*shape: int) -> NDArray[Any]:
         return rng.standard_normal(shape, np.float32).astype(DTYPES[element])
@@ -84,7 +84,7 @@ class Node:
 
 
 def error(folder: str, element: str, given: Tensors, found: NDArray[Any]) -> float:
-    """The largest difference from the reference, as a share of what is allowed. NaN where something is not finite."""
+    """The largest difference from the reference, divided by the tolerance. NaN if something is not finite."""
     reference = getattr(plugin_sources.module(f"{folder}.reference"), folder)
     scale = given["query"].shape[-1] ** -0.5
     if folder == "cross_attention":
@@ -97,7 +97,7 @@ def error(folder: str, element: str, given: Tensors, found: NDArray[Any]) -> flo
 
 
 def agree(device_of: DeviceOf, n_cases: int) -> dict[str, Any]:
-    """Random cases of all widths and elements: how many, the worst share of the tolerance, and those beyond."""
+    """Random cases of all head sizes and types: their number, the worst error / tolerance, and those above 1."""
     rng, worst, wrong = np.random.default_rng(5), 0.0, []
     for folder in FOLDERS:
         device = device_of(folder)
@@ -119,7 +119,7 @@ def agree(device_of: DeviceOf, n_cases: int) -> dict[str, Any]:
 
 
 def times(device_of: DeviceOf, batches: Sequence[int], beams: Sequence[int], n: int) -> list[dict[str, Any]]:
-    """Microseconds of a launch at OPUS-MT's sizes in fp16, of a graph of `n` of them, and the bytes that it reads."""
+    """Microseconds of a launch at OPUS-MT's sizes in fp16, measured in a graph of `n`, and the bytes that it reads."""
     found = []
     for folder in FOLDERS:
         device, length = device_of(folder), CAPACITY if folder == "beam_self_attention" else SOURCE_LENGTH

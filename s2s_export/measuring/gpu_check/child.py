@@ -1,6 +1,6 @@
 """The process of one part: `python -m s2s_export.measuring.gpu_check.child FILE FUNCTION ARGUMENTS`.
 
-FILE gets the result.
+The result is written to FILE.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from ..bench.contestants import Absent
 from . import parts
 from .plan import FAILED, OK, SKIPPED, UNFINISHED
 
-LACKS = (Absent, BackendUnavailable, MissingExtra, ImportError)  # something that is not installed here
+LACKS = (Absent, BackendUnavailable, MissingExtra, ImportError)  # raised if something is not installed here
 
 
 def call(function: str, arguments: dict[str, Any], file: Path) -> dict[str, Any]:
-    """state, `reason` unless it is ok, and `result`: what the part returned, or what it saved last."""
+    """Run a part. Returns its state, `reason` unless that is ok, and `result`: what it returned or saved last."""
     saved: dict[str, Any] = {}
 
     def save(found: dict[str, Any]) -> None:
@@ -36,7 +36,7 @@ def call(function: str, arguments: dict[str, Any], file: Path) -> dict[str, Any]
             whole = {"state": FAILED, "reason": wrong}
     except LACKS as error:
         whole = {"state": SKIPPED, "reason": str(error)}
-    except Exception as error:  # whatever a driver or a library raises is a finding
+    except Exception as error:  # any error of a driver or library is a result
         traceback.print_exc()
         whole = {"state": FAILED, "reason": f"{type(error).__name__}: {error}"}
     whole["result"] = saved
@@ -45,7 +45,7 @@ def call(function: str, arguments: dict[str, Any], file: Path) -> dict[str, Any]
 
 
 def _write(file: Path, found: dict[str, Any]) -> None:
-    """Whole or not at all."""
+    """Write the file atomically."""
     beside = file.with_suffix(".new")
     beside.write_text(json.dumps(found, indent=1) + "\n")
     os.replace(beside, file)

@@ -19,7 +19,7 @@ from . import plan, report, run, targets
 
 
 def main(arguments: Sequence[str] | None = None, call: run.Call = run.in_child) -> int:
-    """call: how a part is run; tests run them in this process."""
+    """call: runs a part; tests run parts in this process."""
     parser = argparse.ArgumentParser(prog="scripts/gpu_check", description="Checks and measures on this machine's GPU.")
     parser.add_argument("folder", type=Path, help="where results go")
     parser.add_argument("bundles", type=Path, nargs="*", help="bundles to check; random models by default")
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None, call: run.Call = run.in_child) 
 
 
 def head(device: memory.Device, command: str) -> dict[str, Any]:
-    """Where and how the results came to be."""
+    """Where and how the results were measured."""
     described = machine.describe()
     return {
         "format": "s2s-gpu-check",
@@ -70,7 +70,7 @@ def _chosen(models: list[plan.Model], names: str | None) -> list[plan.Model]:
 
 
 def _of_user(path: Path, folder: Path) -> plan.Model:
-    """A copy to build in: a check changes nothing of the user's."""
+    """A copy of a user's bundle, so that building engines does not change the original."""
     bundle.read(path)
     shutil.copytree(path, folder / path.name, ignore=shutil.ignore_patterns("engines"))
     return plan.Model(path.name, folder / path.name)

@@ -1,7 +1,7 @@
-"""Whole decodes with a real decoder where no TensorRT is: another library runs the step, all else is on the device.
+"""Whole decodes without TensorRT: another library computes the decoder step, and the search runs on the GPU.
 
-First tokens and scores against ONNX Runtime on the CPU, with rules, samples and streams, in every loop mode. Then the
-time of a step by each mode, beside transformers' generate() on the same GPU.
+First, tokens and scores are compared with those of ONNX Runtime on the CPU, with rules, samples and streams, for each
+way of repeating a step. Then the steps are timed, beside transformers' generate() on the same GPU.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SEARCHES: dict[str, dict[str, Any]] = {
     "4 beams, sampled": {"num_beams": 4, "do_sample": True, "seed": 6, "top_p": 0.9},
 }  # fmt: skip
 N_SOURCES, N_TOKENS = 8, 24
-SOURCE_LENGTH, FEW_TOKENS, MANY_TOKENS = 32, 7, 31  # a step's time is the slope between two output lengths
+SOURCE_LENGTH, FEW_TOKENS, MANY_TOKENS = 32, 7, 31  # a step's time is the slope between these output lengths
 SCORE_TOLERANCE = 1e-4  # the contract's, for fp32
 
 Save = Callable[[dict[str, Any]], None]
@@ -40,12 +40,12 @@ Decode = Callable[[list[list[int]], int, int], object]  # sources, beams, new to
 
 @dataclass(frozen=True)
 class Contestant:
-    """A way to decode: `open` gives a session that searches as `search` says (`s2s_export.load`)."""
+    """A way to decode: `open` returns a session with this `search` (see `s2s_export.load`)."""
 
     label: str
     search: str
     open: Callable[[bundles.Bundle, str], Session]
-    is_exact: bool  # whether its tokens are compared: fp32
+    is_exact: bool  # whether its tokens are compared, which is so in fp32
 
 
 def _torch(element: str, opened: bundles.Bundle, search: str) -> Session:
@@ -78,7 +78,7 @@ ONNXRUNTIME = (*_contestants("onnxruntime fp32", _onnxruntime, *DEVICE[1:], "hos
 
 
 def agreement(contestants: Sequence[Contestant], bundle: str, save: Save) -> list[str]:
-    """Tokens in fp32 against ONNX Runtime on the CPU. Returns what is wrong."""
+    """Compare tokens in fp32 with those of ONNX Runtime on the CPU. Returns what is wrong."""
     opened = bundles.read(bundle)
     reference = load(bundle, backend="onnxruntime")
     sources, _ = samples.sources(opened, N_SOURCES)
@@ -97,11 +97,11 @@ def agreement(contestants: Sequence[Contestant], bundle: str, save: Save) -> lis
                     wrong.append(f"{one.label}, {name}: {entry['outputs'] - entry['equal']} outputs differ")
                 if not entry["largest_score_difference"] <= SCORE_TOLERANCE:
                     wrong.append(f"{one.label}, {name}: scores differ by {entry['largest_score_difference']:.1e}")
-            options = session.options(**works["4 beams"])
-            streamed = [token for part in session.searcher.stream(sources[0], options) for token in part]
+            beams = session.options(**works["4 beams"])
+            streamed = [token for part in session.searcher.stream(sources[0], beams) for token in part]
             if streamed != (best := session.generate(sources[:1], **works["4 beams"])[0][0].token_ids):
                 wrong.append(f"{one.label}: the stream told {streamed}, the search found {best}")
-        except Exception as error:  # whatever a driver or library raises is a finding; the others still run
+        except Exception as error:  # any error of a driver or library is a result; the others still run
             found[one.label] = {"reason": f"{type(error).__name__}: {error}"}
             wrong.append(f"{one.label}: {type(error).__name__}: {error}")
         save({"agreement": found})
@@ -123,7 +123,7 @@ def times(
     rounds: int,
     save: Save,
 ) -> None:
-    """For each (batch size, beams): microseconds of a step, and milliseconds of a call, by system, in turns."""
+    """Microseconds of a step and milliseconds of a call of each system, in turns, for each (batch size, beams)."""
     opened = bundles.read(bundle)
     racing: dict[str, Decode] = {}
     absent: dict[str, str] = {}
@@ -131,7 +131,7 @@ def times(
     def enter(label: str, make: Callable[[], Decode]) -> None:
         try:
             racing[label] = make()
-        except Exception as error:  # a finding, as above
+        except Exception as error:  # a result, as above
             absent[label] = f"{type(error).__name__}: {error}"
 
     for one in contestants:
@@ -142,13 +142,13 @@ def times(
     for batch, beams in points:
         sources = random_sources(opened, batch, SOURCE_LENGTH)
         taken: dict[str, dict[int, list[float]]] = {name: {} for name in racing}
-        for n_round in range(rounds + 1):  # the first captures, and does not count
+        for n_round in range(rounds + 1):  # the first round captures graphs and does not count
             for name in list(racing):
                 for n in (FEW_TOKENS, MANY_TOKENS):
                     begin = time.perf_counter()
                     try:
                         racing[name](sources, beams, n)
-                    except Exception as error:  # a finding, as above
+                    except Exception as error:  # a result, as above
                         absent[name] = f"{type(error).__name__}: {error}"
                         del racing[name], taken[name]
                         break
@@ -184,7 +184,7 @@ def _theirs(checkpoint: str) -> Decode:
 
 
 def run(contestants: Sequence[Contestant], save: Save, bundle: str, checkpoint: str | None, quick: bool) -> str | None:
-    """Both. Returns what is wrong, or None."""
+    """Compare and time all contestants. Returns what is wrong, or None."""
     wrong = agreement([one for one in contestants if one.is_exact], bundle, save)
     points = [(1, 4)] if quick else [(1, 4), (8, 4), (64, 4), (1, 1), (1, 8)]
     times(contestants, bundle, checkpoint, points, 2 if quick else 3, save)

@@ -1,4 +1,4 @@
-"""What the parts do. Each is given `save`, for results as they come, and returns why it failed, or None."""
+"""The parts. Each gets `save`, for results so far, and returns the reason for which it failed, or None."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ... import plugin_sources, recipes
 from ...building import build as builds
@@ -16,18 +16,21 @@ from ...runtime import backends
 from ...runtime.session import Session, load
 from . import targets as targets_module
 
+if TYPE_CHECKING:
+    from ...runtime.device_search.loop import Mode
+
 Save = Callable[[dict[str, Any]], None]
 SEARCHES: dict[str, dict[str, Any]] = {"greedy": {"num_beams": 1}, "beam 4": {"num_beams": 4}}
 N_SOURCES, N_TOKENS, ROUNDS = 8, 32, 10
 BATCH_SIZES, BEAMS = (1, 8, 64), (1, 4, 8)
 MOST_IMPORTANT = (1, 4)  # batch size and beams
 PEERS = ("transformers", "ctranslate2")
-# How the search on the device repeats a step, and the host's search, for comparison.
+# The ways in which the search on the GPU repeats a step, and the search on the host for comparison.
 LOOPS = ("device-while", "device-replay", "device-queue", "host")
 
 
-def search(save: Save, quick: bool, modes: Sequence[str] = ("replay", "queue", "while")) -> str | None:
-    """Random searches on the GPU against their emulation, in each of the loop's modes, and how fast memory is."""
+def search(save: Save, quick: bool, modes: Sequence[Mode] = ("replay", "queue", "while")) -> str | None:
+    """Compares random searches on the GPU with their emulation in each mode, and measures the memory bandwidth."""
     from ...runtime.cuda.device import CudaDevice
     from . import search_check as check
     from . import times
@@ -45,7 +48,7 @@ def search(save: Save, quick: bool, modes: Sequence[str] = ("replay", "queue", "
 
 
 def rules(save: Save, quick: bool) -> str | None:
-    """Every decoding rule by itself on random scores, against the definition in numpy."""
+    """Compares every decoding rule on random scores with its definition in numpy."""
     from ...runtime.cuda.device import CudaDevice
     from . import rules_check
 
@@ -55,7 +58,7 @@ def rules(save: Save, quick: bool) -> str | None:
 
 
 def kernels(save: Save, quick: bool) -> None:
-    """Microseconds of each kernel of the search, and of a step whose decoder takes no time."""
+    """Microseconds of each kernel of the search, and of a step without a decoder."""
     from ...runtime.cuda.device import CudaDevice
     from . import times
 
@@ -63,7 +66,7 @@ def kernels(save: Save, quick: bool) -> None:
 
 
 def torch_steps(save: Save, bundle: str, checkpoint: str | None, quick: bool) -> str | None:
-    """Whole decodes whose decoder steps PyTorch runs: tokens against the CPU, and the time of a step."""
+    """Whole decodes with decoder steps by PyTorch: compares tokens with the CPU's, and times steps."""
     from ...runtime.cuda import device as cuda
     from . import decodes
 
@@ -72,7 +75,7 @@ def torch_steps(save: Save, bundle: str, checkpoint: str | None, quick: bool) ->
 
 
 def onnxruntime_steps(save: Save, bundle: str, quick: bool) -> str | None:
-    """The same with ONNX Runtime's CUDA provider, whose steps the host runs."""
+    """The same with ONNX Runtime's CUDA provider, whose steps are started by the host."""
     from ...runtime.backends import onnxruntime_cuda
     from . import decodes
 
@@ -82,7 +85,7 @@ def onnxruntime_steps(save: Save, bundle: str, quick: bool) -> str | None:
 
 
 def attention(save: Save, quick: bool) -> str | None:
-    """The attention kernels against their references, and microseconds of a launch at OPUS-MT's sizes."""
+    """Compares the attention kernels with their references, and times launches at OPUS-MT's sizes."""
     from . import attention as kernels_of_attention
 
     agreement = kernels_of_attention.agree(kernels_of_attention.on_gpu, 20 if quick else 300)
@@ -94,7 +97,7 @@ def attention(save: Save, quick: bool) -> str | None:
 
 
 def sanitizers(save: Save, folder: str) -> str | None:
-    """compute-sanitizer's tools over the kernels of search and attention."""
+    """Runs the kernels of search and attention under the tools of compute-sanitizer."""
     from . import sanitizers as tools
 
     return tools.run(Path(folder), save)
@@ -118,7 +121,7 @@ def build(save: Save, bundle: str, target: str, capability: str) -> None:
 
 
 def tokens(save: Save, bundle: str, target: str, quick: bool) -> str | None:
-    """Tokens and scores against ONNX Runtime on the CPU, with the device's search and with the host's."""
+    """Compares tokens and scores with ONNX Runtime on the CPU, for the search on the GPU and on the host."""
     from ...building import samples
 
     runs_it = backends.of_flavour(recipes.load(target).flavour)
@@ -141,9 +144,9 @@ def tokens(save: Save, bundle: str, target: str, quick: bool) -> str | None:
             found = {name: _compared(session, sources, works[name], expected[name], rounds) for name in works}
             save({where: {"load_seconds": load_seconds, "searches": found}})
             wrong += [f"{where}, {name}: not finite" for name, entry in found.items() if not entry["finite"]]
-        except InvalidOption as error:  # the model does not suit this search, which is no failure
+        except InvalidOption as error:  # the search does not support the model, which is not a failure
             save({where: {"reason": str(error)}})
-        except Exception as error:  # whatever a driver or library raises is a finding; the other search still runs
+        except Exception as error:  # any error of a driver or library is a result; the other search still runs
             save({where: {"reason": f"{type(error).__name__}: {error}"}})
             wrong.append(f"{where}: {type(error).__name__}: {error}")
     return "; ".join(wrong) or None
@@ -164,14 +167,14 @@ def _compared(
         "sources": len(pairs),
         "largest_score_difference": max(differences),
         "finite": all(map(math.isfinite, differences)),
-        "first_call_ms": round(taken[0], 3),  # with the graphs' capture and instantiation
+        "first_call_ms": round(taken[0], 3),  # includes capture and instantiation of graphs
         "later_calls_ms": round(statistics.median(taken[1:]), 3),
         "tokens": len(pairs[0][0].token_ids),
     }
 
 
 def steps(save: Save, bundle: str, targets: list[str], quick: bool, device: str = "cuda") -> str | None:
-    """One source, four beams: a step in a WHILE graph, replayed, queued launch by launch, and by the host."""
+    """One source, four beams: times a step in a WHILE graph, replayed, queued, and with the search on the host."""
     from ..bench.contestants import Choice
     from ..bench.run import Options
 
@@ -183,7 +186,7 @@ def steps(save: Save, bundle: str, targets: list[str], quick: bool, device: str 
 def speed(
     save: Save, bundle: str, checkpoint: str | None, targets: list[str], quick: bool, device: str = "cuda"
 ) -> str | None:
-    """Tokens a second of every target, of the device's search and the host's, beside transformers and CTranslate2."""
+    """Tokens per second of every target with the search on GPU and host, beside transformers and CTranslate2."""
     from ..bench.contestants import Choice
     from ..bench.run import Options
 
@@ -196,20 +199,20 @@ def speed(
 
 
 def _rounds(quick: bool) -> dict[str, Any]:
-    # No more new tokens than there are to copy: behind its source's end the model that copies says what rounding says.
+    # Not more tokens than the source has: after its end, the output of the copying model depends on rounding.
     if quick:
         return {"source_lengths": (10,), "new_tokens": 8, "repeats": 1}
     return {"source_lengths": (32,), "new_tokens": 31, "repeats": 3}
 
 
 def _race(save: Save, bundle: str, options: Any) -> str | None:
-    """Fails where none of ours was measured; who else could not run says so in the table."""
+    """Fails if none of our entries was measured. The table has the reasons of all others that could not run."""
     from ..bench.contestants import OURS
     from ..bench.run import bench
 
     found = bench(bundle, options, "scripts/gpu_check", save=save)
     save(found)
-    # A backend that nothing was built for has no precision.
+    # A backend without an engine has no precision.
     ours = [entry for entry in found["contestants"] if entry["contestant"] == OURS and entry["precision"]]
     if all(entry["reason"] for entry in ours):
         return "; ".join(f"{entry['label']}: {entry['reason']}" for entry in ours) or "no target of ours takes part"

@@ -1,4 +1,4 @@
-"""The parts of a check in their order: first what every other result rests on, then the numbers that matter most."""
+"""The parts of a check in order: first those on which all others depend, then the most important numbers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ OK, FAILED, SKIPPED, UNFINISHED = "ok", "failed", "skipped", "unfinished"  # sta
 
 @dataclass(frozen=True)
 class Model:
-    """What is measured. checkpoint: what the bundle is exported from and other systems read; None for a user's."""
+    """A model to measure. checkpoint: from which the bundle is exported, and for other systems; None for a user's."""
 
     name: str
     bundle: Path
@@ -21,8 +21,8 @@ class Model:
 
 @dataclass(frozen=True)
 class Part:
-    """function: of parts.py, called with `arguments`, which are JSON-able. minutes: after which it is stopped.
-    needs: a part without whose success this one is skipped.
+    """function: a name in parts.py, called with `arguments`, which are JSON values. minutes: after which it is stopped.
+    needs: the part that must have succeeded, or this one is skipped.
     """
 
     name: str
@@ -37,7 +37,7 @@ def random_models(folder: Path) -> list[Model]:
 
 
 def parts(models: Sequence[Model], targets: Sequence[str], capability: str, folder: Path, *, quick: bool) -> list[Part]:
-    """folder: where results go, for tools that write files of their own."""
+    """All parts of a check. folder: for tools that write files of their own."""
     found = [Part("search", "search", {"quick": quick})]
     for number, model in enumerate(models):
         found += _of_model(model, targets, capability, quick)
@@ -47,7 +47,7 @@ def parts(models: Sequence[Model], targets: Sequence[str], capability: str, fold
 
 
 def only(parts: Sequence[Part], words: Sequence[str]) -> list[Part]:
-    """Those whose names have one of the words behind the model's, and what they need."""
+    """The parts whose names, after that of the model, have one of the words, and the parts that they need."""
     found: list[Part] = []
     for part in reversed(parts):
         word = part.name.rpartition(": ")[2].partition(" ")[0]

@@ -1,4 +1,4 @@
-"""The results on disk: JSON for programs, and tables for people. Written anew after each part."""
+"""Writes the results as JSON and as tables, again after each part."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def write(folder: Path, result: dict[str, Any]) -> None:
 
 
 def pack(folder: Path) -> None:
-    """All results and the parts' logs as one archive, for machines from which few files come back."""
+    """Pack all results and logs into one archive, which is easier to copy."""
     with tarfile.open(folder / ARCHIVE, "w:gz") as archive:
         for path in sorted([folder / TABLE, folder / RESULT, *(folder / "parts").iterdir()]):
             archive.add(path, path.relative_to(folder))
@@ -83,7 +83,7 @@ def _tokens(found: dict[str, Any]) -> Iterator[str]:
 
 
 def _speed(found: dict[str, Any]) -> Iterator[str]:
-    """A record of `s2s bench`."""
+    """The tables for a record of `s2s bench`."""
     for floor in found["bandwidth"]["floors"]:
         yield (
             f"Floor of a step: {floor['step_seconds'] * 1e6:.1f} us, {floor['bytes'] / 1e6:.0f} MB of weights of "
@@ -158,7 +158,7 @@ def _sanitizers(found: dict[str, Any]) -> Iterator[str]:
         yield f"- {name}: {'clean' if entry['status'] == 0 else 'status ' + str(entry['status'])}"
 
 
-# By the last word of a part's name, targets left out.
+# By the last word of a part's name, without targets.
 TABLES = {
     "search": _search, "rules": _rules, "torch": _decodes, "onnxruntime": _decodes, "tokens": _tokens, "steps": _speed,
     "speed": _speed, "kernels": _kernels, "attention": _attention, "sanitizers": _sanitizers,

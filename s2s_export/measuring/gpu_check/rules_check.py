@@ -1,4 +1,4 @@
-"""The kernel of the decoding rules alone, one step on random scores, against the definition in `decoding.rules`."""
+"""Compares one step of the decoding rules' kernel on random scores with the definitions in `decoding.rules`."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from ...runtime.device_search.rules import serialise
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
-# A value of every option that switches a rule on, by the option's name.
+# By the name of each option: a value that activates its rule.
 FILTERS: dict[str, Any] = {name: option.example for name, option in rules.options().items() if option.kind == "filter"}
 EDITS: dict[str, Any] = {name: option.example for name, option in rules.options().items() if name not in FILTERS}
-# Exponentials, logarithms and sums over the vocabulary, whose last places differ.
+# For exponentials, logarithms and sums over the vocabulary, which differ in their last digits.
 RELATIVE = ABSOLUTE = 4e-6
-MOST_UNEQUAL = 0.02  # of a filter's rows: where a token lies at the very threshold
+MOST_UNEQUAL = 0.02  # of a filter's rows, in which a token is exactly at the threshold
 
 
 def applied(device: Device, options: GenerationOptions, scores: Floats, history: Ints, sources: Ints) -> Floats:
@@ -64,7 +64,7 @@ def applied(device: Device, options: GenerationOptions, scores: Floats, history:
 
 
 def defined(options: GenerationOptions, scores: Floats, history: Ints, sources: Ints) -> Floats:
-    """The same by the definition."""
+    """The same, computed by the definition."""
     view = View(history.shape[2], sources, lambda: history)
     scores = scores.copy()
     for rule in active(options, scores.shape[-1]):
@@ -78,8 +78,8 @@ def defined(options: GenerationOptions, scores: Floats, history: Ints, sources: 
 
 
 def agree(device: Device, n_cases: int, vocabulary_sizes: Sequence[int] = (40, 5000, 58101)) -> dict[str, Any]:
-    """Every rule by itself. By its option's name: rows, and how many of them are unequal. wrong: the rules that differ
-    by more than rounding can explain.
+    """Check each rule separately. By the name of its option: how many rows, and how many of them are unequal. wrong:
+    the rules that differ by more than rounding can explain.
     """
     found: dict[str, dict[str, int]] = {}
     known = rules.options()

@@ -1,6 +1,6 @@
-"""Runs the parts, each in a process of its own: a driver that aborts, hangs or loses the device takes one part with it.
+"""Runs each part in a process of its own, so that a driver that aborts or hangs affects one part only.
 
-The results so far are on disk after every part, and FOLDER/parts/ has each one's own file while it still runs.
+The results so far are saved after every part. FOLDER/parts/ has a file for each part, also while it runs.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from .plan import FAILED, OK, SKIPPED, UNFINISHED, Part
 
 Call = Callable[[Part, Path], dict[str, Any]]
 CHILD = "s2s_export.measuring.gpu_check.child"
-LAST_WORDS = 300  # characters of its log that are shown when a part's process dies
+LAST_WORDS = 300  # characters from the end of its log that are shown if a part's process dies
 
 
 def run(parts: Sequence[Part], result: dict[str, Any], folder: Path, minutes: float, call: Call) -> None:
-    """Adds to result["parts"] what became of each: name, state, seconds, `reason` unless it is ok, `result`."""
+    """Run the parts, and add each to result["parts"]: name, state, seconds, `reason` unless it is ok, `result`."""
     (folder / "parts").mkdir(exist_ok=True)
     started = time.monotonic()
     for part in parts:
@@ -52,7 +52,7 @@ def _file(part: Part) -> str:
 
 
 def in_child(part: Part, file: Path) -> dict[str, Any]:
-    """What the part's process left in its file, or how it ended."""
+    """The result in the file of the part's process, or how the process ended."""
     file.unlink(missing_ok=True)
     log = file.with_suffix(".log")
     command = [sys.executable, "-m", CHILD, str(file), part.function, json.dumps(part.arguments)]
@@ -63,7 +63,7 @@ def in_child(part: Part, file: Path) -> dict[str, Any]:
         except subprocess.TimeoutExpired:
             status = None
         finally:
-            with contextlib.suppress(ProcessLookupError):  # its own children too
+            with contextlib.suppress(ProcessLookupError):  # also its child processes
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     found = json.loads(file.read_text()) if file.is_file() else {"state": UNFINISHED, "result": {}}

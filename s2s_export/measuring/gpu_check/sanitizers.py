@@ -1,4 +1,4 @@
-"""compute-sanitizer's tools over the kernels: whole parts of the check, run again under each tool."""
+"""Runs parts of the check again under each tool of compute-sanitizer."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from .plan import FAILED
 
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
 PARTS: dict[str, dict[str, Any]] = {"search": {"quick": True}, "attention": {"quick": True}}
-# racecheck of CUDA 13.0 breaks off by itself over a WHILE graph (seen on an H100); the kernels are the same without.
+# racecheck of CUDA 13.0 aborts in a WHILE graph (seen on an H100). The kernels are the same without one.
 FIXED: dict[tuple[str, str], dict[str, Any]] = {("racecheck", "search"): {"modes": ["queue"]}}
-FOUND = 9  # the status by which the tool says that it found something
+FOUND = 9  # exit status of the tool if it found an error
 CHILD = "s2s_export.measuring.gpu_check.child"
 
 
 def run(folder: Path, save: Callable[[dict[str, Any]], None]) -> str | None:
-    """Each tool's status and last words, by part and tool; files go to `folder`. Returns what is wrong, or None.
+    """Save each tool's status and the end of its output, by part and tool. Returns what is wrong, or None.
 
-    Raises BackendUnavailable where compute-sanitizer is not installed.
+    folder: for the files of the tools. Raises BackendUnavailable if compute-sanitizer is not installed.
     """
     program = shutil.which("compute-sanitizer")
     if program is None:

@@ -1,4 +1,4 @@
-"""Random searches on a device against the same on the emulation. Logits stand still: the search is what is compared."""
+"""Compares random searches on a GPU with their emulation. Logits are constant, as only the search is compared."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ...runtime.decoding.options import GenerationOptions, resolve
 from ...runtime.device_search.loop import DeviceSearch, Mode
 from . import times
 
-# Log-probabilities sum to scores in the same order, but expf and logf of a GPU differ from a CPU's in the last place.
+# Sums are in the same order, but expf and logf on a GPU differ from those on a CPU in the last digit.
 TOLERANCE = 2e-5
 
 
 def options_for(chance: random.Random, vocabulary_size: int) -> GenerationOptions:
-    """A search at random, most with rules, some that draw."""
+    """Random options of a search: most have rules, and some sample."""
     given: dict[str, Any] = {
         "num_beams": chance.choice([1, 1, 2, 4, 5, 8, 16]),
         "max_new_tokens": chance.randint(1, 12),
@@ -61,9 +61,9 @@ def agree(
     device: Device,
     n_cases: int,
     vocabulary_sizes: Sequence[int] = (40, 1000, 5000),
-    modes: Sequence[str] = ("replay", "queue", "while"),
+    modes: Sequence[Mode] = ("replay", "queue", "while"),
 ) -> dict[str, Any]:
-    """Random searches on the device and on the emulation: same tokens, scores within TOLERANCE."""
+    """Compare random searches on the GPU and in the emulation: equal tokens, scores within TOLERANCE."""
     different = []
     for seed in range(n_cases):
         chance, rng = random.Random(seed), np.random.default_rng(seed)

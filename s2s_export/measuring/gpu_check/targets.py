@@ -1,4 +1,4 @@
-"""Which targets suit a GPU, and their recipes cut down to it."""
+"""The targets for a GPU, with their recipes reduced to that GPU."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from ... import recipes
 from ...recipes import Recipe
 from ...runtime import backends
 
-MOST = {"B": 64, "K": 8}  # what is measured, whatever a recipe's ranges are
+MOST = {"B": 64, "K": 8}  # sizes that are measured, whatever a recipe's ranges are
 
 
 def suiting(capability: str) -> list[str]:
-    """Targets whose library is here and whose GPUs include this one, fp16 first. Of a library that is here and of which
-    no target names this GPU, its plain fp16 target: whether it runs is a finding.
+    """Targets whose library is installed and that are for this GPU, fp16 first. If an installed library has no target
+    for this GPU, its plain fp16 target, to see whether it runs.
     """
     found: list[str] = []
     usable = [b for b in backends.by_preference() if not b.computes_on_cores and b.unavailable() is None]
@@ -28,7 +28,7 @@ def suiting(capability: str) -> list[str]:
 
 
 def narrowed(recipe: Recipe, capability: str, folder: Path) -> Path:
-    """The recipe as a file: for this GPU alone, so that a build is as quick as can be, and for all that is measured."""
+    """Write the recipe for this GPU only, so that it builds faster, and with ranges for all that is measured."""
     lines = [f'flavour = "{recipe.flavour}"', f'precision = "{recipe.precision}"']
     if recipe.compute_capabilities:
         lines.append(f'compute_capabilities = ["{capability}"]')

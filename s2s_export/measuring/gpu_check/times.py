@@ -1,4 +1,4 @@
-"""What the search takes on a GPU: each kernel, a step by each mode, a graph's capture. Logits stand still here."""
+"""Times the search on a GPU, with constant logits: each kernel, a step in each mode, the capture of graphs."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ VOCABULARIES = {"OPUS-MT": 58101, "T5-small": 32128}
 BATCHES, BEAMS = (1, 8, 64), (1, 4, 8)
 N_TOKENS = 64
 MEASURED = ("queue", "replay", "while")
-LAUNCHES = 50  # of a kernel in one graph, to time it
+LAUNCHES = 50  # launches of a kernel in one graph, to time it
 BANDWIDTH_BYTES, LEAST_BANDWIDTH_BYTES = 1 << 30, 1 << 24
 
 
 class StillExecutor:
-    """Logits that never change. What it enqueues is nothing."""
+    """An executor with constant logits, which queues nothing."""
 
     def __init__(self, device: Device, logits: NDArray[np.float32], capacity: int) -> None:
         self.n_sources, self.n_beams, self.vocabulary_size = logits.shape
@@ -53,9 +53,9 @@ class StillExecutor:
 
 
 def bandwidth(device: Device, n_bytes: int = BANDWIDTH_BYTES) -> float:
-    """Bytes a second that a copy reads and writes, the best of five: what the floors are reckoned with.
+    """Bytes per second that a copy reads and writes, the best of five, from which floors are computed.
 
-    n_bytes: of the copy; less where there is no room for it twice.
+    n_bytes: size of the copy; less if the memory does not have room for it twice.
     """
     blocks: list[int] = []
     stream = device.create_stream()
@@ -75,7 +75,7 @@ def bandwidth(device: Device, n_bytes: int = BANDWIDTH_BYTES) -> float:
 
 
 def times(device: Device, vocabulary_size: int, batch: int, beams: int, rules: bool, n: int) -> dict[str, Any]:
-    """Microseconds of each kernel, and of a step by each mode, with the decoder's own step taking no time."""
+    """Microseconds of each kernel, and of a step in each mode, without a decoder."""
     given: dict[str, Any] = {"num_beams": beams, "max_new_tokens": N_TOKENS, "min_new_tokens": N_TOKENS}
     given |= {"eos_token_id": 2, "decoder_start_token_id": 1}
     if rules:
@@ -84,7 +84,7 @@ def times(device: Device, vocabulary_size: int, batch: int, beams: int, rules: b
         del given["min_new_tokens"]
     options = resolve({}, given, vocabulary_size=vocabulary_size)
     logits = np.random.default_rng(0).standard_normal((batch, beams, vocabulary_size)).astype(np.float32)
-    logits[..., 2] = -30.0  # nothing ends early
+    logits[..., 2] = -30.0  # no output ends early
     executor = StillExecutor(device, logits, options.max_length)
     search = DeviceSearch(device, executor)
     sources = [[3]] * batch
@@ -94,7 +94,7 @@ def times(device: Device, vocabulary_size: int, batch: int, beams: int, rules: b
         for mode in modes:
             begin = time.perf_counter()
             search.run(sources, options, mode=mode)
-            found[f"{mode}_first_call_ms"] = 1e3 * (time.perf_counter() - begin)  # allocation, loading, instantiation
+            found[f"{mode}_first_call_ms"] = 1e3 * (time.perf_counter() - begin)  # includes loading, instantiation
             taken = []
             for _ in range(n):
                 begin = time.perf_counter()
@@ -117,8 +117,8 @@ def times(device: Device, vocabulary_size: int, batch: int, beams: int, rules: b
 
 
 def launch_us(device: Device, stream: int, queue: Callable[[], None], n: int = LAUNCHES) -> float:
-    """Microseconds of a launch that `queue` queues, of a graph of `n` of them: queued from Python one by one, a launch
-    would cost more than many a kernel."""
+    """Microseconds of a launch that `queue` queues, measured in a graph of `n`: queued one by one from Python, launches
+    would take longer than many kernels."""
 
     def many() -> None:
         for _ in range(n):
@@ -127,14 +127,14 @@ def launch_us(device: Device, stream: int, queue: Callable[[], None], n: int = L
     queue()
     graph = device.capture(stream, many)
     try:
-        graph.launch(stream)  # a graph's first launch uploads it
+        graph.launch(stream)  # the first launch of a graph uploads it
         return 1e6 * min(device.seconds(stream, functools.partial(graph.launch, stream)) for _ in range(3)) / n
     finally:
         graph.close()
 
 
 def _captures(device: Device, buffers: Any, n: int) -> dict[str, float]:
-    """Milliseconds of a graph's capture and instantiation. None is ever updated: all that changes lies in memory."""
+    """Milliseconds of capturing and instantiating a graph. Graphs are never updated: what changes is in memory."""
 
     def median(make: Callable[[], Graph]) -> float:
         taken = []
@@ -158,7 +158,7 @@ def _first(options: GenerationOptions, executor: StillExecutor) -> tuple[Any, ND
 
 
 def measure(device: Device, save: Callable[[dict[str, Any]], None], *, quick: bool = False) -> None:
-    """`times` for every vocabulary, batch and number of beams, with and without rules. save: is given all so far."""
+    """`times` for every vocabulary, batch and number of beams, with and without rules. save: gets all times so far."""
     speed = bandwidth(device)
     found: list[dict[str, Any]] = []
     for vocabulary_size in VOCABULARIES.values():
@@ -166,7 +166,7 @@ def measure(device: Device, save: Callable[[dict[str, Any]], None], *, quick: bo
             for beams in BEAMS:
                 for rules in (False, True):
                     entry = times(device, vocabulary_size, batch, beams, rules, 5 if quick else 20)
-                    # What must be read at least: the logits, in fp32 here.
+                    # The least that must be read: the logits, here in fp32.
                     entry["floor_us"] = 1e6 * batch * beams * vocabulary_size * 4 / speed
                     found.append(entry)
                     save({"bytes_per_second": speed, "times": found})

@@ -3,7 +3,7 @@
     options = resolve(generation_config, {"num_beams": 4}, vocabulary_size=V, max_target_length=N)
     hypotheses = decode(state, sources, options)
 
-`state.py` is what executes the graphs, seen from here. numpy only.
+`state.py` is the interface to what executes the graphs. Needs numpy only.
 """
 
 from .decode import decode, decode_stream

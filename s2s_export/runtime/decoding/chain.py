@@ -1,12 +1,12 @@
-"""All active rules, applied to what a step of the decoder returns.
+"""Applies all active rules to what a decoder step returns.
 
-Letters: B sources, K beams, R = B*K rows, M candidates, Q probed tokens, V vocabulary, W = M+Q or V tokens looked at.
+Letters: B sources, K beams, R = B*K rows, M candidates, Q probed tokens, V vocabulary, W = M+Q or V tokens considered.
 
-With sparse rules only, the best M tokens of a row and the Q tokens that the rules name are all that can matter: a token
-that no rule names keeps its score, so among the best `n` after the rules it was among the best n + Q before them. The
-search asks for that many, applies the edits to the probed tokens, drops those from the candidates, and has the same
-best `n` as the whole distribution would give. With a dense rule the whole distribution is asked for. Both apply an edit
-with the same function, `apply_edit`, to a flat array of scores.
+If all rules are sparse, only the best M tokens of a row and the Q tokens that the rules name can matter: a token that
+no rule names keeps its score, so that if it is among the best `n` after the rules, it was among the best n + Q before.
+The search asks for that many candidates, applies the edits to the probed tokens, removes those from the candidates, and
+gets the same best `n` as from the whole distribution. With a dense rule, it asks for the whole distribution. In both
+cases, `apply_edit` applies an edit to a flat array of scores.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from .rule import MINUS_INFINITY, DenseRule, Edit, Rule, SparseRule, View
 from .rules import active
 from .state import Floats, Ints, StepQuery, StepResult
 
-# Tokens a row beyond which the whole distribution is asked for instead: a partial sort of more than this many costs
-# more than copying the distribution out.
+# The most candidates in a row. If more were needed, the whole distribution is asked for instead, because a partial sort
+# of more tokens takes longer than copying the distribution.
 MOST_CANDIDATES = 512
 
 
 @dataclass
 class Scored:
-    """The tokens looked at, after the rules. Entries with minus infinity may be there only to fill a row.
+    """The tokens considered, with their scores after the rules. Entries of minus infinity may only fill a row.
 
-    ids [B, K, W] int64, or None where W = V and position is id. log_probs [B, K, W]: what the rules make of the
-    log-probabilities. logits [B, K, W]: what they make of the logits, or the same array where that chooses alike.
+    ids [B, K, W] int64, or None if W = V and the position is the id. log_probs [B, K, W]: the log-probabilities after
+    the rules. logits [B, K, W]: the logits after the rules, or the same array if it leads to the same choice.
     """
 
     ids: Ints | None
@@ -54,7 +54,7 @@ class Chain:
         self._last: tuple[list[Edit], int, Plan] | None = None
 
     def plan(self, view: View, n_rows: tuple[int, int], n_best: int, *, attention: bool = False) -> Plan:
-        """What to ask of the step whose result will be looked at. n_rows: B, K. n_best: tokens wanted of each row."""
+        """The query for the next step. n_rows: B, K. n_best: how many of the best tokens of each row are needed."""
         if self._is_dense:
             return Plan(StepQuery(1, dense=True, attention=attention), self._rules, view, None)
         edits = [edit for rule in self._rules if isinstance(rule, SparseRule) and (edit := rule.edit(view)) is not None]
@@ -65,7 +65,7 @@ class Chain:
         if n_candidates > MOST_CANDIDATES:
             return Plan(StepQuery(1, dense=True, attention=attention), self._rules, view, None)
         ids = probe.ids if probe.n_changed else None
-        # Without the view, which leads back to whoever keeps this plan: a cycle would hold the caches for long.
+        # The plan must not refer to the view: the reference cycle would keep the caches alive after the search.
         plan = Plan(StepQuery(n_candidates, ids, attention=attention), self._rules, None, probe)
         self._last = (edits, n_rows[0], plan)
         return plan
@@ -76,10 +76,10 @@ def _same(before: Sequence[Edit], now: Sequence[Edit]) -> bool:
 
 
 class Probe:
-    """The tokens that some edits name, sorted in each row, and where each mention of them is.
+    """The tokens that edits name, sorted in each row, and the positions of each mention.
 
-    ids [B, K, Q] int64. counts [R, Q]: the first place of each token. n_changed: the most different tokens of one row.
-    places: for each edit, the flat positions in [R, Q] of the tokens it names.
+    ids [B, K, Q] int64. counts [R, Q]: true at the first position of each token. n_changed: most tokens in a row.
+    places: for each edit, the flat positions in [R, Q] of the tokens that it names.
     """
 
     def __init__(self, edits: Sequence[Edit], n_rows: tuple[int, int], vocabulary_size: int) -> None:
@@ -98,19 +98,19 @@ class Probe:
         self.counts[:, 1:] &= named[:, 1:] != named[:, :-1]
         self.n_changed = int(self.counts.sum(axis=1).max(initial=0))
         self.ids = np.maximum(named, 0).reshape(*n_rows, -1)
-        # A token's place is that of its first mention in the sorted row; no token's is one past the end.
+        # A token's place is its first mention in the sorted row. That of NO_TOKEN is one past the end.
         at = np.arange(named.size).reshape(shape)
         first = np.where(named >= 0, np.maximum.accumulate(np.where(self.counts, at, 0), axis=1), named.size)
         places = np.empty_like(at)
         places[np.arange(n)[:, None], order] = first
         ends = list(accumulate(widths))
         self.places = [places[:, end - width : end] for width, end in zip(widths, ends, strict=True)]
-        # One key a mention, the row and then the id + 1, in one ascending array.
+        # One key for each mention, made of the row and the id + 1, in one ascending array.
         self._row = (np.arange(n) * (vocabulary_size + 1) + 1)[:, None]
         self._keys = (named + self._row).ravel()
 
     def holds(self, ids: Ints) -> NDArray[np.bool_]:
-        """Which of ids [R, M] are probed in their row."""
+        """Which of the ids [R, M] are probed in their row."""
         keys = ids + self._row
         found = np.searchsorted(self._keys, keys)
         held: NDArray[np.bool_] = self._keys[np.minimum(found, len(self._keys) - 1)] == keys
@@ -127,7 +127,7 @@ class Plan:
         self._probe = probe
 
     def read(self, result: StepResult, *, logits: bool) -> Scored:
-        """The step's tokens after the rules. logits: the rules' effect on logits is wanted as well."""
+        """The step's tokens after the rules. logits: whether the scores of the logits are needed as well."""
         read = self._read_dense if self._probe is None else self._read_sparse
         ids, log_probs = read(result, None)
         return Scored(ids, log_probs, read(result, result.log_normalizer)[1] if logits else log_probs)
@@ -135,7 +135,7 @@ class Plan:
     def _read_dense(self, result: StepResult, shift: Floats | None) -> tuple[None, Floats]:
         if result.log_probs is None or self._view is None:
             raise ValueError("the decode state returned no log_probs, expected them for a query with dense=True")
-        scores = result.log_probs.astype(np.float32)  # A copy: the state's buffer is not ours to change.
+        scores = result.log_probs.astype(np.float32)  # A copy, because the buffer belongs to the state.
         if shift is not None:
             scores += shift[..., None]
         for rule in self._rules:
@@ -168,7 +168,7 @@ class Plan:
 
 
 def edit_dense(scores: Floats, edit: Edit) -> Floats:
-    """An edit of the whole distribution [B, K, V], which may be overwritten."""
+    """Apply an edit to the whole distribution [B, K, V], which may be overwritten."""
     n_sources, n_beams, vocabulary_size = scores.shape
     ids = _by_row(edit.ids, (n_sources, n_beams))
     rows = (np.arange(n_sources * n_beams) * vocabulary_size)[:, None]
@@ -177,7 +177,7 @@ def edit_dense(scores: Floats, edit: Edit) -> Floats:
 
 
 def apply_edit(scores: Floats, places: Ints, edit: Edit) -> Floats:
-    """Scores [n + 1] after an edit, whose tokens are at `places`; the last score belongs to no token. Overwrites."""
+    """Apply an edit, whose tokens are at `places`, to scores [n + 1] in place. The last score belongs to no token."""
     if edit.kind == "ban":
         scores[places] = MINUS_INFINITY
     elif edit.kind == "add":

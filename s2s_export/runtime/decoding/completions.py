@@ -1,4 +1,4 @@
-"""Sequences of tokens of which the last one matters once the others have just been generated."""
+"""Finds sequences of tokens of which all but the last have just been generated."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ from .state import Ints
 
 
 class Completions:
-    """For each of W sequences, in the order of `permutation`: its last token where its beginning ends a row, NO_TOKEN
-    elsewhere.
+    """Finds, for each of W sequences, its last token if a row ends with the tokens before it, and NO_TOKEN otherwise.
 
-    Sequences are grouped by length, so that a group is matched with one comparison. permutation [W]: which of the given
-    sequences each column of `find` is about.
+    Sequences of the same length are compared together. permutation [W]: the sequence of each column of `find`.
     """
 
     def __init__(self, words: Sequence[tuple[int, ...]]) -> None:
@@ -33,7 +31,7 @@ class Completions:
         self.constant = None if self.reads_history else shared_ids([word[0] for word in words])
 
     def find(self, view: View) -> Ints:
-        """[B, K, W], or [1, 1, W] where every sequence has one token."""
+        """The tokens [B, K, W], or [1, 1, W] if every sequence has one token."""
         if self.constant is not None:
             return self.constant
         history = view.history()

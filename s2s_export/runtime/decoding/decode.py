@@ -1,4 +1,4 @@
-"""The entrance: sources that a decode state holds, and options, to hypotheses."""
+"""The entry point: decodes the sources of a decode state with given options."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def decode(
     source_numbers: Sequence[int] | None = None,
     leave_early: bool = True,
 ) -> list[list[Hypothesis]]:
-    """The outputs of every source, best first (sampled ones in the order of their rows).
+    """The outputs of every source, best first; samples in the order of their rows.
 
-    state: holds the sources, `options.n_rows` beams of each, and is used up. sources: the token ids that rules about
-    the source read, without padding; empty ones where a source is no text.
+    state: holds the sources with `options.n_rows` beams each, and can't be used again. sources: token ids without
+    padding, which rules about the source read; empty if a source is not text.
     alignments: True for `Hypothesis.alignment`, "heads" for `alignment_heads` as well.
-    on_prefix: called with a source's index and the tokens, prompt included, that have become sure since the last call.
-    source_numbers: by which sampling tells sources apart; their indices if None.
-    leave_early: closed sources leave the batch. Changes no output.
+    on_prefix: called with a source's index and the tokens, prompt included, that have become final since the last call.
+    source_numbers: the numbers on which random draws depend; the sources' indices if None.
+    leave_early: whether closed sources leave the batch. This changes no output.
     """
     search = _make(state, sources, options, alignments, on_prefix is not None, source_numbers, leave_early)
     if on_prefix is None:
@@ -57,9 +57,9 @@ def decode(
 def decode_stream(
     state: DecodeState, source: Sequence[int], options: GenerationOptions, *, source_number: int = 0
 ) -> Iterator[list[int]]:
-    """Token ids of one source's best output as they become sure; together they are its `token_ids`, prompt included.
+    """Token ids of one source's best output as they become final: together its `token_ids`, including the prompt.
 
-    With one beam a token is sure at once. With several, tokens are sure as far as all running beams and the best
+    With one beam, a token is final at once. With several, tokens are final as far as all running beams and the best
     finished output agree.
     """
     search = _make(state, [source], options, False, True, [source_number], True)

@@ -1,7 +1,7 @@
-"""What a device needs to know of a rule: the constants of its edit, and when it is active.
+"""What the search on a GPU needs to know about a rule: the constants of its edit, and when it is active.
 
-The kernel that reads it is `apply_rules` in plugins/beam_search/rules.cuh. A rule gives its form with `device_form`;
-one that has none does not run on a device, and says so.
+The kernel `apply_rules` in plugins/beam_search/rules.cuh reads it. `Rule.device_form` returns it; a rule without one
+can't be used in a search on a GPU, which reports that.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ Named = Literal["listed", "history", "source", "ngram", "source_ngram", "sequenc
 
 @dataclass(frozen=True)
 class DeviceForm:
-    """effect: the kinds of `rule.Edit`, what changes every score by itself, and what keeps some tokens of the whole
-    distribution. named: which tokens an edit is about.
+    """effect: a kind of `rule.Edit`, or a change of every score by itself, or a filter of the whole distribution.
+    named: which tokens an edit changes.
 
-    first_length, last_length: tokens so far, prompt included, from and up to which the rule is active.
-    n: of an n-gram; the k of top_k; how many tokens top_h looks at; how many the other filters keep at least.
+    first_length, last_length: the rule is active between these lengths, both included, in tokens with the prompt.
+    n: size of an n-gram; the k of top_k; how many tokens top_h considers; how many other filters keep at least.
     ids: the listed tokens.
-    sequences: of each the last token is meant where the others end the text.
-    amounts: of each mention (add), or of each length from `first_length` on (grow). amount: of scale, temperature; for
-    top_p the share that is removed, for the other filters what their option says.
+    sequences: the last token of each is changed if the text ends with the tokens before it.
+    amounts: for each mention (add), or for each length from `first_length` on (grow). amount: for scale and
+    temperature; for top_p the share that is removed, for other filters the value of their option.
     """
 
     effect: Edited | Rescaled | Filtered
@@ -43,5 +43,5 @@ class DeviceForm:
 
 
 def distinct(ids: Iterable[int]) -> tuple[int, ...]:
-    """Each id once, in order: a listed token is changed once however often it is named."""
+    """Each id once, in order: a token that is listed several times is changed once."""
     return tuple(dict.fromkeys(int(i) for i in ids))

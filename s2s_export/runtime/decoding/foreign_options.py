@@ -1,9 +1,9 @@
-"""Options that transformers' generate() has and this package does not.
+"""Options of transformers' generate() that this package does not have.
 
-Two tables. `IGNORED` names those that can't change a token: accepted, and without effect. `NO_OPS` names those that
-can, each with the values at which it changes nothing; at any other value it is refused by name.
-A key of a checkpoint's generation_config.json that is in neither table is unknown to transformers too, which keeps such
-keys and does not read them; `resolve` passes over them, while a user's unknown option is an error.
+`IGNORED` has those that can't change a token: they are accepted, and have no effect. `NO_OPS` has those that can, with
+the values at which they change nothing; with any other value, an option is refused by name. A key of a checkpoint's
+generation_config.json that is in neither table is unknown to transformers as well, which keeps such keys without
+reading them; `resolve` ignores them, but an unknown option from the user is an error.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _at_most(bound: float) -> Callable[[Any], bool]:
     return lambda value: value is None or (isinstance(value, (int, float)) and value <= bound)
 
 
-# Name -> whether this value changes nothing.
+# By name: a function that says whether a value changes nothing.
 NO_OPS: Mapping[str, Callable[[Any], bool]] = {
     "num_beam_groups": _at_most(1),
     "diversity_penalty": lambda value: value is None or value == 0,
@@ -87,12 +87,12 @@ NO_OPS: Mapping[str, Callable[[Any], bool]] = {
     "cache_implementation": lambda value: value not in ("quantized", "paged"),
 }
 
-# In a checkpoint's file these are read by no generate() of transformers 5, so there they are passed over.
+# In a checkpoint's file, generate() of transformers 5 does not read these, so they are ignored there.
 INERT_DEFAULTS = frozenset({"forced_decoder_ids"})
 
 
 def refusal(name: str, value: Any, *, is_default: bool) -> str | None:
-    """Why this foreign option can't be honoured, or None where it has no effect or is not in the tables."""
+    """Why this option is not supported, or None if it has no effect or is not in the tables."""
     if name in IGNORED or name not in NO_OPS or (is_default and name in INERT_DEFAULTS):
         return None
     if NO_OPS[name](value):

@@ -9,14 +9,14 @@ from .state import Floats
 
 @dataclass
 class Hypothesis:
-    """What generate() returns for a source, and how it was found.
+    """What generate() returns for a source, with its scores.
 
-    token_ids: decoder prompt and end token included, nothing after the end token.
+    token_ids: including the decoder prompt and the end token, and nothing after the end token.
     score: sum(token_scores) / n**length_penalty for n generated tokens; `sequences_scores` of a beam search.
-    token_scores: of each generated token, its log-probability as the decoding rules left it.
-    alignment [T, S] float32: how much the T-th generated token, when it was predicted, looked at source position S; the
-    mean over the heads of the last decoder layer. alignment_heads [L, H, T, S]: every head. None unless asked for.
-    text: None until a tokenizer has made it.
+    token_scores: for each generated token, its log-probability after the decoding rules.
+    alignment [T, S] float32: the attention to each source position when the generated token was predicted, as the mean
+    over the heads of the last decoder layer. alignment_heads [L, H, T, S]: of every head. Both None unless asked for.
+    text: None until a tokenizer has decoded it.
     """
 
     token_ids: list[int]

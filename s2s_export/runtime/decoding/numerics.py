@@ -1,4 +1,4 @@
-"""Sums over the vocabulary, in float32 as torch makes them."""
+"""Sums over the vocabulary, in float32 as torch computes them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 def along(values: NDArray[Scalar], at: Ints) -> NDArray[Scalar]:
-    """values [B, N, ...] at positions [B, n]: [B, n, ...]. As np.take_along_axis, in a third of its time."""
+    """values [B, N, ...] at positions [B, n]: [B, n, ...]. Like np.take_along_axis, but three times as fast."""
     return values[np.arange(len(at))[:, None], at]
 
 
@@ -39,7 +39,7 @@ def cumulative(values: Floats) -> Floats:
 
 
 def keep_best(scores: Floats, remove: NDArray[np.bool_], n: int) -> Floats:
-    """Minus infinity where `remove` says so, except for tokens that score at least as high as a row's n-th best."""
+    """Minus infinity where `remove` is true, except for tokens whose score is at least that of the row's n-th best."""
     n = min(n, scores.shape[-1])
     threshold = -np.partition(-scores, n - 1, axis=-1)[..., n - 1 : n]
     return np.where(remove & (scores < threshold), np.float32(-np.inf), scores)

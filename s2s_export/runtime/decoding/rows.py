@@ -1,7 +1,7 @@
-"""Decoding with one beam: greedy search, and sampling, where a source may have several independent rows.
+"""Decoding with one beam: greedy search, and sampling, in which a source may have several independent rows.
 
-As `GenerationMixin._sample` of transformers does it: the rules change logits, a row takes the most likely token or
-draws one, and it is finished with an end token or at max_length.
+As in `GenerationMixin._sample` of transformers: the rules change logits, each row takes the most likely token or draws
+one, and it is finished by an end token or at max_length.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .steps import LEAVE_AT, Steps
 class RowSearch:
     """One batch. `advance` makes a step and says whether there is another; `results` are complete after the last.
 
-    leave_early: sources all of whose rows are finished leave the batch when enough of them are.
+    leave_early: sources whose rows are all finished leave the batch, once there are enough of them.
     """
 
     def __init__(
@@ -49,8 +49,8 @@ class RowSearch:
         self._prompt_length = self.steps.length
         shape = (state.n_sources, options.n_rows)
         self._is_finished = np.zeros(shape, dtype=bool)
-        self._n_generated = np.zeros(shape, dtype=np.int64)  # Up to and with the end token.
-        # A finished row is fed this until its source leaves; what comes of it is not looked at.
+        self._n_generated = np.zeros(shape, dtype=np.int64)  # Including the end token.
+        # What a finished row is fed until its source leaves the batch. The results are ignored.
         self._fill = options.pad_token_id if options.pad_token_id is not None else (*options.eos_token_id, 0)[0]
 
     def advance(self) -> bool:
@@ -76,7 +76,7 @@ class RowSearch:
         elif scored.ids is None:
             at = scored.logits.argmax(axis=-1)
         else:
-            # The lowest of equally likely tokens, whatever order they came in.
+            # Of equally likely tokens the one with the lowest id, in whichever order they came.
             is_best = scored.logits == scored.logits.max(axis=-1, keepdims=True)
             at = np.where(is_best, scored.ids, self.steps.state.vocabulary_size).argmin(axis=-1)
         tokens = at if scored.ids is None else np.take_along_axis(scored.ids, at[..., None], axis=-1)[..., 0]
@@ -103,7 +103,7 @@ class RowSearch:
             self.results[self.steps.present[source]] = found
 
     def stable(self, source: int) -> list[int]:
-        """The tokens, prompt included, with which the first output of a present source is sure to begin."""
+        """The final tokens, including the prompt, of the first output of a source in the batch."""
         n = int(self._n_generated[source, 0])
         tokens: list[int] = self.steps.history()[source, 0, : self._prompt_length + n].tolist()
         return tokens

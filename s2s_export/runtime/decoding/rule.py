@@ -2,15 +2,15 @@
 
 Letters: B sources, K beams, V vocabulary, n tokens that a rule names.
 
-A rule changes the scores of the next token, as one of transformers' logits processors does: in beam search the scores
-are log-probabilities, with one beam they are logits. It is one of two kinds.
+A rule changes the scores of the next token, like one of transformers' logits processors. In beam search the scores are
+log-probabilities, with one beam they are logits. There are two kinds of rules.
 
-*Sparse*: at each step it names the few tokens that it changes and one of five ways of changing them, an `Edit`. That
-single definition serves three executions: on the whole distribution [B, K, V], on the best M tokens and the probed
-ones (`chain.py`), and on a device, where an edit is a list of ids with an opcode and a number. Each rule's docstring
-says under "Device:" which constants its edit is made of.
+*Sparse*: at each step, the rule names the few tokens that it changes, and one of five ways of changing them, in an
+`Edit`. This one definition is executed in three ways: on the whole distribution [B, K, V], on the best M tokens and the
+probed ones (`chain.py`), and on a GPU, where an edit is a list of ids with an opcode and a number. Each rule's
+docstring says under "Device:" of which constants its edit consists.
 
-*Dense*: it needs the whole distribution, and says how to change that.
+*Dense*: the rule needs the whole distribution, and changes all of it.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ MINUS_INFINITY = np.float32(-np.inf)
 class Edit:
     """How the scores of some tokens change.
 
-    ids [B, K, n] int64, or [1, 1, n] or [B, 1, n] where rows agree; NO_TOKEN means none there. A token may be named
-    several times. With x the score before:
+    ids [B, K, n] int64, or [1, 1, n] or [B, 1, n] if they are the same for several rows; NO_TOKEN fills unused places.
+    A token may be named several times. With x the score before:
 
         ban    x = -inf
         add    x = x + the sum of `amount` over the token's mentions; amount [n] float32
@@ -50,10 +50,10 @@ class Edit:
 
 @dataclass
 class View:
-    """What a rule may look at when the next token is about to be chosen.
+    """What a rule may read before the next token is chosen.
 
-    length: tokens so far, prompt included. sources [B, S] int64, padded with NO_TOKEN.
-    history: makes the tokens so far, [B, K, length] int64; available to rules with `reads_history`.
+    length: tokens so far, including the prompt. sources [B, S] int64, padded with NO_TOKEN.
+    history: returns the tokens so far, [B, K, length] int64; for rules with `reads_history` only.
     """
 
     length: int
@@ -62,27 +62,27 @@ class View:
 
 
 class Rule:
-    """shift_invariant: scores that differ by a constant a row lead to the same choice.
-    reads_history: looks at `View.history`.
+    """shift_invariant: whether adding a constant to all scores of a row leads to the same choice.
+    reads_history: whether the rule reads `View.history`.
     """
 
     shift_invariant: bool = True
     reads_history: bool = False
 
     def device_form(self, max_length: int) -> DeviceForm | None:
-        """The same rule for a device, for texts of up to `max_length` tokens. None: it has no such form."""
+        """The rule for the search on a GPU, for texts of up to `max_length` tokens, or None if it has no such form."""
         return None
 
 
 class SparseRule(Rule):
     def edit(self, view: View) -> Edit | None:
-        """The change at this step, None for no change. The same object while nothing has changed saves work."""
+        """The change at this step, or None. Returning the same object as before, if it is still right, saves work."""
         raise NotImplementedError
 
 
 class DenseRule(Rule):
     def apply(self, scores: Floats, view: View) -> Floats:
-        """New scores [B, K, V] from scores [B, K, V], which may be overwritten."""
+        """The new scores [B, K, V]; the given scores [B, K, V] may be overwritten."""
         raise NotImplementedError
 
 
@@ -92,7 +92,7 @@ def shared_ids(ids: tuple[int, ...] | list[int]) -> Ints:
 
 
 def compact(ids: Ints, wanted: NDArray[np.bool_]) -> Ints:
-    """Moves the wanted ids [B, K, W] of each row to the front and cuts to the longest row: [B, K, n], n <= W."""
+    """The wanted ones of ids [B, K, W] at the front of each row, cut to the longest row: [B, K, n], n <= W."""
     counts = wanted.sum(axis=-1)
     n = int(counts.max(initial=0))
     out = np.full((*ids.shape[:2], n), NO_TOKEN, dtype=np.int64)

@@ -1,15 +1,16 @@
 """Beam search, as transformers' generate() does it since 4.50 (`GenerationMixin._beam_search`).
 
-Letters: B sources, K beams, C = K * max(2, 1 + end tokens) candidates, W tokens looked at, P prompt length.
+Letters: B sources, K beams, C = K * max(2, 1 + end tokens) candidates, W tokens considered, P prompt length.
 
-A source has K running beams with the sums of their log-probabilities, and a pool of the K best outputs that are
-finished. A step takes the C best continuations of all beams. Those that end and are among the best K go to the pool,
-with their sum divided by length ** length_penalty; the best K that do not end run on. A source is closed once its best
-running beam, divided likewise, is no better than the worst of its pool; from then on its pool stays as it is.
+A source has K running beams, with the sums of their log-probabilities, and a pool of its K best finished outputs. A
+step takes the C best continuations of all beams. Those that are finished and among the best K go to the pool, with
+their sum divided by length ** length_penalty. The best K that are not finished become the running beams. A source is
+closed once its best running beam, divided likewise, is no better than the worst output in its pool; then the pool does
+not change any more.
 
-Scores are float32 and impossible things are pushed down by 1e9, not removed: where too few candidates are possible,
-transformers' search goes on with impossible ones, and so does this one. Ties go to the lower beam, then the lower
-token.
+Scores are float32. Impossible candidates are not removed, but their scores are reduced by 1e9: if too few candidates
+are possible, transformers' search continues with impossible ones, and so does this one. Ties go to the lower beam, then
+to the lower token.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ Bools = NDArray[np.bool_]
 class Pool:
     """The best K outputs of each source so far, best first.
 
-    score [B, K] float32. is_finished [B, K]: False for a place that is still empty. step, parent, token, log_prob
-    [B, K]: the output is the text that beam `parent` had at step `step`, and then `token`.
+    score [B, K] float32. is_finished [B, K]: False for a place that is empty. step, parent, token, log_prob
+    [B, K]: the output is the text of beam `parent` at step `step`, followed by `token`.
     """
 
     def __init__(self, n_sources: int, n_beams: int) -> None:
@@ -48,7 +49,7 @@ class Pool:
         self.log_prob: Floats = np.zeros(shape, dtype=np.float32)
 
     def merge(self, step: int, score: Floats, is_finished: Bools, parent: Ints, token: Ints, log_prob: Floats) -> None:
-        """Takes the best K of itself and the candidates [B, C]; itself first where they are equal."""
+        """Keep the best K of the pool and the candidates [B, C]; the pool comes first among equals."""
         n_beams = self.score.shape[1]
         if not (score.max(axis=1) > self.score[:, -1]).any():
             return
@@ -78,9 +79,8 @@ class Pool:
 class BeamSearch:
     """One batch. `advance` makes a step and says whether there is another; `results` are complete after the last.
 
-    leave_early: closed sources leave the batch when enough of them are closed. That changes no token: a closed source
-    with a full pool takes nothing in any more, it is not what keeps the search of the others going, and the search
-    ends for everyone at max_length or when the last source is closed.
+    leave_early: closed sources leave the batch, once there are enough of them. That changes no token: the pool of a
+    closed source does not change any more, and the search of the others does not depend on it.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class BeamSearch:
     def advance(self) -> bool:
         """One more token. Returns whether the search goes on."""
         scored = self.steps.look(self._n_candidates)
-        with np.errstate(over="ignore", invalid="ignore"):  # Rules may make scores infinite, and that is not an error.
+        with np.errstate(over="ignore", invalid="ignore"):  # Rules may make scores infinite, which is not an error.
             value, parent, token, log_prob = self._candidates(scored)
             ends = self._ends(token)
             self._finish(value, ends, parent, token, log_prob)
@@ -131,7 +131,7 @@ class BeamSearch:
         return True
 
     def _candidates(self, scored: Scored) -> tuple[Floats, Ints, Ints, Floats]:
-        """The C best continuations of each source, or C drawn ones, [B, C]: sum, beam, token, its log-probability."""
+        """The C best or drawn continuations of each source, [B, C]: sum, beam, token, the token's log-probability."""
         n_sources, _, width = scored.log_probs.shape
         log_probs = scored.log_probs.reshape(n_sources, -1)
         sums = (scored.log_probs + self.score[:, :, None]).reshape(n_sources, -1)
@@ -146,14 +146,14 @@ class BeamSearch:
         return along(sums, at), parent, token, along(log_probs, at)
 
     def _ends(self, token: Ints) -> Bools:
-        """Which candidates [B, C] are finished: by an end token, or by their length."""
+        """Which candidates [B, C] are finished, by an end token or by their length."""
         ends = np.full(token.shape, self.steps.length + 1 >= self._options.max_length)
         for eos in self._options.eos_token_id:
             ends |= token == eos
         return ends
 
     def _finish(self, value: Floats, ends: Bools, parent: Ints, token: Ints, log_prob: Floats) -> None:
-        """The pool takes in what is finished among the best K candidates."""
+        """Add the finished ones among the best K candidates to the pool."""
         n_beams = self._options.num_beams
         finished = ends.copy()
         finished[:, n_beams:] = False
@@ -165,14 +165,14 @@ class BeamSearch:
         self.pool.merge(self.steps.length - self._prompt_length, score, finished, parent, token, log_prob)
 
     def _run_on(self, value: Floats, ends: Bools, parent: Ints, token: Ints, log_prob: Floats) -> None:
-        """The best K candidates that are not finished are the beams of the next step."""
+        """Make the best K unfinished candidates the beams of the next step."""
         running = value + pushed_down(ends)
         best = np.argsort(-running, axis=1, kind="stable")[:, : self._options.num_beams]
         self.score = along(running, best)
         self.steps.append(along(token, best), along(parent, best), along(log_prob, best))
 
     def _close(self) -> None:
-        """Closes the sources whose running beams can't improve on their pool, by the options' estimate of that."""
+        """Close the sources whose running beams can't improve their pool, as estimated with `early_stopping`."""
         options = self._options
         if options.early_stopping == "never" and options.length_penalty > 0.0:
             length = options.max_length - self._prompt_length
@@ -190,7 +190,7 @@ class BeamSearch:
         return np.float32(float(length) ** self._options.length_penalty)
 
     def is_settled(self) -> Bools:
-        """[B] whose pool can't change any more."""
+        """[B]: whether the source's pool can't change any more."""
         is_closed = np.ones_like(self.is_open) if self._options.early_stopping is True else ~self.is_open
         return is_closed & self.pool.is_full()
 
@@ -212,13 +212,13 @@ class BeamSearch:
     def _hypothesis(self, source: int, place: int) -> Hypothesis:
         pool, at = self.pool, (source, place)
         step, score = int(pool.step[at]), float(pool.score[at])
-        if step < 0:  # An empty place: generate() returns the prompt alone.
+        if step < 0:  # An empty place, for which generate() returns the prompt only.
             return Hypothesis(list(self.steps.prompt), score, [])
         last = (int(pool.token[at]), float(pool.log_prob[at]))
         return self.steps.hypothesis(source, score, step, int(pool.parent[at]), last)
 
     def stable(self, source: int) -> list[int]:
-        """The tokens, prompt included, with which the best output of a present source is sure to begin."""
+        """The final tokens, including the prompt, of the best output of a source in the batch."""
         pool = self.pool
         best = None
         if pool.step[source, 0] >= 0:
@@ -236,14 +236,14 @@ class BeamSearch:
 
 
 def pushed_down(where: Bools) -> Floats:
-    """-1e9 there, and 0 elsewhere."""
+    """-1e9 where the condition holds, and 0 elsewhere."""
     return np.where(where, PUSHED_DOWN, np.float32(0.0))
 
 
 def best_of_few(sums: Floats, ids: Ints, vocabulary_size: int, n: int) -> Ints:
-    """Positions [B, n] of the best of sums [B, K*W], best first. ids [B, K, W]: their tokens."""
+    """Positions [B, n] of the n best of sums [B, K*W], best first. ids [B, K, W]: their tokens."""
     if n < sums.shape[1]:
-        # With one more than needed it shows whether the order is decided by the sums alone.
+        # One more than needed shows whether the sums alone determine the order.
         few = np.argpartition(-sums, n, axis=1)[:, : n + 1]
         values = along(sums, few)
         order = np.argsort(-values, axis=1)
@@ -257,12 +257,12 @@ def best_of_few(sums: Floats, ids: Ints, vocabulary_size: int, n: int) -> Ints:
 
 
 def best_of_all(sums: Floats, n: int) -> Ints:
-    """Positions [B, n] of the best of sums [B, K*V], best first."""
+    """Positions [B, n] of the n best of sums [B, K*V], best first."""
     sums = np.where(np.isnan(sums), -np.inf, sums)
     out = np.empty((len(sums), n), dtype=np.int64)
     for row, found in zip(sums, out, strict=True):
         threshold = row[np.argpartition(-row, n - 1)[n - 1]]
-        # The n-th best may have equals: the first of them by position count.
+        # If several are equal to the n-th best, those with the lowest positions are taken.
         above, equal = np.flatnonzero(row > threshold), np.flatnonzero(row == threshold)
         chosen = np.concatenate([above, equal[: n - len(above)]])
         found[:] = chosen[np.argsort(-row[chosen], kind="stable")]

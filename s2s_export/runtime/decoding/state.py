@@ -1,9 +1,9 @@
-"""What the search asks of whatever executes the graphs: one batch of sources being decoded.
+"""The interface between the search and what executes the graphs: one batch of sources being decoded.
 
 Letters: B sources, K beams, M candidates, Q probed tokens, V vocabulary, L layers, H heads, S source length.
 
-The search never sees a cache. It says which token each beam appends and whose history each beam continues, and gets
-back the best tokens of the next position. A backend keeps the K/V caches (or recurrent states) and the ancestor table.
+The search does not handle caches. It says which token each beam appends and which beam's history it continues, and gets
+the best tokens of the next position. The backend has the K/V caches (or recurrent states) and the ancestor table.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 NO_ATTENTION = (
-    "this engine gives no cross-attention weights, which alignments need; set attention = true under [options] of its "
-    "recipe and build it again"
+    "this engine returns no cross-attention weights, which alignments need; set attention = true under [options] of "
+    "its recipe and build it again"
 )
 
 
@@ -26,10 +26,10 @@ NO_ATTENTION = (
 class StepQuery:
     """What the search wants to know about the next position.
 
-    n_candidates: M, the number of best tokens a beam.
-    probe_ids: [B, K, Q] tokens whose log-probability is wanted whether or not they are among the best, or None.
-    dense: the whole distribution [B, K, V] as well; costs a copy of it.
-    attention: cross-attention weights of the step as well.
+    n_candidates: M, how many of the best tokens of each beam.
+    probe_ids: [B, K, Q] tokens whose log-probabilities are wanted in any case, or None.
+    dense: whether the whole distribution [B, K, V] is wanted as well, which costs a copy.
+    attention: whether the step's cross-attention weights are wanted as well.
     """
 
     n_candidates: int = 1
@@ -40,7 +40,7 @@ class StepQuery:
 
 @dataclass
 class StepResult:
-    """The next position's distribution, seen through a `StepQuery`. Buffers are valid until the next step.
+    """What a `StepQuery` asked about the next position. Buffers are valid until the next step.
 
     candidate_ids [B, K, M] int64 and candidate_log_probs [B, K, M] float32: best first; log-softmax over all V tokens.
     log_normalizer [B, K] float32: log sum exp of the logits, so that logit = log_prob + log_normalizer.
@@ -57,20 +57,24 @@ class StepResult:
 
 
 class DecodeState(Protocol):
-    """One batch in flight. Not shared between threads."""
+    """One batch that is being decoded. Not for use by several threads."""
 
-    n_sources: int
-    n_beams: int
     vocabulary_size: int
 
-    def step(self, tokens: Ints, parents: Ints, query: StepQuery) -> StepResult:
-        """Append a token to every beam and look at the next position.
+    @property
+    def n_sources(self) -> int: ...
 
-        tokens [B, K]: the token each beam appends. parents [B, K]: the beam of the same source, as numbered in the step
-        before, whose history beam k continues (0..K-1; at the first step all zeros, and ignored).
+    @property
+    def n_beams(self) -> int: ...
+
+    def step(self, tokens: Ints, parents: Ints, query: StepQuery) -> StepResult:
+        """Append a token to every beam, and return what `query` asks about the next position.
+
+        tokens [B, K]: the token that each beam appends. parents [B, K]: the beam (0..K-1) of the same source whose
+        history beam k continues, as numbered in the step before; at the first step they are ignored.
         """
         ...
 
     def keep(self, sources: Ints) -> None:
-        """Go on with these sources only (indices into the present ones, ascending); the rest leave the batch."""
+        """Keep only these sources (ascending indices among those in the batch); the others leave the batch."""
         ...

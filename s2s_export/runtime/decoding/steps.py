@@ -1,10 +1,12 @@
-"""The steps of one batch: what the decoder is fed, what came back, and the tables from which outputs are read.
+"""The steps of one batch: feeds the decoder, and keeps the tables from which outputs are read.
 
-Letters: B sources still in the batch, K rows of each (beams or samples), T tokens generated so far, W tokens looked at.
+Letters: B sources still in the batch, K rows of each (beams or samples), T tokens generated so far, W tokens
+considered.
 
-A search calls `look` for the scored tokens of the next position and `append` with the token each row takes and the row
-it continues. Nothing is copied when rows change places: the tables hold [T, B, K] tokens and parents, and an output is
-walked from its end when it is needed. The text so far is kept as [B, K, length] only where a rule or a stream reads it.
+A search calls `look` for the scored tokens of the next position, and `append` with the token that each row takes and
+the row that it continues. Nothing is copied when rows change places: the tables hold tokens and parents [T, B, K], and
+outputs are found by backtracking from their ends. The text so far is kept as [B, K, length] only if a rule or a stream
+reads it.
 """
 
 from __future__ import annotations
@@ -21,12 +23,12 @@ from .options import GenerationOptions
 from .rule import NO_TOKEN, View
 from .state import DecodeState, Floats, Ints, StepQuery, StepResult
 
-# Sources leave the batch when this share of it is closed: leaving copies tables and caches.
+# Closed sources leave the batch once they are this share of it, because leaving copies tables and caches.
 LEAVE_AT = 0.25
 
 
 class Table:
-    """[T, B, K] of one dtype, growing along T."""
+    """An array [T, B, K] that grows along T."""
 
     def __init__(self, n_sources: int, n_rows: int, dtype: type) -> None:
         self._values: NDArray[np.generic] = np.zeros((16, n_sources, n_rows), dtype=dtype)
@@ -47,9 +49,9 @@ class Table:
 
 
 class Steps:
-    """Feeds `state` and remembers.
+    """Feeds `state` and records the steps.
 
-    present [B]: which of the original sources are still in the batch. length: tokens so far, prompt included.
+    present [B]: indices of the original sources that are still in the batch. length: tokens so far, with the prompt.
     """
 
     def __init__(
@@ -88,9 +90,9 @@ class Steps:
         self._next_tokens, self._next_parents = self._feed_prompt()
 
     def look(self, n_best: int, *, logits: bool = False) -> Scored:
-        """The next position of every row, [B, K, W]: at least its n_best tokens, after the rules.
+        """The scored tokens [B, K, W] of the next position after the rules: at least the n_best of every row.
 
-        logits: the choice is made on logits and not on log-probabilities, as with one beam.
+        logits: whether the choice is made on logits and not on log-probabilities, as with one beam.
         """
         view = View(self.length, self._sources, self.history)
         plan = self._chain.plan(view, (len(self.present), self.n_rows), n_best, attention=bool(self._alignments))
@@ -99,7 +101,7 @@ class Steps:
         return plan.read(result, logits=logits and not self._chain.shift_invariant)
 
     def append(self, tokens: Ints, parents: Ints | None, scores: Floats) -> None:
-        """Every row takes a token [B, K] and goes on from the row `parents` [B, K], or from itself where None.
+        """Append a token [B, K] to the row `parents` [B, K], or to the row itself if that is None.
         scores [B, K]: the log-probabilities of the tokens.
         """
         if parents is None:
@@ -119,7 +121,7 @@ class Steps:
         return self._history
 
     def leave(self, staying: Ints) -> None:
-        """Goes on with these sources only [< B], ascending."""
+        """Keep only these sources (ascending indices) in the batch."""
         self.state.keep(staying)
         self.present = self.present[staying]
         self._sources = self._sources[staying]
@@ -131,7 +133,7 @@ class Steps:
             self._history = self._history[staying]
 
     def walk(self, source: int, n: int, row: int) -> list[int]:
-        """The rows that led to `row` after n generated tokens: before each of them, and `row` itself; n + 1 numbers."""
+        """The n + 1 rows that led to `row` by backtracking: the one before each of n generated tokens, and `row`."""
         parents = self._parents.of(source)[:n].tolist()
         rows = [row]
         for step in range(n - 1, -1, -1):
@@ -146,7 +148,7 @@ class Steps:
         return [int(token) for token in tokens]
 
     def hypothesis(self, source: int, score: float, n: int, row: int, last: tuple[int, float] | None) -> Hypothesis:
-        """The text of `row` after n generated tokens, and `last`, a token with its log-probability, after it."""
+        """The text of `row` after n generated tokens, followed by `last`, a token with its log-probability."""
         rows = self.walk(source, n, row)
         steps = np.arange(n)
         tokens = self._tokens.of(source)[steps, rows[1:]].tolist()
@@ -156,7 +158,7 @@ class Steps:
             scores.append(last[1])
         found = Hypothesis([*self.prompt, *tokens], score, scores)
         if self._alignments:
-            # Row `rows[t]` was looked at when token t was predicted.
+            # Token t was predicted from row `rows[t]`.
             self._align(found, source, rows[: len(tokens)])
         return found
 
@@ -183,7 +185,7 @@ class Steps:
             self._attention.append(result.attention[:, :, -1].mean(axis=2))  # [B, K, S]
 
     def _feed_prompt(self) -> tuple[Ints, Ints]:
-        """All of the prompt but its last token, which is returned with its parents: the first `look` feeds it."""
+        """Feed the prompt without its last token, which is returned with its parents for the first `look`."""
         shape = (len(self.present), self.n_rows)
         parents = np.zeros(shape, dtype=np.int64)
         for token in self.prompt[:-1]:

@@ -1,9 +1,9 @@
 """The lists as a file: little-endian uint32 throughout.
 
-    offsets    [F + 2]   where the list of source token f begins; list F, the last, is of tokens that are always in
+    offsets    [F + 2]   where the list of source token f begins; list F, the last, has the tokens that every batch gets
     ids        [offsets[F + 1]]   target ids, ascending in each list
 
-F is the size of the source vocabulary, which shortlist.json and the manifest know.
+F is the size of the source vocabulary, which is in the manifest.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Lists:
         return len(self._offsets) - 2
 
     def of(self, token: int) -> Ids:
-        """Target ids of a source token; nothing for one that never occurred."""
+        """Target ids of a source token; empty if it did not occur in the parallel text."""
         return self._ids[self._offsets[token] : self._offsets[token + 1]].astype(np.int64)
 
     @property
@@ -41,7 +41,7 @@ class Lists:
         return self.of(self.n_source)
 
     def union(self, sources: Iterable[Sequence[int]], others: Iterable[int] = ()) -> Ids:
-        """Target ids that a batch of sources may need, ascending. others: ids that must be among them."""
+        """Target ids that a batch of sources may need, ascending. others: ids to include."""
         wanted = np.zeros(self.n_target, dtype=bool)
         wanted[self.always] = True
         wanted[list(others)] = True
@@ -65,5 +65,5 @@ class Lists:
         offsets, ids = values[: n_source + 2], values[n_source + 2 :]
         is_whole = len(offsets) == n_source + 2 and offsets[0] == 0 and offsets[-1] == len(ids)
         if not is_whole or (np.diff(offsets.astype(np.int64)) < 0).any() or (len(ids) and ids.max() >= n_target):
-            raise BundleError(f"{path}: is damaged or of another model; make it again with `s2s shortlist`")
+            raise BundleError(f"{path}: is damaged, or was made for another model; make it again with `s2s shortlist`")
         return cls(offsets, ids, n_target)

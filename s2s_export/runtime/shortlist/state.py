@@ -1,6 +1,6 @@
-"""Decoding with a shortlist: the batch's tokens, their rows of the output projection, and ids there and back.
+"""Decoding with a shortlist: a batch's tokens, their rows of the output projection, and the mapping of ids.
 
-Letters: W tokens of the batch's shortlist, V the vocabulary, E width; B, K, M, Q as in decoding/state.py.
+Letters: W tokens in the batch's shortlist, V vocabulary, E width; B, K, M, Q as in decoding/state.py.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ LISTS = "lists.bin"
 FORMAT = "s2s-shortlist"
 FORMAT_VERSION = 1
 MINUS_INFINITY = np.float32(-np.inf)
-# Tokens a batch's shortlist has at least, so that the search finds the few best that it asks for.
+# The least number of tokens in a batch's shortlist, so that it has as many candidates as the search asks for.
 FEWEST = 64
 DTYPES = {"float": np.float32, "float16": np.float16, "bfloat16": np.uint16}
-TOKEN_LISTS = ("suppress_tokens", "begin_suppress_tokens")  # options that hold ids and don't end with _id or _ids
+TOKEN_LISTS = ("suppress_tokens", "begin_suppress_tokens")  # token ids, though not named ..._id or ..._ids
 WEIGHT, BIAS, IDS = "shortlist_weight", "shortlist_bias", "shortlist_ids"
-PREFIX = "shortlist_"  # of a step's inputs that a batch's sources share
-ROWS = "shortlist_rows"  # the graph that takes rows from the weights of our own kernels
+PREFIX = "shortlist_"  # of the names of inputs that all sources of a batch share
+ROWS = "shortlist_rows"  # the graph that reads rows of the weights of our own kernels
 
 
 class Shortlist:
@@ -60,7 +60,7 @@ class Shortlist:
         """The tokens that a batch may produce [W], ascending."""
         others = self._fixed_ids | token_ids_of(options)
         if self._is_shared:
-            # A token may be copied, as names are, and rules about the source name its tokens.
+            # Source tokens may be copied, as names are, and rules about the source refer to them.
             others |= {token for source in sources for token in source}
         n = self.lists.n_target
         ids = self.lists.union(sources, (token for token in others if 0 <= token < n))
@@ -78,7 +78,7 @@ class Shortlist:
         return ShortlistState(self._steps.begin(values, options.n_rows, len(ids)), ids, self.lists.n_target)
 
     def _rows_of(self, ids: Ints) -> dict[str, Any]:
-        """The rows of the output projection, as the step reads them."""
+        """The rows of the output projection, in the form that the step reads."""
         if self._rows is None:
             return {WEIGHT: _as_float32(self._weight[ids])}
         names = [output.name for output in self._rows.get_outputs()]
@@ -88,7 +88,8 @@ class Shortlist:
 def open_shortlist(backend: Any) -> Shortlist:
     """The shortlist of a backend's bundle and target.
 
-    Raises InvalidOption for a bundle or a backend without one, EngineError for a target built since, BundleError.
+    Raises InvalidOption if the bundle has none or the backend can't use one, EngineError for a target that was built
+    later, BundleError.
     """
     if not isinstance(backend, OnnxRuntimeBackend):
         raise InvalidOption(
@@ -111,7 +112,7 @@ def open_shortlist(backend: Any) -> Shortlist:
             raise BundleError(f"{path}: is missing or has another size than {entry['bytes']}; run `{make}` again")
     if bundle.verify and (name := first_changed(folder, record["files"])) is not None:
         raise BundleError(f"{folder / name}: is not what was made, the file is damaged; run `{make}` again")
-    backend.release_steps()  # Two sets of decoder weights in memory would be one too many.
+    backend.release_steps()  # The weights of the decoder would be in memory twice.
     return Shortlist(backend, record, folder)
 
 
@@ -133,7 +134,7 @@ def target_of(backend: OnnxRuntimeBackend) -> str:
 
 
 def made_from(bundle: Bundle, graphs: Mapping[str, Any], target: str) -> list[str]:
-    """The sha256 of each decoder step of a target."""
+    """The sha256 of all decoder steps of a target."""
     files: Mapping[str, Any] = bundle.manifest["files"]
     if target != PORTABLE:
         files = read(folder_of(bundle, target))["files"]
@@ -145,7 +146,7 @@ def step_names(graphs: Mapping[str, Any]) -> list[str]:
 
 
 class _Steps:
-    """Stands in for the backend of a decode state: sessions of the rewritten steps, opened when first wanted."""
+    """In place of a decode state's backend: sessions of the rewritten steps, opened when they are first needed."""
 
     def __init__(self, backend: OnnxRuntimeBackend, graphs: Mapping[str, Any], folder: Path) -> None:
         self.bundle = backend.bundle
@@ -166,7 +167,7 @@ class _Steps:
     def step_for(self, n_rows: int) -> Any:
         name = next(name for name in self._names if n_rows <= self._max_rows(name))
         if name not in self._sessions:
-            # Two threads that both open it waste a moment, and one of the two is kept.
+            # If two threads open it at the same time, one session is kept and the other dropped.
             self._sessions[name] = self.open(self.graphs[name]["file"])
         return self._sessions[name]
 
@@ -200,9 +201,9 @@ class _RecurrentState(RecurrentState):
 
 
 class ShortlistState:
-    """A decode state over V tokens, in front of one over the W tokens `ids`, ascending.
+    """A decode state over V tokens that wraps one over the W tokens `ids`, which are ascending.
 
-    A token that is not among them has the log-probability minus infinity.
+    Any other token has the log-probability minus infinity.
     """
 
     def __init__(self, state: DecodeState, ids: Ints, vocabulary_size: int) -> None:
@@ -251,12 +252,12 @@ class ShortlistState:
 
 
 def _filled(values: Any, n: int, value: Any) -> Any:
-    """[B,K,M] with n more at the end of each row."""
+    """values [B,K,M], with n times `value` at the end of each row."""
     return values if n <= 0 else np.pad(values, ((0, 0), (0, 0), (0, n)), constant_values=value)
 
 
 def _ids_in(options: Mapping[str, Any]) -> set[int]:
-    """Every token id that options name, whatever list it is in."""
+    """All token ids that options name, also inside lists."""
     found: set[int] = set()
     for name, value in options.items():
         if name.endswith(("_id", "_ids")) or name in TOKEN_LISTS:
@@ -275,12 +276,13 @@ def _whole_numbers(value: Any) -> set[int]:
 
 
 def _mapped(bundle: Bundle, place: Mapping[str, Any]) -> Any:
-    """A tensor of a weight file, read where it lies when it is asked for."""
+    """A tensor of a weight file, memory-mapped."""
     path = inside(bundle.path, place["file"])
     return np.memmap(path, DTYPES[place["dtype"]], "r", int(place["offset"]), tuple(place["shape"]))
 
 
 def _as_float32(rows: Any) -> Floats:
     if rows.dtype == np.uint16:  # bfloat16: the upper half of a float32
-        return (rows.astype(np.uint32) << 16).view(np.float32)
+        wide: Floats = (rows.astype(np.uint32) << 16).view(np.float32)
+        return wide
     return np.ascontiguousarray(rows, dtype=np.float32)

@@ -1,6 +1,6 @@
-"""Text to token ids and back, as the checkpoint's own tokenizer does it, without transformers.
+"""Text to token ids and back, with the results of the checkpoint's own tokenizer but without transformers.
 
-`load(folder, entry)` makes the tokenizer that a manifest entry describes (text/entry.py explains the entry).
+`load(folder, entry)` returns the tokenizer that a manifest entry describes (entry.py explains its fields).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def known_kinds() -> list[str]:
 
 
 def load(folder: Path, entry: Mapping[str, Any]) -> Tokenizer:
-    """The tokenizer that `entry` describes, its files in `folder`. Raises BundleError."""
+    """The tokenizer that `entry` describes, with its files in `folder`. Raises BundleError."""
     checked = Entry.read(entry)
     known = known_kinds()
     if checked.kind not in known:

@@ -1,7 +1,7 @@
-"""Tokens written in a text (`</s>`, `<extra_id_0>`, `__en__`) that a vocabulary must not cut into pieces.
+"""Added tokens (`</s>`, `<extra_id_0>`, `__en__`), which must not be cut into pieces where they occur in a text.
 
-The tokenizers that transformers writes in Python find them with a trie. Which of several overlapping tokens wins is
-part of the ids, so that the search below takes the same decisions, in the same order, as transformers' `Trie.split`.
+The tokenizers that are written in Python in transformers find them with a trie. Where tokens overlap, the ids depend on
+which one is chosen. So the search below makes the same decisions in the same order as transformers' `Trie.split`.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-_END = ""  # a node that has this key ends a token
+_END = ""  # a trie node with this key is the end of a token
 
 
 @dataclass(frozen=True)
 class AddedToken:
-    """`lstrip` and `rstrip` eat the spaces on that side; `single_word` matches only between spaces."""
+    """lstrip, rstrip: the token includes the spaces on that side. single_word: it matches only between spaces."""
 
     id: int
     content: str
@@ -37,7 +37,7 @@ class AddedTokens:
             node[_END] = True
 
     def split(self, text: str) -> list[str]:
-        """Parts of the text, in order; a part that is a key of `by_content` is that token."""
+        """The parts of the text, in order. A part that is a key of `by_content` is that token."""
         parts = self._cut(text)
         for i, part in enumerate(parts):
             token = self.by_content.get(part)
@@ -99,9 +99,9 @@ class AddedTokens:
 
     @staticmethod
     def _longest(text: str, open_matches: dict[int, dict[str, Any]], start: int, at: int) -> tuple[int, int]:
-        """A token that began at `start` ended before `at`. The earliest open match that completes, at its longest.
+        """The longest completion of the earliest open match, once a token that began at `start` has ended before `at`.
 
-        Matches that began earlier were already moved past `text[at]`, this one was not.
+        Matches that began earlier have already been extended with `text[at]`; this one has not.
         """
         end = at
         for other, node in open_matches.items():

@@ -1,7 +1,7 @@
-"""transformers' `clean_up_tokenization_spaces`, and which part of a cleaned text is final.
+"""transformers' `clean_up_tokenization_spaces`, and the part of a cleaned text that is final.
 
-The rules undo the spaces that word-piece vocabularies leave before punctuation. They run one after the other over the
-whole text, so that the order below is part of the definition.
+The rules remove the spaces that word-piece vocabularies leave before punctuation. Each is applied to the whole text
+before the next one, so that their order matters.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ def clean_up(text: str) -> str:
 
 
 def settled(text: str) -> str:
-    """The cleaned beginning of `text`, as far as no continuation of `text` changes it.
+    """The beginning of the cleaned `text` that stays the same whatever text follows.
 
-    A character that occurs in no rule is a wall: what is left of it is replaced independently of what follows. Every
-    rule begins with a space, so that right of the last wall all is final up to the first space. The space after that
-    may still go two ways: " ' " loses both of its spaces, but " ' ," only the one before the comma.
+    A character that occurs in no rule is a boundary: text to its left is replaced independently of what follows. Every
+    rule begins with a space, so that the text after the last boundary is final up to the first space. That space is
+    not: " ' " loses both of its spaces, but in " ' ," only the one before the comma is removed.
     """
     wall = len(text)
     while wall > 0 and text[wall - 1] in _CHARACTERS:

@@ -1,20 +1,20 @@
-"""The tokenizer's entry in a bundle's manifest: pure data, written by `text_assets` and read here.
+"""The tokenizer's entry in a bundle's manifest: data that exporting/tokenizers writes and that is read here.
 
-kind                  the file under text/kinds/ that understands this tokenizer
+kind                  the file in kinds/ that implements this tokenizer
 files                 role -> file name inside the tokenizer folder ("tokenizer", "source", "target", "vocab", ...)
-special_ids           pad, bos, eos, unk -> id, where the tokenizer has them
-template              {"prefix": [..], "suffix": [..]}: what surrounds the ids of every text. An element is an id, or
-                      "source_lang", which stands for the id of the source's language
+special_ids           pad, bos, eos, unk -> id, if the tokenizer has them
+template              {"prefix": [..], "suffix": [..]}: what is put before and after the ids of every text. An element
+                      is an id, or "source_lang", which stands for the id of the source's language
 languages             language code -> id of its token; empty for a tokenizer without languages
-source_lang           language of a text that names none, or null
+source_lang           the source language if none is given, or null
 target_lang           the checkpoint's own target language, or null
-target_language_by    how a target language is asked for: "forced_bos_token_id", "decoder_start_token_id" (both are
-                      generation options), "source_prefix" (a token before the source's text), or null
+target_language_by    how the model is told the target language: "forced_bos_token_id", "decoder_start_token_id" (both
+                      are generation options), "source_prefix" (a token before the source's text), or null
 model_max_length      in tokens, or null
 truncation_side       "right" (the default) or "left": which end of a text is cut where it is too long
 decode                {"clean_up_tokenization_spaces": bool, "skip_ids": [..],
                       "spaces_between_special_tokens": bool}
-options               what only this kind reads; each kind's file explains its own
+options               read by this kind only; the file of each kind explains its options
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Entry:
 
     @classmethod
     def read(cls, data: Mapping[str, Any]) -> Entry:
-        """Check `data` and return it typed. Raises BundleError, naming the field at fault."""
+        """Check the types and values of `data`. Raises BundleError, which names the field that is wrong."""
         template = _mapping(data, "template")
         decode = _mapping(data, "decode")
         languages = {code: _id(value, f"languages.{code}") for code, value in _mapping(data, "languages").items()}
@@ -89,10 +89,10 @@ class Entry:
             )
 
     def path(self, folder: Path, role: str) -> Path:
-        """The file that plays `role`. Raises BundleError when it is missing or lies outside `folder`."""
+        """The file for `role`. Raises BundleError if it is missing or outside `folder`."""
         name = self.files.get(role)
         if name is None:
-            raise _damaged(f"it names no file for '{role}'", f"one for a tokenizer of kind '{self.kind}'")
+            raise _damaged(f"it has no file for '{role}'", f"one for a tokenizer of kind '{self.kind}'")
         path = folder / name
         if not path.is_file():
             raise BundleError(f"the tokenizer file '{name}' is missing from {folder}; copy or export the bundle again")

@@ -1,4 +1,4 @@
-"""Reads the files of a tokenizer folder; whatever is wrong with one is a BundleError."""
+"""Reads the files in a tokenizer's folder. Raises BundleError for any file that can't be read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from s2s_export.errors import BundleError
 
 
 def sentencepiece_model(path: Path) -> Any:
-    """A `SentencePieceProcessor`. Encoding and decoding leave it unchanged, so that threads may share it."""
+    """A `SentencePieceProcessor`. Encoding and decoding don't change it, so that threads may share it."""
     from sentencepiece import SentencePieceProcessor
 
     try:
@@ -36,7 +36,7 @@ def tokenizers_model(path: Path) -> Any:
 
     try:
         tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
-    except Exception as error:  # tokenizers raises bare Exception
+    except Exception as error:  # tokenizers raises plain Exception
         raise _unreadable(path, "a tokenizer.json that this version of the tokenizers package reads") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()

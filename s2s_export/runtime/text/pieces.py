@@ -1,11 +1,11 @@
-"""Tokenizers that transformers writes in Python: added tokens are cut out first, the rest becomes pieces.
+"""Tokenizers that are written in Python in transformers: added tokens are cut out first, the rest becomes pieces.
 
-Options that every kind built on this reads:
+Options of every kind that is built on this:
 
     added_tokens              [{"id", "content", "lstrip", "rstrip", "single_word"}, ..]
-    special_tokens            contents that are spelled out, and never joined with their neighbours
+    special_tokens            contents that appear as they are, and are never joined with neighbouring pieces
     split_special_tokens      true: special tokens written in a text are ordinary text
-    separate_added_tokens     contents that are set apart with spaces; null where the exporting transformers did not
+    separate_added_tokens     contents that are separated by spaces; null if the exporting transformers did not do so
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from s2s_export.runtime.text.tokenizer import Tokenizer, check_ids
 
 
 class PieceTokenizer(Tokenizer):
-    """A kind says which pieces a text has, which id a piece has, and how pieces are joined."""
+    """A kind defines the pieces of a text, the ids of pieces, and how pieces are joined."""
 
     def __init__(self, entry: Entry) -> None:
         super().__init__(entry)
@@ -42,14 +42,14 @@ class PieceTokenizer(Tokenizer):
 
     @abstractmethod
     def _pieces(self, text: str) -> list[str]:
-        """Pieces of a text that holds no added token."""
+        """The pieces of a text without added tokens."""
 
     @abstractmethod
     def _piece_id(self, piece: str) -> int: ...
 
     @abstractmethod
     def _piece_of(self, token: int) -> str | None:
-        """None for an id that transformers refuses to decode."""
+        """The piece with this id; None if transformers refuses to decode it."""
 
     @abstractmethod
     def _join(self, pieces: list[str]) -> str: ...
@@ -70,14 +70,14 @@ class PieceTokenizer(Tokenizer):
                 continue
             piece = self._added_by_id.get(token, self._piece_of(token))
             if piece is None:
-                raise InputError(f"token id {token} is outside the tokenizer's vocabulary, expected an id it spells")
+                raise InputError(f"token id {token} is outside the tokenizer's vocabulary, expected an id in it")
             pieces.append(piece)
         if self._separate is None:
             return self._join(pieces)
         return self._set_apart(pieces, skip_special_tokens, self._separate)
 
     def _set_apart(self, pieces: list[str], skip_special_tokens: bool, separate: frozenset[str]) -> str:
-        """transformers 4: added tokens stand between texts that are joined on their own."""
+        """As transformers 4 does it: the pieces between added tokens are joined separately."""
         texts: list[str] = []
         run: list[str] = []
         for piece in pieces:

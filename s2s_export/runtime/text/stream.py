@@ -1,4 +1,4 @@
-"""Text of a hypothesis while its ids are still coming."""
+"""The text of a hypothesis while it is being decoded."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from s2s_export.runtime.text.tokenizer import Tokenizer
 
 
 class StreamDecoder:
-    """Turns ids into text piece by piece, and never takes a character back.
+    """Turns ids into text piece by piece. A piece that was returned is never changed.
 
-    What later ids could still change is held: an unfinished UTF-8 character, a run of byte tokens, a space that a
-    clean-up rule may remove, the space at the end of a text. The pieces joined are `tokenizer.decode` of all ids. One
-    decoder belongs to one hypothesis and one thread.
+    Text that later ids could still change is held back: an incomplete UTF-8 character, a run of byte tokens, a space
+    that a clean-up rule may remove, the space at the end. All pieces together are `tokenizer.decode` of all ids. A
+    decoder is for one hypothesis and one thread.
     """
 
     def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool = True) -> None:
@@ -22,12 +22,12 @@ class StreamDecoder:
         self._emitted = 0  # characters
 
     def push(self, ids: Sequence[int]) -> str:
-        """The text that these ids made final, possibly none."""
+        """Add ids; returns the text that has become final, which may be empty."""
         self._ids.extend(int(value) for value in ids)
         return self._emit(self._tokenizer.settled(self._ids, self._skip))
 
     def finish(self) -> str:
-        """The rest of the text; the hypothesis is over."""
+        """The rest of the text, once the hypothesis is complete."""
         return self._emit(self._tokenizer.decode(self._ids, self._skip))
 
     def _emit(self, text: str) -> str:

@@ -1,7 +1,7 @@
-"""What every kind of tokenizer shares: languages, the template around a text, checks, clean-up.
+"""What all kinds of tokenizers have in common: languages, the template around a text, checks, clean-up.
 
-A kind says how plain text becomes ids and how ids become text; the rest of the interface is here. A tokenizer never
-changes once it is built, and may be used by several threads at once.
+A kind defines how plain text becomes ids and how ids become text; the rest of the interface is here. A tokenizer does
+not change after it was made, and several threads may use it at once.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from s2s_export.errors import InputError, UnknownOption, UsageError
 from s2s_export.runtime.text import cleanup
 from s2s_export.runtime.text.entry import SOURCE_LANG, Entry
 
-REPLACEMENT = "\ufffd"  # what decoders write for bytes that are no UTF-8, an unfinished character among them
+REPLACEMENT = "\ufffd"  # what decoders write for bytes that are not UTF-8, such as an incomplete character
 
 
 class Tokenizer(ABC):
-    """Text to ids and back, equal to the checkpoint's own tokenizer in transformers."""
+    """Text to ids and back, with the same results as the checkpoint's tokenizer in transformers."""
 
     def __init__(self, entry: Entry) -> None:
         self.entry = entry
@@ -28,11 +28,11 @@ class Tokenizer(ABC):
         return self.entry.languages
 
     def encode(self, text: str, *, source_lang: str | None = None, target_lang: str | None = None) -> list[int]:
-        """Ids of one source, special tokens included: `AutoTokenizer(text).input_ids`.
+        """Ids of one source, including special tokens: `AutoTokenizer(text).input_ids`.
 
-        `source_lang` selects what the template says about the source's language. `target_lang` changes the ids only
-        where a checkpoint asks for its target language inside the source (OPUS-MT's `>>fra<<`); elsewhere see
-        `target_overrides`. Raises InputError for text that is not valid Unicode and UsageError for an unknown language.
+        source_lang: the language that the template names. target_lang changes the ids only for checkpoints whose
+        sources name the target language (`>>fra<<` of OPUS-MT); for others see `target_overrides`.
+        Raises InputError for text that is not valid Unicode, and UsageError for an unknown language.
         """
         check_text(text)
         if source_lang is not None:
@@ -71,21 +71,21 @@ class Tokenizer(ABC):
         return cleanup.clean_up(text) if self.entry.clean_up else text
 
     def settled(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        """The part of `decode(ids)` that stays the same whatever ids follow; `StreamDecoder` emits it."""
+        """The beginning of `decode(ids)` that no following id can change, which `StreamDecoder` returns."""
         text = self._decode(self._finished(check_ids(ids), skip_special_tokens), skip_special_tokens)
         text = text.rstrip(REPLACEMENT)
         return cleanup.settled(text) if self.entry.clean_up else text
 
     @abstractmethod
     def tokens(self, ids: Iterable[int]) -> list[str]:
-        """The vocabulary's spelling of every id, as an alignment shows it; "" for an id outside the vocabulary."""
+        """The vocabulary's entry for every id, to label an alignment; "" for an id outside the vocabulary."""
 
     def source_tokens(self, ids: Iterable[int]) -> list[str]:
-        """Like `tokens`, for a source; differs where source and target have vocabularies of their own."""
+        """As `tokens`, for a source: it differs if source and target have separate vocabularies."""
         return self.tokens(ids)
 
     def target_overrides(self, target_lang: str | None) -> dict[str, int]:
-        """Generation options that select a target language; none for None and for a language that the source names."""
+        """Generation options that select a target language; empty for None, or if the source names the language."""
         if target_lang is None:
             return {}
         token = self._language(target_lang, "target")
@@ -94,10 +94,10 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def _encode(self, text: str) -> list[int]:
-        """Ids of a text without the template."""
+        """The ids of a text, without the template."""
 
     def _encode_target(self, text: str) -> list[int]:
-        """Like `_encode`; differs where source and target have vocabularies of their own."""
+        """As `_encode`, for a target: it differs if source and target have separate vocabularies."""
         return self._encode(text)
 
     @abstractmethod
@@ -105,7 +105,7 @@ class Tokenizer(ABC):
         """Text before clean-up."""
 
     def _surround(self, ids: list[int], source_lang: str | None) -> list[int]:
-        """`ids` between the template's two sides."""
+        """`ids` with the template's prefix and suffix."""
         source = self.languages.get(source_lang or self.entry.source_lang or "", 0)
         before, after = (
             [source if value == SOURCE_LANG else int(value) for value in side]
@@ -125,7 +125,7 @@ class Tokenizer(ABC):
         return length(self.entry.prefix, ids[: len(self.entry.prefix)]), after
 
     def _finished(self, ids: list[int], skip_special_tokens: bool) -> list[int]:
-        """`ids` without the last ones whose text depends on the ids that follow."""
+        """`ids` without those at the end whose text depends on the ids that follow."""
         return ids
 
     def _language(self, code: str, side: str) -> int:
@@ -164,7 +164,7 @@ def check_ids(ids: Iterable[int]) -> list[int]:
     checked = [int(value) for value in ids]
     if any(not 0 <= value < 2**31 for value in checked):
         wrong = next(value for value in checked if not 0 <= value < 2**31)
-        raise InputError(f"{wrong} is not a token id, expected a whole number of 0 or more; remove padding marks first")
+        raise InputError(f"{wrong} is not a token id, expected a whole number of 0 or more; remove padding first")
     return checked
 
 

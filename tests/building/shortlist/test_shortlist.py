@@ -82,7 +82,7 @@ def test_lists_come_back_from_their_file(tmp_path) -> None:
     assert [again.of(i).tolist() for i in range(3)] == [[1, 3], [], [3, 9]]
     assert again.union([[0, 2]], [7]).tolist() == [0, 1, 3, 4, 7, 9]
     for n_source, n_target in ((4, 10), (3, 9)):
-        with pytest.raises(BundleError, match="damaged or of another model"):
+        with pytest.raises(BundleError, match="damaged, or was made for another model"):
             Lists.read(tmp_path / "lists.bin", n_source, n_target)
 
 

@@ -208,7 +208,7 @@ def test_alignments_need_an_engine_that_gives_them(copied, tmp_path):
     ("precision", "keys", "message"),
     [
         ("int8", "", "precision is int8, expected fp32 or fp16"),
-        ("fp16", "plugins = true\n", "ONNX Runtime has none of ours"),
+        ("fp16", "plugins = true\n", "ONNX Runtime can't use our plugins"),
         ("fp16", "[ranges]\nB = { min = 1, opt = 1, max = 1 }\n", "ONNX Runtime takes any shape"),
     ],
 )

@@ -56,7 +56,7 @@ def test_missing_and_damaged_files_are_named(pair, tmp_path):
     [
         ({"kind": "fasst"}, "kind 'fasst', which this version does not know; did you mean 'fast'"),
         ({"kind": 3}, "kind is 3, expected a string"),
-        ({"files": {}}, "names no file for 'model'"),
+        ({"files": {}}, "has no file for 'model'"),
         ({"files": {"model": 3}}, "files.model is 3, expected a file name"),
         ({"files": []}, r"files is \[\], expected an object"),
         ({"template": {"prefix": ["x"]}}, "template.prefix is 'x', expected a whole number"),

@@ -1,1 +1,1 @@
-"""Passes over portable graphs, for the kernels that ONNX Runtime brings."""
+"""Passes that rewrite the portable graphs for ONNX Runtime's own kernels."""

@@ -1,12 +1,14 @@
 """The best M of V tokens in two steps: the best groups of tokens first, then the best tokens of these.
 
-TopK over [R,V] looks at V values one by one. The largest value of each of V/G groups of neighbours takes a quarter of
-that time, and the best M tokens all lie in the M groups whose largest values are best: any other group is led by M
-groups, each of which has a token that is better than all it holds. Equal values keep their order, lower ids first, as
-the groups are looked at in the order of their ids.
+TopK over [R,V] looks at V values one by one. Finding the largest value of each of V/G groups of neighbours takes a
+quarter of that time. The best M tokens are all in the M groups with the largest maxima, because for any other group
+there are M groups that each have a token better than all of its own. Equal values keep their order, lower ids first,
+because the chosen groups are searched in the order of their ids.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,8 +17,8 @@ from onnx import helper
 from ...graphs.graph import Graph
 from ...graphs.passes import Applied
 
-SMALLEST, LARGEST = 8, 1024  # tokens of a group
-USUAL_M = 8  # candidates of a beam of four; the group size is chosen for it
+SMALLEST, LARGEST = 8, 1024  # tokens in a group
+USUAL_M = 8  # candidates with four beams, for which the group size is chosen
 
 
 def apply(graph: Graph) -> Applied:
@@ -39,13 +41,13 @@ def apply(graph: Graph) -> Applied:
 
 
 def group_size(vocabulary: int) -> int | None:
-    """The divisor that makes the sum of what both steps look at least: V/G groups and M*G tokens."""
+    """The divisor G of V with the fewest values to look at in both steps together: V/G groups and M*G tokens."""
     fitting = [g for g in range(SMALLEST, min(LARGEST, vocabulary // 2) + 1) if vocabulary % g == 0]
     return min(fitting, key=lambda g: vocabulary / g + USUAL_M * g, default=None)
 
 
 def _vocabulary(graph: Graph, node: onnx.NodeProto) -> int | None:
-    """V, where `node` finds the best tokens of [R,V]: it reads the log-softmax that is the output log_probs."""
+    """V, if `node` finds the best tokens of [R,V]: if it reads the log-softmax of the output log_probs."""
     for value in graph.model.graph.output:
         if value.name == "log_probs":
             size = value.type.tensor_type.shape.dim[-1].dim_value
@@ -68,7 +70,7 @@ def _two_steps(graph: Graph, node: onnx.NodeProto, vocabulary: int, group: int) 
         graph.weights[name] = np.asarray(value, dtype=np.int64)
         return name
 
-    def op(op_type: str, *inputs: str, outputs: int = 1, **attributes: object) -> list[str]:
+    def op(op_type: str, *inputs: str, outputs: int = 1, **attributes: Any) -> list[str]:
         names = [graph.fresh(f"{stem}/{op_type}") for _ in range(outputs)]
         nodes.append(helper.make_node(op_type, list(inputs), names, name=names[0], **attributes))
         return names

@@ -1,10 +1,13 @@
-"""int8 embeddings: rows of a table of 8-bit blocks are gathered and scaled, the table is never unpacked.
+"""int8 embeddings: rows are gathered from a table of 8-bit blocks and scaled; the table is never expanded.
 
-The bytes are those of the output projection's blocks where embeddings are tied, so that the table costs no memory of
-its own; as no kernel packs it, only the rows of tokens that occur are ever read from disk.
+If the embedding is tied to the output projection, both use the same bytes, so that the table takes no memory of its
+own. No kernel repacks it, so that only the rows of tokens that occur are read from disk.
 """
 
 from __future__ import annotations
+
+from functools import partial
+from typing import Any
 
 from onnx import helper
 
@@ -27,15 +30,15 @@ def apply(graph: Graph, store: Quantised) -> Applied:
         name = node.input[0]
         table = graph.weights[name]
         if table.ndim != 2 or table.shape[1] % BLOCKS[-1]:
-            done.left[f"rows of {table.shape[-1]} values are no multiple of {BLOCKS[-1]}"] += 1
+            done.left[f"rows of {table.shape[-1]} values are not a multiple of {BLOCKS[-1]}"] += 1
             nodes.append(node)
             continue
         block = block_size(table.shape[1])
-        values, scales = store.get(graph, name, ("block", 8), lambda table=table, block=block: by_block(table, block))
+        values, scales = store.get(graph, name, ("block", 8), partial(by_block, table, block))
         graph.weights[f"{name}/rows"] = values.reshape(table.shape)
         graph.weights[f"{name}/rows_scale"] = scales
         inputs = [f"{name}/rows", node.input[1], f"{name}/rows_scale"]
-        attributes = {"gather_axis": 0, "quantize_axis": 1, "block_size": block, "bits": 8}
+        attributes: dict[str, Any] = {"gather_axis": 0, "quantize_axis": 1, "block_size": block, "bits": 8}
         nodes.append(
             helper.make_node(
                 "GatherBlockQuantized", inputs, list(node.output), name=node.name, domain=CONTRIB, **attributes

@@ -1,9 +1,10 @@
-"""Outputs that a search seldom asks for are computed only when it asks.
+"""Outputs that a search seldom needs are computed only when it asks for them.
 
-ONNX Runtime runs every node of a graph, also those that only lead to outputs nobody fetches. In a decoder step these
+ONNX Runtime runs every node of a graph, even if it only leads to outputs that are not fetched. In a decoder step, those
 are the copy of all log-probabilities [B,K,V] (0.9 ms of 30 at R = 32, V = 58k) and the attention weights of all layers.
-They move into the branch of an If whose condition is an input of the graph, `want_<output>`; the other branch gives an
-empty tensor. The nodes that only such an output needs move with it. Raw logits, which no search asks for, are left out.
+They are moved into a branch of an If node, whose condition `want_<output>` is an input of the graph; the other branch
+returns an empty tensor. Nodes that only such an output needs are moved with it. The logits, for which no search asks,
+are removed.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def apply(graph: Graph, outputs: Sequence[str] = ON_DEMAND) -> Applied:
 
 
 def _move(graph: Graph, output: str) -> None:
-    """Put an output and what only it needs behind an If."""
+    """Move an output, and the nodes that only it needs, into a branch of an If."""
     info = next(value for value in graph.model.graph.output if value.name == output)
     moving = _exclusive(graph, output)
     inside = f"{output}/wanted"
@@ -59,7 +60,7 @@ def _move(graph: Graph, output: str) -> None:
 
 
 def _value(info: onnx.ValueInfoProto, name: str) -> onnx.ValueInfoProto:
-    # Without its shape: the two branches give different ones.
+    # Without a shape: the two branches have different ones.
     return helper.make_tensor_value_info(name, info.type.tensor_type.elem_type, None)
 
 
@@ -92,7 +93,7 @@ def captured(node: onnx.NodeProto) -> set[str]:
 
 
 def read_values(graph: Graph) -> set[str]:
-    """All values that some node reads, in branches too."""
+    """All values that some node reads, also inside branches."""
     found: set[str] = set()
     for node in graph.nodes:
         found.update(node.input)

@@ -1,4 +1,4 @@
-"""int8 products: rows times a constant weight, by one of two kernels of ONNX Runtime.
+"""int8 matrix products of rows with a constant weight, by one of two kernels of ONNX Runtime.
 
     by channel   DynamicQuantizeMatMul: weights with a scale for each output; rows are quantised together, with one
                  scale for all of them. The fastest for several rows. Weights are signed, but unsigned on a processor
@@ -26,16 +26,16 @@ from onnx import helper
 from ...graphs.graph import Graph
 from ...graphs.passes import Applied
 
-BLOCKS = (128, 64, 32, 16)  # values that share a scale; the largest that divides the row
+BLOCKS = (128, 64, 32, 16)  # values that share a scale; the largest that divides the length of a row
 CONTRIB = "com.microsoft"
 ZERO_POINT = 128  # of 8-bit weights that are stored unsigned
 LEVELS = {8: 127, 4: 7}  # largest absolute value by bits
-INT8_ARITHMETIC = 4  # `accuracy_level`: the rows are quantised to 8 bits too
+INT8_ARITHMETIC = 4  # `accuracy_level`: rows are quantised to 8 bits as well
 
 
 @dataclass
 class Quantised:
-    """Weights that were quantised before, by what they were and how: graphs share them."""
+    """Weights that were quantised already, so that graphs can share them."""
 
     found: dict[tuple[Any, ...], tuple[np.ndarray, ...]] = field(default_factory=dict)
 
@@ -50,7 +50,7 @@ class Quantised:
 def apply(graph: Graph, scheme: str, store: Quantised, *, head_bits: int = 8) -> Applied:
     """Replace every Gemm and MatMul with a constant weight. scheme: "channel" or "block".
 
-    head_bits: of the output projection, the product that makes log_probs; 4 goes with "block" only.
+    head_bits: of the output projection (the product behind log_probs); 4 is possible with "block" only.
     """
     done = Applied(f"int8 products by {scheme}")
     head = _head(graph) if head_bits == 4 else None
@@ -84,19 +84,19 @@ def declare_contrib(graph: Graph) -> None:
 
 
 def unfit(graph: Graph, node: onnx.NodeProto) -> str | None:
-    """None for a product to replace, "" for another node, or the reason why this product stays."""
+    """None for a product that can be replaced, "" for other nodes, else the reason why the product stays."""
     if node.domain or node.op_type not in ("Gemm", "MatMul"):
         return ""
     if node.input[1] not in graph.weights:
-        return "" if node.op_type == "MatMul" else "the weight is no constant"
+        return "" if node.op_type == "MatMul" else "the weight is not constant"
     weight = graph.weights[node.input[1]]
     if weight.ndim != 2:
         return f"the weight has {weight.ndim} dimensions"
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     if attributes.get("transA") or attributes.get("alpha", 1.0) != 1.0 or attributes.get("beta", 1.0) != 1.0:
-        return "a Gemm with transA, alpha or beta"
+        return "it is a Gemm with transA, alpha or beta"
     if len(node.input) > 2 and (node.input[2] not in graph.weights or graph.weights[node.input[2]].ndim != 1):
-        return "the bias is no constant vector"
+        return "the bias is not a constant vector"
     return None
 
 
@@ -168,7 +168,7 @@ def _add(graph: Graph, name: str, array: np.ndarray) -> str:
 
 
 def block_size(n_in: int) -> int:
-    """Values that share a scale. A row that no size divides is filled up to one."""
+    """The number of values that share a scale. If no size divides the row, it is padded."""
     return next((block for block in BLOCKS if n_in % block == 0), BLOCKS[-1])
 
 
@@ -181,7 +181,7 @@ def by_channel(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def by_block(weight: np.ndarray, block: int, bits: int = 8) -> tuple[np.ndarray, np.ndarray]:
-    """[out, in] -> uint8 [out, blocks, bytes of a block] and scales [out, blocks]; 4-bit values lie two in a byte."""
+    """[out, in] -> uint8 [out, blocks, bytes of a block] and scales [out, blocks]; a byte holds two 4-bit values."""
     n_out, n_in = weight.shape
     padded = np.zeros((n_out, -(-n_in // block) * block), dtype=np.float32)
     padded[:, :n_in] = weight

@@ -1,8 +1,8 @@
-"""Engine graphs and their weights: one file of weights for all graphs of an engine, or the bundle's own.
+"""Saves the graphs of an engine, and one file of weights for all of them unless they use the bundle's.
 
-An engine whose weights are all the bundle's, unchanged, refers to the bundle's weights.bin and brings none. Otherwise
-its weights.bin holds every distinct tensor once, also those that are read as another shape (the bytes of an output
-projection as rows of the embedding).
+If all weights are the bundle's, unchanged, the graphs refer to the bundle's weights.bin and the engine has none.
+Otherwise its weights.bin holds every distinct tensor once, even if it is read with different shapes (as an output
+projection and as rows of the embedding).
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from onnx import TensorProto
 
 from ...graphs.graph import FLOAT, FLOATS, SMALL, Graph, element_type
 
-ALIGNMENT = 4096  # bytes; a page, so that ONNX Runtime maps a weight and copies nothing
+ALIGNMENT = 4096  # bytes, one page: ONNX Runtime then maps a weight instead of copying it
 NAME = "weights.bin"
-LARGE = 1 << 20  # bytes from which on a weight is worth sharing
+LARGE = 1 << 20  # bytes; smaller weights are not worth sharing
 
 
 def save(graphs: dict[str, Graph], folder: Path) -> tuple[str, dict[str, Any]]:
     """Write `<name>.onnx` of each graph into `folder`.
 
-    Returns whose weights they use, "bundle" or "engine", and for each graph the large weights of the engine that
-    another one reads too: by their names offset, dtype and shape. A runtime that maps these once has them once.
+    Returns whose weights they use, "bundle" or "engine", and for each graph its large weights that another graph reads
+    as well: offset, dtype and shape by name. A runtime can map these once for all graphs.
     """
     in_bundle = all(_place(graph, name) for graph in graphs.values() for name in _large(graph))
     if in_bundle:
@@ -65,7 +65,7 @@ def _large(graph: Graph) -> list[str]:
 
 
 def _place(graph: Graph, name: str) -> tuple[str, int, int] | None:
-    """Where the bundle holds exactly this tensor, as fp32."""
+    """Where the bundle's weights.bin has exactly this tensor in fp32, or None."""
     array = graph.weights[name]
     if name not in graph.places or (graph.types.get(name) in FLOATS and array.dtype != np.float32):
         return None

@@ -1,16 +1,14 @@
-"""The runtime says which cache slots a beam sees, and where the step writes: slots can then be used again.
+"""Lets the runtime say which cache slots a beam sees and where the step writes, so that slots can be used again.
 
-The portable step keeps slot t*K + k for what beam k wrote at position t, and computes the mask from the table of
-ancestors. Most of these slots are dead after a few steps, as beams share their history but for its end: attention reads
-K*T slots of which little more than T can be seen. Here the mask itself, the group of K slots that is written, and the
-positions of the slots (where positions bias the scores) are inputs, so that the runtime can drop dead slots whenever
-the cache is full (backends/_slots.py). At K = 4, T = 64 attention reads a third.
+In the portable step, slot t*K + k belongs to what beam k wrote at position t, and the mask is computed from the
+ancestor table. After a few steps most slots are dead, because the histories of beams differ only near their ends:
+attention reads K*T slots, of which little more than T are visible to any beam. With this pass, three inputs replace
+`ancestors`, and the runtime removes dead slots whenever the cache is full (runtime/backends/_slots.py). With K = 4 and
+T = 64, attention then reads a third of the slots.
 
     self_mask [B,1,K,N]     0 where beam k sees slot n, MASKED elsewhere
-    write_group [1]         slots write_group*K and on, K of them, are written
-    slot_positions [B,N]    only for relative positions
-
-in place of `ancestors`.
+    write_group [1]         the step writes the K slots from write_group*K on
+    slot_positions [B,N]    the position of each slot; only for relative positions
 """
 
 from __future__ import annotations
@@ -28,11 +26,11 @@ from ...graphs.passes import Applied
 PLAIN, BIASED = "BeamSelfAttention", "BeamSelfAttentionBias"
 TABLE = "ancestors"
 MASK, GROUP, POSITIONS = "self_mask", "write_group", "slot_positions"
-MASK_INPUT, TABLE_INPUT, POSITION_INPUT, BIAS_INPUT = 5, 6, 7, 8  # of the two functions
+MASK_INPUT, TABLE_INPUT, POSITION_INPUT, BIAS_INPUT = 5, 6, 7, 8  # input indices of the attention functions
 
 
 def apply(graph: Graph) -> Applied:
-    done = Applied("slots in the runtime's hands")
+    done = Applied("cache slots chosen by the runtime")
     attentions = [node for node in graph.nodes if node.domain == PLUGINS and node.op_type in (PLAIN, BIASED)]
     if not attentions:
         done.left["there is no self-attention over a cache of beams"] += 1
@@ -54,7 +52,7 @@ def apply(graph: Graph) -> Applied:
 
 def _rewire(node: onnx.NodeProto) -> None:
     mask = f"{node.input[BIAS_INPUT]}/mask" if node.op_type == BIASED else MASK
-    # The body reads no table; the input has to be there.
+    # The body does not read the table, but the input must exist.
     node.input[MASK_INPUT], node.input[TABLE_INPUT], node.input[POSITION_INPUT] = mask, GROUP, GROUP
     if node.op_type == BIASED:
         del node.input[BIAS_INPUT]
@@ -69,7 +67,7 @@ def _changed(graph: Graph, attentions: list[onnx.NodeProto]) -> list[onnx.NodePr
 def _spread(graph: Graph, bias: str) -> list[onnx.NodeProto] | None:
     """Nodes that make the bias [B,H,1,N] of every slot, added to the mask, from the one [1,H,1,C] of every position.
 
-    Found is Unsqueeze(Gather(table [H,n], f(Range(capacity)), axis=1)): the range gives way to the slots' positions.
+    The pattern is Unsqueeze(Gather(table [H,n], f(Range(capacity)), axis=1)). The slots' positions replace the range.
     """
     makers = {name: node for node in graph.nodes for name in node.output}
     unsqueeze = makers.get(bias)
@@ -81,7 +79,7 @@ def _spread(graph: Graph, bias: str) -> list[onnx.NodeProto] | None:
         return None
     stem = f"{bias}/slots"
     nodes, renamed = [], {ranges[0].output[0]: POSITIONS}
-    for node in graph.nodes:  # what lies between the range and the table, once more over the slots
+    for node in graph.nodes:  # repeat the nodes between the range and the table for the slots
         if renamed.keys() & set(node.input) and node in _makers_of(makers, bias) and node is not unsqueeze:
             copied = onnx.NodeProto()
             copied.CopyFrom(node)
@@ -102,7 +100,7 @@ def _spread(graph: Graph, bias: str) -> list[onnx.NodeProto] | None:
 
 
 def _makers_of(makers: dict[str, onnx.NodeProto], value: str) -> list[onnx.NodeProto]:
-    """All nodes that `value` is computed by."""
+    """All nodes by which `value` is computed."""
     found: list[onnx.NodeProto] = []
     waiting = [value]
     while waiting:
@@ -133,12 +131,15 @@ def _in_order(graph: Graph, nodes: Iterable[onnx.NodeProto]) -> list[onnx.NodePr
 
 
 def _declare(graph: Graph, has_positions: bool) -> None:
-    inputs = [(MASK, TensorProto.FLOAT, ["B", 1, "K", "N"]), (GROUP, TensorProto.INT64, [1])]
+    inputs: list[tuple[str, int, list[str | int]]] = [
+        (MASK, TensorProto.FLOAT, ["B", 1, "K", "N"]),
+        (GROUP, TensorProto.INT64, [1]),
+    ]
     if has_positions:
         inputs.append((POSITIONS, TensorProto.INT64, ["B", "N"]))
     for name, dtype, shape in inputs:
         graph.model.graph.input.append(helper.make_tensor_value_info(name, dtype, shape))
-    # All bodies anew, so that they fit each other: the graph may come from another version.
+    # Replace all bodies, so that they match each other: another version may have written the graph.
     used = {(node.domain, node.op_type) for node in graph.nodes if node.domain}
     graph.model.ClearField("functions")
     graph.model.functions.extend(function_protos(used))

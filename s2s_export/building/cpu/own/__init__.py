@@ -1,6 +1,7 @@
-"""Passes from the portable graphs to the operators of `plugins/cpu`: one file a pattern.
+"""Passes that replace parts of the portable graphs by the operators of `plugins/cpu`, one file for each pattern.
 
-Domain `s2s.cpu`. A graph that some pattern did not fit still runs: ONNX Runtime knows every node that is left.
+The operators have the domain `s2s.cpu`. Where a pattern does not match, the graph still runs: ONNX Runtime has a kernel
+for every node that is left.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ DOMAIN = "s2s.cpu"
 
 
 def node(op_type: str, inputs: list[str], outputs: list[str], name: str, **attributes: Any) -> onnx.NodeProto:
-    """A node of our domain; trailing inputs and outputs that are left out go."""
+    """A node of our domain. Empty names at the end of its inputs and outputs are removed."""
     inputs, outputs = list(inputs), list(outputs)
     for names in (inputs, outputs):
         while names and not names[-1]:
@@ -25,6 +26,6 @@ def node(op_type: str, inputs: list[str], outputs: list[str], name: str, **attri
 
 
 def declare(graph: Graph) -> None:
-    """Say in the model that it uses our domain."""
+    """Add our domain to the model's imports."""
     if all(entry.domain != DOMAIN for entry in graph.model.opset_import):
         graph.model.opset_import.append(helper.make_opsetid(DOMAIN, 1))

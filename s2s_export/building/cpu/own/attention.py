@@ -1,12 +1,13 @@
-"""Attention of the decoder step, from the rows of its product to the rows of the next, without splits and transposes.
+"""Attention of the decoder step, from the rows of one matrix product to those of the next, without transposing
+anything.
 
-The portable graph says
+The portable graph has
 
     Split(rows) -> Reshape, Transpose for each head -> BeamSelfAttention -> Transpose, Reshape
 
-and the operator SelfAttention reads the rows of the joint product of queries, keys and values as they are, and of the
-cache only the positions that a beam's history goes through. The caches become [C,B,H,K,D], position outermost, so that
-they grow without being moved. CrossAttention likewise.
+The operator SelfAttention replaces all of it. It reads the rows of the merged product of queries, keys and values as
+they are, and only those cache slots that belong to a beam's history. The caches become [C,B,H,K,D], with the position
+outermost, so that they grow without being moved. CrossAttention works likewise.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ SOURCE_MASK = "source_mask"
 def apply(graph: Graph) -> list[Applied]:
     own, cross = Applied("attention over the cache"), Applied("attention over the source")
     over_cache = [n for n in graph.nodes if n.op_type in ("BeamSelfAttention", "BeamSelfAttentionBias")]
-    # All of them or none: the runtime keeps caches of one form.
+    # All of them or none: the runtime's caches have one layout.
     tried = graph.copy()
     reasons = {reason for found in over_cache if (reason := _self_attention(tried, found))}
     for found in over_cache:
@@ -44,19 +45,19 @@ def _count(done: Applied, reason: str) -> None:
 
 
 def _self_attention(graph: Graph, found: onnx.NodeProto) -> str:
-    """Replace it, or say why not."""
+    """Replace the node; returns the reason if that is not possible, or an empty text."""
     links = Links(graph)
     query, key, value, key_cache, value_cache, _, ancestors, position = found.input[:BIAS_INPUT]
     rows = [_rows_of_heads(links, name) for name in (query, key, value)]
     split = links.maker(rows[0] or "", "Split")
     if split is None or rows != list(split.output):
-        return "queries, keys and values are no equal parts of one product"
+        return "queries, keys and values are not equal parts of one product"
     sizes = graph.weights.get(split.input[1]) if len(split.input) > 1 else None
     if sizes is None or len(set(sizes.tolist())) != 1:
-        return "queries, keys and values are no equal parts of one product"
+        return "queries, keys and values are not equal parts of one product"
     after = _merged(links, found.output[0])
     if after is None:
-        return "what reads it is no merging of heads"
+        return "its output is not read by a merging of heads"
     for cache in (key_cache, value_cache, *found.output[1:]):
         _with_positions_first(graph, cache)
     bias = found.input[BIAS_INPUT] if len(found.input) > BIAS_INPUT else ""
@@ -76,12 +77,12 @@ def _cross_attention(graph: Graph, found: onnx.NodeProto) -> str:
     query, key, value, mask = found.input
     rows = _rows_of_heads(links, query)
     if rows is None:
-        return "its query is no split of rows into heads"
+        return "its query is not the result of splitting rows into heads"
     if links.before(mask) & set(graph.inputs) != {SOURCE_MASK}:
-        return "its mask is not the source's alone"
+        return "its mask is not that of the source alone"
     after = _merged(links, found.output[0])
     if after is None:
-        return "what reads it is no merging of heads"
+        return "its output is not read by a merging of heads"
     made = node(
         "CrossAttention", [rows, key, value, SOURCE_MASK], [after[-1].output[0]], found.name,
         scale=float(attribute(found, "scale", 1.0)),
@@ -111,7 +112,7 @@ def _rows_of_heads(links: Links, heads: str) -> str | None:
 
 
 def _merged(links: Links, heads: str) -> list[onnx.NodeProto] | None:
-    """The two nodes that make rows of `heads`."""
+    """The two nodes that merge `heads` into rows."""
     transposed = links.only_reader(heads, "Transpose")
     if transposed is None or list(attribute(transposed, "perm", [])) != TO_HEADS:
         return None

@@ -1,4 +1,4 @@
-"""Embeddings are read from the packed table: where it is the output projection too, it is stored and mapped once."""
+"""Embeddings are read from the packed table, which is stored once if it is tied to the output projection."""
 
 from __future__ import annotations
 

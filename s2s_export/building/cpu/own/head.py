@@ -1,4 +1,4 @@
-"""The output projection and all that a search asks of it become one node that never writes the logits down."""
+"""The output projection and all that a search asks of it become one node, which never stores the logits."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def apply(graph: Graph, store: Store) -> Applied:
         return done
     after = links.after(product.output[0])
     if set(graph.outputs) & after != {*OUTPUTS, *LEFT_OUT}:
-        done.left["other outputs than candidates come from the logits"] += 1
+        done.left["the logits are used for other outputs than candidates"] += 1
         return done
     weight, packed = store.add(graph, product.input[1], bool(attribute(product, "transB")))
     made = node(

@@ -1,10 +1,10 @@
-"""Weights as the operators of plugins/cpu read them: blocks of 16 outputs. Letters: O outputs, I inputs.
+"""Weights in the layout that the operators of plugins/cpu read: blocks of 16 outputs. Letters: O outputs, I inputs.
 
     float32   [O,I] -> [O/16, I, 16]
     int8      [O,I] -> [O/16, I/4, 16, 4]
 
-Outputs are filled up to whole blocks with zeros, inputs of int8 to a multiple of 4. The blocks of a large weight lie in
-the file in the order in which they are read.
+Outputs are padded with zeros to whole blocks, and the inputs of int8 weights to a multiple of 4. The blocks of a large
+weight are stored in the order in which they are read.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FOUR = 4
 
 @dataclass
 class Packed:
-    """A weight's arrays by what they are added to its name as: "" the values, and for int8 "scale" [O], "sum" [O]."""
+    """A weight's arrays by the suffix of their names: "" for the values; int8 also has "scale" [O] and "sum" [O]."""
 
     arrays: dict[str, NDArray[Any]]
     n_out: int
@@ -33,14 +33,14 @@ class Packed:
 
 @dataclass
 class Store:
-    """Packs weights, each once: graphs that share one share its packed form. is_int8: of all of them."""
+    """Packs each weight once, also if several graphs share it. is_int8: whether all weights become int8."""
 
     is_int8: bool
     found: dict[Any, Packed] = field(default_factory=dict)
     added: dict[tuple[int, int], list[str]] = field(default_factory=dict)  # names by graph and packed weight
 
     def get(self, graph: Graph, name: str, is_transposed: bool) -> Packed:
-        """is_transposed: the graph's weight is [O,I] (and not [I,O])."""
+        """is_transposed: whether the graph's weight is [O,I] and not [I,O]."""
         array = graph.weights[name]
         key = (graph.places.get(name) or id(array), array.shape, is_transposed)
         if key not in self.found:
@@ -49,7 +49,7 @@ class Store:
         return self.found[key]
 
     def add(self, graph: Graph, name: str, is_transposed: bool = True) -> tuple[list[str], Packed]:
-        """Put a packed weight into the graph, once: the names that a product's inputs want, in order."""
+        """Add a packed weight to the graph, once. Returns its arrays' names in the order of an operator's inputs."""
         packed = self.get(graph, name, is_transposed)
         key = (id(graph), id(packed))
         if key not in self.added:
@@ -83,6 +83,6 @@ def to_int8(weight: NDArray[np.float32]) -> Packed:
 
 
 def filled(array: NDArray[Any], multiple: int) -> NDArray[Any]:
-    """The array with zeros behind its rows, up to a multiple."""
+    """The array, with zeros added at the end of its rows up to a multiple."""
     more = -len(array) % multiple
     return np.concatenate([array, np.zeros((more, *array.shape[1:]), array.dtype)]) if more else array

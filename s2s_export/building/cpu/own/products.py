@@ -1,8 +1,8 @@
-"""Products with a constant weight become Linear or LinearInt8, and take in what follows them.
+"""Matrix products with a constant weight become Linear or LinearInt8 nodes, which include what follows the product:
 
 activation   Relu, Gelu (both forms), x * Sigmoid(x), x * Sigmoid(1.702 x)
 residual     an Add with rows of the same width
-norm         LayerNormalization or RMSNormalization of the sum; the sum itself is given out only where it is read
+norm         LayerNormalization or RMSNormalization of the sum; the sum itself is an output only if something reads it
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def _replace(
             done["fused residuals"].count += 1
             norm = _norm(graph, links, value)
     outputs, norm_inputs, attributes = [value], ["", ""], {}
-    last = max(removed, key=lambda n: _place(graph, n))  # where all that it reads is there
+    last = max(removed, key=lambda n: _place(graph, n))  # the first place at which all of its inputs exist
     if norm is not None:
         removed.append(norm)
         done["fused norms"].count += 1
@@ -86,7 +86,7 @@ def bias_of(graph: Graph, product: onnx.NodeProto) -> str:
 
 
 def _activation(graph: Graph, links: Links, value: str) -> tuple[str, list[onnx.NodeProto], str]:
-    """Which activation follows `value`, its nodes, and what they make; "none" where none does."""
+    """The activation that follows `value` ("none" without one), its nodes, and the value that they compute."""
     if relu := links.only_reader(value, "Relu"):
         return "relu", [relu], relu.output[0]
     if gelu := links.only_reader(value, "Gelu"):
@@ -100,15 +100,15 @@ def _activation(graph: Graph, links: Links, value: str) -> tuple[str, list[onnx.
         if links.only_reader(sigmoid.output[0], "Mul") is not None and sigmoid.output[0] in product.input:
             return "silu", [sigmoid, product], product.output[0]
     factored = [reader for reader in links.readers(value) if _factor(graph, reader) == QUICK_GELU]
-    if len(factored) == 1 and (sigmoid := links.only_reader(factored[0].output[0], "Sigmoid")):
-        product = links.only_reader(sigmoid.output[0], "Mul")
-        if product is not None and value in product.input:
-            return "quick_gelu", [factored[0], sigmoid, product], product.output[0]
+    if len(factored) == 1 and (squashed := links.only_reader(factored[0].output[0], "Sigmoid")):
+        last = links.only_reader(squashed.output[0], "Mul")
+        if last is not None and value in last.input:
+            return "quick_gelu", [factored[0], squashed, last], last.output[0]
     return "none", [], value
 
 
 def _factor(graph: Graph, product: onnx.NodeProto) -> float | None:
-    """The constant that a Mul multiplies by, as it was written: six digits."""
+    """The constant factor of a Mul, rounded to six digits."""
     for name in product.input if product.op_type == "Mul" else ():
         constant = graph.weights.get(name)
         if constant is not None and constant.size == 1:
@@ -117,7 +117,7 @@ def _factor(graph: Graph, product: onnx.NodeProto) -> float | None:
 
 
 def _norm(graph: Graph, links: Links, value: str) -> onnx.NodeProto | None:
-    """The one norm over the last axis that reads `value`."""
+    """The norm over the last axis that reads `value`, if there is exactly one."""
     norms = [reader for reader in links.readers(value) if reader.op_type in NORMS and reader.input[0] == value]
     if len(norms) != 1 or attribute(norms[0], "axis", -1) != -1:
         return None
@@ -125,9 +125,9 @@ def _norm(graph: Graph, links: Links, value: str) -> onnx.NodeProto | None:
 
 
 def _row_widths(graph: Graph) -> dict[str, int]:
-    """Values that are known to be rows [R, width], with their width."""
+    """The width of each value that is known to be rows [R, width]."""
     found: dict[str, Any] = {}
-    # Positions: a row, or a row for each of the others.
+    # Of positions: one row for all, or one for each row.
     of_table = {n.output[0] for n in graph.nodes if n.op_type == "Gather" and n.input[0] in graph.weights}
     for made in graph.nodes:
         if made.op_type == "Gemm" and not made.domain and made.input[1] in graph.weights:

@@ -1,4 +1,4 @@
-"""All passes over one graph, in order."""
+"""Applies all passes to one graph, in order."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ STEP = "decoder_step"
 
 
 def rewrite(graph: Graph, store: Store) -> list[Applied]:
-    """Rewrite the graph in place; what each pass did."""
+    """Rewrite the graph in place. Returns what each pass did."""
     done: list[Applied] = []
-    on_demand = ondemand.ON_DEMAND
+    on_demand: tuple[str, ...] = ondemand.ON_DEMAND
     if graph.name == STEP:
         projection = head.apply(graph, store)
-        if projection.count:  # it gives the log-probabilities on demand itself
+        if projection.count:  # the new node computes the log-probabilities on demand
             on_demand = tuple(name for name in on_demand if name not in head.OUTPUTS)
         done += [*attention.apply(graph), projection]
         graph.prune([name for name in graph.outputs if name not in ondemand.LEFT_OUT])

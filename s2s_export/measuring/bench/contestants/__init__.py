@@ -1,16 +1,16 @@
-"""Who is measured: one file a system, found by listing this directory.
+"""The systems that are measured: one file for each, found by listing this directory.
 
 A contestant's module defines
 
-    NAME                        as --peers says it, or "s2s" for ourselves
-    entries(bundle, choice)     its entries in the race: a system may run at several precisions. Called in the parent
-                                process; imports nothing heavy
-    environment(folder)         optional: variables that the process of `open` starts with; `folder` is prepared
-    prepare(job, folder)        optional: make in `folder` what `open` reads (a conversion). Runs and is timed in a
-                                process of its own, so that it does not count as the contestant's memory
-    open(job, folder) -> System in the worker process. Raises Absent with the reason when it can't run here
+    NAME                        its name for --peers, or "s2s" for this project
+    entries(bundle, choice)     its entries, which may be several (of different precisions). Called in the parent
+                                process; must not import anything large
+    environment(folder)         optional: environment variables for the process of `open`; `folder` has been prepared
+    prepare(job, folder)        optional: write into `folder` what `open` reads (a conversion). It runs and is timed in
+                                a process of its own, so that its memory does not count
+    open(job, folder) -> System in the worker process. Raises Absent with the reason if it can't run here
 
-`import`s of the system itself are inside functions: a contestant that is not installed costs nothing.
+The system itself is imported inside functions, so that it need not be installed.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ OURS = "s2s"
 
 
 class Absent(Exception):
-    """Why a contestant can't run here, in one sentence."""
+    """A contestant can't run here; the message is one sentence with the reason."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the table. weight_bytes: bytes a weight is stored in, by which the bandwidth floor is found.
+    """One line of the table. weight_bytes: bytes in which a weight is stored, which determine the floor.
 
-    options: what only its module understands, JSON-able. reason: why it can't run, when that is known without trying.
-    build_seconds: what its engine took to build, when that happened before.
+    options: for its own module, as JSON values. reason: why it can't run, if that is known without trying.
+    build_seconds: how long its engine took to build, if it was built earlier.
     """
 
     contestant: str
@@ -51,9 +51,9 @@ class Entry:
 
 @dataclass(frozen=True)
 class Choice:
-    """What the user asked for: backends, targets and searches of ours (None: all there are), and where all run.
+    """What the user asked for: our backends, targets and searches (None: all), and the device on which all systems run.
 
-    searches: as `s2s_export.load` takes them; only on a GPU is there more than one.
+    searches: as for `s2s_export.load`; there are several on a GPU only.
     """
 
     backends: tuple[str, ...] | None = None
@@ -63,13 +63,13 @@ class Choice:
 
     @property
     def reason_if_for_cpus(self) -> str | None:
-        """Why a contestant that is measured on CPUs only takes no part."""
+        """Why a contestant that is measured on CPUs only is left out, or None."""
         return None if self.device == "cpu" else "measured on CPUs only"
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker opens. Paths as text, JSON-able."""
+    """What a worker opens, as JSON values; paths are text."""
 
     contestant: str
     bundle: str
@@ -84,7 +84,7 @@ class Job:
 
 
 class Marks:
-    """Moments inside one call, written by the contestant's hooks: seconds of `time.perf_counter`."""
+    """Times of events inside one call, recorded by the contestant's hooks, in seconds of `time.perf_counter`."""
 
     def __init__(self) -> None:
         self.encoder_seconds: float | None = None
@@ -102,19 +102,19 @@ class Marks:
 
 
 class System(Protocol):
-    """An opened contestant. `marks` stays empty for a system that can't be looked into."""
+    """An opened contestant. `marks` stays empty for a system without hooks."""
 
     versions: dict[str, str]
     marks: Marks
 
     def decode(self, sources: Sequence[Ids], num_beams: int, new_tokens: int) -> list[Ids]:
-        """The best hypothesis of each source, decoded as one batch: `new_tokens` ids, decoder prompt left out."""
+        """The best hypothesis of each source, decoded as one batch: `new_tokens` ids without the decoder prompt."""
         ...
 
     def translate(
         self, sources: Sequence[Ids], num_beams: int, max_new_tokens: int, setting: dict[str, Any]
     ) -> list[Ids]:
-        """Sources of mixed lengths, outputs that end where they end, scheduled the system's own way."""
+        """Decode sources of mixed lengths until their end tokens, scheduled in the system's own way."""
         ...
 
 
@@ -134,7 +134,7 @@ def without_prompt(row: Sequence[int], n_prompt: int, new_tokens: int) -> Ids:
 
 
 def until_end(row: Sequence[int], n_prompt: int, ends: set[int]) -> Ids:
-    """The generated ids of a row up to its end token, that left out."""
+    """The generated ids of a row before its end token."""
     ids: Ids = []
     for i in row[n_prompt:]:
         if int(i) in ends:

@@ -1,5 +1,6 @@
-"""CTranslate2's wheel wants the libraries of cuBLAS 12. Where only those of 13 are, as beside a torch for CUDA 13,
-links with the older names serve: it looks up a dozen functions by name, and both have them. Not yet run on a GPU.
+"""CTranslate2's wheel needs the libraries of cuBLAS 12. If only those of cuBLAS 13 are installed, as with a torch for
+CUDA 13, links with the older names work as well: CTranslate2 looks up a dozen functions by name, which both versions
+have. Not yet run on a GPU.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ PLACES = ("nvidia/cu13/lib", "nvidia/cublas/lib")  # of NVIDIA's wheels, below a
 
 
 def link(folder: Path) -> None:
-    """Makes the links in `folder`; nothing where the wanted libraries load, or none is there to link to."""
+    """Make the links in `folder`, unless the older libraries can be loaded or there are none to link to."""
     if all(_loads(name) for name in WANTED):
         return
     for place in (Path(entry) / place for entry in sys.path for place in PLACES):
@@ -28,7 +29,7 @@ def link(folder: Path) -> None:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """What makes the loader find the links: it reads the path as a process starts."""
+    """The variables with which the loader finds the links: it reads the path when a process starts."""
     if not folder.is_dir():
         return {}
     return {"LD_LIBRARY_PATH": os.pathsep.join([str(folder), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])])}

@@ -1,4 +1,4 @@
-"""What the contestants that decode by transformers' generate() share. torch is imported inside functions."""
+"""Shared by the contestants that decode with transformers' generate(). torch is imported inside functions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from . import Absent, Job, Marks, until_end, without_prompt
 
 
 def load_model(job: Job) -> Any:
-    """transformers' model with its fastest attention, in fp32 or on a GPU in fp16, or Absent."""
+    """The transformers model with its fastest attention, in fp32, or in fp16 on a GPU. Raises Absent."""
     try:
         import torch
         import transformers
@@ -30,7 +30,7 @@ def load_model(job: Job) -> Any:
 
 
 class Generate:
-    """Batched decoding by `model.generate`.
+    """Batched decoding with `model.generate`.
 
     Hooks are set on the instance: `forward` of the model marks a step, `forward` of its encoder is timed.
     """
@@ -64,7 +64,7 @@ class Generate:
             marks.step()
             return forward(*arguments, **options)
 
-        # generate() reads the signature to find out what the model takes.
+        # generate() reads the signature to find out which arguments the model takes.
         for timed, original in ((timed_encode, encode), (marked_forward, forward)):
             timed.__wrapped__ = original  # type: ignore[attr-defined]
         encoder.forward, self.model.forward = timed_encode, marked_forward

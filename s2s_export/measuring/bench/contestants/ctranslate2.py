@@ -1,7 +1,7 @@
 """CTranslate2, in float32 and int8 at its default settings for this processor, or in float16 on a GPU.
 
-It takes text tokens, not ids. The conversion is given a vocabulary of made-up words, one for each id, so that the
-checkpoint needs no tokenizer and nothing but the model is measured.
+It takes words, not ids. The conversion gets a vocabulary of made-up words, one for each id, so that the checkpoint
+needs no tokenizer and only the model is measured.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def entries(bundle: Bundle, choice: Choice) -> list[Entry]:
 
 
 class Vocabulary:
-    """Stands in for a tokenizer at conversion. Words are made-up, and special ones have the names it looks for."""
+    """Replaces the tokenizer in the conversion. Words are made up; special tokens have the names it looks for."""
 
     unk_token = "<unk>"
     eos_token = "</s>"
@@ -47,7 +47,7 @@ class Vocabulary:
             if isinstance(place, int) and 0 <= place < n_words:
                 self.words[place] = getattr(self, f"{name}_token")
         if self.unk_token not in self.words:
-            # Any word that sources are unlikely to hold; ids are looked up by place, never by this name.
+            # Any word that does not occur in sources; ids are looked up by position, not by this name.
             self.words[next(i for i in range(n_words) if self.words[i] == f"w{i}")] = self.unk_token
         missing = [word for word in (self.bos_token, self.eos_token, self.pad_token) if word not in self.words]
         for word in missing:
@@ -75,7 +75,7 @@ def prepare(job: Job, folder: str) -> None:
     checkpoint = Path(job.need_checkpoint())
     vocabulary = Vocabulary(json.loads((checkpoint / "config.json").read_text(encoding="utf-8")))
 
-    class Converter(TransformersConverter):  # type: ignore[misc]
+    class Converter(TransformersConverter):
         def load_tokenizer(self, *arguments: Any, **options: Any) -> Vocabulary:
             return vocabulary
 
@@ -93,8 +93,8 @@ def environment(folder: str) -> dict[str, str]:
 
 
 def open(job: Job, folder: str) -> CTranslate2:
-    # Its converters import torch and transformers where they are installed; translating needs neither, and they would
-    # count as its memory and its load time.
+    # Its converters import torch and transformers if these are installed. Translating does not need them, and they
+    # would count as its memory and load time.
     for name in ("torch", "transformers"):
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]
     try:
@@ -150,7 +150,7 @@ class CTranslate2:
 
 
 def settings(cores: int) -> list[dict[str, Any]]:
-    """Workers of one thread each gain more than threads of one call; batches by sentences or by tokens."""
+    """Settings to try: workers of one thread (faster than threads of one call), batches by sentences or tokens."""
     batches = [("examples", 16), ("examples", 32), ("tokens", 1024), ("tokens", 2048)]
     shapes = {(1, cores), (cores, 1)}
     return [

@@ -1,4 +1,4 @@
-"""transformers' own generate() on PyTorch, fp32, on a GPU fp16: the reference for tokens, and what most people run."""
+"""transformers' generate() with PyTorch in fp32, on a GPU in fp16: the reference for tokens."""
 
 from __future__ import annotations
 

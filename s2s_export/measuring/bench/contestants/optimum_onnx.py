@@ -1,7 +1,7 @@
-"""optimum-onnx: its own export, run by ONNX Runtime under transformers' generate(), fp32.
+"""optimum-onnx: its own export, run by ONNX Runtime with transformers' generate(), in fp32.
 
-It holds transformers below the version that a new checkpoint may need, so it often lives in an interpreter of its own:
---peer-python optimum=/path/to/python.
+It needs an older version of transformers than a checkpoint may need, so that it is often installed in an environment of
+its own: --peer-python optimum=/path/to/python.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def entries(bundle: Bundle, choice: Choice) -> list[Entry]:
 
 
 def prepare(job: Job, folder: str) -> None:
-    """Export with a cache in one decoder, its default."""
+    """Export with its defaults: one decoder graph with a cache."""
     checkpoint = _readable(Path(job.need_checkpoint()), Path(folder) / "checkpoint")
     model = _class().from_pretrained(checkpoint, export=True)
     model.save_pretrained(Path(folder) / EXPORTED)
@@ -41,7 +41,7 @@ def _class() -> Any:
 
 
 def _readable(checkpoint: Path, copy: Path) -> Path:
-    """A folder of links whose config.json also has the older name of `dtype`, which its transformers looks for."""
+    """A folder of links, with a config.json that also has the older name of `dtype` for its older transformers."""
     copy.mkdir()
     for file in checkpoint.iterdir():
         if file.name != "config.json":

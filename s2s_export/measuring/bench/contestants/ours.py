@@ -1,4 +1,4 @@
-"""Ourselves: the portable graphs and every built target, on every backend that works here."""
+"""This project: the portable graphs and every built target, on every backend that works here."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from . import OURS, Absent, Choice, Entry, Job, Marks, until_end, without_prompt
 
 NAME = OURS
 WEIGHT_BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.0, "fp8": 1.0}
-SEARCHES = ("device", "host")  # on a GPU: where the search runs
+SEARCHES = ("device", "host")  # where the search runs, on a GPU
 
 
 def entries(bundle: Bundle, choice: Choice) -> list[Entry]:
@@ -66,7 +66,7 @@ def _entries_of(
 
 
 def _shortlist_targets(bundle: Bundle) -> list[str]:
-    """Targets that the bundle's shortlist serves."""
+    """Targets for which the bundle has a shortlist."""
     folder = bundle.path / shortlist.FOLDER
     return list(shortlist.read_record(folder)["targets"]) if (folder / shortlist.RECORD).is_file() else []
 
@@ -127,7 +127,7 @@ class Ours:
 
 
 def settings(cores: int) -> list[dict[str, Any]]:
-    """Ways to translate a file, of which the fastest is taken."""
+    """Settings to try for a file, of which the fastest is used."""
     shapes = sorted({(1, cores), (cores, 1)})
     return [
         {"threads": threads, "workers": workers, "batch_size": size}
@@ -145,7 +145,7 @@ def _library(backend: str) -> dict[str, str]:
 
 
 class TimedState:
-    """A decode state that marks when each of its steps begins."""
+    """A decode state that records when each step begins."""
 
     def __init__(self, state: DecodeState, marks: Marks) -> None:
         self._state = state

@@ -1,7 +1,7 @@
 """generate() with the model compiled by torch.compile, fp32.
 
-Shapes are compiled as symbols: a decode has a new cache length at every step, and a compilation for each would never
-end. Whether that helps on a CPU is what the measurement says.
+Shapes are symbolic, because the cache has another length at every step, and compiling for each would take too long. The
+measurement shows whether compilation helps on a CPU.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ OPTIONS = {
 
 
 class BadWords(SparseRule):
-    """`NoBadWordsLogitsProcessor`: as `sequence_bias` with minus infinity. Entries that are one end token are left out.
+    """`NoBadWordsLogitsProcessor`: like `sequence_bias` with minus infinity. Entries that are an end token are ignored.
 
     Device: the sequences as padded ids [W, n] with lengths [W].
     """

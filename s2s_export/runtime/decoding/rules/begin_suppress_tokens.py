@@ -1,4 +1,4 @@
-"""`begin_suppress_tokens`: not generated as the first token."""
+"""`begin_suppress_tokens`: tokens that are not generated first."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OPTIONS = {"begin_suppress_tokens": Option(values.token_list, example=[10], toke
 
 
 class BeginSuppressTokens(SparseRule):
-    """`SuppressTokensAtBeginLogitsProcessor`. Where forced_bos_token_id decides the first token, the second is meant.
+    """`SuppressTokensAtBeginLogitsProcessor`. With forced_bos_token_id, it applies to the second token.
 
     Device: the tokens, the length at which they are banned.
     """

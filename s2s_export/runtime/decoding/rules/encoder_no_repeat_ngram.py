@@ -1,4 +1,4 @@
-"""`encoder_no_repeat_ngram_size`: no n tokens in a row of the source occur in the output."""
+"""`encoder_no_repeat_ngram_size`: no n consecutive tokens of the source occur in the output."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OPTIONS = {"encoder_no_repeat_ngram_size": Option(values.integer(0), default=0, 
 class EncoderNoRepeatNgram(SparseRule):
     """`EncoderNoRepeatNGramLogitsProcessor`: bans the token that follows the last n-1 tokens somewhere in the source.
 
-    transformers also reads the padding that a source has in a batch as text; here a source ends where it ends.
+    transformers also reads the padding of a source as text; here, padding is ignored.
     Device: n, the source's ids [S], the row's last n-1 tokens.
     """
 

@@ -18,9 +18,8 @@ OPTIONS = {"encoder_repetition_penalty": Option(values.above_0, default=1.0, exa
 class EncoderRepetitionPenalty(SparseRule):
     """`EncoderRepetitionPenaltyLogitsProcessor`: repetition_penalty with 1/penalty over the tokens of the source.
 
-    transformers also counts the padding that a source has in a batch; here a source's result does not depend on its
-    batch. (Its 5.17 mixed the sources up under beam search; this follows 5.23.)
-    Device: the source's ids [S], 1/penalty.
+    transformers also counts the padding of a source; here, a source's result does not depend on its batch.
+    (transformers 5.17 confused the sources in beam search; this follows 5.23.) Device: the source's ids [S], 1/penalty.
     """
 
     shift_invariant = False

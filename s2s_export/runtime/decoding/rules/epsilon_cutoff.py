@@ -1,4 +1,4 @@
-"""`epsilon_cutoff`, when sampling: keeps the tokens that are at least so likely."""
+"""`epsilon_cutoff`, when sampling: keeps the tokens whose probability is at least this."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OPTIONS = {
 class EpsilonCutoff(DenseRule):
     """`EpsilonLogitsWarper` (arXiv 2210.15191).
 
-    Device: epsilon, how many tokens to keep at least.
+    Device: epsilon, least number of tokens to keep.
     """
 
     def __init__(self, epsilon: float, keep: int) -> None:

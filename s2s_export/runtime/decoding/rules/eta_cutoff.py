@@ -1,4 +1,4 @@
-"""`eta_cutoff`, when sampling: as `epsilon_cutoff`, with a threshold that falls with the entropy."""
+"""`eta_cutoff`, when sampling: like `epsilon_cutoff`, with a threshold that falls as the entropy rises."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OPTIONS = {"eta_cutoff": Option(values.number(), default=0.0, example=0.01, kind
 class EtaCutoff(DenseRule):
     """`EtaLogitsWarper` (arXiv 2210.15191): the threshold is min(eta, sqrt(eta) * exp(-entropy)).
 
-    Device: eta, how many tokens to keep at least; a sum over the vocabulary.
+    Device: eta, least number of tokens to keep; a sum over the vocabulary.
     """
 
     def __init__(self, eta: float, keep: int) -> None:

@@ -1,4 +1,4 @@
-"""`exponential_decay_length_penalty`: after some tokens the end becomes ever more likely."""
+"""`exponential_decay_length_penalty`: from some length on, the end becomes more and more likely."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ OPTIONS = {"exponential_decay_length_penalty": Option(values.decay, example=(1, 
 
 
 class ExponentialDecay(SparseRule):
-    """`ExponentialDecayLengthPenalty`: the score of the end tokens grows by |score| * (factor**n - 1), where n counts
-    the tokens beyond `start`, the prompt not counted.
+    """`ExponentialDecayLengthPenalty`: the score of the end tokens grows by |score| * (factor**n - 1), where n is the
+    number of generated tokens beyond `start`, without the prompt.
 
     A banned end token stays banned, as in transformers 5.23 (in 5.17 it became NaN).
     Device: the end tokens, start, factor.

@@ -13,7 +13,7 @@ OPTIONS = {"forced_bos_token_id": Option(values.token_id, example=7, token_ids=l
 
 
 class ForcedBos(SparseRule):
-    """`ForcedBOSTokenLogitsProcessor`: nothing is forced after a longer prompt.
+    """`ForcedBOSTokenLogitsProcessor`. After a longer prompt, nothing is forced.
 
     Device: the token, applied where the length is 1.
     """

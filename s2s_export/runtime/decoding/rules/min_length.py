@@ -1,4 +1,4 @@
-"""`min_length`: no end token before the text, decoder prompt included, has that many tokens."""
+"""`min_length`: no end token before the text has that many tokens, including the decoder prompt."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ OPTIONS = {"min_length": Option(values.integer(0), default=0, example=5)}
 
 
 class MinLength(SparseRule):
-    """`MinLengthLogitsProcessor`. `min_new_tokens` arrives here too: generate() sets min_length from it and adds a
-    processor of the same effect (`MinNewTokensLengthLogitsProcessor`), which need not be applied twice.
+    """`MinLengthLogitsProcessor`. It also implements `min_new_tokens`: generate() sets min_length from it, and its
+    second processor for it (`MinNewTokensLengthLogitsProcessor`) has the same effect.
 
     Device: the end tokens, the length before which they are banned.
     """

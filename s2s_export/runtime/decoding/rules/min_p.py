@@ -19,7 +19,7 @@ OPTIONS = {"min_p": Option(values.number(), example=0.1, kind="filter", sampling
 class MinP(DenseRule):
     """`MinPLogitsWarper` (arXiv 2407.01082).
 
-    Device: p, how many tokens to keep at least.
+    Device: p, least number of tokens to keep.
     """
 
     def __init__(self, p: float, keep: int) -> None:

@@ -1,4 +1,4 @@
-"""`no_repeat_ngram_size`: no n tokens in a row occur twice."""
+"""`no_repeat_ngram_size`: no n consecutive tokens occur twice."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OPTIONS = {"no_repeat_ngram_size": Option(values.integer(0), default=0, example=
 
 class NoRepeatNgram(SparseRule):
     """`NoRepeatNGramLogitsProcessor`: bans the token that followed an earlier occurrence of the last n-1 tokens. The
-    prompt counts as text.
+    prompt is part of the text.
 
     Device: n, the row's tokens [T].
     """

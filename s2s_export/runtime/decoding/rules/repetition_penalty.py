@@ -13,7 +13,7 @@ OPTIONS = {"repetition_penalty": Option(values.above_0, default=1.0, example=1.7
 
 
 class RepetitionPenalty(SparseRule):
-    """`RepetitionPenaltyLogitsProcessor` (CTRL, arXiv 1909.05858): over every token so far, prompt included, once each.
+    """`RepetitionPenaltyLogitsProcessor` (CTRL, arXiv 1909.05858): once for every token so far, also of the prompt.
 
     Device: the row's tokens [T], the penalty.
     """

@@ -22,10 +22,10 @@ OPTIONS = {
 
 
 class SequenceBias(SparseRule):
-    """`SequenceBiasLogitsProcessor`: a sequence applies when all its tokens but the last end the text so far, prompt
-    included; its last token is then changed. A sequence of one token always applies.
+    """`SequenceBiasLogitsProcessor`: if the text so far, including the prompt, ends with all tokens of a sequence but
+    the last, the score of the last is changed. A sequence of one token always applies.
 
-    A sequence may begin where the text does, as in transformers 5.23 (5.17 wanted one token more of context).
+    A sequence may begin at the beginning of the text, as in transformers 5.23 (5.17 needed one more token before it).
     Device: the sequences as padded ids [W, n] with lengths [W], and a bias each [W].
     """
 

@@ -1,4 +1,4 @@
-"""`top_h`, when sampling: keeps the most likely tokens up to a share of the distribution's entropy."""
+"""`top_h`, when sampling: keeps the most likely tokens, up to a share of the distribution's entropy."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ..state import Floats
 
 ORDER = 160
 OPTIONS = {"top_h": Option(values.number(), example=0.4, kind="filter", sampling_range=ABOVE_0_TO_1)}
-# Only the most likely tokens are looked at, which bounds the work (transformers' own constant).
+# Only this many most likely tokens are considered, as in transformers.
 MOST_LIKELY = 100
 
 
 class TopH(DenseRule):
     """`TopHLogitsWarper` (arXiv 2509.02510): entropies are those of the 100 most likely tokens, renormalised.
 
-    Device: the share, how many tokens it looks at; the best of them sorted.
+    Device: the share, how many tokens it considers; the best of them sorted.
     """
 
     def __init__(self, share: float) -> None:
@@ -30,7 +30,7 @@ class TopH(DenseRule):
     def apply(self, scores: Floats, view: View) -> Floats:
         best = np.argsort(-scores, axis=-1, kind="stable")[..., :MOST_LIKELY]
         top = np.take_along_axis(scores, best, axis=-1)
-        # torch's Categorical keeps probabilities away from 0 by one rounding step before it takes their logarithm.
+        # Like torch's Categorical, which replaces 0 by the smallest rounding step before it takes the logarithm.
         probabilities = softmax(top)
         tiny = np.finfo(np.float32).tiny
         with np.errstate(divide="ignore", invalid="ignore"):

@@ -16,7 +16,7 @@ OPTIONS = {"top_k": Option(values.integer(0, whole_floats=True), default=50, exa
 
 
 class TopK(DenseRule):
-    """`TopKLogitsWarper`: tokens as likely as the k-th stay too.
+    """`TopKLogitsWarper`: tokens as likely as the k-th are kept, too.
 
     Device: k.
     """

@@ -20,7 +20,7 @@ class TopP(DenseRule):
     """`TopPLogitsWarper` (nucleus sampling, arXiv 1904.09751): removes the least likely tokens whose probabilities add
     up to at most 1 - p.
 
-    Device: 1 - p, how many tokens to keep at least; a threshold found by bisection.
+    Device: 1 - p, least number of tokens to keep; a threshold found by bisection.
     """
 
     def __init__(self, p: float, keep: int) -> None:

@@ -1,4 +1,4 @@
-"""`typical_p`, when sampling: keeps the tokens whose information is nearest to the expected, up to a mass of p."""
+"""`typical_p`, when sampling: keeps the tokens whose information is nearest to the entropy, up to a mass of p."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OPTIONS = {"typical_p": Option(values.number(), default=1.0, example=0.6, kind="
 class TypicalP(DenseRule):
     """`TypicalLogitsWarper` (arXiv 2202.00666).
 
-    Device: p, how many tokens to keep at least; a threshold found by bisection.
+    Device: p, least number of tokens to keep; a threshold found by bisection.
     """
 
     def __init__(self, mass: float, keep: int) -> None:

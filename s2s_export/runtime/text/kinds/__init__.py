@@ -1,1 +1,1 @@
-"""One file a kind of tokenizer, found by listing this folder: `load(folder, entry)` makes the tokenizer."""
+"""One file for each kind of tokenizer, found by listing this folder. Its `load(folder, entry)` returns a tokenizer."""

@@ -1,6 +1,6 @@
-"""ByT5: the UTF-8 bytes of a text are its tokens, behind a few special ids. No files.
+"""ByT5: the tokens are the UTF-8 bytes of a text, whose ids come after a few special ids. There are no files.
 
-Options, besides those of `pieces`: `offset`, the id of byte 0.
+Options, in addition to those in `pieces.py`: `offset`, the id of byte 0.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class ByteTokenizer(PieceTokenizer):
         return raw.decode("utf-8", errors="ignore")
 
     def _surround(self, ids: list[int], source_lang: str | None) -> list[int]:
-        """A text that already ends with the template's end, written out as a token, gets no second one."""
+        """As `Tokenizer._surround`, but adds no end token to a text that already ends with one, written out."""
         if ids and self.entry.suffix == (ids[-1],):
             return [int(value) for value in self.entry.prefix] + ids
         return super()._surround(ids, source_lang)

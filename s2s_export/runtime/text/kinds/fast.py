@@ -1,9 +1,9 @@
 """A tokenizer.json, run by the `tokenizers` package: T5, mT5, BART, mBART, mBART-50, NLLB, Pegasus.
 
-The file's own template is not used: the entry's is, so that the source language can change between two calls.
-Options: `split_special_tokens` (true: special tokens written in a text are ordinary text), `steady_decoder` (true: the
-text of the first tokens is a beginning of the text of all of them, runs of byte tokens apart; without it a stream's
-text comes all at the end) and `byte_fallback` (true: there are byte tokens).
+The template in tokenizer.json is not used but that of the manifest entry, so that calls can have different source
+languages. Options: `split_special_tokens` (true: special tokens written in a text are ordinary text), `steady_decoder`
+(true: more tokens never change the text of earlier ones, except within a run of byte tokens; if false, a stream gets
+its whole text at the end) and `byte_fallback` (true: there are byte tokens).
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ class FastTokenizer(Tokenizer):
         return ids[:end]
 
     def _is_byte(self, token: int, skip_special_tokens: bool) -> bool:
-        """A run of byte tokens is one character or many, or none of them; only its end tells."""
+        """Whether the token's text depends on the tokens after it: a run of bytes is decoded as a whole."""
         spelling = self._tokenizer.id_to_token(token)
         if spelling is None or (skip_special_tokens and token in self.entry.skip_ids):
-            return True  # left out of the text, and so no end of a run
+            return True  # not in the text, so that it does not end a run
         return _BYTE.fullmatch(spelling) is not None
 
 

@@ -1,14 +1,14 @@
-"""OPUS-MT and other Marian models: two sentencepiece models that cut, and a vocab.json that numbers.
+"""OPUS-MT and other Marian models: two sentencepiece models give the pieces, and a vocab.json their ids.
 
-The sentencepiece models' own ids mean nothing here. Files: source, target, vocab, and target_vocab where source and
-target are numbered apart. transformers builds a Moses punctuation normalizer for these models and never calls it while
-it tokenizes, so that there is none here.
+The ids of the sentencepiece models themselves are not used. Files: source, target, vocab, and target_vocab if the
+target has a vocabulary of its own. transformers creates a Moses punctuation normalizer for these models but does not
+use it when it tokenizes, so there is none here.
 
-Options, besides those of `pieces`: `decode_with` ("source" or "target": whose model joins pieces; transformers 5 takes
-the source's where the two share one vocabulary), `unlisted_ids` ("piece": an id that vocab.json lacks is spelled as
-that model does, "unk": as the unknown token) and `language_codes` ("first": a `>>fra<<` at the beginning is a token,
-"anywhere": all from the first `>>` to the last `<<` is taken out, and is a token where it begins the text; older
-versions of transformers 4).
+Options, in addition to those in `pieces.py`: `decode_with` ("source" or "target": the model that joins pieces;
+transformers 5 uses that of the source if there is one vocabulary for both), `unlisted_ids` (the text of an id that is
+not in vocab.json: "piece", what the sentencepiece model has for it, or "unk", the unknown token) and `language_codes`
+("first": a `>>fra<<` at the beginning is a token; "anywhere", as in older versions of transformers 4: everything from
+the first `>>` to the last `<<` is removed, and is a token if it begins the text).
 """
 
 from __future__ import annotations

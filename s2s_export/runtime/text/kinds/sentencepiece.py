@@ -1,7 +1,7 @@
-"""One sentencepiece model whose own ids are the model's ids, plus an offset; two where source and target differ.
+"""One sentencepiece model, whose ids plus an offset are the ids; or two, if source and target differ.
 
-Files: model, and target_model where hypotheses are spelled by another one. Options: `offset` (0 if left out). Special
-tokens written in a text are ordinary text. Ids outside the model's range, and those to skip, add nothing to a text.
+Files: model, and target_model if the target has one of its own. Options: `offset` (by default 0). Special tokens
+written in a text are ordinary text. Ids outside the model's range, and those to skip, add nothing to a text.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class SentencePieceTokenizer(Tokenizer):
         self._offset = int(entry.options.get("offset", 0))
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
-        """Pieces of the target's model."""
+        """The pieces in the target's model."""
         shifted = [value - self._offset for value in check_ids(ids)]
         return [self._target.id_to_piece(value) if self._in_range(value) else "" for value in shifted]
 

@@ -1,6 +1,7 @@
-"""M2M100: one sentencepiece model that cuts, a vocab.json that numbers, language tokens behind the vocabulary.
+"""M2M100: a sentencepiece model gives the pieces, a vocab.json their ids; language tokens come after these.
 
-Files: model, vocab. Options, besides those of `pieces`: `language_tokens` ({"__en__": id, ..}) and `unk_token`.
+Files: model, vocab. Options, in addition to those in `pieces.py`: `language_tokens` ({"__en__": id, ..}) and
+`unk_token`.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def test_counts(wide):
     counts = {graph: {done.name: done.count for done in found} for graph, found in passes.items()}
     assert counts["encoder"] == {"int8 products by channel": 4, "int8 embedding": 1}
     assert counts["cross_kv_init"] == {"int8 products by channel": 2, "int8 embedding": 0}
-    step = {"slots in the runtime's hands": 2, "outputs on demand": 2, "two-step top-k": 1, "int8 embedding": 1}
+    step = {"cache slots chosen by the runtime": 2, "outputs on demand": 2, "two-step top-k": 1, "int8 embedding": 1}
     products_of_a_step = 2 * 6 + 1
     assert counts["decoder_step"] == {**step, "int8 products by channel": products_of_a_step}
     assert counts["decoder_step_narrow"] == {**step, "int8 products by block": products_of_a_step}
@@ -60,8 +60,8 @@ def test_every_family_is_served_by_every_pass_or_says_why(exported, name):
         if done.count == 0 and done.name != "int8 embedding":
             assert done.left, f"{done.name} did nothing to {name} and gave no reason"
     by_name = {done.name: done for done in passes["decoder_step"]}
-    assert by_name["slots in the runtime's hands"].count == bundle.manifest["sizes"]["decoder_layers"]
-    assert "24 values are no multiple of 16" in by_name["int8 embedding"].line()
+    assert by_name["cache slots chosen by the runtime"].count == bundle.manifest["sizes"]["decoder_layers"]
+    assert "24 values are not a multiple of 16" in by_name["int8 embedding"].line()
     assert "61 tokens" in by_name["two-step top-k"].line() or "53 tokens" in by_name["two-step top-k"].line()
 
 
@@ -73,7 +73,7 @@ def test_recurrent_models(tmp_path, kind):
     s2s_export.export(tmp_path / "checkpoint", path)
     _, passes = cpu.rewrite(bundles.read(path), library("cpu-int8"))
     by_name = {done.name: done for done in passes["decoder_step"]}
-    assert by_name["slots in the runtime's hands"].left == {"there is no self-attention over a cache of beams": 1}
+    assert by_name["cache slots chosen by the runtime"].left == {"there is no self-attention over a cache of beams": 1}
     assert by_name["int8 products by channel"].count > 0
     for target in ("cpu-fp32", "cpu-int8"):
         build(path, target)
