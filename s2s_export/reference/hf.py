@@ -108,10 +108,10 @@ class GenerateWrapper(PreTrainedModel, GenerationMixin):
             known = self._begin(memory)
         else:
             known = replace(known, state=select_rows(known.state, rows))
-        state: Any = known.state
+        state = known.state
         logits = []
         for token in decoder_input_ids[:, known.tokens.shape[1] :].T:
-            step_logits, state, _ = self.model.step(token, state)
+            step_logits, state, _weights = self.model.step(token, state)
             logits.append(step_logits)
         self._known = replace(known, tokens=decoder_input_ids, state=state)
         return Seq2SeqLMOutput(logits=torch.stack(logits, dim=1))
