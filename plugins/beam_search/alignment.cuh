@@ -1,4 +1,4 @@
-// Cross-attention of a step, kept for alignments: before the step's update moves position and rows.
+// Keeps a step's cross-attention for alignments. Runs before the step's update changes the position and the rows.
 #pragma once
 
 #include "../common/elements.cuh"
@@ -6,7 +6,7 @@
 
 constexpr int kAlignmentThreads = 128;
 
-// One block per row. Heads are summed in their order and divided once, as numpy's mean over them does.
+// One block per row. Heads are added in order and the sum is divided once, as numpy's mean does.
 template <typename T>
 __device__ __forceinline__ void record_attention(const AlignmentParameters& given) {
   const int64_t row = blockIdx.x;

@@ -1,4 +1,4 @@
-/* What the kernel is given that keeps a step's cross-attention for alignments. Letters as in parameters.h; L layers,
+/* Parameters of the kernel that keeps a step's cross-attention for alignments. Letters as in parameters.h; L layers,
  * H heads, S source positions. All pointers are device memory. */
 #ifndef S2S_BEAM_SEARCH_ALIGNMENT_PARAMETERS_H
 #define S2S_BEAM_SEARCH_ALIGNMENT_PARAMETERS_H
@@ -6,7 +6,7 @@
 #include "parameters.h"
 
 typedef struct AlignmentParameters {
-  const void* attention;   /* [R, L, H, S] in the element type: of the tokens that the step was fed */
+  const void* attention;   /* [R, L, H, S] in the element type: the weights of the tokens that the step was fed */
   const int64_t* position; /* [1] */
   const int32_t* stop;     /* [1]: a step after the end changes nothing */
   float* alignment;        /* [T, R, S] out at this step: the mean over the last layer's heads */

@@ -1,4 +1,4 @@
-// What the kernels of the loop share: values that all threads of a block agree on, and scans over the block.
+// What the kernels of the loop share: reductions whose result all threads of a block get, and scans over the block.
 #pragma once
 
 #include "../common/elements.cuh"
@@ -26,7 +26,7 @@ __device__ __forceinline__ double block_sum(double value, BlockShared& shared) {
   return sum;
 }
 
-// Of several integers at once, in place.
+// The sums of several integers at once, in place of the values.
 template <int N>
 __device__ __forceinline__ void block_sums(uint64_t (&values)[N], BlockShared& shared) {
   static_assert(N <= kMostSums, "more sums than BlockShared has room for");
@@ -71,7 +71,7 @@ __device__ __forceinline__ double block_before(double value, BlockShared& shared
   return before;
 }
 
-// A thread's share of [0, n): neighbours, in the order of threads.
+// A thread's share of [0, n): a range of neighbouring items; the ranges are in the order of the threads.
 struct Share {
   int64_t first, end;
 };
@@ -81,7 +81,7 @@ __device__ __forceinline__ Share share_of(int64_t n) {
   return {first, min(first + each, n)};
 }
 
-// Products that no compiler merges with the addition after them.
+// A product that the compiler does not fuse with a following addition (no FMA).
 __device__ __forceinline__ float product(float a, float b) {
 #ifdef __CUDACC__
   return __fmul_rn(a, b);

@@ -1,18 +1,20 @@
 // Decoding rules that keep some tokens of a whole distribution. decoding/rules is the definition.
 //
-// None sorts. What the definition finds by sorting is here a threshold in an order: see `largest_threshold`. A row without
-// a proper softmax (a NaN in it, nothing but minus infinity) loses no token, as comparisons with NaN are false.
+// No filter sorts. Where the definition sorts, a filter searches for a threshold in an order: see `largest_threshold`. An
+// order is a function that gives each token an unsigned number; "first" tokens are those with the smallest numbers. A row
+// without a proper softmax (one with a NaN, or with nothing but minus infinity) loses no token, as comparisons with NaN
+// are false.
 #pragma once
 
 #include "block.cuh"
 
-// A row of scores that is filtered.
+// The scores of one row, which a filter changes in place.
 struct Row {
   float* scores;  // [V]
   int vocabulary;
 };
 
-// Floats in order as unsigned numbers; a NaN comes last. 0 is below all.
+// An unsigned number for each float, in the same order. NaN comes last; no float gives 0.
 __device__ __forceinline__ uint32_t order_of(float value) {
   union {
     float number;
@@ -39,20 +41,22 @@ __device__ __forceinline__ Softmax softmax_of(const Row& row, BlockShared& share
   return {maximum, static_cast<float>(block_sum(sum, shared))};
 }
 
-// Probabilities are added up as integers: exactly, in any order, and without the doubles that small GPUs are slow at.
+// Probabilities are added up as integers: the sum is exact in any order of adding, and needs no double-precision
+// arithmetic, which is slow on small GPUs.
 constexpr float kUnit = 0x1p62f;
 __device__ __forceinline__ uint64_t weight_of(float probability) { return static_cast<uint64_t>(probability * kUnit); }
 __device__ __forceinline__ float probability_of(uint64_t weight) {
   return static_cast<float>(static_cast<double>(weight) * (1.0 / kUnit));
 }
 
-// The tokens whose order is below some threshold.
+// The tokens whose number in an order is below some threshold: how many, and the sum of their weights.
 struct Below {
   uint64_t count, weight;
 };
 
-// The largest threshold of an order such that `may` holds for what is below it, and what that is. `may` holds for nothing,
-// and no more from some threshold on. Two bits of the threshold a pass over the row.
+// The largest threshold in an order such that `may` holds for the tokens below it. found: those tokens. `may` must hold for
+// no tokens at all, and must not hold again once it has failed for a smaller threshold. Each pass over the row finds two
+// bits of the threshold.
 template <class Order, class Weight, class May>
 __device__ __forceinline__ uint32_t largest_threshold(
     const Row& row, Order order, Weight weight, May may, Below& found, BlockShared& shared) {
@@ -82,7 +86,7 @@ __device__ __forceinline__ uint32_t largest_threshold(
   return threshold;
 }
 
-// The first tokens of an order: all below `threshold`, and as many of those at it, in the order of their ids.
+// The first tokens of an order: all below `threshold`, and the first `equals` of those at it, by their ids.
 struct First {
   uint32_t threshold;
   uint64_t equals;
@@ -98,7 +102,7 @@ __device__ __forceinline__ First first_tokens(const Row& row, int n, Order order
   return {threshold, n - below.count};
 }
 
-// Calls `then` for each of these tokens, and `otherwise` for the others, in a thread's share after another.
+// Calls `then` for each of the first tokens and `otherwise` for every other; each thread goes through its own share.
 template <class Order, class Then, class Otherwise>
 __device__ __forceinline__ void divide(
     const Row& row, const First& first, Order order, Then then, Otherwise otherwise, BlockShared& shared) {
@@ -116,14 +120,15 @@ __device__ __forceinline__ void divide(
   }
 }
 
-// Removes the tokens that `goes` names, but not the first `keep` of the order. ties: what equals the last of these stays.
+// Removes the tokens for which `goes` holds, except the first `keep` of the order. ties: whether tokens that equal the last
+// of these stay as well.
 template <class Order, class Goes>
 __device__ __forceinline__ void remove_all_but(
     const Row& row, int keep, bool ties, Order order, Goes goes, BlockShared& shared) {
   uint64_t staying[1] = {};
   for (int id = threadIdx.x; id < row.vocabulary; id += kBlockThreads) staying[0] += !goes(id);
   block_sums(staying, shared);
-  if (staying[0] >= static_cast<uint64_t>(keep)) {  // `goes` names the last of the order: the first stay anyway
+  if (staying[0] >= static_cast<uint64_t>(keep)) {  // at least `keep` tokens stay, and they are the first ones
     for (int id = threadIdx.x; id < row.vocabulary; id += kBlockThreads)
       if (goes(id)) row.scores[id] = -INFINITY;
     return;
@@ -136,7 +141,7 @@ __device__ __forceinline__ void remove_all_but(
   divide(row, first, order, [](int64_t) {}, remove, shared);
 }
 
-// The k best, and what equals the k-th.
+// Keeps the k best tokens, and those that equal the k-th.
 __device__ __forceinline__ void keep_top_k(const Row& row, int k, BlockShared& shared) {
   const float* scores = row.scores;
   const auto order = [scores](int64_t id) { return order_of(-scores[id]); };
@@ -145,7 +150,8 @@ __device__ __forceinline__ void keep_top_k(const Row& row, int k, BlockShared& s
     if (order(id) > worst && scores[id] == scores[id]) row.scores[id] = -INFINITY;
 }
 
-// Removes the least likely whose probabilities add up to at most `removed`, all but `keep`. Of equals the lower goes first.
+// Removes the least likely tokens whose probabilities add up to at most `removed`, but leaves at least `keep` tokens. Of
+// equally likely tokens the one with the lower id is removed first.
 __device__ __forceinline__ void keep_top_p(const Row& row, float removed, int keep, BlockShared& shared) {
   const Softmax softmax = softmax_of(row, shared);
   if (!softmax.is_proper() || keep >= row.vocabulary) return;
@@ -156,7 +162,7 @@ __device__ __forceinline__ void keep_top_p(const Row& row, float removed, int ke
   const auto may = [removed, most](const Below& b) { return probability_of(b.weight) <= removed && b.count <= most; };
   Below gone;
   const uint32_t threshold = largest_threshold(row, order, weight, may, gone, shared);
-  // Of the tokens at the threshold, as many of the first ones as still may go.
+  // Of the tokens at the threshold, the first n may still be removed; n is found by bisection.
   uint64_t equals[1] = {};
   float next = -INFINITY;
   for (int id = threadIdx.x; id < row.vocabulary; id += kBlockThreads) {
@@ -174,7 +180,7 @@ __device__ __forceinline__ void keep_top_p(const Row& row, float removed, int ke
   divide(row, First{threshold, n}, order, remove, [](int64_t) {}, shared);
 }
 
-// What is at least p times as likely as the most likely, and the `keep` most likely.
+// Keeps tokens at least p times as likely as the most likely one, and the `keep` most likely in any case.
 __device__ __forceinline__ void keep_min_p(const Row& row, float p, int keep, BlockShared& shared) {
   const Softmax softmax = softmax_of(row, shared);
   if (!softmax.is_proper()) return;
@@ -185,7 +191,8 @@ __device__ __forceinline__ void keep_min_p(const Row& row, float p, int keep, Bl
   remove_all_but(row, keep, false, order, goes, shared);
 }
 
-// What is at least so likely, and the `keep` best with their equals.
+// Keeps tokens with a probability of at least `least`, and in any case the `keep` best and those that equal the last of
+// them.
 __device__ __forceinline__ void keep_likely(
     const Row& row, const Softmax& softmax, float least, int keep, BlockShared& shared) {
   const float* scores = row.scores;
@@ -214,7 +221,8 @@ __device__ __forceinline__ void keep_eta(const Row& row, float eta, int keep, Bl
   keep_likely(row, softmax, fminf(eta, sqrtf(eta) * expf(negative_entropy)), keep, shared);
 }
 
-// The tokens whose information is nearest to the entropy, until they have the mass, and `keep` at least.
+// Keeps the tokens whose information is nearest to the entropy until their probabilities add up to `mass`, and at least
+// `keep` tokens.
 __device__ __forceinline__ void keep_typical(const Row& row, float mass, int keep, BlockShared& shared) {
   const Softmax softmax = softmax_of(row, shared);
   if (!softmax.is_proper()) return;
@@ -223,7 +231,7 @@ __device__ __forceinline__ void keep_typical(const Row& row, float mass, int kee
   for (int id = threadIdx.x; id < row.vocabulary; id += kBlockThreads) {
     const float information = softmax.log_of(scores[id]);
     const float term = product(information, expf(information));
-    sum += term == term ? term : 0.f;  // what is impossible
+    sum += term == term ? term : 0.f;  // NaN for an impossible token (-inf * 0), which counts as 0
   }
   const float entropy = -static_cast<float>(block_sum(sum, shared));
   const auto order = [scores, softmax, entropy](int64_t id) {
@@ -237,7 +245,7 @@ __device__ __forceinline__ void keep_typical(const Row& row, float mass, int kee
   remove_all_but(row, keep, false, order, goes, shared);
 }
 
-// The tokens that top_h looks at, best first.
+// The most likely tokens, as far as top_h looks at them: `found` by id, `sorted` best first.
 constexpr int kMostLikely = 128;
 struct Likely {
   float found[kMostLikely], sorted[kMostLikely];
@@ -270,7 +278,8 @@ __device__ __forceinline__ void sort_likely(const Row& row, int n, Likely& likel
   __syncthreads();
 }
 
-// Of the n most likely tokens the best, up to a share of their entropy; at least one.
+// Keeps the best of the n most likely tokens, as long as their terms add up to at most `share` of the entropy of these n;
+// at least one.
 __device__ __forceinline__ void keep_top_h(const Row& row, float share, int n, BlockShared& shared) {
   SHARED_MEMORY(Likely, likely);
   n = min(min(n, kMostLikely), row.vocabulary);

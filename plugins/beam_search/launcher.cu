@@ -16,7 +16,7 @@ extern "C" __global__ void __launch_bounds__(kUpdateThreads) beam_update_step(Be
 }
 extern "C" __global__ void __launch_bounds__(32) beam_stop_step(BeamStopParameters given) { beam_stop(given); }
 
-// Lists that a row of V logits is cut into: the scratch arrays' middle extent.
+// The number of lists for a row of V logits, which is the middle extent of the scratch arrays.
 S2S_EXPORT int s2s_log_softmax_top_lists(int vocabulary) {
   return max(1, min((vocabulary + 511) / 512, kMostLists));
 }
@@ -50,7 +50,7 @@ S2S_EXPORT int s2s_beam_stop(const BeamStopParameters* given, void* stream) {
   return launch(beam_stop_step, dim3(1), dim3(32), stream, *given);
 }
 
-// For the host build, as a driver finds them in a binary.
+// The host build finds kernels by name, as a driver finds them in a binary.
 #ifndef __CUDACC__
 static const Instance<LogSoftmaxTopParameters> kTopInstances[] = {{"top_of_slices_fp32", top_of_slices_fp32},
                                                                   {"top_of_slices_fp16", top_of_slices_fp16},

@@ -1,4 +1,4 @@
-// The loop's kernels by name. Grids, threads and parameters are in launches.py; whoever loads the binary launches them.
+// The loop's kernels by name. Whoever loads the binary launches them; loop_launches.py has grids, threads and parameters.
 #pragma once
 
 #include <cstring>
@@ -37,7 +37,7 @@ ALIGNMENT_KERNEL(fp16, __half)
 ALIGNMENT_KERNEL(bf16, __nv_bfloat16)
 
 #ifndef __CUDACC__
-// The host build is asked for a kernel by its name, as a driver is after loading a binary.
+// The host build finds a kernel by its name, as a driver does in a loaded binary.
 template <auto kernel, class Parameters>
 int run_kernel(const void* given, dim3 grid, dim3 block) {
   return launch(kernel, grid, block, nullptr, *static_cast<const Parameters*>(given));
@@ -72,7 +72,7 @@ inline int loop_kernel_by_name(const char* name, const void* given, const uint32
 }
 #endif
 
-// Sizes of the parameter structures, for whoever mirrors them in another language.
+// Sizes of the parameter structures, so that code in another language can check its copies of them.
 S2S_EXPORT int s2s_beam_search_sizes(int32_t* sizes, int n) {
   const int32_t all[] = {sizeof(LogSoftmaxTopParameters), sizeof(BeamUpdateParameters),  sizeof(BeamStopParameters),
                          sizeof(NormalizeParameters),     sizeof(DeviceRule),            sizeof(RulesParameters),

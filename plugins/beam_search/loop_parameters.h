@@ -1,5 +1,5 @@
-/* What the kernels of the decoding loop are given besides parameters.h: decoding rules, draws, records. Letters as there;
- * H tokens of text with room for the longest, S tokens of a source. All pointers are device memory. */
+/* Parameters of the decoding loop's other kernels: decoding rules, draws, records. Letters as in parameters.h; H tokens of
+ * the longest text, S tokens of a source. All pointers are device memory. */
 #ifndef S2S_BEAM_SEARCH_LOOP_PARAMETERS_H
 #define S2S_BEAM_SEARCH_LOOP_PARAMETERS_H
 
@@ -15,15 +15,15 @@ typedef struct NormalizeParameters {
   int32_t rows, vocabulary, lists;
 } NormalizeParameters;
 
-/* What a rule does. Up to S2S_ONLY to the tokens that it names, see decoding/rule.py; up to S2S_RENORMALIZE to all scores;
- * the others keep some tokens. */
+/* What a rule does. Effects up to S2S_ONLY change the tokens that the rule names (decoding/rule.py); effects up to
+ * S2S_RENORMALIZE change all scores; the others are filters, which keep some tokens and remove the rest. */
 enum {
   S2S_BAN = 0, S2S_ADD = 1, S2S_SCALE = 2, S2S_GROW = 3, S2S_ONLY = 4,
   S2S_TEMPERATURE = 5, S2S_REMOVE_INVALID = 6, S2S_RENORMALIZE = 7,
   S2S_TOP_K = 8, S2S_TOP_P = 9, S2S_TOP_H = 10, S2S_MIN_P = 11, S2S_TYPICAL_P = 12, S2S_EPSILON = 13, S2S_ETA = 14
 };
 
-/* Which tokens it names. */
+/* Which tokens a rule names. */
 enum {
   S2S_LISTED = 0,       /* ids[first_id .. first_id + count) */
   S2S_HISTORY = 1,      /* the row's text so far */
@@ -36,12 +36,12 @@ enum {
 
 typedef struct DeviceRule {
   int32_t effect, which;
-  int32_t first_length, last_length; /* of the text so far, prompt included: where the rule is active */
-  int32_t n;                         /* see above; of top-k the k; of top-h the tokens it looks at; of other filters the
-                                        tokens to keep */
+  int32_t first_length, last_length; /* the rule is active at these lengths of the text so far, prompt included */
+  int32_t n;                         /* see above; for top-k, k; for top-h, how many tokens it looks at; for other filters, the
+                                        least number of tokens to keep */
   int32_t first_id, count;
-  int32_t first_amount; /* ADD: of each mention; GROW: by length - first_length; else unused */
-  float amount;         /* SCALE, TEMPERATURE; of top-p 1 - p; of other filters what their option says */
+  int32_t first_amount; /* ADD: amounts, one for each mention; GROW: one for each length - first_length; else unused */
+  float amount;         /* SCALE, TEMPERATURE: the factor; top-p: 1 - p; other filters: the option's value */
 } DeviceRule;
 
 typedef struct RulesParameters {
@@ -73,14 +73,14 @@ typedef struct DrawParameters {
 } DrawParameters;
 
 typedef struct DrawnUpdateParameters {
-  BeamUpdateParameters update; /* its candidates are not read */
+  BeamUpdateParameters update; /* its candidate arrays are not read */
   const int64_t* drawn_ids;
   const int32_t* drawn_beams;
   const float* drawn_sums;
 } DrawnUpdateParameters;
 
 typedef struct RecordParameters {
-  const float* scores;               /* [B, K, V] after the rules; or null, then the candidates say it */
+  const float* scores;               /* [B, K, V] after the rules; null: the candidates have the log-probabilities */
   const float* candidate_log_probs;  /* [B, K, M] */
   const int64_t* candidate_ids;      /* [B, K, M] */
   const int32_t* tokens;             /* [T, B, K] */
@@ -91,7 +91,7 @@ typedef struct RecordParameters {
   const int64_t* position;
   const int32_t* stop;
   float* token_scores;    /* [T, B, K] out: the log-probability of each token */
-  float* finished_scores; /* [T, B, K] out: of the last tokens of what finished at a step, in the pool's order */
+  float* finished_scores; /* [T, B, K] out: of the last tokens of hypotheses that finished at a step, in the pool's order */
   int32_t* history;       /* [B, K, H] in and out, or null */
   int32_t n_sources, beams, vocabulary, candidates, prompt, limit, history_width;
 } RecordParameters;
@@ -104,7 +104,7 @@ typedef struct RowUpdateParameters {
   int64_t* position;              /* [1] in and out */
   int32_t* stop;                  /* [1] in and out */
   int32_t* finished;              /* [R] in and out */
-  int32_t* n_generated;           /* [R] in and out: up to and with the end token */
+  int32_t* n_generated;           /* [R] in and out: the end token included */
   int64_t* next_tokens;           /* [R] out */
   int32_t* tokens;                /* [T, R] out at this step */
   float* token_scores;            /* [T, R] out at this step */

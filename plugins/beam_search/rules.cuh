@@ -1,14 +1,14 @@
 // Log-probabilities of all tokens, and the decoding rules on them. decoding/rules is the definition.
 //
-// One block per row goes through the rules in order and edits the row in place, as the definition does with the whole
-// distribution: same order, same fp32 operations. The normaliser is computed before, from all tokens, and stays.
+// One block per row applies the rules in order and edits the row in place, as the definition edits a whole distribution:
+// in the same order, with the same fp32 operations. The normaliser is computed before, from all tokens, and does not change.
 #pragma once
 
 #include "filters.cuh"
 #include "loop_parameters.h"
 #include "top.cuh"
 
-// Two launches for the log-probabilities: the slices' maxima and sums, then the values.
+// Log-probabilities take two launches: this one finds the maximum and the sum of each slice, `write_scores` the values.
 template <typename T>
 __device__ __forceinline__ void row_statistics(const NormalizeParameters& given) {
   SHARED_MEMORY(BlockShared, shared);
@@ -39,7 +39,7 @@ __device__ __forceinline__ void write_scores(const NormalizeParameters& given) {
   const int list = blockIdx.x, row = blockIdx.y;
   const int slice = (given.vocabulary + given.lists - 1) / given.lists;
   const int first = min(list * slice, given.vocabulary), end = min(first + slice, given.vocabulary);
-  if (threadIdx.x < 32) {  // one warp for all: the slices' sums are many, and their exponentials dear
+  if (threadIdx.x < 32) {  // one warp for the whole block: it takes an exponential for each slice of the row
     const int64_t lists = static_cast<int64_t>(row) * given.lists;
     const Normalizer found = normalizer_of(given.list_maximum + lists, given.list_sum + lists, given.lists);
     if (threadIdx.x == 0) shared = found;
@@ -55,7 +55,7 @@ __device__ __forceinline__ void write_scores(const NormalizeParameters& given) {
   }
 }
 
-// A row in the eyes of its rules.
+// What rules read of a row, and the scores that they change.
 struct RuleView {
   float* scores;           // [V]
   const int32_t* history;  // [H]
@@ -79,7 +79,7 @@ __device__ __forceinline__ int mentions(const DeviceRule& rule, const RuleView& 
   return rule.count;
 }
 
-// The token of mention i, or -1.
+// The token that the rule's i-th mention names, or -1.
 __device__ __forceinline__ int32_t mentioned(const DeviceRule& rule, const RuleView& view, int i) {
   int32_t token;
   if (rule.which == S2S_LISTED) {
@@ -109,10 +109,10 @@ __device__ __forceinline__ bool first_mention(const DeviceRule& rule, const Rule
 
 __device__ __forceinline__ float grown(float before, float amount) {
   const float growth = product(fabsf(before), amount);
-  return before - before == 0.f ? before + growth : before;  // infinities and NaN stay
+  return before - before == 0.f ? before + growth : before;  // infinities and NaN stay as they are
 }
 
-// Rules about named tokens. Each different token is changed by one thread, once.
+// Applies a rule that names tokens. A token that is named several times is changed once, by one thread.
 __device__ __forceinline__ void edit(const DeviceRule& rule, const RuleView& view) {
   if (rule.effect == S2S_ONLY) {
     for (int id = threadIdx.x; id < view.vocabulary; id += kBlockThreads) view.scores[id] = -INFINITY;
@@ -156,7 +156,7 @@ __device__ __forceinline__ void apply_filter(const DeviceRule& rule, const Row& 
   }
 }
 
-// Every score by itself.
+// Applies a rule that changes every score by the same formula.
 __device__ __forceinline__ void rescale(const DeviceRule& rule, const Row& row, BlockShared& shared) {
   Softmax softmax{0.f, 1.f};
   if (rule.effect == S2S_RENORMALIZE) softmax = softmax_of(row, shared);

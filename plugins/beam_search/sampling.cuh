@@ -1,5 +1,5 @@
-// Draws. decoding/draws.py is the definition: Philox4x64-10 with the same keys and counters, so that the same tokens are
-// drawn as on a CPU wherever rounding does not decide.
+// Random draws of tokens. decoding/draws.py is the definition: Philox4x64-10 with the same keys and counters, so that a GPU
+// draws the same tokens as a CPU unless rounding decides.
 #pragma once
 
 #include "block.cuh"
@@ -13,9 +13,9 @@ __device__ __forceinline__ uint64_t high_product(uint64_t a, uint64_t b) {
 #endif
 }
 
-// Number `index` of the stream with key (seed, source) and counter (0, 0, row, length), between 0 and 1.
+// Random number `index`, between 0 and 1, of the stream with key (seed, source) and counter (0, 0, row, length).
 __device__ __forceinline__ double uniform(uint64_t seed, uint64_t source, uint64_t row, uint64_t length, uint64_t index) {
-  uint64_t counter[4] = {1 + index / 4, 0, row, length};  // numpy's generator counts up before its first block
+  uint64_t counter[4] = {1 + index / 4, 0, row, length};  // 1: numpy's generator increments its counter before the first block
   uint64_t key[2] = {seed, source};
   for (int round = 0; round < 10; ++round) {
     const uint64_t high0 = high_product(0xD2E7470EE14C6C93ull, counter[0]), low0 = 0xD2E7470EE14C6C93ull * counter[0];
@@ -31,7 +31,7 @@ __device__ __forceinline__ double uniform(uint64_t seed, uint64_t source, uint64
   return (static_cast<double>(bits >> 11) + 0.5) * 0x1p-53;
 }
 
-// A token for a row, with the probabilities of the row's softmax. One block per row.
+// Draws a token for a row from the row's softmax. One block per row.
 __device__ __forceinline__ void draw_row(const DrawParameters& given) {
   SHARED_MEMORY(BlockShared, shared);
   if (*given.stop) return;
@@ -47,7 +47,7 @@ __device__ __forceinline__ void draw_row(const DrawParameters& given) {
   const uint64_t length = static_cast<uint64_t>(*given.position) + 1;
   const double point =
       total * uniform(*given.seed, given.numbers[row / given.beams], row % given.beams, length, 0);
-  // The first token at which the running sum is above the point; the last possible one where rounding leaves none.
+  // The first token at which the running sum exceeds the point; the last token where rounding leaves none.
   if (threadIdx.x == 0) shared.warp_place[0] = V - 1;
   __syncthreads();
   if (before <= point && point < before + mine) {
@@ -57,7 +57,7 @@ __device__ __forceinline__ void draw_row(const DrawParameters& given) {
       sum += expf(scores[id] - maximum);
       if (sum > point) break;
     }
-    shared.warp_place[0] = id;  // shares do not overlap: one thread at most
+    shared.warp_place[0] = id;  // at most one thread gets here, as shares do not overlap
   }
   __syncthreads();
   if (threadIdx.x == 0) given.drawn_ids[row] = shared.warp_place[0];
@@ -71,7 +71,7 @@ __device__ __forceinline__ bool ahead(const Racer& a, const Racer& b) {
   return a.value > b.value || (a.value == b.value && a.place < b.place);
 }
 
-// The thread's best after `last`.
+// The best item of the thread's share that comes after `last` in the order of the race.
 __device__ __forceinline__ Racer best_after(const double* race, const Share& share, const Racer& last) {
   Racer best{-INFINITY, INT64_MAX};
   for (int64_t place = share.first; place < share.end; ++place) {
@@ -81,7 +81,7 @@ __device__ __forceinline__ Racer best_after(const double* race, const Share& sha
   return best;
 }
 
-// n_drawn different continuations of a source, by the exponential race. One block per source.
+// Draws n_drawn different continuations of a source by an exponential race (Gumbel top-k). One block per source.
 __device__ __forceinline__ void draw_beams(const DrawParameters& given) {
   SHARED_MEMORY(BlockShared, shared);
   if (*given.stop) return;
@@ -99,7 +99,7 @@ __device__ __forceinline__ void draw_beams(const DrawParameters& given) {
     const float sum = scores[at] + beam_scores[at / given.vocabulary];
     race[at] = sum > -INFINITY ? sum - log(-log(uniform(seed, number, 0, length, index++))) : -INFINITY;
   }
-  Racer mine = best_after(race, share, Racer{INFINITY, -1});  // a thread reads only what it wrote
+  Racer mine = best_after(race, share, Racer{INFINITY, -1});  // no barrier: a thread reads only what it wrote itself
   for (int d = 0; d < given.n_drawn; ++d) {
     Racer best = mine;
 #pragma unroll

@@ -1,18 +1,18 @@
-// The end of a step: what is kept of it for the hypotheses and the rules, rows that are no beams, and what the host sees.
+// The end of a step: recording it for the hypotheses and the rules, the update of independent rows, and what the host sees.
 #pragma once
 
 #include "loop_parameters.h"
 #include "update.cuh"
 
 #ifndef __CUDACC__
-// The host build's stand-ins: a condition is a number in memory, and there is one thread, so nothing to fence.
+// Replacements for the host build: a condition is a number in memory, and a single thread needs no fence.
 inline void cudaGraphSetConditional(uint64_t condition, unsigned value) { *reinterpret_cast<unsigned*>(condition) = value; }
 inline void __threadfence_system() {}
 #endif
 
 constexpr int kRecordThreads = 128;
 
-// Beam search over candidates that were drawn: they come in the order of the draw.
+// Beam search over candidates that were drawn, which are in the order of the draw.
 __device__ __forceinline__ void beam_update_drawn(const DrawnUpdateParameters& given) {
   SHARED_MEMORY(UpdateShared, shared);
   const int source = blockIdx.x;
@@ -27,7 +27,7 @@ __device__ __forceinline__ void beam_update_drawn(const DrawnUpdateParameters& g
   go_on(given.update, source, step, n_chosen, shared);
 }
 
-// The log-probability of a beam's token, from the distribution or from its candidates.
+// The log-probability of a beam's token, read from the distribution if there is one, else from the candidates.
 __device__ __forceinline__ float score_of(const RecordParameters& given, int source, int beam, int32_t token) {
   const int64_t row = static_cast<int64_t>(source) * given.beams + beam;
   if (given.scores != nullptr) return given.scores[row * given.vocabulary + token];
@@ -37,7 +37,7 @@ __device__ __forceinline__ float score_of(const RecordParameters& given, int sou
   return -INFINITY;
 }
 
-// One block per source, after the update: the scores of the tokens that were taken, and every beam's text.
+// Records the scores of the tokens that were taken, and every beam's text. One block per source, after the update.
 __device__ __forceinline__ void record_step(const RecordParameters& given) {
   const int source = blockIdx.x, K = given.beams;
   const int step = static_cast<int>(*given.position) - given.prompt + 1;
@@ -55,7 +55,7 @@ __device__ __forceinline__ void record_step(const RecordParameters& given) {
     }
   }
   if (given.history == nullptr) return;
-  // A thread owns a position: it reads all beams' tokens before it writes any.
+  // Each thread has positions of its own: it reads all beams' tokens at one before it writes any.
   int32_t* history = given.history + static_cast<int64_t>(source) * K * given.history_width;
   const int length = given.prompt + step;
   for (int t = threadIdx.x; t <= length && t < given.history_width; t += blockDim.x) {
@@ -65,7 +65,7 @@ __device__ __forceinline__ void record_step(const RecordParameters& given) {
   }
 }
 
-// Greedy search and independent samples: a step of all rows, and its end. One block.
+// The update of greedy search and independent samples: all rows, the position and the stop flag. One block.
 __device__ __forceinline__ void row_update(const RowUpdateParameters& given) {
   SHARED_MEMORY(int32_t, running);
   const int64_t position = *given.position;
@@ -89,7 +89,7 @@ __device__ __forceinline__ void row_update(const RowUpdateParameters& given) {
                                                      : given.chosen_log_probs[row];
     if (given.history != nullptr && given.prompt + step < given.history_width)
       given.history[static_cast<int64_t>(row) * given.history_width + given.prompt + step] = token;
-    if (!finished) running = 1;  // all writers write the same
+    if (!finished) running = 1;  // several threads may write, all the same value
   }
   __syncthreads();
   if (threadIdx.x == 0) {
@@ -98,7 +98,7 @@ __device__ __forceinline__ void row_update(const RowUpdateParameters& given) {
   }
 }
 
-// The last launch of a step, one block: tells the host, and the WHILE node whether there is another step.
+// The last launch of a step: reports to the host, and tells the WHILE node whether there is another step. One block.
 __device__ __forceinline__ void publish(const PublishParameters& given) {
   const int K = given.beams, stop = *given.stop;
   const int step = static_cast<int>(*given.position) - given.prompt + (stop ? 1 : 0);
@@ -121,10 +121,10 @@ __device__ __forceinline__ void publish(const PublishParameters& given) {
   }
   __syncthreads();
   if (threadIdx.x == 0) {
-    __threadfence_system();  // the block's writes happened before, by the barrier
+    __threadfence_system();  // the barrier above puts the whole block's writes before the counter's
     *static_cast<volatile uint64_t*>(given.progress) = static_cast<uint32_t>(step + 1) | (stop ? S2S_STOPPED : 0);
     const int iterations = ++*given.iterations;
-    // The graph's own bound: a step that never says stop ends a search by an error, and not by a GPU that spins.
+    // A bound on the loop: if no step ever sets the stop flag, the graph ends and the host raises an error.
     if (given.condition != 0) cudaGraphSetConditional(given.condition, !stop && iterations < given.limit);
   }
 }

@@ -1,8 +1,8 @@
-// The best M tokens of each row and the log-softmax's normaliser, without writing a distribution.
+// The best M tokens of each row and the normaliser of its log-softmax; the distribution is never written to memory.
 //
-// Two stages. First, each warp takes a slice of the vocabulary and leaves its maximum, its sum of exponentials and its
-// best M tokens in order. Then one warp per row merges those lists. Order is by logit, then by lower token, so that ties
-// come out as in a stable sort. A NaN logit is never chosen before a number, and makes the normaliser NaN.
+// Two stages. First, each warp takes a slice of the vocabulary and writes its maximum, its sum of exponentials and its
+// best M tokens, best first. Then one warp per row merges those lists. Of equal logits the lower token comes first, as in a
+// stable sort. A NaN logit is never chosen before a number, and makes the normaliser NaN.
 #pragma once
 
 #include "../common/elements.cuh"
@@ -10,8 +10,8 @@
 
 constexpr int kListWarps = 4;    // warps of a block in the first stage
 constexpr int kMostLists = 128;  // per row
-constexpr int kHeld = 4;         // best tokens that a lane keeps while it reads its part
-constexpr int kLoads = 8;        // of a lane at once
+constexpr int kHeld = 4;         // best tokens of its part that a lane keeps in registers
+constexpr int kLoads = 8;        // loads of a lane in flight
 constexpr int kNobody = 0x7fffffff;
 constexpr unsigned kFullWarp = 0xffffffffu;
 
@@ -25,7 +25,7 @@ __device__ __forceinline__ bool better(const Ranked& a, const Ranked& b) {
   return a.value > b.value || (a.value == b.value && a.id < b.id);
 }
 
-// The best of the warp's 32 offers, to all lanes.
+// The best of the 32 lanes' offers, returned to every lane.
 __device__ __forceinline__ Ranked warp_best(Ranked offer) {
 #pragma unroll
   for (int step = 16; step > 0; step /= 2) {
@@ -37,8 +37,8 @@ __device__ __forceinline__ Ranked warp_best(Ranked offer) {
   return offer;
 }
 
-// Calls `use(id, logit)` for this lane's share of [first, end), in order. Several loads are under way at once: one after
-// the other, they would take most of the kernel's time.
+// Calls `use(id, logit)` for this lane's share of [first, end), in order. Several loads are in flight at once; one
+// at a time, they would take most of the kernel's time.
 template <typename T, typename Use>
 __device__ __forceinline__ void for_each(const T* logits, int first, int end, Use use) {
   int id = first + threadIdx.x % 32;
@@ -75,7 +75,7 @@ struct Normalizer {
   float maximum, log_sum;
 };
 
-// Of a row, from its slices' maxima and sums. For a whole warp; the same in all lanes.
+// The normaliser of a row, from the maxima and sums of its slices. A whole warp calls this, and every lane gets the result.
 __device__ __forceinline__ Normalizer normalizer_of(const float* maxima, const float* sums, int lists) {
   const int lane = threadIdx.x % 32;
   float maximum = -INFINITY, sum = 0.f;
@@ -93,7 +93,7 @@ template <typename T>
 __device__ __forceinline__ void top_of_slices(const LogSoftmaxTopParameters& given) {
   const int row = blockIdx.y, lane = threadIdx.x % 32;
   const int list = blockIdx.x * kListWarps + threadIdx.x / 32;
-  if (list >= given.lists) return;  // a whole warp, and no block barrier follows
+  if (list >= given.lists) return;  // the same for a whole warp, and no barrier of the block follows
   const int slice = (given.vocabulary + given.lists - 1) / given.lists;
   const int first = min(list * slice, given.vocabulary), end = min(first + slice, given.vocabulary);
   const T* logits = static_cast<const T*>(given.logits) + static_cast<int64_t>(row) * given.vocabulary;
@@ -122,12 +122,12 @@ __device__ __forceinline__ void top_of_slices(const LogSoftmaxTopParameters& giv
 #pragma unroll
       for (int i = 0; i + 1 < kHeld; ++i) held[i] = held[i + 1];
       held[kHeld - 1] = nobody();
-      if (held[0].id == kNobody) hold(logits, first, end, best, held);  // rare: this lane held many of the best
+      if (held[0].id == kNobody) hold(logits, first, end, best, held);  // rare: all that this lane kept were taken
     }
   }
 }
 
-// One warp per row.
+// The second stage. One warp per row.
 __device__ __forceinline__ void merge_lists(const LogSoftmaxTopParameters& given) {
   constexpr int kPerLane = kMostLists / 32;
   const int row = blockIdx.x, lane = threadIdx.x;
@@ -138,7 +138,7 @@ __device__ __forceinline__ void merge_lists(const LogSoftmaxTopParameters& given
   const auto [maximum, log_sum] = normalizer_of(given.list_maximum + first, given.list_sum + first, given.lists);
   if (lane == 0) given.log_normalizer[row] = maximum + log_sum;
 
-  // A lane holds the head of each of its lists, and reads on only where one of them is taken.
+  // A lane keeps the first remaining token of each of its lists in registers, and reads the next when that is taken.
   Ranked heads[kPerLane];
   int taken[kPerLane];
   const auto read = [&](int i) {

@@ -1,8 +1,8 @@
 // One step of beam search over candidates, as transformers' generate() does it: reference.py is the definition.
 //
-// One block per source. What is best of n is found by counting, for each item, the items that come before it: no loop of
-// rounds, and ties fall as in a stable sort. All arithmetic on scores is single fp32 additions and divisions in the
-// definition's order, so that results are equal and not only close.
+// One block per source. The rank of an item is found by counting the items that come before it, which takes no
+// rounds, and resolves ties as a stable sort does. All arithmetic on scores is single fp32 additions and divisions in the
+// definition's order, so that results are equal bit for bit.
 #pragma once
 
 #include "../common/cuda_or_host.cuh"
@@ -21,11 +21,11 @@ struct Offer {
 
 struct UpdateShared {
   float offered[kMostOffers];
-  int64_t offered_order[kMostOffers];             // beam, then token: which of equals comes first
+  int64_t offered_order[kMostOffers];             // beam, then token: decides between equal scores
   Offer chosen[kMostChosen];
   int32_t hit[kMostChosen];
-  float running[kMostChosen];                     // chosen, those that end pushed to the end
-  float ranked[kUpdateBeams + kMostChosen];       // the pool, then the chosen as hypotheses
+  float running[kMostChosen];                     // scores of the chosen; those that end their text are pushed to the end
+  float ranked[kUpdateBeams + kMostChosen];       // scores of the pool, then of the chosen as finished hypotheses
   float pool_score[kUpdateBeams], new_score[kUpdateBeams];
   int32_t pool_finished[kUpdateBeams], pool_step[kUpdateBeams], pool_parent[kUpdateBeams], pool_token[kUpdateBeams];
   int32_t parent[kUpdateBeams];
@@ -71,7 +71,7 @@ __device__ __forceinline__ void choose(const BeamUpdateParameters& given, int so
   __syncthreads();
 }
 
-// The K best that do not end go on; their history is that of their parents.
+// The K best candidates that do not end their text become the beams, with the history of their parents.
 __device__ __forceinline__ void advance(const BeamUpdateParameters& given, int source, int step, int n_chosen,
                                         UpdateShared& shared) {
   const int K = given.beams;
@@ -94,7 +94,7 @@ __device__ __forceinline__ void advance(const BeamUpdateParameters& given, int s
     given.parents[at] = offer.beam;
   }
   __syncthreads();
-  // A thread owns a position: it reads all beams' entries before it writes any.
+  // Each thread has positions of its own: it reads all beams' entries at one before it writes any.
   const int written = static_cast<int>(*given.position);
   int64_t* ancestors = given.ancestors + static_cast<int64_t>(source) * K * given.capacity;
   for (int t = threadIdx.x; t <= written + 1 && t < given.capacity; t += blockDim.x) {
@@ -104,7 +104,7 @@ __device__ __forceinline__ void advance(const BeamUpdateParameters& given, int s
   }
 }
 
-// The best K of the pool and of what ends now; old ones win ties.
+// The pool becomes the best K of itself and of the candidates that end now; older ones win ties.
 __device__ __forceinline__ void finish(const BeamUpdateParameters& given, int source, int step, int n_chosen,
                                        UpdateShared& shared) {
   const int K = given.beams;
@@ -144,7 +144,7 @@ __device__ __forceinline__ void finish(const BeamUpdateParameters& given, int so
   __syncthreads();
 }
 
-// Whether anything better than the pool's worst may still come; once false, always false.
+// Whether a hypothesis better than the pool's worst may still finish. Once false, it stays false.
 __device__ __forceinline__ void close(const BeamUpdateParameters& given, int source, int step, int n_chosen,
                                       UpdateShared& shared) {
   const int K = given.beams;
@@ -156,7 +156,7 @@ __device__ __forceinline__ void close(const BeamUpdateParameters& given, int sou
     unfinished |= given.pool_finished[source * K + i] == 0;
   }
   for (int c = 0; c < n_chosen; ++c) all_hit &= shared.hit[c];
-  // A finished slot asks for more than the worst of the pool, an unfinished one for more than -1e9.
+  // A full pool is beaten by a score above its worst, an empty slot by any above -1e9.
   bool finished_any = false;
   for (int i = 0; i < K; ++i) finished_any |= given.pool_finished[source * K + i] != 0;
   const bool better = (finished_any && best > worst) || (unfinished && best > kFar);
@@ -168,7 +168,7 @@ __device__ __forceinline__ int candidates_of_a_step(const BeamUpdateParameters& 
   return (given.n_end > 1 ? 1 + given.n_end : 2) * given.beams;
 }
 
-// From shared.chosen to the tables.
+// Writes the tables from shared.chosen.
 __device__ __forceinline__ void go_on(const BeamUpdateParameters& given, int source, int step, int n_chosen,
                                       UpdateShared& shared) {
   advance(given, source, step, n_chosen, shared);
@@ -181,12 +181,12 @@ __device__ __forceinline__ void beam_update(const BeamUpdateParameters& given) {
   const int source = blockIdx.x;
   const int step = static_cast<int>(*given.position) - given.prompt + 1;
   const int n_chosen = candidates_of_a_step(given);
-  if (*given.stop || step < 0 || step >= given.limit) return;  // past the end: the same for all threads
+  if (*given.stop || step < 0 || step >= given.limit) return;  // after the end of the search; the same for all threads
   choose(given, source, n_chosen, shared);
   go_on(given, source, step, n_chosen, shared);
 }
 
-// After all sources: whether the whole batch stops, and the next position where it does not. One warp.
+// After the update of all sources: whether the whole batch stops, and the next position if it does not. One warp.
 __device__ __forceinline__ void beam_stop(const BeamStopParameters& given) {
   const int stopped = *given.stop;
   __syncwarp();

@@ -47,7 +47,7 @@ __device__ __forceinline__ void beam_self_attention(const BeamSelfAttentionParam
   T* output = static_cast<T*>(given.output) + row;
 
   const int64_t position = *given.position;
-  if (position < 0 || position >= given.capacity) {  // nowhere to write: the same for all blocks
+  if (position < 0 || position >= given.capacity) {  // outside the cache; the same for all blocks
     for (int d = threadIdx.x; d < head_size; d += blockDim.x) store(output + d, 0.f);
     return;
   }

@@ -16,7 +16,7 @@ KERNELS(bf16, __nv_bfloat16)
 #define ENTRIES(element) {ENTRY(element, 32), ENTRY(element, 64), ENTRY(element, 128)}
 static const Instance<BeamSelfAttentionParameters> kInstances[3][3] = {ENTRIES(fp32), ENTRIES(fp16), ENTRIES(bf16)};
 
-// Fills `launch` with the kernel, grid and block for these sizes; pointers are not looked at. Returns a status.
+// Fills `launch` with the kernel, grid and block for these sizes, without looking at the pointers. Returns a status.
 S2S_EXPORT int s2s_beam_self_attention_plan(int element, const BeamSelfAttentionParameters* given, S2SLaunch* launch) {
   const int status =
       check_extents(element, given->sources, given->heads, given->beams, given->head_size, given->capacity);

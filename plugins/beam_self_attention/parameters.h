@@ -1,4 +1,4 @@
-/* What the beam self-attention kernel is given. Letters: B sources, H heads, K beams, D head size, C positions. */
+/* Parameters of the beam self-attention kernel. Letters: B sources, H heads, K beams, D head size, C positions. */
 #ifndef S2S_BEAM_SELF_ATTENTION_PARAMETERS_H
 #define S2S_BEAM_SELF_ATTENTION_PARAMETERS_H
 
@@ -11,7 +11,7 @@ typedef struct BeamSelfAttentionParameters {
   void* key_cache;          /* [B, H, C * K, D], slot t * K + k; slots position * K .. + K - 1 are written */
   void* value_cache;        /* like key_cache */
   const void* bias;         /* [H, C] in the element type, added to the scaled scores; or null */
-  const int64_t* ancestors; /* [B, K, C]: the beam whose slot holds position t; out of 0..K-1: position t is unseen */
+  const int64_t* ancestors; /* [B, K, C]: the beam whose slot holds position t; outside 0..K-1: position t is hidden */
   const int64_t* position;  /* [1]: the position that this step writes; in device memory */
   void* output;             /* [B, H, K, D] */
   int32_t sources, heads, beams, head_size, capacity;

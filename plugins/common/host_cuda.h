@@ -1,8 +1,8 @@
 // CUDA's execution model on one CPU thread: enough of it to run our kernels unchanged.
 //
 // Blocks run one after another. The threads of a block are fibers; a fiber runs until it meets a barrier (__syncthreads,
-// __syncwarp, a shuffle, a vote) and goes on once all others of its block or warp have met it too. What a GPU leaves
-// undefined is made loud here:
+// __syncwarp, a shuffle, a vote) and goes on once all others of its block or warp have met it too. What is
+// undefined on a GPU shows here:
 //   * shared memory is filled with NaN before every block, so a read before the write shows in the result;
 //   * `schedule` orders blocks and threads: 0 forward, 1 backward, else a random order from that seed. A missing barrier
 //     changes results between orders;
@@ -185,7 +185,7 @@ inline int __syncthreads_or(int predicate) {
   votes |= predicate != 0;
   __syncthreads();
   const int result = votes;
-  __syncthreads();  // nobody may start the next vote before all have read this one
+  __syncthreads();  // all have to read this vote's result before the next vote begins
   return result;
 }
 

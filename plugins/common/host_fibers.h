@@ -1,7 +1,7 @@
 // Fibers: stacks that one operating-system thread switches between by hand. host_cuda.h runs each CUDA thread on one.
 //
-// A switch costs a few nanoseconds with the assembly below (x86-64) and about half a microsecond with ucontext (others).
-// Under AddressSanitizer every switch is announced to it, since it keeps a shadow of the running stack.
+// A switch costs a few nanoseconds with the assembly below (x86-64) and about half a microsecond with ucontext (other
+// processors). AddressSanitizer tracks the running stack, so every switch is announced to it.
 #pragma once
 
 #include <cstddef>
@@ -63,7 +63,7 @@ class Fiber {
 #endif
 #if defined(__x86_64__)
     void** top = reinterpret_cast<void**>(stack_ + kStackBytes - 64);
-    *--top = nullptr;  // where a caller's return address would be: keeps the ABI's alignment at entry
+    *--top = nullptr;  // in place of a caller's return address, for the stack alignment that the ABI asks for at entry
     *--top = reinterpret_cast<void*>(entry);
     for (int i = 0; i < 6; ++i) *--top = nullptr;
     pointer_ = top;

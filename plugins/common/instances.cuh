@@ -12,12 +12,12 @@ constexpr int kMaxThreads = 256;
 
 inline int width_index(int head_size) { return head_size <= 32 ? 0 : head_size <= 64 ? 1 : 2; }
 
-// Four warps cover a short history in one or two rounds; more of them only help a long one.
+// Four warps cover a short history in one or two rounds; more warps help only with a long one.
 inline unsigned block_threads(int positions) { return positions <= 128 ? 128 : 256; }
 
 inline bool aligned(const void* pointer) { return pointer != nullptr && reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
 
-// The status that is common to both: element type, head size, beams, extents. S2S_OK when a kernel exists.
+// Checks what both kernels need: element type, head size, beams, extents. S2S_OK if a kernel serves these sizes.
 inline int check_extents(int element, int sources, int heads, int beams, int head_size, int positions) {
   if (element < S2S_FP32 || element > S2S_BF16) return S2S_BAD_ELEMENT;
   if (head_size < 8 || head_size > 128 || head_size % 8 != 0) return S2S_BAD_HEAD_SIZE;
@@ -40,8 +40,8 @@ inline void describe(S2SLaunch* launch, const char* kernel, dim3 grid, unsigned 
   launch->threads = threads;
 }
 
-// The host build can also be asked for a kernel by its name, as a driver is after loading a binary. Returns kNoKernel when
-// there is none.
+// The host build also runs a kernel by its name, as a driver does after loading a binary. Returns kNoKernel if there is
+// none of that name.
 #ifdef __CUDACC__
 #define HOST_LAUNCH_BY_NAME(folder, Parameters, instances)
 #else

@@ -17,7 +17,7 @@ enum {
   S2S_DEADLOCK = -100      /* host build only: a barrier that some thread never reached */
 };
 
-/* Which kernel of the binary a launch takes, for those who load the binary themselves. */
+/* The kernel, grid and block of a launch, for callers that load the binary themselves. */
 typedef struct S2SLaunch {
   char kernel[64];
   uint32_t grid[3];

@@ -2,8 +2,8 @@
 //
 // The D elements of a position are spread over LANES neighbouring lanes, 16 bytes each, so that a warp holds 32 / LANES
 // positions at a time and a block of W warps W * 32 / LANES of them. Every such group keeps its own running maximum, sum
-// and weighted sum in fp32 and meets the others only once, at the end, in `merge`. Lanes past the head size idle: a head
-// size needs not be a power of two.
+// and weighted sum in fp32; `merge` combines the groups once, at the end. Lanes past the head size are idle, so a head size
+// need not be a power of two.
 #pragma once
 
 #include "elements.cuh"
@@ -11,7 +11,7 @@
 constexpr int kWarpLanes = 32;
 constexpr int kMaxWarps = 8;
 constexpr unsigned kAllLanes = 0xffffffffu;
-constexpr float kNothing = -3.402823466e38f;  // running maximum before the first position; finite, so that no inf - inf
+constexpr float kNothing = -3.402823466e38f;  // running maximum before the first position; finite, as inf - inf would be NaN
 
 template <typename T, int ROWS>
 struct Running {
@@ -108,7 +108,7 @@ __device__ __forceinline__ void attend(const Positions& positions, int count, in
   }
 }
 
-// What the warps of a block leave for each other.
+// The partial results of a block's warps.
 template <int ROWS, int WIDTH>
 struct Partials {
   float maximum[kMaxWarps][ROWS];
@@ -116,7 +116,7 @@ struct Partials {
   float weighted[kMaxWarps][ROWS][WIDTH];
 };
 
-// Folds the groups of each warp together and publishes one partial result per warp. Returns, to all threads of the block
+// Combines the groups of each warp and writes one partial result per warp. Returns, to all threads of the block
 // alike, whether any position was visible. All threads must call it.
 template <typename T, int ROWS, int LANES>
 __device__ __forceinline__ bool publish(Running<T, ROWS>& running,
@@ -152,7 +152,7 @@ __device__ __forceinline__ bool publish(Running<T, ROWS>& running,
   return __syncthreads_or(running.seen);
 }
 
-// Element d of row r, from what the warps published.
+// Element d of row r, from the partial results of the warps.
 template <int ROWS, int WIDTH>
 __device__ __forceinline__ float combine(const Partials<ROWS, WIDTH>& partials, int row, int d) {
   const int warps = blockDim.x / kWarpLanes;

@@ -1,4 +1,4 @@
-// Attention of one decoder step: a pair of source and head at a time, all its beams together.
+// Attention of one decoder step. All beams of one source and one head are computed together.
 //
 // A beam reads only the positions of its own history, through the table of ancestors. Beams that share a position read
 // it one right after the other, so it comes from memory once.
@@ -9,11 +9,11 @@
 
 namespace KERNELS {
 
-constexpr int GROUP = 4;         // beams whose queries and sums are in registers at a time
-constexpr int FEW_VECTORS = LANES == 16 ? 16 : 8;  // registers for them
-constexpr int EARLY = 6;         // positions that are asked for ahead
+constexpr int GROUP = 4;         // beams whose queries and sums are kept in registers together
+constexpr int FEW_VECTORS = LANES == 16 ? 16 : 8;  // vectors of queries or sums that these registers hold
+constexpr int EARLY = 6;         // positions by which prefetching is ahead
 
-// Where a beam of a group finds a position: in the cache through its ancestors, or in the source.
+// Where keys and values of a position lie: in the cache, found through the beam's ancestors, or in the source.
 struct InCache {
   size_t step;  // floats from one position to the next
   int size;
@@ -33,7 +33,8 @@ struct Beams {
   float* y[GROUP];            // [D] each
 };
 
-// Scores [n][GROUP], filled up with minus infinity to whole vectors -> e**(score - its beam's maximum). factor: 1 / sums.
+// Replaces scores [n][GROUP], padded with minus infinity to whole vectors, by e**(score - maximum of the beam).
+// factor: 1 / the sum of each beam.
 inline void exponentials_of_group(float* scores, int n, float (&factor)[GROUP]) {
   constexpr int SIDE_BY_SIDE = LANES / GROUP;  // positions of a vector
   const int n_vectors = (n + SIDE_BY_SIDE - 1) / SIDE_BY_SIDE;
@@ -58,8 +59,8 @@ inline void exponentials_of_group(float* scores, int n, float (&factor)[GROUP]) 
   }
 }
 
-// y = softmax(scale * query keys + bias) values over n positions. D = LANES * VECTORS. scores: room for GROUP * (n + 4),
-// one after the other for each beam, or for a whole group side by side.
+// y = softmax(scale * query keys + bias) values over n positions. D = LANES * VECTORS. scores: room for
+// GROUP * (n + 4) numbers, [beam][position], or [position][beam] for a whole group.
 template <int VECTORS, int BEAMS, typename Place>
 void attend_beams(const Beams& b, const float* keys, const float* values, const Place& place, int n, float scale,
                   const float* bias, float* scores) {
@@ -125,7 +126,7 @@ void attend_beams(const Beams& b, const float* keys, const float* values, const 
   }
 }
 
-// The same for any D and a single beam.
+// The same for a single beam and any D.
 template <typename Place>
 void attend_one(const Beams& b, const float* keys, const float* values, const Place& place, int n, int size, float scale,
                 const float* bias, float* scores) {
@@ -158,7 +159,7 @@ AttendBeams<Place> for_beams(int beams) {
   return attend_beams<VECTORS, 1, Place>;
 }
 
-// The kernel for a head size and a number of beams, null where only attend_one serves it.
+// The kernel for a head size and a number of beams; null if only attend_one serves them.
 template <typename Place>
 AttendBeams<Place> attend_for(int size, int beams) {
   switch (size) {
@@ -234,7 +235,7 @@ inline void attend_cross(const CrossAttention& a, int first_pair, int end_pair) 
         const size_t r = size_t(source) * a.beams + first + k;
         b.query[k] = a.query + r * width + head * a.size;
         b.y[k] = a.y + r * width + head * a.size;
-        if (!n) memset(b.y[k], 0, a.size * sizeof(float));  // nothing is seen
+        if (!n) memset(b.y[k], 0, a.size * sizeof(float));  // the mask hides every position
       }
       if (n && attend) {
         attend(b, keys, values, place, n, a.scale, nullptr, scores);

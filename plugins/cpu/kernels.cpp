@@ -1,4 +1,4 @@
-// The kernels of one instruction set. Compiled several times, with KERNELS naming the set.
+// The kernels of one instruction set. Compiled once for each set, with KERNELS as its name.
 #include "kernels.h"
 
 #include "attention.h"

@@ -1,36 +1,36 @@
-// What the operators ask of the kernels: arguments, and one table of functions for each instruction set.
+// The interface between operators and kernels: arguments, and a table of functions for each instruction set.
 //
 // Letters: R rows, I inputs and O outputs of a product, V vocabulary, M candidates, Q probed tokens; B sources, K beams,
 // H heads, D head size, S source length, C positions of a cache.
 //
-// A weight [O,I] lies in blocks of 16 outputs, the last one filled up with zeros:
+// A weight [O,I] is stored in blocks of 16 outputs, the last one padded with zeros:
 //
 //     fp32  [O/16][I][16]
-//     int8  [O/16][I/4][16][4]   four inputs of an output side by side, I filled up with zeros to a multiple of 4
+//     int8  [O/16][I/4][16][4]   four inputs of an output side by side, I padded with zeros to a multiple of 4
 #pragma once
 
 #include <cstdint>
 
 constexpr int BLOCK = 16;  // outputs of a block
-constexpr int PANEL = 24;  // blocks of the vocabulary that are looked at together: 384 logits of each row, which stay in
-                           // the first caches. All tiles of rows x blocks divide it.
+constexpr int PANEL = 24;  // blocks of the vocabulary that are computed and examined together: 384 logits of each row,
+                           // which stay in the first-level cache. A multiple of every tile's number of blocks.
 
 enum class Activation : int { none = 0, relu = 1, silu = 2, gelu = 3, gelu_tanh = 4, quick_gelu = 5 };
 
-// y [R,O] = activation(x [R,I] W^T + bias) + residual, for some blocks of outputs.
+// y [R,O] = activation(x [R,I] W^T + bias) + residual. A kernel computes some blocks of outputs.
 struct Product {
   int rows, n_in, n_out;
   const float* x;
   const float* weight;
   const int8_t* weight8;
-  const float* scale;          // [O] of int8 weights; O filled up to whole blocks
-  const int32_t* weight_sum;   // [O] sums of int8 weights
-  const float* bias;           // [O filled up], or null
+  const float* scale;          // [O] of int8 weights; O padded to whole blocks
+  const int32_t* weight_sum;   // [O] sum of each output's int8 weights
+  const float* bias;           // [O padded], or null
   const float* residual;       // [R,O], or null
   Activation activation;
   float* y;
-  int stride, first_block;  // y begins with this block of outputs, and its rows are so far apart
-  // Of int8: rows as unsigned bytes [R, I filled up], x = row_scale * (byte - row_zero).
+  int stride, first_block;  // y begins with block first_block of the outputs; its rows are `stride` floats apart
+  // For int8: the rows as unsigned bytes [R, I padded], x = row_scale * (byte - row_zero).
   const uint8_t* bytes;
   const float* row_scale;
   const int32_t* row_zero;
@@ -61,24 +61,24 @@ struct CrossAttention {
   const float* query;   // [R, H*D]
   const float* keys;    // [B,H,S,D]
   const float* values;
-  const int64_t* mask;  // [B,S], 0 where nothing is to be seen
+  const int64_t* mask;  // [B,S], 0 for a hidden position
   float* y;             // [R, H*D]
 };
 
-// What a row's logits come down to, kept while blocks of them are made.
+// What is kept of a row's logits while they are computed block by block.
 struct RowSummary {
   float top;    // largest logit
   float total;  // sum of e**(logit - top)
-  int n;        // best so far, best first; of equal ones the lower id first
+  int n;        // number of best tokens so far; best first, of equal ones the lower id first
   float* values;
   int64_t* ids;
 };
 
 struct Summary {
   int n_candidates, n_probes;
-  RowSummary* rows;          // [R], of this call's blocks
+  RowSummary* rows;          // [R], over the blocks of this call
   const int64_t* probe_ids;  // [R,Q]
-  float* probe_logits;       // [R,Q], written where a block holds the token
+  float* probe_logits;       // [R,Q], written if one of the blocks holds the token
   float* logits;             // [R,V] of all tokens, or null
 };
 

@@ -15,13 +15,13 @@ namespace {
 
 using ort::BOOL, ort::FLOAT, ort::INT32, ort::INT64, ort::INT8, ort::OPTIONAL;
 
-constexpr int64_t SMALL = 1 << 16;  // multiplications that are not worth a second thread
-constexpr int TASKS = 16;           // parts of a product: more than threads, so that none waits long
-constexpr int GRAIN = 8;            // blocks that a part has at least: fewer fill no tile
-constexpr int64_t MANY = 256;       // candidates from which on sorting beats keeping them in order
+constexpr int64_t SMALL = 1 << 16;  // multiplications up to which a second thread does not pay
+constexpr int TASKS = 16;           // parts of a product: more than threads, so that all threads finish at about the same time
+constexpr int GRAIN = 8;            // least number of blocks of a part: fewer do not fill a tile
+constexpr int64_t MANY = 256;       // above this many candidates, sorting all logits is faster than keeping an ordered list
 
 #if defined(WITH_AVXVNNI)
-// CPUID leaf 7, subleaf 1, bit 4 of EAX; not every compiler knows its name.
+// CPUID leaf 7, subleaf 1, bit 4 of EAX; not every compiler has a name for it.
 bool has_avx_vnni() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 16u);
@@ -48,7 +48,7 @@ const Kernels& kernels() {
   return best;
 }
 
-// Memory of this thread that grows and is used again.
+// Memory of this thread that only grows, and that later calls reuse.
 template <typename T, int WHICH>
 T* scratch(size_t n) {
   thread_local std::vector<T> memory;
@@ -56,12 +56,12 @@ T* scratch(size_t n) {
   return memory.data();
 }
 
-constexpr int64_t MOST = INT32_MAX / 64;  // outputs, inputs and rows of a product: their products with a block fit
+constexpr int64_t MOST = INT32_MAX / 64;  // most outputs, inputs and rows of a product; times a block they fit 32 bits
 
 int blocks_of(int64_t n_out) { return int((n_out + BLOCK - 1) / BLOCK); }
 int64_t filled_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
-// Whether all sizes of a tensor that is there fit what kernels count in.
+// Whether all sizes of a tensor are small enough for the kernels' 32-bit counters; true for one that is left out.
 bool fit_32(const Tensor& tensor) {
   return tensor && std::all_of(tensor.dims.begin(), tensor.dims.end(), [](int64_t n) { return n >= 0 && n <= INT32_MAX; });
 }
@@ -73,7 +73,7 @@ bool is_packed(const Tensor& weight, int64_t n_out, int64_t n_in) {
   return IS_INT8 ? has(weight, {blocks_of(n_out), (n_in + 3) / 4, BLOCK, 4}) : has(weight, {blocks_of(n_out), n_in, BLOCK});
 }
 
-// [0, n_units) in even parts of at least `grain`, one call each.
+// Splits [0, n_units) into even parts of at least `grain`, and calls the body once for each.
 void in_parts(Call& call, int n_units, int grain, int64_t work, const std::function<void(int part, int first, int end)>& body) {
   const int n = work < SMALL ? 1 : std::clamp(n_units / grain, 1, TASKS);
   call.in_parallel(size_t(n), [&](size_t i) { body(int(i), int(n_units * i / n), int(n_units * (i + 1) / n)); });
@@ -116,7 +116,7 @@ const char* read_product(Call& call, int64_t n_out, Product& p) {
     p.weight = weight.as<float>();
   }
   const Tensor bias = call.input(IS_INT8 ? 4 : 2);
-  // A bias that is not filled up to whole blocks, as a shortlist's is, has to be replaced by the caller.
+  // The bias of a shortlist is not padded to whole blocks; the caller has to replace it.
   if (!may_have(bias, {filled}) && !may_have(bias, {n_out})) {
     return "s2s.cpu: a bias has another size than its product; build the engine again";
   }
@@ -175,7 +175,7 @@ class Linear {
   int64_t gives_sum_;
 };
 
-// Rows of a packed weight as they were: [ids..., I].
+// Rows of a packed weight, unpacked: [ids..., I].
 template <bool IS_INT8>
 class Embedding {
  public:
@@ -218,7 +218,7 @@ class Embedding {
   int64_t width_, n_rows_;
 };
 
-// Some rows of a packed weight as a packed weight of their own, with their scales and sums.
+// Makes a packed weight of some rows of another, with their scales and sums.
 template <bool IS_INT8>
 class TakeRows {
  public:
@@ -241,7 +241,7 @@ class TakeRows {
     }
     std::vector<int64_t> shape = weight.dims;
     shape[0] = blocks_of(n);
-    // What one output has of one step of the inputs: four bytes, or one float.
+    // An output's share of one step over the inputs: four bytes, or one float.
     using Cell = std::conditional_t<IS_INT8, int32_t, float>;
     Cell* out = call.output(0, shape).template as<Cell>();
     if (call.failure()) return nullptr;
@@ -254,7 +254,7 @@ class TakeRows {
   }
 
  private:
-  // [blocks][depth][16] of the rows `ids`, the last block filled up with zeros.
+  // Copies the rows `ids` to [blocks][depth][16]; the last block is padded with zeros.
   template <typename T>
   static void take(const T* from, T* to, const Tensor& ids, int64_t depth) {
     const int64_t n = ids.count();
@@ -321,7 +321,7 @@ class SelfAttentionOperator {
   }
 
  private:
-  // The cache is bound as input and output of one memory; where it is not, it is copied.
+  // Input and output are usually bound to the same memory; if not, the cache is copied.
   static float* updated(Call& call, size_t index, const Tensor& cache) {
     const Tensor out = call.output(index, cache.dims);
     if (out && out.data != cache.data) memcpy(out.data, cache.data, cache.count() * sizeof(float));
@@ -372,7 +372,7 @@ class CrossAttentionOperator {
   float scale_;
 };
 
-// The output projection and what a search asks of it.
+// The output projection with what a search needs: candidates, probed tokens and the normaliser.
 template <bool IS_INT8>
 class Head {
  public:
@@ -388,7 +388,7 @@ class Head {
   const char* run(Call& call) const {
     Product p{};
     const size_t next = IS_INT8 ? 5 : 3;
-    // The weight of a shortlist is an input of the graph; how many tokens it has, its bias says.
+    // A shortlist's weight is an input of the graph; its number of tokens is the size of the bias.
     const Tensor bias = call.input(next - 1);
     if (!n_out_ && bias.dims.size() != 1) return "s2s.cpu: Head has neither a number of tokens nor a bias that says it";
     const int64_t n_out = n_out_ ? n_out_ : bias.count();
@@ -411,9 +411,9 @@ class Head {
     float* probed = call.output(3, {B, K, Q}).as<float>();
     float* log_probs = call.output(4, {dense ? B : 0, dense ? K : 0, n_out}).as<float>();
     if (call.failure()) return nullptr;
-    std::fill_n(probed, p.rows * Q, -INFINITY);  // what no block holds: a token outside the vocabulary
+    std::fill_n(probed, p.rows * Q, -INFINITY);  // for probed tokens that no block holds, as they are outside the vocabulary
 
-    const bool sorts = M > MANY;  // the candidates come from the logits of all tokens
+    const bool sorts = M > MANY;  // candidates are found by sorting the logits of all tokens
     const int64_t kept = sorts ? 1 : M;
     float* logits = dense ? log_probs : sorts ? scratch<float, 3>(p.rows * n_out) : nullptr;
     RowSummary* rows = scratch<RowSummary, 4>(size_t(TASKS) * p.rows);
@@ -428,7 +428,7 @@ class Head {
     for (int row = 0; row < p.rows; row++) {
       const RowSummary found = merged(rows + row, p.rows, int(kept), best + row * M, ids + row * M);
       if (sorts) sort(logits + row * n_out, n_out, M, best + row * M, ids + row * M);
-      for (int64_t i = sorts ? M : found.n; i < M; i++) {  // logits that are NaN are no candidates; ids are tokens all the same
+      for (int64_t i = sorts ? M : found.n; i < M; i++) {  // where NaN logits leave too few candidates: valid ids, score -inf
         best[row * M + i] = -INFINITY;
         ids[row * M + i] = i;
       }
@@ -444,7 +444,7 @@ class Head {
   }
 
  private:
-  // One row's summaries of all tasks as one, the best tokens in `values` and `ids`. Tasks are in the order of tokens.
+  // Merges the tasks' summaries of a row; the best tokens go to `values` and `ids`. Tasks are in the order of tokens.
   static RowSummary merged(const RowSummary* first, int step, int n, float* values, int64_t* ids) {
     RowSummary all{-INFINITY, 0, 0, values, ids};
     for (int task = 0; task < TASKS; task++) all.top = std::max(all.top, first[task * step].top);
@@ -469,7 +469,7 @@ class Head {
   static void sort(const float* logits, int64_t n, int64_t wanted, float* values, int64_t* ids) {
     std::vector<int64_t> order(n);
     for (int64_t i = 0; i < n; i++) order[i] = i;
-    // NaN comes last: an order that it takes no part in would be none.
+    // NaN sorts last: comparing with NaN itself would give no valid order.
     const auto value = [&](int64_t i) { return logits[i] == logits[i] ? logits[i] : -INFINITY; };
     std::partial_sort(order.begin(), order.begin() + wanted, order.end(), [&](int64_t a, int64_t b) {
       return value(a) > value(b) || (value(a) == value(b) && a < b);
@@ -488,7 +488,7 @@ class Head {
 extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(
     OrtSessionOptions* options, const OrtApiBase* base) {
   OrtApi* api = base->GetApi(ort::VERSION);
-  static OrtCustomOpDomain* domain = nullptr;  // sessions refer to it as long as the process lives
+  static OrtCustomOpDomain* domain = nullptr;  // never freed: sessions refer to it as long as the process lives
   if (!domain) {
     if (OrtStatus* status = ort::call<OrtStatus*>(api, ort::CREATE_CUSTOM_OP_DOMAIN, "s2s.cpu", &domain)) return status;
     const OrtCustomOp* operators[] = {

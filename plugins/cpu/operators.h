@@ -1,4 +1,4 @@
-// A custom operator as a class: what ONNX Runtime asks of it, and the tensors of a call.
+// Makes a custom operator of ONNX Runtime from a class, and gives it the tensors of a call.
 //
 // A class has NAME, INPUTS and OUTPUTS (lists of Slot), a constructor that reads attributes, and `run(Call&)`, which
 // returns why it can't run, or null.
@@ -34,13 +34,13 @@ struct Tensor {
   }
 };
 
-// Sizes are compared before anything is read: a graph may come from anywhere. Products of sizes are made in 64 bits; each
-// size fits 32, as kernels count in them.
+// Whether a tensor has exactly these sizes. Operators check this before they read anything, as a graph may come from
+// anywhere. Each size fits 32 bits, in which the kernels count; products of sizes are computed in 64 bits.
 inline bool has(const Tensor& tensor, std::initializer_list<int64_t> dims) {
   return tensor && std::equal(tensor.dims.begin(), tensor.dims.end(), dims.begin(), dims.end()) &&
          std::all_of(dims.begin(), dims.end(), [](int64_t size) { return size >= 0 && size <= INT32_MAX; });
 }
-// A tensor that may be left out.
+// The same for an optional tensor, which may be left out.
 inline bool may_have(const Tensor& tensor, std::initializer_list<int64_t> dims) { return !tensor || has(tensor, dims); }
 
 class Attributes {
@@ -98,7 +98,7 @@ class Call {
     return index < n;
   }
 
-  // body(i) for i < n, on the session's threads.
+  // Calls body(i) for 0 <= i < n on the session's threads.
   void in_parallel(size_t n, const std::function<void(size_t)>& body) {
     if (n == 1) return body(0);
     void (*one)(void*, size_t) = [](void* given, size_t i) { (*static_cast<std::function<void(size_t)>*>(given))(i); };
@@ -138,7 +138,7 @@ class Call {
   OrtStatus* failure_ = nullptr;
 };
 
-// The callbacks of an operator that `Body` implements.
+// The callbacks through which ONNX Runtime calls the class `Body`.
 template <typename Body>
 const OrtCustomOp* callbacks() {
   struct Kernel {

@@ -1,8 +1,8 @@
-// The part of ONNX Runtime's C interface that custom operators need, restated: its wheels bring no headers.
+// A copy of the part of ONNX Runtime's C interface that custom operators need, since its wheels contain no headers.
 //
 // The interface is a table of function pointers whose order never changes (functions are only added at its end), and a
-// structure of callbacks for each operator. Places are those of the table of version 17; an engine is tied to the
-// version of ONNX Runtime that it was built and tried with.
+// structure of callbacks for each operator. The positions are those in version 17 of the table; an engine
+// is tied to the version of ONNX Runtime that it was built and tested with.
 #pragma once
 
 #include <cstddef>
@@ -46,7 +46,7 @@ struct OrtCustomOp {
   OrtStatus* (*InferOutputShapeFn)(const OrtCustomOp*, void*);
   int (*GetStartVersion)(const OrtCustomOp*);
   int (*GetEndVersion)(const OrtCustomOp*);
-  // Callbacks of later versions, which the version number says are not there.
+  // Room for callbacks of later versions. ONNX Runtime does not use them, because of the version number above.
   void* later[8];
 };
 }
@@ -78,7 +78,7 @@ enum Place : int {
   PARALLEL_FOR = 274,
 };
 
-// The function at a place of the table, as the type of its arguments.
+// Calls the function at a position of the table with these arguments.
 template <typename Result, typename... Arguments>
 Result call(OrtApi* api, Place place, Arguments... arguments) {
   return reinterpret_cast<Result (*)(Arguments...)>(api[place])(arguments...);

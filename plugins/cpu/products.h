@@ -1,7 +1,7 @@
 // Products of a few rows with a packed weight: tiles of rows x blocks of 16 outputs whose sums stay in registers.
 //
-// A block of weights is read once from memory for all rows of a tile, in the order in which it lies there. With one row
-// that is a stream at the memory's speed, with many it is bound by arithmetic.
+// A block of weights is read from memory once for all rows of a tile, sequentially. With one row the speed is bound by the
+// memory's bandwidth, with many rows by arithmetic.
 #pragma once
 
 #include "kernels.h"
@@ -9,16 +9,17 @@
 
 namespace KERNELS {
 
-// Whether the instruction set has products of four bytes summed up in 32 bits.
+// Whether the instruction set multiplies four pairs of bytes and adds the products in 32 bits (VNNI).
 #if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
 constexpr bool PACKED_DOT = true;
 #else
 constexpr bool PACKED_DOT = false;
 #endif
 
-constexpr size_t AHEAD = 128 << 10;  // bytes of weights that are asked for ahead at most
+constexpr size_t AHEAD = 128 << 10;  // most bytes of weights that are prefetched
 
-// Rows of a tile at most, and blocks of a tile of some rows: the sums fill the registers and leave room for the rest.
+// The most rows of a tile, and the number of blocks of a tile by its rows, chosen so that the sums fill the registers and
+// leave room for weights and inputs.
 #if defined(__AVX512F__)
 template <bool IS_INT8>
 constexpr int MOST_ROWS = 8;
@@ -55,10 +56,10 @@ inline Floats activate(Floats x, Activation activation) {
   return x;
 }
 
-// The weights of the next BLOCKS blocks are asked for while the tiles of these are computed, each tile asking for its
-// share: so memory is busy all the time, and a core waits for it less than its own prefetching lets it.
+// Prefetches the weights of the next BLOCKS blocks while the tiles of the current ones are computed. Each tile prefetches
+// an equal share, so that memory is busy all the time; the core then waits less than with hardware prefetching alone.
 struct Ahead {
-  int place, every;  // the next vector of each block to ask for; how many steps of a tile pay for one
+  int place, every;  // the next vector of each block to prefetch; one is prefetched every so many steps of a tile
 
   Ahead(const Product& p, int row, int tile_rows, int n_steps)
       : place(int(int64_t(row) * n_steps / p.rows)), every((p.rows + tile_rows - 1) / tile_rows) {}
@@ -71,7 +72,7 @@ struct Ahead {
   }
 };
 
-// The sums of a tile, where a product's rows are floats: [rows][blocks] of 16.
+// The sums of a tile with float inputs: [rows][blocks] of 16.
 template <int ROWS, int BLOCKS>
 inline void sums_of_floats(const Product& p, int row, int block, Floats (&sums)[ROWS][BLOCKS * PARTS]) {
   const float* x = p.x + size_t(row) * p.n_in;
@@ -96,8 +97,8 @@ inline void sums_of_floats(const Product& p, int row, int block, Floats (&sums)[
   }
 }
 
-// Four inputs of a block's weights, ready to be multiplied; sums over inputs; and how the one is added to the other:
-// total += four products of bytes for each of 16 outputs, unsigned `x` (the same four for all) with signed weights.
+// Weights: four inputs of a block, ready to be multiplied. Sums: the 16 outputs' sums over inputs. `add` multiplies four
+// unsigned bytes `x`, the same for all outputs, with the signed weights of each output, and adds the four products.
 #if defined(__AVX512VNNI__)
 struct Weights {
   __m512i all;
@@ -125,7 +126,7 @@ struct Sums {
   Ints part(int i) const { return halves[i]; }
 };
 #elif defined(__AVX2__)
-// Widened to 16 bits, as vpmaddubsw saturates: two sums for each output, four outputs a register.
+// Bytes are widened to 16 bits, as vpmaddubsw saturates. A register has four outputs, with two sums each.
 struct Weights {
   __m256i wide[4];
   explicit Weights(const int8_t* w) {
@@ -142,7 +143,7 @@ struct Sums {
   }
   Ints part(int i) const {
     const __m256i sums = _mm256_hadd_epi32(__m256i(pairs[2 * i]), __m256i(pairs[2 * i + 1]));
-    return Ints(_mm256_permute4x64_epi64(sums, 0xd8));  // hadd works in halves: 0 1 4 5 2 3 6 7
+    return Ints(_mm256_permute4x64_epi64(sums, 0xd8));  // hadd adds within 128-bit halves: 0 1 4 5 2 3 6 7
   }
 };
 #else
@@ -198,7 +199,7 @@ inline void sums_of_bytes(const Product& p, int row, int block, Floats (&found)[
   }
 }
 
-// One tile: its sums with bias, activation and residual go to y.
+// Computes one tile, applies bias, activation and residual, and writes y.
 template <bool IS_INT8, int ROWS, int BLOCKS>
 inline void tile(const Product& p, int row, int block) {
   Floats sums[ROWS][BLOCKS * PARTS] = {};
@@ -223,7 +224,7 @@ inline void tile(const Product& p, int row, int block) {
   }
 }
 
-// All rows for blocks [block, block + BLOCKS), in tiles of at most ROWS rows; then the rest.
+// All rows for blocks [block, block + BLOCKS), in tiles of ROWS rows, then in smaller ones.
 template <bool IS_INT8, int ROWS, int BLOCKS>
 inline void tiles(const Product& p, int row, int block) {
   for (; row + ROWS <= p.rows; row += ROWS) tile<IS_INT8, ROWS, BLOCKS>(p, row, block);
@@ -232,8 +233,8 @@ inline void tiles(const Product& p, int row, int block) {
   }
 }
 
-// All rows for blocks [block, end), BLOCKS at a time; then the rest, half as many at a time. Where one tile has all rows
-// the blocks are few enough for the next ones to lie beside them in the second cache.
+// All rows for blocks [block, end), BLOCKS at a time, and the rest half as many at a time. If one tile has all rows, BLOCKS
+// is reduced until the blocks and the prefetched next ones fit the second-level cache together.
 template <bool IS_INT8, int ROWS, int BLOCKS>
 inline void groups(const Product& p, int block, int end) {
   const size_t size = size_t(p.n_in) * BLOCK * (IS_INT8 ? 1 : sizeof(float));
@@ -245,7 +246,7 @@ inline void groups(const Product& p, int block, int end) {
   }
 }
 
-// The largest tiles that the rows fill and the registers hold.
+// Chooses the largest tile that the registers hold and that there are enough rows for.
 template <bool IS_INT8, int ROWS>
 inline void by_rows(const Product& p, int first, int end) {
   if constexpr (ROWS > 1) {
@@ -262,11 +263,11 @@ inline void multiply(const Product& p, int first_block, int end_block) {
   }
 }
 
-// Rows to unsigned bytes with a scale and a zero point each, so that 0 is exact: x = scale * (byte - zero).
+// Quantises rows to unsigned bytes, each row with a scale and a zero point so that 0 is exact: x = scale * (byte - zero).
 inline void quantise(const float* x, int rows, int n_in, uint8_t* bytes, float* scale, int32_t* zero) {
   const int width = (n_in + 3) / 4 * 4;
   for (int row = 0; row < rows; row++, x += n_in, bytes += width) {
-    Floats high{}, low{}, nothing{};  // nothing: stays 0 unless a value is NaN or infinite
+    Floats high{}, low{}, nothing{};  // nothing: 0 unless a value is NaN or infinite
     float top = 0.0f, bottom = 0.0f;
     int i = 0;
     for (; i + LANES <= n_in; i += LANES) {
@@ -282,7 +283,7 @@ inline void quantise(const float* x, int rows, int n_in, uint8_t* bytes, float* 
       bottom = bottom < x[i] ? bottom : x[i];
       none += x[i] * 0.0f;
     }
-    if (none != none) {  // bytes have no form for it: the scale carries it into every output of the row
+    if (none != none) {  // no byte stands for NaN or infinity: a NaN scale makes every output of the row NaN
       scale[row] = none;
       zero[row] = 0;
       memset(bytes, 0, width);

@@ -1,7 +1,8 @@
-// The output projection without its logits: blocks of them are made, looked at and forgotten.
+// The output projection without an array of all logits: they are computed and summarised block by block.
 //
 // A row keeps its largest logit, the sum of exponentials relative to it (online softmax, arXiv 1805.02867), and its best
-// M tokens in order. A block is looked at more closely only where one of its logits beats the M-th best so far.
+// M tokens in order. Logits are compared one by one only where one of a vector's is larger than the M-th best so
+// far.
 #pragma once
 
 #include "kernels.h"
@@ -20,7 +21,7 @@ inline void insert(RowSummary& row, int n_candidates, float value, int64_t id) {
   row.ids[place] = id;
 }
 
-// n logits of a row from token `first` on. Behind them, up to whole vectors, lies minus infinity.
+// Adds n logits of a row, from token `first` on. They are padded with minus infinity to whole vectors.
 inline void take_logits(RowSummary& row, int n_candidates, const float* logits, int n, int64_t first) {
   Floats high = load(logits);
   for (int i = 0; i < n; i += LANES) {

@@ -1,5 +1,5 @@
-// As many floats at a time as a register of the instruction set holds, in the compiler's own vector types. This file and
-// those that include it are compiled once for each instruction set, in a namespace of its own.
+// Arithmetic on as many floats as a register of the instruction set holds, with the compiler's vector types. This file and
+// those that include it are compiled once for each instruction set, each time in another namespace.
 #pragma once
 
 #include <cmath>
@@ -24,7 +24,7 @@ constexpr int LANES = 4;
 constexpr int PARTS = BLOCK / LANES;  // vectors of a block
 typedef float Floats __attribute__((vector_size(LANES * 4)));
 typedef int32_t Ints __attribute__((vector_size(LANES * 4)));
-// In memory only: sums of a type that may alias anything are not kept in registers.
+// For memory accesses only: the compiler does not keep variables of a type that may alias anything in registers.
 typedef Floats FloatsAnywhere __attribute__((aligned(4), may_alias));
 typedef Ints IntsAnywhere __attribute__((aligned(4), may_alias));
 
@@ -35,7 +35,7 @@ inline Floats all(float x) { return Floats{} + x; }
 inline Floats choose(Ints condition, Floats yes, Floats no) {
   return reinterpret_cast<Floats>((reinterpret_cast<Ints>(yes) & condition) | (reinterpret_cast<Ints>(no) & ~condition));
 }
-// Where `a` or `b` is no number both give `b`, as the instructions do: what may be NaN, and should stay so, comes second.
+// If `a` or `b` is NaN both return `b`, as the instructions do: a value whose NaN has to be kept is the second argument.
 #if defined(__AVX512F__)
 inline Floats larger(Floats a, Floats b) { return Floats(_mm512_max_ps(__m512(a), __m512(b))); }
 inline Floats smaller(Floats a, Floats b) { return Floats(_mm512_min_ps(__m512(a), __m512(b))); }
@@ -45,7 +45,7 @@ inline Floats smaller(Floats a, Floats b) { return choose(a < b, a, b); }
 #endif
 inline Floats to_floats(Ints a) { return __builtin_convertvector(a, Floats); }
 
-// By halves, so that it takes few steps.
+// Combines the two halves again and again, which takes log2(LANES) steps.
 template <typename Pick>
 inline float reduce(Floats v, Pick pick) {
   float lanes[LANES];
@@ -60,7 +60,7 @@ inline float sum(Floats v) { return _mm512_reduce_add_ps(__m512(v)); }
 inline float maximum(Floats v) { return _mm512_reduce_max_ps(__m512(v)); }
 inline float minimum(Floats v) { return _mm512_reduce_min_ps(__m512(v)); }
 inline bool any_larger(Floats a, float b) { return _mm512_cmp_ps_mask(__m512(a), _mm512_set1_ps(b), _CMP_GT_OQ); }
-// The sums of four vectors, to `out`: pairs and then quarters are added while they are put side by side.
+// Writes the sums of four vectors to `out`; their elements are interleaved and added in the same steps.
 inline void sums_of_four(const Floats (&v)[4], float* out) {
   const __m512 a = _mm512_unpacklo_ps(__m512(v[0]), __m512(v[1])) + _mm512_unpackhi_ps(__m512(v[0]), __m512(v[1]));
   const __m512 b = _mm512_unpacklo_ps(__m512(v[2]), __m512(v[3])) + _mm512_unpackhi_ps(__m512(v[2]), __m512(v[3]));
@@ -84,11 +84,11 @@ inline void sums_of_four(const Floats (&v)[4], float* out) {
 }
 #endif
 
-// e**x within 2 units in the last place for x in [-87, 88], and what it is at the ends of that range beyond. Cody and
-// Waite's reduction, and the polynomial of Cephes' expf.
+// e**x within 2 units in the last place for x in [-87, 88]; x is clamped to that range. Cody and Waite's range reduction
+// and the polynomial of Cephes' expf.
 inline Floats exponential(Floats x) {
   x = larger(all(-87.0f), smaller(all(88.0f), x));
-  const Floats shift = all(12582912.0f);  // 1.5 * 2**23: adding it rounds to a whole number, which is in the low bits
+  const Floats shift = all(12582912.0f);  // 1.5 * 2**23: adding it rounds to an integer, which is then in the low bits
   const Floats rounded = x * 1.44269504088896341f + shift;
   const Floats n = rounded - shift;
   const Floats r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
@@ -99,7 +99,7 @@ inline Floats exponential(Floats x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
-  return Floats(Ints(p) + (Ints(rounded) << 23));  // times 2**n
+  return Floats(Ints(p) + (Ints(rounded) << 23));  // times 2**n, by adding n to the exponent
 }
 
 inline Floats sigmoid(Floats x) { return 1.0f / (1.0f + exponential(-x)); }
@@ -124,7 +124,7 @@ inline Floats error_function(Floats x) {
   return x * p / q;
 }
 
-// x -> e**(x - its maximum) over n numbers. Returns the sum.
+// Replaces n numbers x by e**(x - their maximum). Returns the sum.
 inline float exponentials(float* x, int n) {
   float top = x[0];
   for (int i = 1; i < n; i++) top = top > x[i] ? top : x[i];

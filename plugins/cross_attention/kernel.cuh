@@ -9,8 +9,8 @@
 #include "../common/online_softmax.cuh"
 #include "parameters.h"
 
-// At or below this an additive mask means "not there". A power of two that every element type holds exactly; above the
-// -10000 and the lowest finite values that frameworks write, and far below any score.
+// An additive mask at or below this value hides a position. It is a power of two, which every element type holds exactly;
+// it is above the -10000 and the lowest finite values that frameworks write, and far below any score.
 constexpr float kMasked = -8192.f;
 
 template <typename T>

@@ -24,7 +24,7 @@ static const Instance<CrossAttentionParameters> kInstances[3][3][4] = {ENTRIES(f
 // Query rows that one block takes: the least power of two that holds all beams, at most 8.
 static int row_index(int beams) { return beams <= 1 ? 0 : beams <= 2 ? 1 : beams <= 4 ? 2 : 3; }
 
-// Fills `launch` with the kernel, grid and block for these sizes; pointers are not looked at. Returns a status.
+// Fills `launch` with the kernel, grid and block for these sizes, without looking at the pointers. Returns a status.
 S2S_EXPORT int s2s_cross_attention_plan(int element, const CrossAttentionParameters* given, S2SLaunch* launch) {
   const int status = check_extents(element, given->sources, given->heads, given->beams, given->head_size, given->length);
   if (status != S2S_OK) return status;

@@ -1,6 +1,6 @@
 // The nodes that the library brings: their tensors, which outputs alias which inputs, and the launcher of each.
 //
-// Says the same as the folders' operation.py, for those who deploy without Python.
+// The same facts as in each folder's operation.py, for deployments without Python.
 #pragma once
 
 #include <array>
@@ -24,7 +24,7 @@ using Shape = std::vector<int64_t>;
 struct Tensor {
   const char* name;
   bool is_int64 = false;
-  int aliases = -1;  // the input whose memory this output is
+  int aliases = -1;  // index of the input whose memory this output shares
 };
 
 struct Call {

@@ -19,7 +19,7 @@ constexpr char kVersion[] = "1";
 
 ILoggerFinder* logger_finder = nullptr;
 
-// Plugin methods may not throw; they return a code, and say why here.
+// Plugin methods may not throw; they return a status code, and log the reason through this.
 void report(const std::string& text) {
   ILogger* logger = logger_finder == nullptr ? nullptr : logger_finder->findLogger();
   if (logger != nullptr) logger->log(ILogger::Severity::kERROR, text.c_str());
