@@ -6,7 +6,7 @@ A bundle is a folder:
     encoder.onnx          source -> encoder states
     cross_kv_init.onnx    encoder states -> what is computed once per source
     decoder_step.onnx     one token per beam
-    weights.bin           external data of the three graphs; equal tensors once
+    weights.bin           external data of the three graphs; equal tensors are stored once
     tokenizer/            what turns text into ids and back (absent when the checkpoint had no tokenizer)
     engines/<target>/     what `s2s build` made
 
@@ -134,7 +134,7 @@ class Bundle:
 
 
 def inside(folder: Path, name: str) -> Path:
-    """folder/name, refused where it leads out of the folder."""
+    """folder/name. Raises BundleError if that is outside the folder."""
     path = folder / name
     try:
         is_inside = not Path(name).is_absolute() and ".." not in Path(name).parts and _is_below(path, folder)
@@ -184,7 +184,7 @@ def difference(described: Mapping[str, Any], inputs: Mapping[str, Tensor], outpu
 
 
 def _is_shape_of(tensor: Tensor, described: Sequence[int | str]) -> bool:
-    """A size that the graph does not know, or calls by a name of its own, may be any."""
+    """Sizes that the graph does not know, or for which it has a name of its own, match any size."""
     if tensor.shape is None:
         return True
     known = [(own, size) for own, size in zip(tensor.shape, described, strict=False) if _is_known(own)]
@@ -202,12 +202,12 @@ def output_of(name: str) -> str:
 
 
 def is_file(path: Path) -> bool:
-    """Whether it is a regular file; False too for a name that no file can have."""
+    """Whether there is a regular file of this name; False for a name that no file can have."""
     return _mode_is(path, stat.S_ISREG)
 
 
 def is_folder(path: Path) -> bool:
-    """The same of a folder."""
+    """Whether there is a folder of this name; False for a name that no folder can have."""
     return _mode_is(path, stat.S_ISDIR)
 
 
@@ -272,7 +272,7 @@ def _check_files(bundle: Bundle, verify: bool) -> None:
 
 
 def first_changed(folder: Path, files: Mapping[str, Any]) -> str | None:
-    """The first of the files recorded in a manifest or an engine.json whose sha256 is another one."""
+    """The first file whose sha256 is not the one recorded in a manifest or engine.json, or None."""
     names = list(files)
     try:
         found = sha256_of([inside(folder, name) for name in names])

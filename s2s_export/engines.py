@@ -20,7 +20,8 @@ engine.json, format version 1, holds for every engine
     bytes, seconds    numbers: size of all files together, and how long the build took
     summary           list of text: what the build told its user
 
-and more, which nothing reads that runs an engine: what the passes did to the graphs, agreement with fp32, and so on.
+and more, for information only: what the passes did to the graphs, agreement with fp32, and so on. These keys are
+not read when an engine is run.
 
 flavour "cpu", for ONNX Runtime on a CPU, has also
 
@@ -32,7 +33,7 @@ flavour "cpu", for ONNX Runtime on a CPU, has also
     graphs.*.max_rows a whole number: the most rows (sources times beams) that this decoder step serves. The graph
                       decoder_step has none: it serves the rest
 
-flavour "cuda", for ONNX Runtime on an NVIDIA GPU, has no more. Flavours "tensorrt" and "tensorrt-rtx" have also
+flavour "cuda", for ONNX Runtime on an NVIDIA GPU, has nothing else. Flavours "tensorrt" and "tensorrt-rtx" have also
 
     ranges            by letter (B sources, K beams, S source length, and T target length): min, opt and max
     slots             a whole number: slots of the K/V caches, positions times beams; 0 for a decoder without caches
@@ -104,7 +105,7 @@ _TENSORRT: Check = record(
         "recipe": record({"plugins": boolean, "buckets": list_of(integer(1))}),
     }
 )
-# What a flavour has beyond what all have. A flavour that is not here has no more that is checked.
+# The keys that a flavour has beyond those of all engines. For flavours that are not here, no others are checked.
 _OF_FLAVOUR: Mapping[str, Check] = {"cpu": _CPU, "tensorrt": _TENSORRT, "tensorrt-rtx": _TENSORRT}
 _ENGINE: Check = record(
     {
@@ -170,7 +171,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def _contradiction(engine: Mapping[str, Any]) -> str | None:
-    """What one key says against another."""
+    """How two keys contradict each other, or None."""
     named = {f"graphs.{name}.file": graph["file"] for name, graph in engine["graphs"].items()}
     if engine.get("operators"):
         named["operators"] = engine["operators"]
@@ -202,7 +203,7 @@ def targets_of(bundle: Bundle, flavours: Collection[str]) -> list[str]:
     return found
 
 
-# Whether one can run here
+# Whether an engine can run here
 
 
 def refuse_stale(
@@ -266,7 +267,7 @@ def rebuild(folder: Path, engine: Mapping[str, Any]) -> str:
     return f"run: s2s build {folder.parent.parent} --target {engine.get('target', folder.name)} --force"
 
 
-# Which one is taken
+# Which engine is taken
 
 
 def why_no_engine(bundle: Bundle, target: str, flavours: Collection[str], others: Collection[str] = ()) -> str | None:
@@ -296,7 +297,7 @@ def _build(bundle: Bundle, target: str) -> str:
     return f"run: s2s build {bundle.path} --target {target}"
 
 
-# What fits into one
+# Which batches fit into an engine
 
 
 def beams_for(record: Mapping[str, Any], wanted: int) -> int:

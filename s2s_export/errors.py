@@ -96,7 +96,7 @@ class MissingExtra(S2SError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The tail of a message about a wrong name: its nearest neighbour, or the whole set when it is short."""
+    """The end of a message about a wrong name: the nearest known name, or all known names if they are few."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1)
     if close:
@@ -106,12 +106,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return ""
 
 
-LONGEST = 600  # characters of a message of our own; more is what it quotes
+LONGEST = 600  # characters of one of our messages; longer ones quote something long
 LONGEST_FOREIGN = 300  # characters of another library's message
 
 
 def explain(error: BaseException) -> str:
-    """Any error as one sentence that fits a screen: ours as it is, another library's with its type and cut."""
+    """Any error as one sentence that fits a screen: ours as it is, another library's with its type, shortened."""
     if isinstance(error, S2SError):
         return shortened(error, LONGEST)
     if isinstance(error, MemoryError):
@@ -133,7 +133,7 @@ def is_failure(error: BaseException) -> bool:
 
 
 def shortened(message: object, longest: int) -> str:
-    """One line of at most `longest` characters. The middle goes first: the end of a message says what to do."""
+    """One line of at most `longest` characters. The middle is cut out, as the end of a message says what to do."""
     try:
         text = str(message)
     except Exception:  # an error whose own message fails
@@ -146,5 +146,5 @@ def shortened(message: object, longest: int) -> str:
 
 
 def printable(text: object) -> str:
-    """Text in which what no UTF-8 stream takes (the bytes of a file name in another encoding) is written out."""
+    """Text that UTF-8 can encode: what it can't, such as bytes of a file name in another encoding, is escaped."""
     return str(text).encode("utf-8", errors="backslashreplace").decode("utf-8")

@@ -1,10 +1,10 @@
-"""sha256 of files, side by side, and remembered for as long as a file stays what it was.
+"""sha256 of files, computed in parallel, and remembered until a file is touched.
 
-Hashing a file of 300 MB takes 0.31 to 0.50 s of one core (a Xeon with SHA instructions, Python 3.11). So what
-was found for a file of 1 MiB or more is kept in the user's cache folder ($XDG_CACHE_HOME/s2s_export/hashes, or
+Hashing a file of 300 MB takes 0.31 to 0.50 s of one core (a Xeon with SHA instructions, Python 3.11). So what was found
+for a file of 1 MiB or more is kept in the user's cache folder ($XDG_CACHE_HOME/s2s_export/hashes, or
 ~/.cache/s2s_export/hashes) under its path, with its size, inode and times of change: asking again took 0.4 ms there.
-Writing to a file, also to a byte in its middle, changes its times. What no file system call goes through (a disk that
-returns other bytes than were written) is found only by whoever clears that folder.
+Any write to a file changes its times. Damage that happens without a write (a disk that returns other bytes than were
+written) is found only after that folder has been cleared.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from . import replacing
 
 CHUNK = 1 << 20  # bytes read at a time
 WORTH_REMEMBERING = 1 << 20  # bytes
-SETTLED = 2.0  # seconds since the last change; a file system's clock may not tell two writes within them apart
-MOST_THREADS = 8  # more wait for the disk
+SETTLED = 2.0  # seconds since the last change; a file system's clock may give two writes within them the same time
+MOST_THREADS = 8  # more threads would only wait for the disk
 
 
 def sha256(path: Path) -> str:
@@ -35,7 +35,7 @@ def sha256(path: Path) -> str:
 
 
 def sha256_of(paths: Sequence[Path]) -> list[str]:
-    """Of each file, by threads side by side: hashing lets go of Python's lock. Raises OSError that names the file."""
+    """The sha256 of each file, computed by several threads (hashing releases Python's lock). OSError names the file."""
     if len(paths) < 2:
         return [remembered_sha256(path) for path in paths]
     largest_first = sorted(range(len(paths)), key=lambda i: -_size(paths[i]))
@@ -52,7 +52,7 @@ def _size(path: Path) -> int:
 
 
 def remembered_sha256(path: Path) -> str:
-    """What was found before, where the file has not been touched since."""
+    """The sha256 of a file; the one found earlier if the file has not been touched since."""
     state = path.stat()
     if state.st_size < WORTH_REMEMBERING:
         return sha256(path)
@@ -67,7 +67,7 @@ def remembered_sha256(path: Path) -> str:
     digest = sha256(path)
     last = max(state.st_mtime, state.st_ctime)
     if _describe(path.stat()) == known and time.time() - last > SETTLED:
-        with suppress(OSError):  # it is only slower without
+        with suppress(OSError):  # without the cache the next call is only slower
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             replacing.write_text(file, f"{known} {digest}\n")
     return digest
@@ -81,7 +81,7 @@ def _cache_file(path: Path) -> Path | None:
     base = os.environ.get("XDG_CACHE_HOME")
     try:
         folder = Path(base) if base and os.path.isabs(base) else Path.home() / ".cache"
-    except RuntimeError:  # nobody's home
+    except RuntimeError:  # the user has no home folder
         return None
     name = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:32]
     return folder / "s2s_export" / "hashes" / name

@@ -1,18 +1,19 @@
 """Targets: a machine and a precision, described by data in engines/*.toml.
 
-A recipe says how to build, never which model: ranges are given by dimension letter, so that a new family edits none.
+A recipe says how to build and does not depend on the model: ranges are given by dimension letter, so that a new family
+needs no change to any recipe.
 
     flavour               which builder makes it and which backend runs it, such as "cpu" (building/builders/)
     description           one line for `s2s build --list`
     precision             fp32, fp16, bf16, int8 or fp8
     compute_capabilities  ["8.6", ...] that the engine must run on; empty for a CPU
     plugins               whether our attention kernels replace the library's own layers
-    workspace_mib         memory the builder may use for tactics
+    workspace_mib         memory that TensorRT may use to try kernels
     buckets               source lengths that get a CUDA graph of their own
     [ranges.B]            min, opt, max of each letter: B sources, K beams, S source length, T target length
     [options]             what only this flavour understands; its builder checks the names
 
-A target is named after its file, or is the path of a .toml of the user's own.
+A target is named after its file, or is the path of a user's own .toml file.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Files and folders that are whole or absent, and replace an older one in one move: bundles, engines, checkpoints.
+"""Writes files and folders so that they appear whole or not at all: bundles, engines, checkpoints, reports.
 
-What is new is written beside its place under a hidden name, `.NAME.RANDOM.s2s-new`, flushed to the disk, and moved.
+A new one is written beside its destination under a hidden name, `.NAME.RANDOM.s2s-new`, flushed to the disk, and moved.
 Where the system can exchange two names (renameat2 of Linux), a process killed at any moment leaves the old or the new
 one in place. Elsewhere the old folder is moved aside first, as `.NAME.s2s-previous`; if the process dies between the
-two moves, whoever next reads or writes that place calls `put_back`.
+two moves, the next process that reads or writes there calls `put_back`.
 
-A hidden name is locked (flock) as long as its writer lives, so that the next run tells what a killed one left behind
-from what another process is about to finish, and removes it.
+A hidden file or folder is locked (flock) as long as its writer lives. So the next run can tell what a killed run left
+behind, which it removes, from what another process is still writing.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # no POSIX: nothing is locked, and nothing that another run left is removed
+except ImportError:  # not a POSIX system: nothing is locked, and leftovers of other runs are not removed
     fcntl = None  # type: ignore[assignment]
 
 NEW = ".s2s-new"
-PATIENCE = 2.0  # seconds for which another run's few milliseconds are waited for
+PATIENCE = 2.0  # seconds to wait for another run's lock, which it holds for milliseconds
 PREVIOUS = ".s2s-previous"
 _RANDOM = r"[a-z0-9_]{8}"  # what tempfile puts into a name
 _AT_FDCWD = -100
@@ -39,7 +39,7 @@ _UNABLE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM)  # the system
 
 
 class Appeared(FileExistsError):
-    """Something came to stand where nothing was, and where nothing may be replaced."""
+    """A file or folder appeared at a destination that was free, and it may not be replaced."""
 
     def __init__(self) -> None:
         super().__init__("exists already: it appeared in the meantime, and is untouched")
@@ -49,8 +49,8 @@ class Appeared(FileExistsError):
 def folder(path: str | os.PathLike[str], *, replace: bool) -> Iterator[Path]:
     """A hidden folder that becomes `path` when the block ends well, and vanishes when it does not.
 
-    path: through a symbolic link it is what that points to. replace: whether one that is there, or that appeared in
-    the meantime, gives way; raises Appeared otherwise. Raises OSError that names `path`.
+    path: if it is a symbolic link, the folder that it points to is written. replace: whether an existing folder, or one
+    that appears in the meantime, is replaced; if not, raises Appeared. Raises OSError that names `path`.
     """
     final = resolved(path)
     with naming(final):
@@ -81,7 +81,7 @@ def folder(path: str | os.PathLike[str], *, replace: bool) -> Iterator[Path]:
 def file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A hidden file that becomes `path` when the block ends well, with the mode of the one that was there.
 
-    What is no regular file (a pipe, /dev/stdout) is written as it is. Raises OSError that names `path`.
+    A path that is not a regular file (a pipe, /dev/stdout) is written directly. Raises OSError that names `path`.
     """
     if os.path.exists(path) and not os.path.isfile(path):
         with naming(Path(path)):
@@ -106,7 +106,7 @@ def file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """The whole text as UTF-8, or the older file."""
+    """Write a text as UTF-8. If this fails, the older file stays."""
     with file(path) as work:
         work.write_text(text, encoding="utf-8")
 
@@ -120,12 +120,12 @@ def put_back(path: str | os.PathLike[str]) -> None:
 
 
 def is_hidden(path: Path) -> bool:
-    """Whether a name is one that this module, or another program, keeps out of sight."""
+    """Whether a name is hidden, as the names of unfinished files and folders are."""
     return path.name.startswith(".")
 
 
 def resolved(path: str | os.PathLike[str]) -> Path:
-    """Where a path leads: a symbolic link at its end is followed, also to where nothing is yet."""
+    """The path that is written: a symbolic link at its end is followed, even if its target does not exist yet."""
     path = Path(path)
     return Path(os.path.realpath(path)) if path.is_symlink() or not path.name else path
 
@@ -170,7 +170,7 @@ def _move(work: Path, final: Path, replace: bool) -> None:
             if not replace:
                 raise Appeared from None
         except NotImplementedError:
-            os.rename(work, final)  # a folder that has something in it is never overwritten
+            os.rename(work, final)  # never overwrites a folder that is not empty
             return
     if not replace:
         raise Appeared
@@ -216,15 +216,15 @@ def _c_library() -> ctypes.CDLL | None:
 
 
 _C = _c_library()
-_ours: set[str] = set()  # hidden folders that this process fills, and has locked
+_ours: set[str] = set()  # hidden folders that this process is writing and has locked
 
 
 def _remove_leftovers(final: Path) -> None:
-    """What killed runs left of this name: nobody holds its lock."""
+    """Remove what killed runs left under hidden names for this path: nobody holds their locks."""
     pattern = re.compile(rf"\.{re.escape(final.name)}\.{_RANDOM}{re.escape(NEW)}")
     try:
         found = [path for path in final.parent.iterdir() if pattern.fullmatch(path.name)]
-    except OSError:  # a folder that may be written but not listed
+    except OSError:  # a folder that may be written to but not listed
         return
     for path in found:
         lock = _lock(path)
@@ -262,7 +262,7 @@ def _try_lock(descriptor: int) -> bool:
 
 @contextmanager
 def _locked(parent: Path) -> Iterator[None]:
-    """No other run makes, moves or removes a hidden name here in the meantime. The block takes milliseconds."""
+    """Hold the lock of a folder, so that no other run changes hidden names in it. For blocks of a few milliseconds."""
     descriptor = None if str(parent) in _ours else _wait_for(parent)
     try:
         yield
@@ -272,7 +272,7 @@ def _locked(parent: Path) -> Iterator[None]:
 
 
 def _wait_for(parent: Path) -> int | None:
-    """The lock of a folder; None where there are none, or where somebody keeps it who isn't one of us."""
+    """The lock of a folder; None if there are no locks here, or if another program keeps holding it."""
     end = time.monotonic() + PATIENCE
     while (descriptor := _lock(parent)) is None and fcntl is not None and time.monotonic() < end:
         if not os.access(parent, os.R_OK):
@@ -282,7 +282,7 @@ def _wait_for(parent: Path) -> int | None:
 
 
 def _flush(work: Path) -> None:
-    """To the disk before the move, or a power cut may leave a folder in place with empty files in it."""
+    """Flush a folder to the disk before it is moved; otherwise a power cut could leave it in place with empty files."""
     for path in work.rglob("*"):
         if path.is_file() and not path.is_symlink():
             _flush_entry(path)
@@ -299,14 +299,14 @@ def _flush_entry(path: Path) -> None:
 
 
 def _mode(final: Path, most: int) -> int:
-    """The permissions of what is replaced, or those that this process gives to what it makes."""
+    """The permissions of what is replaced, or the default ones of this process."""
     if final.exists():
         return stat.S_IMODE(final.stat().st_mode)
     return most & ~_umask()
 
 
 def _umask() -> int:
-    try:  # without a moment in which other threads make files for everybody
+    try:  # os.umask can only read by writing, and other threads may create files meanwhile
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1], 8) for line in lines if line.startswith("Umask:"))
     except (OSError, StopIteration, ValueError, IndexError):

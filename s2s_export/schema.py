@@ -1,13 +1,13 @@
-"""Reading a JSON file that may be anything, and checking what its values are before they are used.
+"""Reads JSON files that may contain anything, and checks their values before they are used.
 
 A check is a function of a value and of its path in the file, such as `graphs.encoder.inputs[2].name`. It returns None
-for a value that is as it should be, and otherwise the first thing that is wrong, such as "graphs.encoder.file is 3,
-expected text". Checks are put together like the documents that they describe:
+for a correct value, and otherwise the first mistake, such as "graphs.encoder.file is 3,
+expected text". Checks are combined to have the structure of the document that they describe:
 
     check = record({"name": text, "shape": list_of(integer(1))}, optional={"comment": text})
     check({"name": "x", "shape": [2, "a"]}, "")  # "shape[1] is 'a', expected a whole number of at least 1"
 
-`record` leaves keys that it does not name alone: a newer version may have added them.
+`record` ignores keys that it does not name, as a newer version may have added them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 
 Check = Callable[[Any, str], "str | None"]
 
-MOST_LEVELS = 64  # of lists and objects inside each other; our own files have about eight
+MOST_LEVELS = 64  # how deep lists and objects may be nested; our own files have about eight levels
 MOST_SHOWN = 60  # characters of a wrong value
 
 
@@ -32,7 +32,7 @@ class Unreadable(Exception):
 def read_json(path: Path) -> Any:
     """The document in a file. Raises Unreadable: it is missing, no regular file, not JSON or nested too deeply."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe or a device may wait for ever
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe or a device may block for ever
             raise Unreadable("it is not a regular file")
         document = json.loads(path.read_bytes())
     except OSError as error:
@@ -130,7 +130,7 @@ def list_of(inner: Check) -> Check:
 
 
 def mapping_of(inner: Check, key: Check = anything) -> Check:
-    """An object whose keys are names of their own."""
+    """An object with any keys, whose values all pass the same check."""
 
     def check(value: Any, where: str) -> str | None:
         if not isinstance(value, dict):

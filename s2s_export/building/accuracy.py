@@ -1,4 +1,4 @@
-"""What an engine costs in tokens: the engine and the portable graphs decode the same sources."""
+"""How far an engine changes decoded tokens: the engine and the portable graphs decode the same sources."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from . import samples
 SEARCHES: tuple[dict[str, Any], ...] = ({"num_beams": 1, "do_sample": False}, {"num_beams": 4, "do_sample": False})
 N_SOURCES = 16
 MAX_NEW_TOKENS = 48
-MOST_LINES = 512  # of a samples file
-BATCH_SIZES = (1, 8)  # rows decoded together may be quantised together, so the numbers depend on it
+MOST_LINES = 512  # lines read of a samples file
+BATCH_SIZES = (1, 8)  # results may depend on it, as rows of a batch may be quantised together
 
 
 def measure(bundle: Bundle, folder: Path, engine: dict[str, Any], samples_path: str = "") -> dict[str, Any]:

@@ -54,7 +54,7 @@ def build(
     builder.check(opened, recipe)
     key = _key(opened, recipe, builder.version(recipe))
     final = opened.path / "engines" / recipe.name
-    with suppress(OSError):  # what can't be put back can't be written either, which is told below
+    with suppress(OSError):  # if this fails, so does writing, whose error is reported below
         replacing.put_back(final)
     if not force and (found := _cached(final, key)) is not None:
         return BuildReport(final, found, was_cached=True)

@@ -1,7 +1,7 @@
-"""The command `s2s`: one short file a command, found by listing this directory.
+"""The command `s2s`. Each subcommand is one short file, found by listing this directory.
 
-A file defines `command`, a click command. Its module is imported when it is called or listed, so that `s2s --help`
-needs nothing that an extra installs.
+A file defines `command`, a click command. Its module is imported when the subcommand is called or listed, and imports
+large packages only when it runs, so that `s2s --help` works without any extra.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def main(arguments: list[str] | None = None) -> None:
     except S2SError as error:
         status = _report(explain(error), error.exit_status, arguments)
     except (KeyboardInterrupt, click.Abort) as error:
-        status = _report(f"interrupted; {str(error) or 'nothing half-written was left behind'}", EXIT_FAILURE, [])
-    except BrokenPipeError:  # whoever read our output has had enough
+        status = _report(f"interrupted; {str(error) or 'no incomplete files were left behind'}", EXIT_FAILURE, [])
+    except BrokenPipeError:  # the reader of our output closed its end
         status = EXIT_FAILURE
     except (OSError, MemoryError) as error:
         status = _report(explain(error), EXIT_FAILURE, arguments)

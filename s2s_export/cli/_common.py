@@ -23,7 +23,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Interrupted(click.Abort):
-    """Ctrl-C, with what is kept."""
+    """Ctrl-C. The message says what was kept."""
 
 
 def output_options(command: F) -> F:
@@ -36,8 +36,8 @@ def output_options(command: F) -> F:
 def session_options(command: F) -> F:
     """--backend, --target, --threads, --batch-size. `worker_option` adds --workers."""
     for option in (
-        click.option("--batch-size", type=click.IntRange(min=1), help="Sources decoded side by side."),
-        click.option("--threads", type=click.IntRange(min=1), help="Threads of one call."),
+        click.option("--batch-size", type=click.IntRange(min=1), help="Sources that are decoded together."),
+        click.option("--threads", type=click.IntRange(min=1), help="CPU threads for each batch."),
         click.option("--target", help="Which built engine of the bundle to use; see `s2s inspect`."),
         click.option(
             "--backend", default="auto", show_default=True, help="What executes the graphs; see `s2s doctor`."
@@ -49,7 +49,7 @@ def session_options(command: F) -> F:
 
 def shortlist_option(command: F) -> F:
     """--shortlist/--no-shortlist."""
-    text = "Choose from the tokens that `s2s shortlist` found: faster, and a few outputs may change.  [default: no]"
+    text = "Consider only the tokens that `s2s shortlist` found: faster, but a few outputs may change.  [default: no]"
     return click.option("--shortlist/--no-shortlist", default=False, help=text)(command)
 
 
@@ -59,7 +59,7 @@ def search_option(command: F) -> F:
         "--search",
         default="auto",
         show_default=True,
-        help="Where the search runs on a GPU: device, host, or device-while, device-replay, device-queue.",
+        help="Where the search runs with a GPU: auto, device, host, or device-while, device-replay, device-queue.",
     )(command)
 
 
@@ -68,7 +68,7 @@ def worker_option(command: F) -> F:
     return click.option(
         "--workers",
         type=click.IntRange(min=1),
-        help="Batches decoded side by side, sharing the weights; by default one a core for a file or stdin.",
+        help="Batches decoded in parallel, with shared weights. [default: one for each core, for a file or stdin]",
     )(command)
 
 
@@ -83,7 +83,7 @@ def tell(message: str, quiet: bool) -> None:
 
 
 def tell_choice(session: Session, backend: str, quiet: bool) -> None:
-    """Which backend `auto` took, and why a GPU's search runs on the host, where it does."""
+    """Report the backend that `auto` chose, and why the search runs on the host if a GPU runs the graphs."""
     tell(f"backend: {session.backend.name}", quiet or backend != "auto")
     if session.searcher.why:
         tell(f"search: on the host; {session.searcher.why}", quiet)
@@ -95,7 +95,9 @@ def _ignore(steps: int, text: str = "", more: int = 0) -> None:
 
 @contextmanager
 def bar(length: int, label: str, quiet: bool) -> Iterator[Callable[..., None]]:
-    """A progress bar on stderr when it is a terminal; yields `advance(steps, label, more)`, more: steps just found."""
+    """A progress bar on stderr when it is a terminal; yields `advance(steps, label, more)`.
+
+    more: by how many steps the total grows."""
     if quiet or not sys.stderr.isatty():
         yield _ignore
         return
@@ -110,12 +112,12 @@ def bar(length: int, label: str, quiet: bool) -> Iterator[Callable[..., None]]:
         yield advance
 
 
-PAUSE = 0.05  # seconds without a line after which what is there is worked on
+PAUSE = 0.05  # seconds to wait for another line before the lines so far are processed
 
 
 def arriving(stream: BinaryIO, most: int) -> Iterator[list[bytes]]:
-    """The lines of a stream, `most` at once or, where a writer pauses, what it has written so far."""
-    if stream.seekable():  # a file waits for nobody
+    """The lines of a stream, `most` at a time; fewer if the writer of a pipe pauses."""
+    if stream.seekable():  # a file: there is no writer to wait for
         while lines := list(islice(stream, most)):
             yield lines
         return
@@ -150,7 +152,7 @@ def arriving(stream: BinaryIO, most: int) -> Iterator[list[bytes]]:
 
 
 class Rate:
-    """Words for a progress bar: what is done, and sentences and tokens a second since it was made."""
+    """Text for a progress bar: a label, and sentences and tokens per second since the object was made."""
 
     def __init__(self, label: str) -> None:
         self._label = label

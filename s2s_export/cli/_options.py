@@ -16,27 +16,27 @@ class EarlyStopping(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         known = {"true": True, "false": False, "never": "never"}
         if value not in known:
-            self.fail(f"{value!r} is none of true, false, never", param, ctx)
+            self.fail(f"{value!r} is not one of true, false, never", param, ctx)
         return known[value]
 
 
 FLAGS: dict[str, tuple[Any, str]] = {
-    "num_beams": (int, "Beams; 1 is greedy search."),
+    "num_beams": (int, "Number of beams; 1 is greedy search."),
     "num_return_sequences": (int, "Hypotheses returned for each source."),
-    "length_penalty": (float, "Exponent of the length by which a score is divided."),
+    "length_penalty": (float, "Scores are divided by the length to this power."),
     "early_stopping": (EarlyStopping(), "Stop when there are as many finished hypotheses as beams."),
-    "max_new_tokens": (int, "Most tokens generated."),
+    "max_new_tokens": (int, "Most tokens to generate."),
     "max_length": (int, "Most tokens, decoder prompt included."),
-    "min_length": (int, "Least tokens, decoder prompt included."),
-    "min_new_tokens": (int, "Least tokens generated."),
+    "min_length": (int, "Fewest tokens, decoder prompt included."),
+    "min_new_tokens": (int, "Fewest tokens to generate."),
     "no_repeat_ngram_size": (int, "No n-gram of this size occurs twice."),
     "encoder_no_repeat_ngram_size": (int, "No n-gram of this size is copied from the source."),
-    "repetition_penalty": (float, "Above 1 makes tokens that occurred less likely."),
-    "do_sample": (bool, "Sample instead of taking the best."),
+    "repetition_penalty": (float, "Above 1, tokens that occurred already become less likely."),
+    "do_sample": (bool, "Sample instead of taking the best tokens."),
     "temperature": (float, "Divides the logits before sampling."),
-    "top_k": (int, "Sample from this many best tokens."),
-    "top_p": (float, "Sample from the best tokens that have this probability together."),
-    "seed": (int, "Of the sampling."),
+    "top_k": (int, "Sample from this many of the best tokens."),
+    "top_p": (float, "Sample from the best tokens whose probabilities add up to this."),
+    "seed": (int, "Seed of the sampling."),
 }
 
 
@@ -51,5 +51,5 @@ def generation_options(command: F) -> F:
 
 
 def given(options: dict[str, Any]) -> dict[str, Any]:
-    """What the user set; the rest comes from the checkpoint."""
+    """The options that the user set; the others come from the checkpoint."""
     return {name: value for name, value in options.items() if value is not None}

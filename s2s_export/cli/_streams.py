@@ -1,4 +1,4 @@
-"""Standard streams as a program may find them: closed, a pipe whose reader left, in an encoding that can't spell."""
+"""Standard streams that cause trouble: closed ones, pipes whose reader is gone, encodings that lack characters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..errors import S2SError
 
 
 class Closed(io.RawIOBase):
-    """Stands for a stream that was closed before this process began."""
+    """Replaces a stream that was closed before this process began; using it raises an error that says so."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -33,9 +33,10 @@ class Closed(io.RawIOBase):
 
 
 def make_safe() -> None:
-    """Three streams that are open, write UTF-8 and never fail at a character.
+    """Make the three standard streams open, and let output use UTF-8, so that no character makes writing fail.
 
-    A closed one's number would go to the next file that is opened, and what a library prints would land in it.
+    If a stream is closed, the next file that is opened would get its number, and what a library prints would be written
+    to that file.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         stream = getattr(sys, name)
@@ -57,7 +58,7 @@ def _occupy(number: int) -> None:
 
 
 def _stand_in(name: str) -> io.TextIOWrapper:
-    if name == "stderr":  # nobody can be told
+    if name == "stderr":  # there is nowhere to report it
         return open(os.devnull, "w", encoding="utf-8")
     raw = Closed({"stdin": "input", "stdout": "output"}[name])
     if name == "stdin":
@@ -66,7 +67,7 @@ def _stand_in(name: str) -> io.TextIOWrapper:
 
 
 def finish() -> bool:
-    """Flush what is left; where that fails, keep the interpreter from trying again at its end. Whether all is out."""
+    """Flush the output streams; returns whether that worked. If not, the interpreter won't try again when it exits."""
     well = True
     for stream in (sys.stdout, sys.stderr):
         try:

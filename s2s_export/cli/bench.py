@@ -26,7 +26,7 @@ class Numbers(click.ParamType):
         try:
             return tuple(int(part) for part in str(value).split(","))
         except ValueError:
-            self.fail(f"{value!r} is no comma-separated list of whole numbers", param, ctx)
+            self.fail(f"{value!r} is not a comma-separated list of whole numbers", param, ctx)
 
 
 class Names(click.ParamType):
@@ -40,27 +40,43 @@ class Names(click.ParamType):
 
 @click.command("bench", short_help="Latency and throughput across backends and peers.")
 @click.argument("bundle", type=click.Path())
-@click.option("--checkpoint", type=click.Path(), help="The checkpoint it was exported from; peers need it.")
-@click.option("--backends", type=Names(), help="Of ours; see `s2s doctor`. [default: all]")
-@click.option("--targets", type=Names(), help="Built engines, or 'portable' for the graphs as they are. [default: all]")
+@click.option(
+    "--checkpoint", type=click.Path(), help="The checkpoint that the bundle was exported from; peers need it."
+)
+@click.option("--backends", type=Names(), help="Our backends to measure; see `s2s doctor`. [default: all]")
+@click.option(
+    "--targets", type=Names(), help="Built engines, or 'portable' for the bundle's own graphs. [default: all]"
+)
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True,
-              help="Where all systems run; on a GPU the floor is that of its memory.")  # fmt: skip
+              help="Where all systems run. With cuda, the floor is computed from the GPU memory's speed.")  # fmt: skip
 @click.option("--peers", type=Names(), default="transformers,torch-compile,ctranslate2,optimum", show_default=True,
-              help="Other systems; '' for none.")  # fmt: skip
-@click.option("--peer-python", multiple=True, metavar="PEER=PYTHON", help="Interpreter that a peer is installed in.")
-@click.option("--batch-sizes", type=Numbers(), default="1,8", show_default=True, help="Sources decoded side by side.")
-@click.option("--num-beams", type=Numbers(), default="1,4", show_default=True, help="Beams; 1 is greedy search.")
-@click.option("--source-lengths", type=Numbers(), default="30", show_default=True, help="Tokens of each source.")
-@click.option("--new-tokens", type=click.IntRange(min=1), default=64, show_default=True, help="Of every output.")
-@click.option("--threads", type=Numbers(), default="1", show_default=True, help="Threads of one call.")
+              help="Other systems to measure; '' for none.")  # fmt: skip
+@click.option(
+    "--peer-python", multiple=True, metavar="PEER=PYTHON", help="The Python interpreter for which a peer is installed."
+)
+@click.option(
+    "--batch-sizes", type=Numbers(), default="1,8", show_default=True, help="Sources that are decoded together."
+)
+@click.option(
+    "--num-beams", type=Numbers(), default="1,4", show_default=True, help="Numbers of beams; 1 is greedy search."
+)
+@click.option("--source-lengths", type=Numbers(), default="30", show_default=True, help="Tokens in each source.")
+@click.option("--new-tokens", type=click.IntRange(min=1), default=64, show_default=True, help="Tokens in each output.")
+@click.option("--threads", type=Numbers(), default="1", show_default=True, help="CPU threads for each batch.")
 @click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True, help="Rounds after the warm-up.")
-@click.option("--file", "file", type=click.Path(), metavar="TEXTS", help="Translate this file of mixed lengths, every "
-              "system at its best setting; the most of --num-beams.")  # fmt: skip
-@click.option("--max-new-tokens", type=click.IntRange(min=1), default=128, show_default=True, help="With --file.")
+@click.option("--file", "file", type=click.Path(), metavar="TEXTS", help="Instead, translate this file, every system "
+              "with its best settings and the largest of --num-beams.")  # fmt: skip
+@click.option(
+    "--max-new-tokens",
+    type=click.IntRange(min=1),
+    default=128,
+    show_default=True,
+    help="Most tokens of each output with --file.",
+)
 @click.option("--json", "json_path", type=click.Path(allow_dash=True), metavar="FILE",
-              help="Write the measurements; '-' prints them in place of the table.")  # fmt: skip
+              help="Write the measurements; '-' prints them instead of the table.")  # fmt: skip
 @click.option("--html", "html_path", type=click.Path(), metavar="FILE", help="Write a page with charts.")
-@click.option("--quiet", "-q", is_flag=True, help="No progress on stderr.")
+@click.option("--quiet", "-q", is_flag=True, help="Show no progress on stderr.")
 @click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback on failure.")
 def command(
     bundle: str,
@@ -75,8 +91,10 @@ def command(
     quiet: bool,
     **given: Any,
 ) -> None:
-    """Decode the same sources with BUNDLE on every backend and target, and with other systems, one after the other in
-    rounds, and print what each takes: encoder, first token, decoder step, sentence, memory, loading.
+    """Measure how fast BUNDLE decodes with every backend and target, compared with other systems.
+
+    All decode the same sources and take turns in rounds. The table has the times of the encoder, first token, decoder
+    step, whole sentence and loading, and the memory.
 
     Sources are random ids of the model's vocabulary, and every output has exactly --new-tokens tokens.
     """

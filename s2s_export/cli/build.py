@@ -10,9 +10,9 @@ from ._common import output_options, print_json, tell
 
 @click.command("build", short_help="Build a bundle's engine for a target.")
 @click.argument("bundle", type=click.Path(), required=False)
-@click.option("--target", help="A target's name, or the path of a recipe of your own.")
-@click.option("--list", "list_targets", is_flag=True, help="Print the targets there are.")
-@click.option("--force", is_flag=True, help="Build although an equal engine is there.")
+@click.option("--target", help="The name of a target, or the path of your own recipe.")
+@click.option("--list", "list_targets", is_flag=True, help="Print the available targets.")
+@click.option("--force", is_flag=True, help="Build again even if the engine is up to date.")
 @output_options
 def command(
     bundle: str | None, target: str | None, list_targets: bool, force: bool, quiet: bool, as_json: bool

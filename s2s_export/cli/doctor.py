@@ -7,13 +7,13 @@ import click
 from ._common import output_options, print_json
 
 
-@click.command("doctor", short_help="What this machine has, and which backends work.")
+@click.command("doctor", short_help="Show which backends work on this machine.")
 @click.argument("bundle", type=click.Path(), required=False)
 @output_options
 def command(bundle: str | None, quiet: bool, as_json: bool) -> None:
     """Print what this machine has, which backends work here, and why the others do not.
 
-    With BUNDLE also what a decode with its engines takes of a GPU's memory.
+    With BUNDLE, also how much GPU memory decoding with its engines takes.
     """
     from ..measuring import gpu_memory
     from ..measuring.machine import describe

@@ -13,10 +13,10 @@ from ._common import bar, output_options, print_json, tell
 @click.argument("checkpoint")
 @click.argument("bundle", type=click.Path())
 @click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16"]), default="fp32", show_default=True,
-              help="What the weights are stored in.")  # fmt: skip
-@click.option("--max-source-length", type=click.IntRange(min=1), help="Limit of a source in tokens.")
-@click.option("--max-target-length", type=click.IntRange(min=1), help="Limit of a target in tokens.")
-@click.option("--force", is_flag=True, help="Replace a bundle that exists.")
+              help="The type in which weights are stored.")  # fmt: skip
+@click.option("--max-source-length", type=click.IntRange(min=1), help="Most tokens of a source.")
+@click.option("--max-target-length", type=click.IntRange(min=1), help="Most tokens of a target.")
+@click.option("--force", is_flag=True, help="Replace BUNDLE if it exists.")
 @output_options
 def command(checkpoint: str, bundle: str, quiet: bool, as_json: bool, **options: Any) -> None:
     """Export CHECKPOINT (a folder in Hugging Face's format, or one that `s2s train` wrote) to the folder BUNDLE.

@@ -27,15 +27,25 @@ if TYPE_CHECKING:
     from ..runtime.cases import Case
 
 
-@click.command("generate", short_help="Batch work as JSON lines: ids or text, any option.")
+@click.command("generate", short_help="Decode a file of JSON lines: text or token ids, any option.")
 @click.argument("bundle", type=click.Path())
-@click.option("--input", "input_path", required=True, type=click.File("rb"), help="Cases, one JSON object a line.")
-@click.option("--output", "output_path", required=True, type=click.Path(allow_dash=True), help="Where results go.")
+@click.option(
+    "--input", "input_path", required=True, type=click.File("rb"), help="The input, one JSON object in each line."
+)
+@click.option(
+    "--output",
+    "output_path",
+    required=True,
+    type=click.Path(allow_dash=True),
+    help="The file for the results; - is stdout.",
+)
 @session_options
 @worker_option
 @search_option
 @shortlist_option
-@click.option("--resume", is_flag=True, help="Go on with the results that an earlier run left in --output.")
+@click.option(
+    "--resume", is_flag=True, help="Continue an interrupted run: keep the results in --output and add the missing ones."
+)
 @click.option("--truncate", is_flag=True, help="Cut sources that are longer than the model allows.")
 @output_options
 def command(
@@ -57,8 +67,9 @@ def command(
     """Decode every line of a JSON-lines file with BUNDLE.
 
     A line holds an id, a "text" or "input_ids", and any generation option by its Hugging Face name. A line that fails
-    gives {"id": ..., "error": ...}; the others still come out and the exit status is 1. Results are written in input
-    order as they are ready: what an interrupted run wrote stays, and --resume goes on after it.
+    gives {"id": ..., "error": ...}; the other lines are decoded all the same, and the exit status is 1. Results are
+    written in input order as soon as they are ready. What an interrupted run wrote is kept, and --resume
+    continues after it.
     """
     from ..runtime.cases import decode_cases, read_case
     from ..runtime.results import Results
@@ -67,13 +78,13 @@ def command(
     from ..runtime.text import read_lines
 
     if resume and output_path == "-":
-        raise UsageError("--resume goes on with a file; give --output a file's name instead of -")
+        raise UsageError("--resume continues a file; give --output the name of a file instead of -")
     if (
         os.path.exists(output_path)
         and os.path.isfile(input_path.name)
         and os.path.samefile(output_path, input_path.name)
     ):
-        raise UsageError(f"--output is the file of --input, {output_path}; expected another one")
+        raise UsageError(f"--output and --input are the same file, {output_path}; expected two different ones")
     session = load(bundle, backend, target, threads, workers=workers, shortlist=shortlist, search=search)
     tell_choice(session, backend, quiet)
     lines = list(read_lines(input_path))
@@ -87,7 +98,7 @@ def command(
     rate = Rate("decoding")
     with Results(output_path, ids) as results, bar(len(lines), "decoding", quiet) as advance:
         n_skipped = len(results.done)
-        tell(f"going on after {n_skipped} of {len(lines)} lines", quiet or not resume)
+        tell(f"continuing after {n_skipped} of {len(lines)} lines", quiet or not resume)
         advance(n_skipped, "")
         failures = [(result["id"], result["error"]) for result in results.done if "error" in result]
         found = decode_cases(
@@ -106,7 +117,7 @@ def command(
                     failures.append((result["id"], result["error"]))
         except KeyboardInterrupt:
             done = n_skipped + n_written
-            raise Interrupted(f"{output_path} has {done} of {len(lines)} results; go on with --resume") from None
+            raise Interrupted(f"{output_path} has {done} of {len(lines)} results; continue with --resume") from None
     if as_json:
         print_json({"lines": len(lines), "failed": len(failures), "backend": session.backend.name})
     if failures:

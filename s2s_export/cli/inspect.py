@@ -9,13 +9,13 @@ import click
 from ._common import output_options, print_json
 
 
-@click.command("inspect", short_help="What is in a bundle.")
+@click.command("inspect", short_help="Show what is in a bundle.")
 @click.argument("bundle", type=click.Path())
 @output_options
 def command(bundle: str, quiet: bool, as_json: bool) -> None:
     """Print what BUNDLE holds: family, sizes, limits, graphs, languages, engines, and the error measured at export.
 
-    Of engines for GPUs also what a decode takes in memory, and where its search runs.
+    For GPU engines, also how much memory decoding takes, and where the search runs.
     """
     from ..bundle import read
     from ..engines import engines
@@ -56,7 +56,7 @@ def _section(title: str, rows: list[tuple[str, str]]) -> None:
 
 
 def _values(direction: str, entries: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Values of every layer on one line: `self_key.*`."""
+    """Inputs or outputs of a graph; those that each layer has are one line, such as `self_key.*`."""
     lines: dict[str, str] = {}
     for entry in entries:
         stem, dot, _ = entry["name"].partition(".")
@@ -74,5 +74,5 @@ def _tokenizer(entry: dict[str, Any] | None) -> str:
 def _engine(engine: dict[str, Any]) -> str:
     parts = [f"{name} {engine[name]}" for name in ("backend", "precision", "made_for", "bytes") if name in engine]
     if "operators" in engine:
-        parts.append("kernels of our own" if engine["operators"] else "ONNX Runtime's kernels")
+        parts.append("our own kernels" if engine["operators"] else "ONNX Runtime's kernels")
     return ", ".join(parts)

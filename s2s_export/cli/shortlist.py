@@ -9,20 +9,21 @@ from ._common import output_options, print_json, tell
 
 @click.command("shortlist", short_help="Build the lexical shortlist of a bundle.")
 @click.argument("bundle", type=click.Path())
-@click.option("--data", type=click.Path(), metavar="PAIRS.TSV", help="A parallel text: source, tab, target a line. "
-              "Left out, the shortlist there is serves the targets built since.")  # fmt: skip
+@click.option("--data", type=click.Path(), metavar="PAIRS.TSV", help="A parallel text; each line: source, tab, target. "
+              "Without it, the existing shortlist is added to engines built since.")  # fmt: skip
 @click.option("--best", type=click.IntRange(min=1), default=50, show_default=True,
-              help="Target tokens for each source token.")  # fmt: skip
+              help="Number of target tokens for each source token.")  # fmt: skip
 @click.option("--frequent", type=click.IntRange(min=0), default=100, show_default=True,
-              help="Most frequent target tokens, always in.")  # fmt: skip
+              help="Number of the most frequent target tokens, which are always included.")  # fmt: skip
 @click.option("--measure", "n_measured", type=click.IntRange(min=0), default=100, show_default=True,
-              help="Pairs to keep out and to compare outputs on, at most a tenth of all.")  # fmt: skip
+              help="Number of pairs held out to compare outputs on, at most a tenth of all.")  # fmt: skip
 @output_options
 def command(
     bundle: str, data: str | None, best: int, frequent: int, n_measured: int, quiet: bool, as_json: bool
 ) -> None:
-    """Learn from a parallel text which target tokens a source token can lead to, so that BUNDLE decodes with
-    --shortlist faster: the output projection is cut to the tokens that a batch can need.
+    """Learn from a parallel text which target tokens each source token may be translated to.
+
+    With --shortlist, BUNDLE then decodes faster, as the output projection computes only tokens that the batch may need.
 
     The share of sentences whose tokens stay the same is measured, printed and recorded.
     """

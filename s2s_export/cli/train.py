@@ -24,7 +24,7 @@ OPTIONS = {field.name: field.default for field in dataclasses.fields(TrainingOpt
 
 
 def option(name: str, kind: Any, text: str) -> Any:
-    """A flag of a size or training option. Left out it is None, so that a resumed run keeps what it began with."""
+    """A flag for a size or a training option. It is None if left out, so that a resumed run keeps its first value."""
     default = OPTIONS.get(name, SIZES[name].default if name in SIZES else None)
     shown = f" [default: {default}]" if default is not None else ""
     return click.option("--" + name.replace("_", "-"), name, type=kind, default=None, help=text + shown)
@@ -32,38 +32,42 @@ def option(name: str, kind: Any, text: str) -> Any:
 
 @click.command("train")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option("--model", type=click.Choice(MODELS), required=True, help="Which encoder-decoder.")
-@click.option("--data", type=click.Path(path_type=Path), help="Pairs: source TAB target a line, UTF-8. Left out: "
-              "generated English numbers, dates, times and amounts.")  # fmt: skip
-@click.option("--validation-data", type=click.Path(path_type=Path), help="Pairs to validate on. Left out: "
-              f"{HELD_OUT:.0%} of the pairs, held out of training.")  # fmt: skip
+@click.option("--model", type=click.Choice(MODELS), required=True, help="The kind of model.")
+@click.option("--data", type=click.Path(path_type=Path), help="Pairs in UTF-8; each line is source, tab, target. "
+              "[default: generated English numbers, dates, times and amounts]")  # fmt: skip
+@click.option("--validation-data", type=click.Path(path_type=Path), help="Pairs to validate on. "
+              f"[default: {HELD_OUT:.0%} of the pairs, which are then not trained on]")  # fmt: skip
 @click.option("--languages", help="Target languages of the built-in corpus. [default: de,fr]")
 @click.option("--n-pairs", type=int, help=f"Size of the built-in corpus. [default: {N_PAIRS}]")
-@click.option("--resume", is_flag=True, help="Go on with the run that left CHECKPOINT.")
+@click.option("--resume", is_flag=True, help="Continue the interrupted run in CHECKPOINT.")
 @option("max_steps", int, "Updates of the weights.")
-@option("seed", int, "Of weights, batches and dropout.")
-@option("batch_tokens", int, "Tokens of a batch, source and target, with padding.")
-@option("learning_rate", float, "The highest; it falls as 1 / sqrt(step) after the warm-up.")
-@option("warmup_steps", int, "Steps until the highest learning rate.")
-@option("label_smoothing", float, "Part of each target spread over the vocabulary.")
-@option("clip_norm", float, "The gradient's largest norm.")
+@option("seed", int, "Seed of initial weights, batches and dropout.")
+@option("batch_tokens", int, "Tokens of a batch: source and target, padding included.")
+@option("learning_rate", float, "The highest learning rate; after the warm-up it falls as 1 / sqrt(step).")
+@option("warmup_steps", int, "Steps in which the learning rate rises to the highest.")
+@option("label_smoothing", float, "Share of each target's probability that is spread over the vocabulary.")
+@option("clip_norm", float, "The gradient is scaled down to at most this norm.")
 @option("evaluate_every", int, "Steps between evaluations; each saves the checkpoint.")
-@option("patience", int, "Stop after so many evaluations without a better validation loss; 0: never.")
+@option("patience", int, "Stop after this many evaluations without a better validation loss; 0: never.")
 @option("metric_pairs", int, "Validation pairs to translate at each evaluation; 0: loss only.")
-@option("device", str, "auto, cpu, cuda or cuda:N.")
-@click.option("--vocab-size", type=int, help=f"The most subwords. [default: {DEFAULT_VOCAB_SIZE}]")
+@option("device", str, "Where to train: auto, cpu, cuda or cuda:N.")
+@click.option("--vocab-size", type=int, help=f"Most subwords of the vocabulary. [default: {DEFAULT_VOCAB_SIZE}]")
 @option("d_model", int, "Width of embeddings.")
 @option("hidden_size", int, "Units of a recurrent layer. [default: d_model]")
 @option("encoder_layers", int, "Layers of the encoder.")
 @option("decoder_layers", int, "Layers of the decoder.")
-@option("dropout", float, "Probability.")
-@option("max_source_length", int, "Tokens; longer pairs are left out.")
-@option("max_target_length", int, "Tokens; longer pairs are left out.")
+@option("dropout", float, "Dropout probability.")
+@option("max_source_length", int, "Most tokens of a source; longer pairs are left out.")
+@option("max_target_length", int, "Most tokens of a target; longer pairs are left out.")
 @click.option(
-    "--tie-embeddings/--no-tie-embeddings", default=None, help="One matrix for both embeddings and the output."
+    "--tie-embeddings/--no-tie-embeddings",
+    default=None,
+    help="Use one matrix for both embeddings and the output projection.",
 )
 @click.option(
-    "--reverse-source/--keep-source-order", default=None, help="lstm: direction of reading. [default: reverse]"
+    "--reverse-source/--keep-source-order",
+    default=None,
+    help="lstm: the direction in which the source is read. [default: reverse]",
 )
 @option("cell", str, "attention: gru or lstm. [default: gru]")
 @option("score", str, "attention: additive, dot or general. [default: additive]")
@@ -71,7 +75,9 @@ def option(name: str, kind: Any, text: str) -> Any:
 @option("ff_size", int, "transformer: width of the feed-forward layers. [default: 4 d_model]")
 @option("norm", str, "transformer: pre or post. [default: pre]")
 @option("positions", str, "transformer: sinusoidal or learned. [default: sinusoidal]")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; the same number repeats a run bit for bit.")
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="CPU threads. A run with the same number gives the same bits."
+)
 @output_options
 def command(
     checkpoint: Path,
@@ -87,9 +93,9 @@ def command(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Train a reference model, and write its CHECKPOINT: a folder that `s2s export` takes.
+    """Train a reference model, and write it to the folder CHECKPOINT, which `s2s export` takes.
 
-    The best weights by validation loss are kept. Ctrl-C saves, and --resume goes on exactly where the run stopped.
+    The weights with the best validation loss are kept. Ctrl-C saves the run, and --resume continues it exactly there.
     """
     for package in PACKAGES:
         if importlib.util.find_spec(package) is None:
@@ -103,7 +109,7 @@ def command(
 
     if data is not None and (languages is not None or n_pairs is not None):
         raise InvalidOption(
-            "--languages and --n-pairs are of the built-in corpus, and --data is given; leave out one side"
+            "--languages and --n-pairs choose the built-in corpus, but --data is given too; leave out one or the other"
         )
     if threads is not None:
         torch.set_num_threads(threads)
@@ -118,7 +124,7 @@ def command(
         pairs, validation = split(pairs, fraction=HELD_OUT)
         if not validation:
             raise TrainingError(
-                f"found {len(pairs)} pairs, too few to hold {HELD_OUT:.0%} of them out; give more, or --validation-data"
+                f"found {len(pairs)} pairs, too few to hold out {HELD_OUT:.0%} of them; give more, or --validation-data"
             )
     given = {name: value for name, value in given.items() if value is not None}
     progress = None if quiet else ProgressBar(sys.stderr)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..runtime.session import Session
 
 
-@click.command("translate", short_help="Text to text.")
+@click.command("translate", short_help="Translate text.")
 @click.argument("bundle", type=click.Path())
 @click.argument("text", nargs=-1)
 @session_options
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 @search_option
 @shortlist_option
 @generation_options
-@click.option("--source-lang", help="Language of the source, for a model that has several.")
-@click.option("--target-lang", help="Language to translate into, for a model that has several.")
+@click.option("--source-lang", help="Language of the source, for models with several.")
+@click.option("--target-lang", help="Language to translate into, for models with several.")
 @click.option("--truncate", is_flag=True, help="Cut sources that are longer than the model allows.")
 @click.option("--scores", is_flag=True, help="Print each hypothesis's score before it.")
 @click.option(
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     type=click.Path(dir_okay=False),
     help="Write alignments: a .json file of all texts, or a .png, .svg or .pdf heat map of the first.",
 )
-@click.option("--stream", is_flag=True, help="Print pieces as soon as they are certain.")
+@click.option("--stream", is_flag=True, help="Print pieces of text as soon as they are final.")
 @output_options
 def command(
     bundle: str,
@@ -69,9 +69,9 @@ def command(
 ) -> None:
     """Translate each TEXT, or each line of standard input, with BUNDLE. Output order is input order.
 
-    With --num-return-sequences N every source gives N lines, best first. A blank line comes out blank. A line that
-    fails (too long, not UTF-8) gives an empty line and a sentence on stderr; the others still come out and the exit
-    status is 1.
+    With --num-return-sequences N every source gives N lines, best first. A blank line gives a blank line. A line that
+    fails (too long, not UTF-8) gives an empty line and a message on stderr; the other lines are translated all the
+    same, and the exit status is 1.
     """
     from ..runtime.alignments import check_path, write_alignments
     from ..runtime.cases import read_sources, window_size
@@ -81,18 +81,18 @@ def command(
     if alignments:
         check_path(alignments)
     if stream and (as_json or alignments):
-        raise UsageError("--stream prints text as it comes; leave out --json and --alignments")
-    one_by_one = bool(text) or stream  # texts typed on the command line are few: all cores for each
+        raise UsageError("--stream prints text while it is decoded; leave out --json and --alignments")
+    one_by_one = bool(text) or stream  # a text on the command line gets all cores
     n_workers = workers or (1 if one_by_one else None)
     session = load(bundle, backend, target, threads, workers=n_workers, shortlist=shortlist, search=search)
     tell_choice(session, backend, quiet)
     languages = {"source_lang": source_lang, "target_lang": target_lang}
     chosen = session.options(target_lang=target_lang, **given(options))
     if stream and chosen.num_return_sequences > 1:
-        raise UsageError("--stream prints the best hypothesis; leave out --num-return-sequences")
+        raise UsageError("--stream prints only the best hypothesis; leave out --num-return-sequences")
     batch_size = batch_size or DEFAULT_BATCH_SIZE
     windows = _windows(text, 1 if stream else window_size(session, batch_size))
-    # A blank line has as many outputs as the others.
+    # A blank line gives as many lines of output as the others.
     printer = Printer(session, as_json, scores, n_blank=0 if stream else chosen.num_return_sequences)
     aligned: list[tuple[list[int], list[Any]]] = []
     rate = Rate("translating")
@@ -117,9 +117,9 @@ def command(
 
 
 def _windows(text: tuple[str, ...], size: int) -> Iterator[tuple[int, list[str | bytes], int]]:
-    """The number of the first line, some lines, and how many lines are known of by now besides those told before.
+    """Windows of the input: the number of the first line, the lines, and by how many the total known so far grows.
 
-    What is typed or piped slowly is not waited for: a window ends when it is full or no line is there yet.
+    A window ends when it is full or, for input that is typed or piped slowly, when no further line has arrived yet.
     """
     if text:
         for first in range(0, len(text), size):
@@ -142,7 +142,7 @@ def _outcomes(
     first: int,
     alignments: bool,
 ) -> Iterator[tuple[int, Outcome]]:
-    """What came of each line of a window, in order, as it and all before it are ready; nothing of a blank one."""
+    """The outcome of each line of a window, in order, once it and all before it are ready; [] for a blank line."""
     from ..runtime.cases import decode_each
 
     good = [place for place, source in enumerate(sources) if source]
@@ -170,7 +170,7 @@ def _outcomes(
 def _stream(
     session: Session, source: list[int], failure: str | None, options: GenerationOptions
 ) -> Iterator[tuple[int, Outcome]]:
-    """One line printed piece by piece; what is left to tell is its end or what went wrong."""
+    """Print one line's output piece by piece. Yields its outcome, which is empty or the failure."""
     if failure is not None:
         yield 0, failure
         return
@@ -191,10 +191,10 @@ def _stream(
 
 
 class Printer:
-    """Prints what came of each line: its hypotheses, or an empty line and a sentence on stderr."""
+    """Prints the outcome of each line: its hypotheses, or an empty line and a message on stderr."""
 
     def __init__(self, session: Session, as_json: bool, scores: bool, n_blank: int) -> None:
-        """n_blank: empty lines where there are no hypotheses."""
+        """n_blank: how many empty lines to print for a blank line."""
         self._session, self._as_json, self._scores, self._n_blank = session, as_json, scores, n_blank
         self.n_failed = 0
 

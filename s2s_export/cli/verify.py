@@ -27,7 +27,7 @@ def command(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Error of each graph and agreement of decoded tokens against PyTorch; fails when outside tolerance."""
+    """Print the error of each graph and the agreement of decoded tokens with PyTorch; fail if out of tolerance."""
     from ..exporting.verify import verify
 
     result = verify(bundle, checkpoint, backend=backend, target=target, threads=threads, search=search)

@@ -1,6 +1,6 @@
-"""Alignments written down: JSON of all sources, or the heat map of one (1409.0473, figure 3).
+"""Writes alignments: those of all sources as JSON, or one as a heat map (arXiv 1409.0473, figure 3).
 
-Row t of an alignment is how much the decoder looked at each source token when it predicted target token t.
+Row t of an alignment has the attention weight of each source token when target token t was predicted.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def write_alignments(
 
 
 def describe(session: Session, source: Sequence[int], hypothesis: Hypothesis) -> dict[str, Any]:
-    """source and target tokens, and weights [T, S] by target token, of a hypothesis that has its alignment."""
+    """The source and target tokens and the weights [T, S] of a hypothesis that has an alignment."""
     weights = hypothesis.alignment
     assert weights is not None
     target = hypothesis.token_ids[len(hypothesis.token_ids) - len(weights) :]

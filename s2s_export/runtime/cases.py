@@ -1,12 +1,12 @@
-"""Work given as lines, each on its own: the JSON lines of `s2s generate`, and lines of text.
+"""Decodes files line by line: the JSON lines of `s2s generate`, and lines of text.
 
 In: {"id": "7", "text": "..."} or {"id": "7", "input_ids": [..]}, plus `source_lang`, `target_lang` and any generation
 option by its Hugging Face name. Out, in input order: {"id": "7", "outputs": [{"token_ids": [..], "score": -0.31,
 "text": "..."}], "backend": "onnxruntime"}, or {"id": "7", "error": "..."} for a line that fails.
 
 Lines with equal options are decoded in batches together, within a window of the input: results come out in input
-order, and a window of many batches is enough to sort them by length. A line that fails, for whatever reason, costs no
-other its output: a batch that fails is halved until the guilty line is alone.
+order, and a window of many batches is enough to sort them by length. A line that fails, for whatever reason, does not
+keep other lines from being decoded: a batch that fails is halved until the failing line is alone.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from .scheduling import DEFAULT_BATCH_SIZE
 from .session import Session
 from .text import from_utf8
 
-DEEPEST_ID = 20  # lists and objects within each other
+DEEPEST_ID = 20  # how deep lists and objects in an id may be nested
 CONTENT = ("text", "input_ids", "audio")
-WINDOW = 16  # batches of each worker that are sorted by length together; what a kill may cost
+WINDOW = 16  # batches of each worker that are sorted by length together; at most so many are lost when killed
 
-Failure = str  # one sentence
-Outcome = list[Hypothesis] | Failure  # of one line
+Failure = str  # what is wrong, in one sentence
+Outcome = list[Hypothesis] | Failure  # what one line gave
 
 
 @dataclass(frozen=True)
 class Case:
-    """One line, understood: what to decode and how; or why it can't be."""
+    """One line after parsing: what to decode and how, or why it can't be decoded."""
 
     id: Any
     source: list[int] | None = None
@@ -43,7 +43,7 @@ class Case:
 
 
 def read_case(session: Session, line: bytes, number: int, *, truncate: bool = False) -> Case:
-    """Raises nothing: a line's mistake is that line's `error`. An `id` that is left out is the line's number."""
+    """Parse a line. Never raises: what is wrong with it becomes its `error`. Without an `id`, the id is its number."""
     name: Any = str(number)
     try:
         fields = _parse(line, number)
@@ -79,11 +79,11 @@ def _parse(line: bytes, number: int) -> dict[str, Any]:
 
 
 def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a number in JSON")
 
 
 def _id(value: Any) -> Any:
-    """An id that can be written back. A line with another one goes by its number."""
+    """The id, checked to be one that can be written as JSON. For others the line is named by its number."""
     nested, depth = [value], 0
     while nested := [inner for outer in nested for inner in _parts(outer)]:
         depth += 1
@@ -123,9 +123,9 @@ def _source(session: Session, kind: str, content: Any, languages: dict[str, Any]
 def read_sources(
     session: Session, lines: Sequence[str | bytes], **options: Any
 ) -> tuple[list[list[int]], dict[int, Failure]]:
-    """The ids of plain lines of text, empty where a line is blank or fails, and what is wrong with the latter by index.
+    """The token ids of lines of text, empty for a line that is blank or fails; and the failures by index.
 
-    options: as of `Session.encode`.
+    options: those of `Session.encode`.
     """
     sources: list[list[int]] = []
     failures = {}
@@ -134,7 +134,7 @@ def read_sources(
         try:
             text = line if isinstance(line, str) else from_utf8(line)
             if not text.strip():
-                continue  # a blank line comes out blank
+                continue  # a blank line gives a blank line
             sources[-1] = session.encode(text, **options)
         except BaseException as error:
             if not is_failure(error):
@@ -144,7 +144,7 @@ def read_sources(
 
 
 def window_size(session: Session, batch_size: int) -> int:
-    """Lines that are sorted by length together."""
+    """The number of lines that are sorted by length together."""
     return WINDOW * batch_size * session.workers
 
 
@@ -157,9 +157,9 @@ def decode_each(
     alignments: bool = False,
     source_numbers: Sequence[int] | None = None,
 ) -> Iterator[tuple[int, Outcome]]:
-    """The index of each source and what came of it, as they are ready. One that fails takes no other with it.
+    """The index and outcome of each source, as they are ready. A source that fails does not affect the others.
 
-    The sources that an error left undone are halved, each half decoded, until the one that fails is alone.
+    After an error, the sources without a result are halved and each half is decoded, until the failing one is alone.
     """
     numbers = range(len(sources)) if source_numbers is None else source_numbers
     waiting = [list(range(len(sources)))]
@@ -214,8 +214,8 @@ def decode_cases(
 ) -> Iterator[dict[str, Any]]:
     """The output line of each case, in order, as soon as it and all before it are ready.
 
-    progress: called with how many cases and tokens are done. n_skipped: first cases that have their results already;
-    they only count, as sampling draws by a line's place among those with equal options.
+    progress: called with how many cases and tokens are done. n_skipped: how many of the first cases have results
+    already. They are only counted, since sampling depends on a line's position among those with equal options.
     """
     cases = iter(cases)
     counts: dict[GenerationOptions, int] = defaultdict(int)
@@ -240,7 +240,7 @@ def _decode_window(
             done[place] = {"id": case.id, "error": case.error}
         else:
             groups.setdefault(case.options, []).append(place)
-    first = 0  # the next to come out
+    first = 0  # the next to be yielded
     for options, places in groups.items():
         numbers = range(counts[options], counts[options] + len(places))
         counts[options] += len(places)
@@ -272,8 +272,8 @@ def describe(hypothesis: Hypothesis) -> dict[str, Any]:
 
 
 def to_json(result: dict[str, Any]) -> str:
-    """One line of JSON that every UTF-8 reader takes: what UTF-8 has no bytes for is escaped, and a score that is no
-    finite number is null."""
+    """One line of JSON that every UTF-8 reader can read: what UTF-8 can't encode is escaped, and a score that is not
+    finite is null."""
     try:
         line = json.dumps(result, ensure_ascii=False, allow_nan=False)
     except ValueError:

@@ -1,8 +1,9 @@
-"""What a batch takes in memory, so that one that can't be held is an error before it is begun.
+"""Checks, before a batch is begun, that there is enough memory for it.
 
-The system would not refuse it: it hands out pages that it does not have and kills the process when they are used. So
-the least that a batch needs is compared with what is free. The estimate counts what grows with the rows (log-probs,
-and the first slots of the caches) and leaves out the rest: it refuses only what could not have worked.
+The operating system would not refuse the allocation: it promises more memory than it has, and kills the process when
+the memory is used. So the least that a batch needs is compared with what is free. The estimate counts what grows with
+the number of rows (log-probabilities, and the first slots of the caches) and nothing else, so it refuses only batches
+that could not have worked.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ from ..errors import InputError
 from .decoding import GenerationOptions
 
 FLOAT = 4  # bytes
-SLOTS = 16  # of a cache, the least that is allocated at once
+SLOTS = 16  # slots of a cache that are allocated at first
 MEMINFO = Path("/proc/meminfo")
 CGROUP = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current"))
 
 
 def check(bundle: Bundle, n_sources: int, options: GenerationOptions) -> None:
-    """Raises InputError where the rows of a batch can't fit into the memory that is free."""
+    """Raises InputError if the rows of a batch do not fit into the free memory."""
     wanted = least_bytes(bundle, n_sources * options.n_rows)
-    if wanted < 1 << 28:  # not worth the look
+    if wanted < 1 << 28:  # small enough not to check
         return
     free = available()
     if free is not None and wanted > free:
@@ -43,7 +44,7 @@ def least_bytes(bundle: Bundle, n_rows: int) -> int:
 
 
 def available() -> int | None:
-    """Bytes that this process may still take, or None where the system does not say."""
+    """Bytes that this process may still allocate, or None if the system does not say."""
     found = [limit for limit in (_of_system(), _of_cgroup(), _of_process()) if limit is not None]
     return min(found, default=None)
 
@@ -65,7 +66,7 @@ def _of_cgroup() -> int | None:
 
 
 def _of_process() -> int | None:
-    """What is left of the address space, where `ulimit -v` bounds it."""
+    """What is left of the address space if `ulimit -v` limits it, else None."""
     try:
         import resource
 
@@ -79,6 +80,6 @@ def _of_process() -> int | None:
 
 
 def _size(n_bytes: int) -> str:
-    """12.3 GiB. A number that no float holds is a number still."""
+    """Such as "12.3 GiB"; works for integers that are too large for a float, too."""
     value = n_bytes / 2**30 if n_bytes < 2**100 else float(n_bytes >> 30) if n_bytes < 2**1000 else float("inf")
     return f"{value:,.1f} GiB" if value < 1e6 else f"{value:.0e} GiB"

@@ -1,7 +1,7 @@
-"""The file of results that `s2s generate` grows line by line, and goes on with when it was stopped.
+"""The file to which `s2s generate` appends results line by line, and which --resume continues.
 
-Line n of the file is the result of line n of the input. The file is whole up to its last line break: what a killed run
-left after it is cut off. A last line that is no JSON (a power cut may leave zeros) is cut off as well.
+Line n of the file is the result of line n of the input. If a killed run left an incomplete last line, it is removed,
+and so is a last line that is not JSON (a power cut may leave zeros).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from .cases import to_json
 class Results:
     """An open file of results; `path` may be a link, a pipe or a device, or "-" for standard output.
 
-    done: the results that were there. Raises InvalidOption for a file of other work, OSError.
+    done: the results that the file had. Raises InvalidOption if they belong to another input, and OSError.
     """
 
     def __init__(self, path: str, ids: Sequence[Any] | None = None) -> None:
-        """ids: those of the input's lines, to go on with the file; None begins anew."""
+        """ids: the ids of the input's lines, to continue the file; None begins a new one."""
         self.path = Path(path)
         self.done: list[dict[str, Any]] = []
         if path == "-":
@@ -34,7 +34,7 @@ class Results:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         if ids is not None and self.path.exists():
             if not self.path.is_file():
-                raise InvalidOption(f"{path}: is no file; expected one that an earlier run left; leave out --resume")
+                raise InvalidOption(f"{path}: is not a file; expected one that an earlier run left; leave out --resume")
             self._go_on(ids)
         else:
             self._file = self.path.open("wb")
@@ -51,7 +51,7 @@ class Results:
             raise
 
     def _read(self, raw: bytes, ids: Sequence[Any]) -> tuple[list[dict[str, Any]], int]:
-        """The results that are whole, and how many bytes they take."""
+        """The complete results, and how many bytes they take."""
         lines = raw.split(b"\n")[:-1]
         done: list[dict[str, Any]] = []
         length = 0
@@ -76,7 +76,7 @@ class Results:
         )
 
     def write(self, result: dict[str, Any]) -> None:
-        """One line, in the system's hands when this returns: a process killed later keeps it."""
+        """Write one line. It is passed to the system at once, so it stays even if the process is killed later."""
         try:
             self._file.write(to_json(result).encode("utf-8") + b"\n")
             self._file.flush()
@@ -111,5 +111,5 @@ def _parse(line: bytes) -> dict[str, Any] | None:
 
 
 def _equal(a: Any, b: Any) -> bool:
-    """1, 1.0 and true are three ids."""
+    """Whether two ids are the same; 1, 1.0 and true are three different ids."""
     return json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True)

@@ -1,7 +1,7 @@
-"""Who searches: the device that runs the graphs, or the host, step by step.
+"""Chooses where the search runs: on the device that runs the graphs, or on the host, step by step.
 
-    "auto"    the device where the backend has one and the model suits it; the reason where not is `Searcher.why`
-    "device"  the device, or an error; "device-while", "device-replay", "device-queue" say how (docs/gpu.md)
+    "auto"    the device if the backend has one and the model suits it; otherwise `Searcher.why` is the reason
+    "device"  the device, or an error; "device-while", "device-replay" and "device-queue" say how (docs/gpu.md)
     "host"    the host
 
 What a device search can't do is an error that names it. Nothing falls back to the host while it decodes.
@@ -50,7 +50,7 @@ class HostSearch:
         with quiet():
             parts = decoding.decode_stream(self._begin([source], options), source, options)
         while True:
-            with quiet():  # not where the caller goes on in between
+            with quiet():  # ends before the yield: the caller's code keeps numpy's own settings
                 part = next(parts, None)
             if part is None:
                 return
@@ -64,24 +64,24 @@ class HostSearch:
         streams: bool = False,
         alignments: bool = False,
     ) -> None:
-        """One step: libraries set themselves up in their first call."""
+        """Run one step, since libraries set themselves up in their first call."""
         state = self._begin(sources, options)
         first = np.full((len(sources), options.n_rows), options.prompt[0], dtype=np.int64)
         state.step(first, np.zeros_like(first), StepQuery(attention=alignments))
 
     def release(self) -> None:
-        """Nothing is kept."""
+        """Nothing to give back: this search keeps nothing between batches."""
 
 
 def quiet() -> Any:
-    """No warning of numpy's: an extreme option value takes scores out of a float's range, as in generate()."""
+    """Silence numpy's warnings: extreme option values take scores out of a float's range, as in generate()."""
     return np.errstate(all="ignore")
 
 
 def choose(backend: Backend, wanted: str, begin: Begin) -> Searcher:
-    """The search that `wanted` names. begin: how the host's search begins a batch.
+    """The search that `wanted` names. begin: encodes a batch for the host's search.
 
-    Raises UnknownOption, InvalidOption where there is no device, and what loading the device's kernels raises.
+    Raises UnknownOption, InvalidOption if there is no device search, and whatever loading the device's kernels raises.
     """
     if wanted not in SEARCHES:
         raise UnknownOption(wanted, SEARCHES, "search")

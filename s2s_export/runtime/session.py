@@ -39,16 +39,18 @@ def load(
 ) -> Session:
     """Open a bundle.
 
-    backend: "auto" takes the best that works here; see `s2s doctor`. target: which built engine to use, None for the
-    portable graphs or the backend's only engine. threads: of one call; by default the machine's cores are shared out
-    among the workers. workers: batches of one call to `generate` or `translate` that are decoded side by side; they
-    share the weights, and on a CPU several of one thread get more done than one of several, given enough
-    batches; None takes as many as there are cores, on a CPU. shortlist: cut the output
-    projection to the tokens that `s2s shortlist` found for a batch's sources, which is faster and may change tokens of
-    the share of sentences that it measured. verify: compare every
-    file that will be used, an engine's included, with its sha256, once for as long as it is not touched: 300 MB of
-    weights cost 0.3 to 0.5 s of one core at first and 1 ms later (hashing.py). search: where the search runs, "device",
-    "host", or "auto" for the device where the backend has one; see searching.py.
+    backend: "auto" takes the best that works here; see `s2s doctor`.
+    target: which built engine to use; None for the portable graphs or the backend's only engine.
+    threads: CPU threads for each batch; by default the workers share the machine's cores.
+    workers: how many batches of one call to `generate` or `translate` are decoded in parallel. They share the weights.
+        With enough batches, several workers of one thread are faster on a CPU than one worker of several threads. None
+        takes one for each core on a CPU, and a single one elsewhere.
+    shortlist: compute only the tokens that `s2s shortlist` found for a batch's sources. This is faster, and may change
+        tokens in the share of sentences that `s2s shortlist` measured.
+    verify: compare every file that will be used, an engine's included, with its sha256. Results are remembered until a
+        file is touched: 300 MB of weights take 0.3 to 0.5 s of one core at first and 1 ms later (hashing.py).
+    search: where the search runs: "device", "host", or "auto" for the device if the backend has one (searching.py).
+
     Raises BundleError, BackendUnavailable, EngineError, InvalidOption, UnknownOption.
     """
     n_workers = scheduling.workers_of(workers, threads)
@@ -76,7 +78,7 @@ class Session:
         self.bundle = bundle
         self.backend = backend
         self.workers = workers
-        me = weakref.proxy(self)  # what the host's search begins with is the session's, and no reason to outlive it
+        me = weakref.proxy(self)  # weak, so that session and searcher are no reference cycle
         self.searcher = searching.choose(backend, search, lambda batch, options: me.begin(batch, options))
         self.shortlist: Shortlist | None = None
         entry = bundle.manifest.get("tokenizer")
@@ -97,7 +99,7 @@ class Session:
 
     @property
     def has_attention(self) -> bool:
-        """Whether the model has cross-attention weights to align by; a fixed-size context has none."""
+        """Whether the model has cross-attention weights, which alignments need; an LSTM without attention has none."""
         return any(
             output["name"] == "attention" for output in self.bundle.manifest["graphs"]["decoder_step"]["outputs"]
         )
@@ -180,7 +182,7 @@ class Session:
     ) -> list[list[Hypothesis]]:
         """Like `generate`, for checked sources and options.
 
-        on_batch: called with indices and hypotheses of each batch as it is finished, by the thread that called.
+        on_batch: called with the indices and hypotheses of each batch when it is finished, in the caller's thread.
         """
         found: list[list[Hypothesis]] = [[] for _ in sources]
         for indices, of_batch in self.batches(sources, options, batch_size=batch_size, alignments=alignments):
@@ -201,7 +203,7 @@ class Session:
     ) -> Iterator[tuple[list[int], list[list[Hypothesis]]]]:
         """Indices and hypotheses of each batch as it is finished, for checked sources and options.
 
-        source_numbers: by which sampling tells sources apart, their indices if None.
+        source_numbers: the numbers by which sampling tells sources apart; their indices if None.
         """
         numbers = range(len(sources)) if source_numbers is None else source_numbers
         batches = scheduling.plan_batches([len(source) for source in sources], batch_size, self.workers)
@@ -233,11 +235,11 @@ class Session:
         alignments: bool = False,
         **options: Any,
     ) -> None:
-        """What first calls set up, before there is one: on a GPU, kernels, memory and graphs.
+        """Set up now what the first call would set up: on a GPU, load kernels, take memory and capture graphs.
 
-        For batches of `n_sources` sources with each of these lengths (of their bucket, where an engine has some), and
-        for calls with these options: another num_beams, max_length or kind of search has graphs of its own. streams,
-        alignments: for calls of `stream`, or with alignments.
+        That serves batches of `n_sources` sources of each of these lengths (for an engine with buckets, of lengths in
+        the same bucket) with these options; another num_beams, max_length or kind of search needs other graphs.
+        streams, alignments: whether calls of `stream`, or with alignments, will follow.
         """
         chosen = self.options(**options)
         for length in source_lengths:

@@ -82,7 +82,7 @@ def test_work_that_is_killed_goes_on(numbers, tmp_path):
     torn.write_bytes(torn.read_bytes()[:-7])
     assert 0 < len(torn.read_bytes()) < len(whole.read_bytes())
     done = s2s("generate", numbers, "--input", source, "--output", torn, "--batch-size", 4, "--resume")
-    assert "going on after" in done.stderr
+    assert "continuing after" in done.stderr
     a, b = ([json.loads(line) for line in path.read_text().splitlines()] for path in (whole, torn))
     assert [entry["id"] for entry in b] == list(range(600))
     assert [entry["outputs"][0]["token_ids"] for entry in a] == [entry["outputs"][0]["token_ids"] for entry in b]
@@ -91,4 +91,4 @@ def test_work_that_is_killed_goes_on(numbers, tmp_path):
 def test_the_input_is_not_overwritten(numbers, tmp_path):
     (tmp_path / "x").write_text('{"text": "x"}\n')
     done = s2s("generate", numbers, "--input", tmp_path / "x", "--output", tmp_path / "x", status=2)
-    assert "--output is the file of --input" in done.stderr and (tmp_path / "x").read_text() == '{"text": "x"}\n'
+    assert "--output and --input are the same file" in done.stderr and (tmp_path / "x").read_text() == '{"text": "x"}\n'

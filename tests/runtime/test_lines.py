@@ -44,7 +44,7 @@ def decode(session, lines, **options):
         (b'{"text": "x", "temperature": 1e400, "do_sample": true}', "temperature is inf, expected a finite number"),
         (b'{"text": "x", "num_beams": 1%s}' % (b"0" * 21), "num_beams is 1000000000000000000000, .* lower num_beams"),
         (b'{"text": "x", "num_beams": 1000000000}', "of memory, but .* GiB are free; lower num_beams"),
-        (b'{"id": NaN, "text": "x"}', "NaN is no number of JSON"),
+        (b'{"id": NaN, "text": "x"}', "NaN is not a number in JSON"),
         (b'{"id": 1e400, "text": "x"}', "'id' can't be written as JSON"),
         (b'{"id": ' + b"[" * 400 + b"]" * 400 + b', "text": "x"}', "nested more than 20 deep"),
         (b'{"text": "\\ud800"}', "lone surrogate"),

@@ -64,7 +64,7 @@ def measure(bundle: Bundle, graphs: Mapping[str, Graph], sources: Iterable[list[
     def observe(graph: str, name: str, array: Any) -> None:
         if array.dtype == np.float32 and not name.startswith(
             "self_"
-        ):  # a cache holds values that were measured when they were computed
+        ):  # the values in a cache were measured when they were computed
             seen.setdefault((graph, name), Observed()).add(array)
 
     with tempfile.TemporaryDirectory(prefix="s2s-activations-") as scratch:
@@ -85,7 +85,7 @@ def measure(bundle: Bundle, graphs: Mapping[str, Graph], sources: Iterable[list[
 
 
 def _widen_weights(graph: Graph) -> None:
-    """Weights stored in half precision, as the fp32 that the arithmetic takes them for."""
+    """Weights that are stored in half precision, converted to fp32, in which the graph computes."""
     for name, array in graph.weights.items():
         if graph.types.get(name) == FLOAT or array.dtype.name in {"float16", "bfloat16"}:
             graph.weights[name] = np.asarray(array, np.float32)

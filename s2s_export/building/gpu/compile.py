@@ -1,7 +1,7 @@
 """A lowered graph -> an engine: parse, check the layers, build, with progress and Ctrl-C.
 
-Attention is asked of TensorRT as one kernel. Where it has none for a head size or type it is allowed to take that
-attention apart into products. That is correct but slower, so the result reports it.
+TensorRT is asked to compute each attention with one kernel. If it has no kernel for a head size or type, it may compute
+that attention with separate products. This is correct but slower, so the result reports it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Progress = Callable[[str], None]
 
 @dataclass
 class Compiled:
-    """bytes of the engine in `path`; layers by type before fusion; how many attentions were taken apart."""
+    """An engine in `path`: its bytes, its layers by type before fusion, how many attentions are separate products."""
 
     path: Path
     n_bytes: int
@@ -52,7 +52,7 @@ def compile_graph(
     *,
     decompose: bool = True,
 ) -> Compiled:
-    """Build the engine of one graph. ranges: by letter. decompose: allow attention without a kernel of its own.
+    """Build the engine of one graph. ranges: by letter. decompose: allow attention by separate products.
 
     Raises BuildError with the library's reason, KeyboardInterrupt when the user cancels.
     """
@@ -114,7 +114,7 @@ def read_calls(onnx_path: Path) -> tuple[Counter[str], dict[str, list[int | str]
 
 
 def _parse(library: Library, name: str, path: Path, network: Any, messages: Messages) -> set[str]:
-    """Fills `network`. Returns which of our functions the parser has layers of its own for."""
+    """Fills `network`. Returns those of our functions that the parser replaces by native layers."""
     parser = library.trt.OnnxParser(network, messages.logger)
     if parser.parse_from_file(str(path)):
         return gates.natives(parser)
@@ -130,7 +130,7 @@ def _parse(library: Library, name: str, path: Path, network: Any, messages: Mess
 
 
 def _config(library: Library, builder: Any, recipe: Recipe, inputs: Any, ranges: Mapping[str, Range]) -> Any:
-    """A configuration with one wide profile: a second one would double the engine's size."""
+    """A configuration with one profile for all shapes: a second one would double the engine's size."""
     config = builder.create_builder_config()
     library.set_workspace(config, recipe.workspace_mib)
     library.set_compute_capabilities(config, recipe.compute_capabilities)
@@ -178,7 +178,7 @@ def _build(
 
 
 def make_monitor(trt: Any, name: str, progress: Progress, cancelled: threading.Event) -> Any:
-    """Reports each phase as it begins, but not the phases inside a phase."""
+    """A monitor that reports each phase as it begins, but not phases within a phase."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -203,7 +203,7 @@ def make_monitor(trt: Any, name: str, progress: Progress, cancelled: threading.E
 
 @contextlib.contextmanager
 def _interrupts(cancelled: threading.Event) -> Iterator[None]:
-    """Ctrl-C sets `cancelled` at once: Python itself would wait until the library returns."""
+    """Lets Ctrl-C set `cancelled` at once; Python itself would wait until the library returns."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,6 +1,7 @@
-"""Operators that an older parser lacks, written out in older ones.
+"""Replaces operators that an older parser lacks by simpler ones.
 
-TensorRT 10.3, which JetPack 6 has, knows opset 20: no RMSNormalization. Which operators a parser lacks is asked of it.
+TensorRT 10.3, which JetPack 6 has, supports opset 20, which has no RMSNormalization. The parser itself tells which
+operators it lacks.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """What a parsed network must consist of.
 
-A graph that parses may still not be the one that was meant: an attention taken apart into products, a cache that is
-copied, a plugin that was not found. So the layers are counted and compared with what the graph's nodes should become.
+A graph may parse without errors and still become something else than intended: an attention computed by separate
+products, a cache that is copied, a plugin that was not found. So the layers are counted, and compared with those that
+the graph's nodes should become.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def expected_layers(calls: Mapping[str, int], native: set[str], library: Library
     attentions = calls.get(NATIVE_ATTENTION, 0) + (0 if plugins else mine + crossed)
     updates = 0 if plugins else 2 * mine
     return {
-        # An older parser takes the function's body instead.
+        # An older parser uses the function's body instead.
         ATTENTION: (attentions if NATIVE_ATTENTION in native else 0) + calls.get("Attention", 0),
         CACHE_UPDATE: updates if library.has_cache_layer else 0,
         PLUGIN: mine + crossed if plugins else 0,

@@ -1,7 +1,7 @@
 """Which nodes can't be fp16, because a value that they read or write would not fit.
 
-T5 and its kin were trained in bf16: the feed-forward's output grows past 65504, fp16's largest number, becomes infinite
-and the sentence is noise. Such nodes are found by what was measured, not by their names.
+T5 models were trained in bf16. Outputs of their feed-forward layers exceed 65504, the largest number of fp16, and
+become infinite, so that the output text is noise. Such nodes are found by measured values, not by their names.
 """
 
 from __future__ import annotations

@@ -144,7 +144,7 @@ class Lowering:
         key = (name, wanted)
         if key not in self.casts:
             if array.size == 1 and array.dtype == np.float32 and float(np.abs(array).max()) > LOWEST:
-                # The score of masked positions, which fp16 can't hold.
+                # The score of masked positions, which is too large for fp16.
                 array = np.clip(array, -LOWEST, LOWEST)
                 self.n_clipped += 1
             elif element_type(array) == wanted:
@@ -180,9 +180,9 @@ def convert(
 
 
 def boundaries(graphs: Mapping[str, Graph], low: str) -> dict[str, int]:
-    """Which values between the graphs are stored in the low type: caches and what is computed once per source.
+    """Which values between the graphs are stored in the low type: caches, and what is computed once per source.
 
-    Those are what a step reads from memory. Recurrent states are small and carried for a whole sentence: fp32.
+    A step reads these from memory. Recurrent states stay fp32: they are small, and their errors add up over a sentence.
     """
     step = graphs["decoder_step"]
     outputs = set(step.outputs)
@@ -199,7 +199,7 @@ def boundaries(graphs: Mapping[str, Graph], low: str) -> dict[str, int]:
 
 
 def _tables_that_multiply(graph: Graph) -> set[str]:
-    """Locations of weights that a product reads, so that a tied embedding is stored once in the low type."""
+    """Locations of weights that a product reads. A tied embedding is stored once, in the low type as well."""
     return {
         graph.places[name]
         for node in graph.nodes

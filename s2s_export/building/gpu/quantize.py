@@ -1,9 +1,9 @@
 """int8 and fp8 products by explicit Q/DQ around their inputs (Jacob et al., 1712.05877; Wu et al., 2004.09602).
 
-Weights have a scale for every output column, activations one scale each, found on samples: the clipping that loses
-least. Everything is symmetric, with zero points of 0: TensorRT's int8 knows no other, and no uint8 at all. Weights are
-stored quantised. A runtime that has no such product computes the same numbers from the dequantised values, which is how
-the error is measured on a CPU.
+Weights have a scale for every output column, activations one scale each, chosen on samples so that the error is least.
+Everything is symmetric, with zero points of 0, since TensorRT supports no others and no uint8. Weights are stored
+quantised. A runtime that has no such product computes the same numbers from the dequantised values, which is how the
+error is measured on a CPU.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ def quantize(graph: Graph, precision: str, seen: Activations, *, skip: set[str])
 
 
 def _refuse(graph: Graph, node: onnx.NodeProto, seen: Activations, skip: set[str]) -> str | None:
-    """Why a node stays as it is: "" when it is no product of a weight at all, None when it is quantised."""
+    """Why a node is not quantised: "" if it is not a product with a weight at all, None if it is quantised."""
     if node.op_type not in {"Gemm", "MatMul"} or node.input[1] not in graph.weights:
         return ""
     if graph.weights[node.input[1]].ndim != 2:
-        return "weight is no matrix"
+        return "weight is not a matrix"
     if node.name in skip:
         return "kept by the recipe or its range"
     if seen.largest(graph.name, node.input[0]) == 0.0:
@@ -82,9 +82,9 @@ def head_products(graph: Graph) -> set[str]:
 
 
 def activation_scale(values: Any, largest: float, precision: str) -> float:
-    """The scale whose quantised values are nearest in squares: clipping rare large ones refines all others.
+    """The scale with the least squared error: clipping a few large values makes all others more precise.
 
-    fp8 has a mantissa, so that a larger range costs it nothing: no clipping.
+    fp8 is a floating-point type, so a larger range costs no precision, and nothing is clipped.
     """
     _, _, top = FORMATS[precision]
     if precision == "fp8" or not values.size:

@@ -1,8 +1,8 @@
-"""fp16 and bf16 on a CPU that computes in neither: the same graph in fp32, every low value rounded where it is made.
+"""Emulates fp16 and bf16 on a CPU: the same graph in fp32, with every low value rounded where it is computed.
 
-ONNX Runtime's CPU runs an fp16 graph by casting to fp32 and back, and leaves out casts between neighbours, so that what
-overflows on a GPU does not overflow there. This copy rounds every value, so that such overflows show. Sums within a
-product are fp32, as in tensor cores.
+ONNX Runtime runs an fp16 graph on a CPU by casting to fp32 and back, and removes casts between neighbouring nodes. So
+what overflows on a GPU does not overflow there. This copy rounds every value, so that such overflows show. Sums within
+a product are fp32, as in tensor cores.
 """
 
 from __future__ import annotations

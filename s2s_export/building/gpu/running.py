@@ -1,7 +1,7 @@
-"""The three graphs on ONNX Runtime's CPU, whatever their element types: what measuring and comparing need.
+"""Runs the three graphs with ONNX Runtime on the CPU, whatever their element types, to measure and compare them.
 
-Greedy over two beams: the first beam follows the best token, the second one starts with the second best, and they
-change places now and then, so that ancestor tables and caches are exercised. Slow and plain.
+Decoding is greedy with two beams: the first starts with the best token, the second with the second best, and they
+change places now and then, so that ancestor tables and caches are tested. Slow and simple.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The portable graph for one target: outputs that it does not want are pruned, and last, static sizes are written in.
+"""Adapts the portable graph to one target: removes outputs that it does not need and, at the end, sets static sizes.
 
 On a GPU the search's bookkeeping (log-softmax, best tokens, probes) happens outside the graph, so a step gives only
 logits and caches, and cross-attention weights where the recipe asks for them.
@@ -13,14 +13,14 @@ from ..graphs.graph import Graph
 
 PLUGIN_PREFIX = "plugin_"
 OPTIONAL_OUTPUTS = ("attention",)
-# What the tail of a decoder step adds for a search on the host; a search on the device reads logits.
+# Outputs of a decoder step for a search on the host; a search on the device reads the logits instead.
 SEARCH_OUTPUTS = ("log_probs", "candidate_ids", "candidate_log_probs", "log_normalizer", "probe_log_probs")
 
 
 def specialize(graph: Graph, *, attention: bool, search: bool, plugins: bool) -> dict[str, Any]:
     """Changes `graph`. Returns what was done.
 
-    attention: keep that output. search: keep the tail that finds the best tokens. plugins: keep the attributes by which
+    attention: keep that output. search: keep the nodes that find the best tokens. plugins: keep the attributes by which
     a parser takes our kernels.
     """
     dropped = (set() if search else set(SEARCH_OUTPUTS)) | (set() if attention else set(OPTIONAL_OUTPUTS))

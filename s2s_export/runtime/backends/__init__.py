@@ -1,4 +1,4 @@
-"""What executes a bundle's graphs: one file a backend, its library imported inside.
+"""Backends, which execute a bundle's graphs. Each is one file, which imports its library only when it is used.
 
 A backend's file holds `BACKEND`, a `Declaration` of its name, its place in the order of preference, the engines that it
 runs and how it is opened (_declaration.py). It is found by listing this directory; files that begin with an underscore
@@ -65,11 +65,11 @@ class Searcher(Protocol):
         streams: bool = False,
         alignments: bool = False,
     ) -> None:
-        """What the first batch of this shape and these options sets up, before there is one."""
+        """Set up now what the first batch of this shape with these options would set up."""
         ...
 
     def release(self) -> None:
-        """Gives back what is kept for batches to come."""
+        """Give back what is kept for later batches."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""What a backend says of itself, so that nobody else keeps a list of backends."""
+"""What a backend declares about itself, so that no list of backends has to be kept elsewhere."""
 
 from __future__ import annotations
 

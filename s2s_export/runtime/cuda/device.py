@@ -143,7 +143,7 @@ class CudaDevice(driver.Device):
             raise
 
     def _instantiates_while(self) -> bool:
-        """Whether a WHILE graph can be made here, by making one: not every platform has what its version promises."""
+        """Tries to make a WHILE graph: not every platform supports all that its CUDA version should."""
         stream, address = self.create_stream(), self.allocate(4, "a trial")
         try:
             self.capture_while(stream, lambda condition: self.zero(address, 4, stream)).close()

@@ -84,7 +84,7 @@ class Device:
         self._cu.cuMemFree_v2(address)
 
     def host_array(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        """A numpy array in page-locked memory, which copies without a stop in between. It lives as long as the process
+        """A numpy array in page-locked memory, which is copied asynchronously. It lives as long as the process
         or until `free_host`."""
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         pointer = HANDLE()
@@ -106,7 +106,7 @@ class Device:
         self._cu.cuStreamDestroy_v2(stream)
 
     def synchronize(self, stream: int) -> None:
-        """Wait. An error of anything that was queued shows here."""
+        """Wait for everything that was queued. Raises the errors of what was queued."""
         self._check(self._cu.cuStreamSynchronize(stream), "running on the GPU")
 
     def to_device(self, address: int, array: Any, stream: int) -> None:
@@ -150,7 +150,10 @@ class Device:
 
 
 class Buffers:
-    """Device memory by name, for tensors whose shapes change from batch to batch. device: or what looks like it."""
+    """Device memory by name, for tensors whose shapes change from batch to batch.
+
+    device: a `Device`, or an object with the same methods.
+    """
 
     def __init__(self, device: Any, stream: int) -> None:
         self._device = device

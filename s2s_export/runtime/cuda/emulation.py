@@ -1,6 +1,6 @@
-"""A device of host memory: the kernels' host build, run where there is no GPU.
+"""An emulated device: the kernels' CPU build on host memory, for machines without a GPU.
 
-It has the interface of `CudaDevice` and the strictness that a GPU lacks: fresh memory holds 0xff, every allocation has
+It has the interface of `CudaDevice`, and is stricter than a GPU: fresh memory holds 0xff, every allocation has
 canaries around it, and a launch with a wrong name or a kernel that misses a barrier is an error. Whatever is queued
 runs at once, except while a graph is captured: then it is stored in the graph.
 """
@@ -143,7 +143,7 @@ class HostDevice:
         self.call(functools.partial(ctypes.memset, address, 0, n_bytes))
 
     def seconds(self, stream: int, body: Callable[[], None]) -> float:
-        """The seconds that the emulation takes, which say nothing about a GPU."""
+        """The seconds that the emulation takes. They say nothing about a GPU."""
         begin = time.perf_counter()
         body()
         return time.perf_counter() - begin

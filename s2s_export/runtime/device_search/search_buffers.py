@@ -25,9 +25,11 @@ from .step_executor import StepExecutor
 from .steps import StepLaunches
 from .tables import Arena, Plan, first_values
 
-ASK_SECONDS = 0.001  # between two questions to the driver whether the stream still works
-STEPS_AHEAD = 6  # steps queued beyond the last one known to have run: hides the launch, wastes at most so many
-SPIN_SECONDS = 0.0003  # how long a wait keeps the processor: giving it up, even for no time, takes some 50 us
+ASK_SECONDS = 0.001  # how often the driver is asked whether the stream still works
+STEPS_AHEAD = (
+    6  # steps queued beyond the last one known to have run: hides the launch time, and wastes at most so many steps
+)
+SPIN_SECONDS = 0.0003  # a wait polls this long before it yields the processor, as yielding alone takes some 50 us
 STOPPED = 1 << 32  # S2S_STOPPED of loop_parameters.h
 
 
@@ -179,7 +181,7 @@ class SearchBuffers:
                         "expected a step to say so; this is a defect, report it"
                     )
             if now - since > SPIN_SECONDS:
-                time.sleep(0)  # other threads' searches need Python too
+                time.sleep(0)  # lets other threads' searches run Python
 
     @property
     def _is_over(self) -> bool:

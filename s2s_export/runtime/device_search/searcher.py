@@ -1,7 +1,7 @@
 """Whole decodes on a device for a session: any number of sources, from several threads.
 
 A batch runs in a slot: memory, a stream, a library's execution contexts, and the graphs that were captured with them.
-No other batch uses the slot meanwhile. (The slots of K/V caches are another thing.) Idle slots are kept for batches of
+No other batch uses the slot meanwhile. (The slots of K/V caches are something else.) Idle slots are kept for batches of
 the same shape, which find memory and graphs in them. A backend makes slots (`SlotFactory`).
 """
 
@@ -183,8 +183,8 @@ class DeviceSearcher:
         return [slice(first, first + size) for first in range(0, n_sources, size)]
 
     def _take(self, shape: Hashable) -> _SearchSlot:
-        """An idle slot whose last batch had this shape. Else a new one; or, where as much is kept as may be, the slot
-        that was used longest ago."""
+        """An idle slot whose last batch had this shape; otherwise a new slot or, if enough is kept already,
+        the slot that was used longest ago."""
         self._factory.device.activate()
         with self._lock:
             found = next((slot for slot in reversed(self._idle) if slot.shape == shape), None)

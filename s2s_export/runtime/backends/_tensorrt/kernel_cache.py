@@ -1,9 +1,9 @@
 """How TensorRT-RTX runs an engine, and the kernels that it compiled for this GPU, kept for the next process.
 
-An RTX engine is good for several GPUs; what it still lacks is compiled when it first runs, which takes seconds. The
-library gives the compiled kernels as bytes, and checks bytes that it is given before it uses them, so that a stale file
-does no harm. Files lie in `$XDG_CACHE_HOME/s2s_export/kernels` or `~/.cache/...`. A folder that can't be written is no
-error: the next process compiles again.
+An RTX engine works on several GPUs. Its kernels are compiled for the actual GPU when it first runs, which takes
+seconds. The library returns the compiled kernels as bytes, and checks bytes that it is given before it uses them, so a
+stale file does no harm. Files lie in `$XDG_CACHE_HOME/s2s_export/kernels` or `~/.cache/...`. A folder that can't be
+written is no error: the next process compiles again.
 """
 
 from __future__ import annotations

@@ -60,17 +60,17 @@ class Library:
 
     @cached_property
     def compiles_ahead_of_time(self) -> bool:
-        """Compiles for compute capabilities that this machine lacks."""
+        """Whether it compiles for GPUs that this machine does not have."""
         return hasattr(self.trt, "ComputeCapability")
 
     @cached_property
     def tells_validity(self) -> bool:
-        """Says whether an engine can run here before it is loaded."""
+        """Whether it can tell if an engine runs here before the engine is loaded."""
         return hasattr(self.trt.Runtime, "get_engine_validity")
 
     @cached_property
     def has_cache_layer(self) -> bool:
-        """Updates K/V caches in place with a layer of its own."""
+        """Whether it has a layer that updates K/V caches in place."""
         return "KV_CACHE_UPDATE" in self.trt.LayerType.__members__
 
     @cached_property
@@ -116,7 +116,7 @@ class Library:
         config.set_memory_pool_limit(self.trt.MemoryPoolType.WORKSPACE, mib * MIB)
 
     def allow_aliased_plugins(self, config: Any) -> None:
-        """Plugins that write their K/V caches in place."""
+        """Allows plugins to write K/V caches in place. Raises BuildError if the library has no such plugins."""
         feature = getattr(self.trt.PreviewFeature, "ALIASED_PLUGIN_IO_10_03", None)
         if feature is None:
             raise BuildError(
@@ -134,5 +134,5 @@ class Library:
 
 
 def _is_always_strong(trt: ModuleType) -> bool:
-    """Weak typing is gone where the flag that asked for fp16 is gone."""
+    """Whether all networks are strongly typed: the flag that asked for fp16 was removed together with weak typing."""
     return not hasattr(trt.BuilderFlag, "FP16")

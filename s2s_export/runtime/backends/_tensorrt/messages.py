@@ -1,7 +1,7 @@
 """What TensorRT says while it parses and builds.
 
-It logs; it does not raise. Some of what it logs as a warning is a wrong result later: an "Unused Input" is an input of
-a node that the parser dropped, and the graph then computes something else. Those are errors here.
+TensorRT logs problems instead of raising them. Some of its warnings mean wrong results later: an "Unused Input" is an
+input of a node that the parser dropped, so the graph computes something else. Such warnings are errors here.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 from .library import Library
 
 DROPPED = ("Unused Input", "is unused or used only at compile-time", "will be ignored", "is ignored")
-# Said of graphs that are as they should be.
+# Logged for correct graphs, too.
 EXPECTED = ("Int64 binding", "already exists, the output tensors", "will not be queryable")
 KEPT = 400  # messages; a verbose build has hundreds of thousands
 
@@ -39,7 +39,7 @@ class Messages:
 
     @property
     def remarkable(self) -> list[str]:
-        """Warnings that are worth a reader's time."""
+        """Warnings that a user should read."""
         return sorted({text for text in self.warnings if not any(mark in text for mark in EXPECTED)})
 
     def last_error(self) -> str:

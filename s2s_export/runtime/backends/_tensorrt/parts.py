@@ -1,4 +1,4 @@
-"""More sources than an engine takes at once, seen as one batch: each part is a state of its own."""
+"""Decodes more sources than an engine takes at once as one batch, in parts that have a state each."""
 
 from __future__ import annotations
 
