@@ -132,8 +132,8 @@ class Steps:
         if self._history is not None:
             self._history = self._history[staying]
 
-    def walk(self, source: int, n: int, row: int) -> list[int]:
-        """The n + 1 rows that led to `row` by backtracking: the one before each of n generated tokens, and `row`."""
+    def backtrack(self, source: int, n: int, row: int) -> list[int]:
+        """The n + 1 rows that led to `row`: the one before each of n generated tokens, and `row`."""
         parents = self._parents.of(source)[:n].tolist()
         rows = [row]
         for step in range(n - 1, -1, -1):
@@ -143,13 +143,13 @@ class Steps:
 
     def generated(self, source: int, n: int, row: int) -> list[int]:
         """The first n generated tokens of a row's text."""
-        rows = self.walk(source, n, row)
+        rows = self.backtrack(source, n, row)
         tokens = self._tokens.of(source)[np.arange(n), rows[1:]]
         return [int(token) for token in tokens]
 
     def hypothesis(self, source: int, score: float, n: int, row: int, last: tuple[int, float] | None) -> Hypothesis:
         """The text of `row` after n generated tokens, followed by `last`, a token with its log-probability."""
-        rows = self.walk(source, n, row)
+        rows = self.backtrack(source, n, row)
         steps = np.arange(n)
         tokens = self._tokens.of(source)[steps, rows[1:]].tolist()
         scores = self._scores.of(source)[steps, rows[1:]].tolist()

@@ -56,7 +56,7 @@ def apply(graph: Graph, scheme: str, store: Quantised, *, head_bits: int = 8) ->
     head = _head(graph) if head_bits == 4 else None
     nodes = []
     for node in graph.nodes:
-        reason = unfit(graph, node)
+        reason = incompatible_reason(graph, node)
         if reason is not None:
             if reason:
                 done.left[reason] += 1
@@ -83,7 +83,7 @@ def declare_contrib(graph: Graph) -> None:
         graph.model.opset_import.append(helper.make_opsetid(CONTRIB, 1))
 
 
-def unfit(graph: Graph, node: onnx.NodeProto) -> str | None:
+def incompatible_reason(graph: Graph, node: onnx.NodeProto) -> str | None:
     """None for a product that can be replaced, "" for other nodes, else the reason why the product stays."""
     if node.domain or node.op_type not in ("Gemm", "MatMul"):
         return ""

@@ -8,7 +8,7 @@ from ...graphs.graph import Graph
 from ...graphs.links import Links, attribute
 from ...graphs.passes import Applied
 from ..onnxruntime.ondemand import LEFT_OUT, PREFIX
-from ..onnxruntime.products import unfit
+from ..onnxruntime.products import incompatible_reason
 from . import node
 from .packing import Store
 from .products import bias_of
@@ -23,7 +23,7 @@ def apply(graph: Graph, store: Store) -> Applied:
     links = Links(graph)
     softmax = next((n for n in graph.nodes if n.op_type == "LogSoftmax"), None)
     product = links.makers.get(softmax.input[0]) if softmax is not None else None
-    reason = "there is no product before a log-softmax" if product is None else unfit(graph, product)
+    reason = "there is no product before a log-softmax" if product is None else incompatible_reason(graph, product)
     if product is None or reason is not None:
         done.left[reason or "there is no product before a log-softmax"] += 1
         return done

@@ -15,7 +15,7 @@ import onnx
 from ...graphs.graph import Graph
 from ...graphs.links import Links, attribute, id_of, replace
 from ...graphs.passes import Applied
-from ..onnxruntime.products import unfit
+from ..onnxruntime.products import incompatible_reason
 from . import node
 from .packing import LANES, Store, filled
 
@@ -28,7 +28,7 @@ def apply(graph: Graph, store: Store) -> list[Applied]:
     done = {name: Applied(name) for name in ("packed products", "fused activations", "fused residuals", "fused norms")}
     widths = _row_widths(graph)
     for product in graph.nodes:
-        reason = unfit(graph, product)
+        reason = incompatible_reason(graph, product)
         if reason is None:
             _replace(graph, product, store, widths, done)
         elif reason:
