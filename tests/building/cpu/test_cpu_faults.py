@@ -8,6 +8,7 @@ import shutil
 import subprocess
 
 import pytest
+from command_line import s2s
 
 import s2s_export
 from s2s_export import plugin_sources
@@ -173,3 +174,12 @@ def test_code_that_a_bundle_brings_never_runs(copy, tmp_path, monkeypatch, way):
         with pytest.raises(S2SError, match=words):
             s2s_export.load(copy)
     assert not (tmp_path / "it ran").exists()
+
+
+def test_no_engines_opens_none(copy, tmp_path):
+    (copy / "engines/cpu-fp32/engine.json").write_text("no JSON")
+    cases = tmp_path / "cases.jsonl"
+    cases.write_text('{"id": "1", "input_ids": [5, 6, 7]}\n')
+    command = ["generate", str(copy), "--input", str(cases), "--output", "-"]
+    s2s(*command, status=1)
+    assert json.loads(s2s(*command, "--no-engines").stdout)["outputs"]
