@@ -7,10 +7,12 @@ import sys
 import threading
 from typing import Any
 
+import numpy as np
 import pytest
 from device_helpers import ScriptedExecutor, by_definition, missing_compiler, random_script, resolved
 
 from s2s_export.errors import BackendError, InvalidOption, UnknownOption
+from s2s_export.measuring.gpu_check.times import StillExecutor
 from s2s_export.runtime.cuda.emulation import HostDevice
 from s2s_export.runtime.decoding.options import GenerationOptions
 from s2s_export.runtime.device_search import DeviceLost, DeviceSearch
@@ -163,7 +165,7 @@ def test_imports_neither_torch_nor_cuda_packages() -> None:
 
 
 class NeverStops(HostDevice):
-    """The emulation; once broken, the kernel that ends a step does nothing: the position stays, nothing is ever over."""
+    """The emulation; once broken, the kernel that ends a step does nothing: the position stays, and no search ends."""
 
     is_broken = False
 
@@ -175,7 +177,8 @@ class NeverStops(HostDevice):
 def test_a_while_graph_ends_by_itself_when_nothing_ever_stops() -> None:
     options = options_of(num_beams=2)
     device = NeverStops()
-    search = search_of(device, options)
+    logits = np.random.default_rng(3).standard_normal((1, 2, V)).astype(np.float32)
+    search = DeviceSearch(device, StillExecutor(device, logits, options.max_length))
     search.run([[3]], options, mode="while")
     device.is_broken, device.launched = True, []
     with pytest.raises(BackendError, match="nothing left to do after 0 steps"):
