@@ -4,6 +4,11 @@ Each folder with kernels becomes `s2s_export/_data/kernels/FOLDER-HASH.fatbin`, 
 is that of its sources: a binary of other sources is never found. The binaries are data for GPUs, the same beside every
 host, so the wheel stays py3-none-any. Editable installations compile when they need to.
 
+A wheel for one platform also has the operators for its CPUs (plugins/cpu), as `_data/kernels/cpu-HASH-MACHINE.so`:
+`scripts/wheel` asks for it.
+
+    S2S_EXPORT_CPU_KERNELS=require    compiled here; the wheel is one for this platform. Not set: left out
+
     S2S_EXPORT_KERNELS=auto      compiled where there is an nvcc (the default); else left out, and said on stderr
     S2S_EXPORT_KERNELS=require   no nvcc is an error
     S2S_EXPORT_KERNELS=none      left out
@@ -13,11 +18,12 @@ from __future__ import annotations
 
 import os
 import sys
+import sysconfig
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-VARIABLE = "S2S_EXPORT_KERNELS"
+VARIABLE, CPU_VARIABLE = "S2S_EXPORT_KERNELS", "S2S_EXPORT_CPU_KERNELS"
 CHOICES = ("auto", "require", "none")
 
 
@@ -27,6 +33,7 @@ class KernelsHook(BuildHookInterface):  # type: ignore[type-arg]
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         if version == "editable":
             return
+        self._add_operators(build_data)
         choice = os.environ.get(VARIABLE, "auto")
         if choice not in CHOICES:
             raise SystemExit(f"{VARIABLE} is '{choice}'; expected one of {', '.join(CHOICES)}; set one of these")
@@ -48,3 +55,18 @@ class KernelsHook(BuildHookInterface):  # type: ignore[type-arg]
             print(f"s2s-export: compiling {folder} for {len(build.ARCHITECTURES)} architectures", file=sys.stderr)
             target = f"s2s_export/_data/{build.PACKAGED}/{build.packaged_name(folder)}"
             build_data["force_include"][str(build.fatbin(folder))] = target
+
+    def _add_operators(self, build_data: dict[str, Any]) -> None:
+        """The compiled operators for this machine's CPUs, where they are asked for."""
+        if (asked := os.environ.get(CPU_VARIABLE)) is None:
+            return
+        if asked != "require":
+            raise SystemExit(f"{CPU_VARIABLE} is '{asked}'; expected 'require'; set it to this, or not at all")
+        sys.path.insert(0, self.root)
+        from s2s_export import plugin_sources
+
+        maker = plugin_sources.module("cpu.build")
+        target = f"s2s_export/_data/{plugin_sources.module('build').PACKAGED}/{maker.packaged_name()}"
+        build_data["force_include"][str(maker.library())] = target
+        build_data["pure_python"] = False
+        build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"

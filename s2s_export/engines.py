@@ -3,9 +3,9 @@
 An engine is a folder, engines/<target>/ of its bundle, with the files that a library runs and engine.json, which says
 what they are. A folder whose name begins with a dot is a build under way or its remains, and no engine.
 
-engine.json, format version 1, holds for every engine
+engine.json, format version 2, holds for every engine
 
-    format_version    the integer 1; a reader refuses a larger one. A file without it is of version 1
+    format_version    the integer 2; a reader refuses a larger one. A file without it is of version 1
     target            text: the target's name, which is the folder's too
     flavour           text: who runs it. A backend declares the flavours that it runs
     precision         text: fp32, fp16, bf16, int8 or fp8
@@ -28,8 +28,10 @@ flavour "cpu", for ONNX Runtime on a CPU, has also
     onnxruntime       text: the version of ONNX Runtime that may run it
     weights           "engine" or "bundle": whose weights.bin the graphs read
     shared            by graph and weight: dtype, shape and offset in weights.bin of weights that several graphs read
-    operators         text: the library of our own operators that the graphs use, or null
-    processor         text: the machine that `operators` was compiled for
+    operators         sources, text: a hash of the sources of our own operators that the graphs use; or null. The
+                      package has the library or compiles it. Version 1 named a library in the engine's folder here:
+                      such an engine is refused, as nothing in a bundle is ever loaded as a library
+    processor         text: the machine that it was built on
     graphs.*.max_rows a whole number: the most rows (sources times beams) that this decoder step serves. The graph
                       decoder_step has none: it serves the rest
 
@@ -48,7 +50,6 @@ Engines that were built before a key was added lack it; those that are read are 
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ from .schema import (
     all_of,
     anything,
     boolean,
+    either,
     file_name,
     integer,
     list_of,
@@ -76,7 +78,7 @@ from .schema import (
 
 PORTABLE = "portable"  # the target that is always there: the bundle's own graphs
 RECORD = "engine.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 _WEIGHT_TYPES = (*DTYPES, "float64", "int8", "uint8", "int16", "uint16", "uint32", "uint64")
 _RANGE = record({"min": integer(1), "opt": integer(1), "max": integer(1)})
@@ -90,7 +92,7 @@ _CPU: Check = record(
                 )
             )
         ),
-        "operators": null_or(file_name),
+        "operators": null_or(either(file_name, record({"sources": text}), "sources of operators")),
         "processor": text,
     },
 )
@@ -173,15 +175,11 @@ def read(folder: Path) -> dict[str, Any]:
 def _contradiction(engine: Mapping[str, Any]) -> str | None:
     """How two keys contradict each other, or None."""
     named = {f"graphs.{name}.file": graph["file"] for name, graph in engine["graphs"].items()}
-    if engine.get("operators"):
-        named["operators"] = engine["operators"]
     for where, name in named.items():
         if name not in engine["files"]:
             return f"{where} is {shown(name)}, expected one of the names in files"
     if "max_rows" in engine["graphs"]["decoder_step"]:
         return "graphs.decoder_step.max_rows is there, expected none, as this graph serves any number of rows"
-    if engine.get("operators") and "processor" not in engine:
-        return "lacks processor, expected the machine that its operators were compiled for"
     return None
 
 
@@ -216,9 +214,9 @@ def refuse_stale(
 ) -> None:
     """Raises EngineError, with the command that rebuilds it, for an engine that can't run here.
 
-    It was made from another bundle, for another version of the library, for another processor or GPU, or its files are
-    not those that were built. library: name and version of the one that is installed, where an engine depends on it.
-    capability: compute capability of this GPU, where there is one.
+    It was made from another bundle, for another version of the library, for another GPU, it brings native code, or its
+    files are not those that were built. library: name and version of the one that is installed, where an engine
+    depends on it. capability: compute capability of this GPU, where there is one.
     """
     again = rebuild(folder, engine)
     if engine["made_from"] != bundle.hashes():
@@ -228,19 +226,15 @@ def refuse_stale(
     if capability is not None and capability not in engine["device"]["compute_capabilities"]:
         served = ", ".join(engine["device"]["compute_capabilities"]) or "unknown"
         raise EngineError(f"{folder}: built for compute capability {served}, but this GPU has {capability}; {again}")
-    operators = engine.get("operators")
-    if operators and engine["processor"] != platform.machine():
-        raise EngineError(
-            f"{folder}: its operators were compiled for {engine['processor']}, this is {platform.machine()}; {again}"
-        )
+    if isinstance(operators := engine.get("operators"), str):
+        raise EngineError(f"{folder}: brings {operators}, a library, which is never loaded from a bundle; {again}")
     check_files(bundle, folder, engine, again)
 
 
 def check_files(bundle: Bundle, folder: Path, engine: Mapping[str, Any], again: str) -> None:
     """Raises EngineError for a file that is not what was built. again: the command that builds it.
 
-    Compares the sizes, and every sha256 unless the bundle was opened without `verify`; operators always, as they are
-    code that this process is about to run.
+    Compares the sizes, and every sha256 unless the bundle was opened without `verify`.
     """
     files = engine["files"]
     for name, entry in files.items():
@@ -251,8 +245,7 @@ def check_files(bundle: Bundle, folder: Path, engine: Mapping[str, Any], again: 
             raise EngineError(
                 f"{path}: {path.stat().st_size} bytes, {entry['bytes']} bytes recorded; the engine is damaged; {again}"
             )
-    compared = files if bundle.verify else {name: files[name] for name in files if name == engine.get("operators")}
-    if (name := first_changed(folder, compared)) is not None:
+    if bundle.verify and (name := first_changed(folder, files)) is not None:
         raise EngineError(f"{folder / name}: is not what was built, the file is damaged; {again}")
 
 

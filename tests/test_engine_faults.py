@@ -61,8 +61,8 @@ ENGINE: list[tuple[tuple[Any, ...], Any, str]] = [
     (("onnxruntime",), 1.32, "onnxruntime is 1.32, expected text"),
     (("weights",), "elsewhere", "weights is 'elsewhere', expected one of engine, bundle"),
     (("shared",), {"encoder": {"w": {"dtype": "float32", "shape": [2], "offset": -1}}}, "offset is -1, expected"),
-    (("operators",), "operators.so", "operators is 'operators.so', expected one of the names in files"),
-    (("format_version",), 2, "engine format 2, but this version reads up to 1; upgrade"),
+    (("operators",), 3, "operators is 3, expected sources of operators"),
+    (("format_version",), 3, "engine format 3, but this version reads up to 2; upgrade"),
 ]  # fmt: skip
 
 

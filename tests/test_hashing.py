@@ -83,13 +83,13 @@ def engine_of(folder, **files):
 def test_a_damaged_engine_is_one_sentence(tmp_path):
     engine = engine_of(tmp_path, graph=b"g" * 500, weights=b"w" * 5000)
     opened = Bundle(tmp_path, {}, verify=True)
-    engines.check_hashes(opened, tmp_path, engine, "build it again")
+    engines.check_files(opened, tmp_path, engine, "build it again")
     with (tmp_path / "weights").open("r+b") as file:
         file.seek(2000)
         file.write(b"x" * 64)
     with pytest.raises(EngineError, match="weights: is not what was built, the file is damaged; build it again"):
-        engines.check_hashes(opened, tmp_path, engine, "build it again")
-    engines.check_hashes(Bundle(tmp_path, {}), tmp_path, engine, "build it again")
+        engines.check_files(opened, tmp_path, engine, "build it again")
+    engines.check_files(Bundle(tmp_path, {}), tmp_path, engine, "build it again")
 
 
 @pytest.mark.slow
@@ -103,5 +103,5 @@ def test_a_damaged_engine_translates_nothing(copied):
     with (report.path / largest).open("r+b") as file:
         file.seek(report.engine["files"][largest]["bytes"] // 2)
         file.write(b"\x7f" * 64)
-    with pytest.raises(EngineError, match="the file is damaged; run `s2s build"):
+    with pytest.raises(EngineError, match="the file is damaged; run: s2s build"):
         s2s_export.load(path, target="cpu-fp32")

@@ -13,9 +13,13 @@ __device__ __forceinline__ uint64_t high_product(uint64_t a, uint64_t b) {
 #endif
 }
 
-// Random number `index`, between 0 and 1, of the stream with key (seed, source) and counter (0, 0, row, length).
-__device__ __forceinline__ double uniform(uint64_t seed, uint64_t source, uint64_t row, uint64_t length, uint64_t index) {
-  uint64_t counter[4] = {1 + index / 4, 0, row, length};  // 1: numpy's generator increments its counter before the first block
+// One block, four numbers of 64 bits, of the stream with key (seed, source) and counter (0, 0, row, length).
+__device__ __forceinline__ void philox(uint64_t seed, uint64_t source, uint64_t row, uint64_t length, uint64_t block,
+                                       uint64_t (&counter)[4]) {
+  counter[0] = 1 + block;  // numpy's generator increments its counter before the first block
+  counter[1] = 0;
+  counter[2] = row;
+  counter[3] = length;
   uint64_t key[2] = {seed, source};
   for (int round = 0; round < 10; ++round) {
     const uint64_t high0 = high_product(0xD2E7470EE14C6C93ull, counter[0]), low0 = 0xD2E7470EE14C6C93ull * counter[0];
@@ -27,9 +31,28 @@ __device__ __forceinline__ double uniform(uint64_t seed, uint64_t source, uint64
     key[0] += 0x9E3779B97F4A7C15ull;
     key[1] += 0xBB67AE8584CAA73Bull;
   }
-  const uint64_t bits = index % 4 == 0 ? counter[0] : index % 4 == 1 ? counter[1] : index % 4 == 2 ? counter[2] : counter[3];
-  return (static_cast<double>(bits >> 11) + 0.5) * 0x1p-53;
 }
+
+// A number between 0 and 1, excluding both.
+__device__ __forceinline__ double unit(uint64_t bits) { return (static_cast<double>(bits >> 11) + 0.5) * 0x1p-53; }
+
+// Reads the stream from number `index` on. Each block gives four numbers.
+class Uniforms {
+ public:
+  __device__ Uniforms(uint64_t seed, uint64_t source, uint64_t row, uint64_t length, uint64_t index)
+      : seed_(seed), source_(source), row_(row), length_(length), index_(index) {
+    philox(seed_, source_, row_, length_, index_ / 4, block_);
+  }
+  __device__ double next() {
+    const int place = index_ % 4;
+    const double value = unit(place == 0 ? block_[0] : place == 1 ? block_[1] : place == 2 ? block_[2] : block_[3]);
+    if (++index_ % 4 == 0) philox(seed_, source_, row_, length_, index_ / 4, block_);
+    return value;
+  }
+
+ private:
+  uint64_t seed_, source_, row_, length_, index_, block_[4];
+};
 
 // Draws a token for a row from the row's softmax. One block per row.
 __device__ __forceinline__ void draw_row(const DrawParameters& given) {
@@ -46,7 +69,7 @@ __device__ __forceinline__ void draw_row(const DrawParameters& given) {
   const double before = block_before(mine, shared), total = block_sum(mine, shared);
   const uint64_t length = static_cast<uint64_t>(*given.position) + 1;
   const double point =
-      total * uniform(*given.seed, given.numbers[row / given.beams], row % given.beams, length, 0);
+      total * Uniforms(*given.seed, given.numbers[row / given.beams], row % given.beams, length, 0).next();
   // The first token at which the running sum exceeds the point; the last token where rounding leaves none.
   if (threadIdx.x == 0) shared.warp_place[0] = V - 1;
   __syncthreads();
@@ -94,10 +117,10 @@ __device__ __forceinline__ void draw_beams(const DrawParameters& given) {
   const Share share = share_of(n);
   int64_t possible = 0;
   for (int64_t at = share.first; at < share.end; ++at) possible += scores[at] + beam_scores[at / given.vocabulary] > -INFINITY;
-  uint64_t index = static_cast<uint64_t>(block_before(static_cast<double>(possible), shared));
+  Uniforms uniforms(seed, number, 0, length, static_cast<uint64_t>(block_before(static_cast<double>(possible), shared)));
   for (int64_t at = share.first; at < share.end; ++at) {
     const float sum = scores[at] + beam_scores[at / given.vocabulary];
-    race[at] = sum > -INFINITY ? sum - log(-log(uniform(seed, number, 0, length, index++))) : -INFINITY;
+    race[at] = sum > -INFINITY ? sum - log(-log(uniforms.next())) : -INFINITY;
   }
   Racer mine = best_after(race, share, Racer{INFINITY, -1});  // no barrier: a thread reads only what it wrote itself
   for (int d = 0; d < given.n_drawn; ++d) {

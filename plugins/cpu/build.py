@@ -1,7 +1,9 @@
 """Compiles the operators: kernels once for each instruction set, and a library that takes the best of them at run time.
 
-The library needs nothing but the C library of the machine it runs on. It lies in the cache that `plugins/build.py`
-describes, and an engine takes a copy of it.
+The library needs nothing but the C library of the machine it runs on. It comes with the package (a wheel for this
+platform), or is compiled from the package's own sources into the cache that `plugins/build.py` describes. An engine
+never brings it: engine.json names the sources that its graphs were made for (`sources`), and the package has them or
+not.
 """
 
 from __future__ import annotations
@@ -38,18 +40,32 @@ INSTRUCTION_SETS = {
 COMPILERS = ("g++", "c++", "clang++")
 
 
+def sources() -> str:
+    """A hash of the operators' sources."""
+    return str(build.source_hash(FOLDER))[:20]
+
+
+def packaged_name() -> str:
+    """What the package calls the library for this kind of processor: by its sources, so that no other is taken."""
+    return f"{FOLDER}-{sources()}-{platform.machine()}.so"
+
+
 def library(*without: str, sanitize: bool = False) -> Path:
-    """The operators for this machine's kind of processor. Raises BuildError without a C++ compiler.
+    """The operators for this machine's kind of processor: the package's own where it has them, else compiled, which
+    takes half a minute once. Raises BuildError where there is neither them nor a C++ compiler.
 
     For tests: without, instruction sets to leave out ("plain" is always there); sanitize, with address and undefined
     checks.
     """
+    packaged: Path = build.ROOT.parent / build.PACKAGED / packaged_name()
+    if packaged.is_file() and not without and not sanitize:
+        return packaged
     compiler = build.find_compiler(*COMPILERS)
     flags = (*FLAGS, *QUIET, *(build.SANITIZE_FLAGS if sanitize else ()))
     sets = INSTRUCTION_SETS if platform.machine() in ("x86_64", "AMD64") else {"plain": ()}
     sets = {name: chosen for name, chosen in sets.items() if name not in without}
     with_sets = tuple(f"-DWITH_{name.upper()}" for name in sets)
-    sources = build.ROOT / FOLDER
+    folder = build.ROOT / FOLDER
 
     def compile_to(output: Path) -> str:
         with tempfile.TemporaryDirectory() as scratch:
@@ -57,9 +73,9 @@ def library(*without: str, sanitize: bool = False) -> Path:
             report = ""
             for name, chosen in sets.items():
                 objects.append(f"{scratch}/{name}.o")
-                kernels = [f"-DKERNELS={name}", *chosen, "-c", str(sources / "kernels.cpp"), "-o", objects[-1]]
+                kernels = [f"-DKERNELS={name}", *chosen, "-c", str(folder / "kernels.cpp"), "-o", objects[-1]]
                 report += build.run([compiler, *flags, *kernels])
-            linked = [*with_sets, str(sources / "operators.cpp"), *objects, *LINK, "-o", str(output)]
+            linked = [*with_sets, str(folder / "operators.cpp"), *objects, *LINK, "-o", str(output)]
             return report + build.run([compiler, *flags, *linked])
 
     recipe = (compiler, *flags, *LINK, *(word for name, chosen in sets.items() for word in (name, *chosen)))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import click
 
+from ..engines import PORTABLE
 from ..errors import printable
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def session_options(command: F) -> F:
     for option in (
         click.option("--batch-size", type=click.IntRange(min=1), help="Sources that are decoded together."),
         click.option("--threads", type=click.IntRange(min=1), help="CPU threads for each batch."),
+        click.option("--no-engines", "target", flag_value=PORTABLE, help="Run the portable graphs: target 'portable'."),
         click.option("--target", help="Which built engine of the bundle to use; see `s2s inspect`."),
         click.option(
             "--backend", default="auto", show_default=True, help="What executes the graphs; see `s2s doctor`."

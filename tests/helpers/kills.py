@@ -74,10 +74,18 @@ class BundleOf:
             (folder / "tokenizer").mkdir()
             for name in ("encoder.onnx", "cross_kv_init.onnx", "decoder_step.onnx", "tokenizer/x"):
                 (folder / name).write_text(value + name)
-            graphs = {name: {"file": f"{name}.onnx"} for name in bundle.GRAPHS}
-            manifest = {key: {} for key in bundle.REQUIRED} | {
+            graphs = {name: {"file": f"{name}.onnx", "inputs": [], "outputs": []} for name in bundle.GRAPHS}
+            manifest = {
                 "format": bundle.FORMAT,
                 "format_version": 1,
+                "family": "none",
+                "model_type": "none",
+                "precision": "fp32",
+                "decoder": "attention",
+                "sizes": {"vocabulary_size": 1, "source_vocabulary_size": 1},
+                "limits": {"max_source_length": None, "max_target_length": None},
+                "source": {"pad_token_id": None},
+                "generation": {},
                 "value": value,
             }
             bundle.write_manifest(folder, {**manifest, "graphs": graphs, "files": bundle.describe_files(folder)})

@@ -23,7 +23,6 @@ What engine.json gets is explained in engines.py.
 from __future__ import annotations
 
 import platform
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,15 +130,13 @@ def build(bundle: Bundle, recipe: Recipe, folder: Path, progress: Callable[[str]
     progress(STAGES[1])
     weights, shared = save.save(graphs, folder)
     described = {name: {"file": f"{name}.onnx", **graph.describe()} for name, graph in graphs.items()}
-    if library is not None:
-        shutil.copyfile(library, folder / library.name)
     if NARROW in described:
         described[NARROW]["max_rows"] = options["narrow_rows"]
     facts: dict[str, Any] = {
         "graphs": described,
         "weights": weights,
         "shared": shared if library is not None else {},
-        "operators": library.name if library is not None else None,
+        "operators": {"sources": plugin_sources.module("cpu.build").sources()} if library is not None else None,
         "processor": platform.machine(),
         "made_from": bundle.hashes(),
         "onnxruntime": onnxruntime.__version__,

@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from ... import plugin_sources
 from ...bundle import Bundle, Tensor, difference, inside, output_of
 from ...engines import PORTABLE, RECORD, folder_of, read, rebuild, refuse_stale, why_no_engine
 from ...engines import names as engine_names
-from ...errors import BackendError, BundleError, EngineError, InvalidOption
+from ...errors import BackendError, BackendUnavailable, BuildError, BundleError, EngineError, InvalidOption
+from ...schema import shown
 from ..decoding.state import DecodeState, Ints, StepQuery, StepResult
 from ._declaration import Declaration
 from ._recurrent import RecurrentState
@@ -105,7 +107,7 @@ class OnnxRuntimeBackend:
         self.weights = self._folder if engine and engine["weights"] == "engine" else bundle.path
         self._prepack = prepack
         operators = engine.get("operators") if engine else None
-        self.operators = inside(self._folder, operators) if operators else None
+        self.operators = _operators(self._folder, operators["sources"]) if operators else None
         self._lock = threading.Lock()
         steps = [name for name in self.graphs if name.startswith("decoder_step")]
         self._steps = sorted(steps, key=self._max_rows)
@@ -193,6 +195,26 @@ def _map_shared(path: Path, shared: Mapping[str, Any]) -> dict[str, dict[str, An
     return found
 
 
+def _operators(folder: Path, sources: str) -> Path:
+    """The package's library of the operators that an engine's graphs use, compiled where the package brings none.
+
+    Raises EngineError where the package has other operators, BackendUnavailable where they can't be compiled here.
+    """
+    maker = plugin_sources.module("cpu.build")
+    if sources != maker.sources():
+        raise EngineError(
+            f"{folder}: was built for operators {shown(sources)}, and this s2s-export has {maker.sources()}; "
+            f"run: s2s build {folder.parent.parent} --target {folder.name} --force"
+        )
+    try:
+        return Path(maker.library())
+    except BuildError as error:
+        raise BackendUnavailable(
+            f"{folder}: its operators come with a wheel of s2s-export for this platform or are compiled, and here is "
+            f"{str(error).splitlines()[0]}; or choose target 'portable'"
+        ) from error
+
+
 def open_session(
     path: Path,
     weights: Path,
@@ -220,8 +242,8 @@ def open_session(
             options.register_custom_ops_library(str(operators))
         except Exception as error:
             raise EngineError(
-                f"{operators}: can't be loaded ({_first_line(error)}); build the target again on this machine: "
-                f"s2s build BUNDLE --target {operators.parent.name} --force"
+                f"{operators}: can't be loaded ({_first_line(error)}), expected the package's operators for this "
+                "machine; delete the file and they are compiled again, or choose target 'portable'"
             ) from error
     try:
         return onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...bundle import Bundle, inside, output_of
-from ...engines import folder_of, read, refuse_stale, targets_of, why_no_engine
+from ...engines import PORTABLE, folder_of, read, refuse_stale, targets_of, why_no_engine
 from ...errors import BackendError, EngineError, InvalidOption
 from ..cuda import device as cuda
 from ..cuda.emulation import HostDevice
@@ -53,7 +53,7 @@ def unavailable() -> str | None:
 
 def incompatible_reason(bundle: Bundle, target: str | None) -> str | None:
     """Any bundle's own graphs will do; of a target there must be an engine."""
-    return None if target is None else why_no_engine(bundle, target, FLAVOURS)
+    return None if target in (None, PORTABLE) else why_no_engine(bundle, target, FLAVOURS)
 
 
 def open(bundle: Bundle, target: str | None = None, threads: int | None = None) -> OnnxRuntimeCudaBackend:
@@ -69,9 +69,9 @@ def open(bundle: Bundle, target: str | None = None, threads: int | None = None) 
 
 def _choose(bundle: Bundle, target: str | None) -> tuple[Path, Mapping[str, Any]]:
     """Folder and description of the graphs: the target's, the only engine's, or the bundle's own."""
-    built = targets_of(bundle, FLAVOURS)
-    name = target or (built[0] if len(built) == 1 else None)
-    if name is None:
+    built = [] if target else targets_of(bundle, FLAVOURS)
+    name = target or (built[0] if len(built) == 1 else PORTABLE)
+    if name == PORTABLE:
         return bundle.path, bundle.manifest["graphs"]
     folder = folder_of(bundle, name)
     engine = read(folder)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...bundle import GRAPHS, Bundle, difference, output_of
+from ...engines import PORTABLE
 from ...errors import BackendError, BundleError
 from ..decoding.ancestors import AncestorTable
 from ..decoding.state import Ints, StepQuery, StepResult
@@ -28,7 +29,9 @@ def unavailable() -> str | None:
 
 
 def incompatible_reason(bundle: Bundle, target: str | None) -> str | None:
-    return None if target is None else "runs the portable graphs only, not a built engine; leave out the target"
+    if target in (None, PORTABLE):
+        return None
+    return "runs the portable graphs only, not a built engine; leave out the target"
 
 
 def open(bundle: Bundle, target: str | None = None, threads: int | None = None) -> TorchBackend:

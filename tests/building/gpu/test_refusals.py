@@ -257,8 +257,9 @@ def engine(copied, tmp_path, monkeypatch):
     path = copied("t5")
     folder = fake_build(bundle.read(path), recipe("fp32"), tmp_path)
 
-    def opening(library=None, device=None):
-        return TensorRTBackend("x", bundle.read(path), folder, library or fake_library(), device or FakeDevice())
+    def opening(library=None, device=None, verify=True):
+        opened = bundle.read(path, verify=verify)
+        return TensorRTBackend("x", opened, folder, library or fake_library(), device or FakeDevice())
 
     return folder, opening
 
@@ -285,8 +286,10 @@ def test_another_version(engine):
 def test_a_header_that_the_library_refuses(engine):
     file = engine[0] / "encoder.engine"
     file.write_bytes(b"X" * file.stat().st_size)
-    with pytest.raises(EngineError, match=rf"encoder.engine: can't run here \(unsupported cc\){AGAIN}"):
+    with pytest.raises(EngineError, match=f"encoder.engine: is not what was built, the file is damaged{AGAIN}"):
         engine[1]()
+    with pytest.raises(EngineError, match=rf"encoder.engine: can't run here \(unsupported cc\){AGAIN}"):
+        engine[1](verify=False)
 
 
 def test_an_engine_cut_short(engine):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import json
 
 import numpy as np
@@ -226,11 +227,15 @@ def test_engines_that_are_not_what_was_built(copied, tmp_path):
     with pytest.raises(EngineError, match=r"the engine is damaged; run: s2s build .* --target mine --force"):
         on_cpu(path, "mine")
     graph.write_bytes(b"x" * len(whole))
+    with pytest.raises(EngineError, match="the file is damaged; run: s2s build"):
+        on_cpu(path, "mine")
+    record = json.loads((folder / "engine.json").read_text())
+    entry = {**record["files"]["encoder.onnx"], "sha256": hashlib.sha256(graph.read_bytes()).hexdigest()}
+    (folder / "engine.json").write_text(json.dumps({**record, "files": {**record["files"], "encoder.onnx": entry}}))
     with pytest.raises(EngineError, match="ONNX Runtime can't load it"):
         on_cpu(path, "mine")
     graph.write_bytes(whole)
-    record = json.loads((folder / "engine.json").read_text())
     (folder / "engine.json").write_text(json.dumps({**record, "made_from": {}}))
     with pytest.raises(EngineError, match="another version of this bundle"):
         on_cpu(path, "mine")
-    assert "for target 'other'; run: s2s build" in cuda.incompatible_reason(bundle.read(path), "other")
+    assert "for target 'other'; known: mine; run: s2s build" in cuda.incompatible_reason(bundle.read(path), "other")

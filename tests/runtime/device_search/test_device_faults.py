@@ -7,10 +7,12 @@ import sys
 import threading
 from typing import Any
 
+import numpy as np
 import pytest
 from device_helpers import ScriptedExecutor, by_definition, missing_compiler, random_script, resolved
 
 from s2s_export.errors import BackendError, InvalidOption, UnknownOption
+from s2s_export.measuring.gpu_check.times import StillExecutor
 from s2s_export.runtime.cuda.emulation import HostDevice
 from s2s_export.runtime.decoding.options import GenerationOptions
 from s2s_export.runtime.device_search import DeviceLost, DeviceSearch
@@ -160,3 +162,49 @@ def test_imports_neither_torch_nor_cuda_packages() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+
+
+class NeverStops(HostDevice):
+    """The emulation; once broken, the kernel that ends a step does nothing: the position stays, and no search ends."""
+
+    is_broken = False
+
+    def _run(self, launch: Any, given: Any) -> None:
+        if not (self.is_broken and launch.kernel == "beam_stop_step"):
+            super()._run(launch, given)
+
+
+def test_a_while_graph_ends_by_itself_when_nothing_ever_stops() -> None:
+    options = options_of(num_beams=2)
+    device = NeverStops()
+    logits = np.random.default_rng(3).standard_normal((1, 2, V)).astype(np.float32)
+    search = DeviceSearch(device, StillExecutor(device, logits, options.max_length))
+    search.run([[3]], options, mode="while")
+    device.is_broken, device.launched = True, []
+    with pytest.raises(BackendError, match="nothing left to do after 0 steps"):
+        search.run([[3]], options, mode="while")  # one launch, of the graph that the first call captured
+    assert device.launched.count("publish_step") == options.max_length - len(options.prompt)
+
+
+@pytest.mark.parametrize("mode", ["while", "replay", "queue"])
+def test_a_stream_that_another_thread_goes_on_with(mode: Any) -> None:
+    """A GPU is current for a thread, so whoever asks for the next tokens has to choose it first."""
+
+    class Counting(HostDevice):
+        def activate(self) -> None:
+            threads.append(threading.get_ident())
+
+    threads: list[int] = []
+    options = options_of(num_beams=1, max_new_tokens=5, min_new_tokens=5)
+    running = search_of(Counting(), options).start([[3]], options, mode=mode)
+    next(running)
+    found: list[int] = []
+
+    def go_on() -> None:
+        found.append(threading.get_ident())
+        list(running)
+
+    thread = threading.Thread(target=go_on)
+    thread.start()
+    thread.join()
+    assert threads[0] == threading.get_ident() and found[0] in threads

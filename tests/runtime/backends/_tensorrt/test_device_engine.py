@@ -171,7 +171,7 @@ def test_alignments_of_beams_that_run_as_more(make: Make) -> None:
 
 def test_alignments_that_are_refused(make: Make) -> None:
     session, _, _ = make("marian", attention=False)
-    with pytest.raises(BackendError, match="gives no cross-attention weights.*set attention = true"):
+    with pytest.raises(BackendError, match="returns no cross-attention weights.*set attention = true"):
         session.generate(SOURCES[:1], max_new_tokens=4, alignments=True)
     with pytest.raises(InvalidOption, match="alignments is 'heads'.*search='host'"):
         session.generate(SOURCES[:1], max_new_tokens=4, alignments="heads")
