@@ -192,6 +192,31 @@ def test_a_kind_of_source_runs_on_a_gpu(drop: Drop, copied: Any, tmp_path: Path)
     assert [best[0].token_ids for best in found] == [best[0].token_ids for best in expected]
 
 
+def test_a_kind_of_source_is_searched_on_a_gpu(drop: Drop, copied: Any) -> None:
+    """With the emulation of the kernels, on the CPU's memory."""
+    from device_helpers import missing_compiler
+
+    from s2s_export.runtime.backends import onnxruntime_cuda
+    from s2s_export.runtime.session import Session
+
+    if reason := missing_compiler():
+        pytest.skip(reason)
+    drop(sources, "vectors.py")
+    path = copied("t5")
+    read_vectors(path)
+    opened, search = bundle.read(path), {"num_beams": 3, "max_new_tokens": 8}
+    backend = onnxruntime_cuda.OnnxRuntimeCudaBackend(opened, *onnxruntime_cuda._choose(opened, None), device="cpu")
+    session, host = Session(opened, backend), s2s_export.load(path, backend="onnxruntime")
+    assert session.searcher.where == "device"
+    given = [host.kind.random(np.random.default_rng(2), length) for length in (3, 9, 1)]
+    found, expected = (
+        used.generate(given, alignments=True, no_repeat_ngram_size=2, **search) for used in (session, host)
+    )
+    assert [best[0].token_ids for best in found] == [best[0].token_ids for best in expected]
+    for (best, *_), (other, *_) in zip(found, expected, strict=True):
+        np.testing.assert_allclose(best.alignment, other.alignment, atol=1e-5)
+
+
 def test_a_target_in_a_folder_is_found_and_used(tmp_path: Path, copied: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     name, path = "cpu-fp32-plain", copied("t5")
     (tmp_path / "engines").mkdir()

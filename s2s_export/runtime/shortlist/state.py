@@ -98,7 +98,7 @@ def open_shortlist(backend: Any) -> Shortlist:
     bundle = backend.bundle
     if not backend.kind.has_ids:
         raise InvalidOption(
-            f"{bundle.path}: a shortlist is found by a source's token ids, but its model reads sources of the kind "
+            f"{bundle.path}: a shortlist is looked up by the source's token ids, but the model reads "
             f"'{backend.kind.name}'; leave --shortlist out"
         )
     folder = bundle.path / FOLDER

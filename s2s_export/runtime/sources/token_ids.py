@@ -14,6 +14,7 @@ import numpy as np
 from ...bundle import Bundle
 from ...errors import InputError
 from ..text import Tokenizer
+from . import MASK, SourceKind
 
 INPUT_IDS = "input_ids"  # the encoder's input, and the field of a JSON line
 
@@ -69,7 +70,7 @@ class TokenIds:
         for row, source in zip(ids, batch, strict=True):
             row[: len(source)] = source
         mask = np.arange(ids.shape[1]) < lengths[:, None]
-        return {INPUT_IDS: ids, "source_mask": mask.astype(np.int64)}
+        return {INPUT_IDS: ids, MASK: mask.astype(np.int64)}
 
     def ids(self, source: Sequence[int]) -> Sequence[int]:
         return source
@@ -98,4 +99,4 @@ class TokenIds:
         return found if self._padding is None else found | {self._padding}
 
 
-KIND = TokenIds
+KIND: type[SourceKind] = TokenIds

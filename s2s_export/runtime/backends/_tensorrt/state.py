@@ -101,12 +101,13 @@ class EngineState:
         context = self._context
         fed = self._engines.kind.prepare(sources)
         self._letters["S"] = bucket(self._engines.record, fed[MASK].shape[1])
-        for name in fed.keys() & self._engines.inputs.keys():
-            entry = self._engines.inputs[name]
+        for name, array in fed.items():
+            if (entry := self._engines.inputs.get(name)) is None:
+                continue
             shape = self._shape(entry)
             staged = context.staging(name, shape, entry["dtype"])
             staged[...] = 0  # behind the batch's longest source, up to the bucket
-            staged[tuple(slice(size) for size in fed[name].shape)] = fed[name]
+            staged[tuple(slice(size) for size in array.shape)] = array
             self._addresses[name] = context.buffer(name, shape, entry["dtype"])
             context.upload(self._addresses[name], staged)
 
