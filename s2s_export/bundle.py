@@ -18,7 +18,8 @@ manifest.json, format version 1, holds (their types are below, in `_MANIFEST`)
     decoder                   "attention" (K/V caches) or "recurrent" (states that follow their beams)
     sizes                     integers by name: vocabulary_size, decoder_layers, heads, head_size, ...
     limits                    max_source_length, max_target_length in tokens; null where there is none
-    source                    how ids become a batch: pad_token_id fills the shorter ones
+    source                    what the model reads: its kind, by the name of a file of runtime/sources/ ("token_ids"
+                              where it is left out), and pad_token_id, which fills shorter lists of ids, or null
     generation                the checkpoint's generation defaults by their Hugging Face names, nulls left out
     tokenizer                 what `text.load` needs, or null
     graphs                    for each graph its file, inputs and outputs: name, dtype, shape in dimension letters
@@ -88,7 +89,7 @@ _MANIFEST: Check = record(
             mapping_of(integer(0)), record({"vocabulary_size": integer(1), "source_vocabulary_size": integer(1)})
         ),
         "limits": record({"max_source_length": _LIMIT, "max_target_length": _LIMIT}),
-        "source": record({"pad_token_id": null_or(integer(0))}),
+        "source": record({"pad_token_id": null_or(integer(0))}, optional={"kind": text}),
         "generation": mapping_of(anything),
         "graphs": record(dict.fromkeys(GRAPHS, GRAPH)),
         "files": FILES,

@@ -10,14 +10,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
 import s2s_export
-from s2s_export import recipes
+from s2s_export import bundle, recipes
 from s2s_export.building.build import build
 from s2s_export.cli import main
-from s2s_export.errors import BackendUnavailable, InvalidOption, UnknownOption
-from s2s_export.runtime import backends
+from s2s_export.errors import BackendUnavailable, BundleError, InputError, InvalidOption, UnknownOption
+from s2s_export.runtime import backends, sources
 from s2s_export.runtime.decoding import rules
 from s2s_export.runtime.decoding.options import resolve
 from s2s_export.runtime.device_search.rules import serialise, with_form
@@ -101,6 +102,119 @@ def test_a_rule_in_a_folder_has_its_form_for_a_gpu(drop: Drop) -> None:
     serialised = serialise(options, 40)
     assert serialised.n_rules == 1
     assert serialised.ids.tolist() == [4, 8] and serialised.amounts.tolist() == [2.0, 2.0]
+
+
+def read_vectors(path: Path) -> None:
+    """Gives a bundle an encoder that hands its input on: the source is what the encoder computed before."""
+    import onnx
+
+    old = onnx.load(path / "encoder.onnx", load_external_data=False)
+    (states,) = old.graph.output
+    fed = onnx.ValueInfoProto()
+    fed.CopyFrom(states)
+    fed.name = "vectors"
+    node = onnx.helper.make_node("Identity", ["vectors"], [states.name])
+    graph = onnx.helper.make_graph([node], "encoder", [fed], [states])
+    model = onnx.helper.make_model(graph, opset_imports=old.opset_import, ir_version=old.ir_version)
+    onnx.save_model(model, path / "encoder.onnx")
+    manifest = json.loads((path / "manifest.json").read_text())
+    entry = manifest["graphs"]["encoder"]
+    entry["inputs"] = [{**entry["outputs"][0], "name": "vectors"}]
+    manifest["source"] = {"kind": "vectors", "pad_token_id": None}
+    manifest["files"] = bundle.describe_files(path)
+    bundle.write_manifest(path, manifest)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "torch"])
+def test_a_kind_of_source_in_a_folder_is_found_and_used(drop: Drop, copied: Any, backend: str) -> None:
+    path, search = copied("t5"), {"num_beams": 3, "max_new_tokens": 8}
+    before = s2s_export.load(path, backend="onnxruntime")
+    usual = before.generate(SOURCES, alignments=True, **search)
+    given = [before.backend.encode([ids])["encoder_states"][0] for ids in SOURCES]  # type: ignore[attr-defined]
+    read_vectors(path)
+    with pytest.raises(BundleError, match="of the kind 'vectors', but this version knows token_ids; upgrade"):
+        s2s_export.load(path, backend=backend)
+    drop(sources, "vectors.py")
+    session = s2s_export.load(path, backend=backend)
+    assert session.kind.name == "vectors"
+    session.warm_up([4], n_sources=2, **search)
+    found = session.generate(given, alignments=True, **search)
+    assert [best[0].token_ids for best in found] == [best[0].token_ids for best in usual]
+    for (best, *_), (expected, *_) in zip(found, usual, strict=True):  # cut to the length of the source
+        np.testing.assert_allclose(best.alignment, expected.alignment, atol=1e-5)
+    with pytest.raises(InputError, match=r"source 0: the source has shape \[3\]; expected vectors of"):
+        session.generate([[1.0, 2.0, 3.0]])
+    with pytest.raises(InvalidOption, match="encoder_no_repeat_ngram_size is 2, but the model's sources have no token"):
+        session.generate(given, encoder_no_repeat_ngram_size=2)
+    with pytest.raises(InputError, match="the model reads 'vectors'"):
+        session.encode("a text")
+
+
+def test_a_kind_of_source_has_its_field_in_json_lines(drop: Drop, copied: Any, tmp_path: Path) -> None:
+    drop(sources, "vectors.py")
+    path = copied("t5")
+    read_vectors(path)
+    width = bundle.read(path).manifest["graphs"]["encoder"]["inputs"][0]["shape"][2]
+    vectors = np.random.default_rng(1).standard_normal((5, width)).round(3).tolist()
+    lines = [{"vectors": vectors}, {"input_ids": [5, 6]}, {"text": "x"}, {"vectors": []}, {}]
+    file, out = tmp_path / "cases.jsonl", tmp_path / "out.jsonl"
+    file.write_text("".join(json.dumps({**line, "max_new_tokens": 5}) + "\n" for line in lines))
+    with pytest.raises(SystemExit, match="1"):
+        main(["generate", str(path), "--input", str(file), "--output", str(out), "--quiet"])
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    expected = s2s_export.load(path).generate([vectors], max_new_tokens=5)[0][0].token_ids
+    assert found[0]["outputs"][0]["token_ids"] == expected
+    assert [line["error"].split(";")[0] for line in found[1:]] == [
+        "this bundle takes no 'input_ids'", "this bundle takes no 'text'", "the source has shape [0]", "found none",
+    ]  # fmt: skip
+
+
+def test_a_kind_of_source_runs_on_a_gpu(drop: Drop, copied: Any, tmp_path: Path) -> None:
+    """A target's engine, built with samples of the kind, on a device of host memory: padded to buckets there."""
+    from fake_tensorrt import FakeDevice, fake_library
+    from fake_tensorrt import build as build_fake
+    from small import recipe
+
+    from s2s_export.runtime.backends._tensorrt.backend import TensorRTBackend
+    from s2s_export.runtime.session import Session
+
+    drop(sources, "vectors.py")
+    path = copied("t5")
+    read_vectors(path)
+    opened, search = bundle.read(path), {"num_beams": 3, "max_new_tokens": 8}
+    folder = build_fake(opened, recipe("fp32"), tmp_path)
+    device = FakeDevice()
+    backend = TensorRTBackend("tensorrt-rtx", opened, folder, fake_library(device), device)
+    session, portable = Session(opened, backend, search="host"), s2s_export.load(path, backend="onnxruntime")
+    rng = np.random.default_rng(2)
+    given = [portable.kind.random(rng, length) for length in (3, 9, 1, 12)]
+    found, expected = session.generate(given, **search), portable.generate(given, **search)
+    assert [best[0].token_ids for best in found] == [best[0].token_ids for best in expected]
+
+
+def test_a_kind_of_source_is_searched_on_a_gpu(drop: Drop, copied: Any) -> None:
+    """With the emulation of the kernels, on the CPU's memory."""
+    from device_helpers import missing_compiler
+
+    from s2s_export.runtime.backends import onnxruntime_cuda
+    from s2s_export.runtime.session import Session
+
+    if reason := missing_compiler():
+        pytest.skip(reason)
+    drop(sources, "vectors.py")
+    path = copied("t5")
+    read_vectors(path)
+    opened, search = bundle.read(path), {"num_beams": 3, "max_new_tokens": 8}
+    backend = onnxruntime_cuda.OnnxRuntimeCudaBackend(opened, *onnxruntime_cuda._choose(opened, None), device="cpu")
+    session, host = Session(opened, backend), s2s_export.load(path, backend="onnxruntime")
+    assert session.searcher.where == "device"
+    given = [host.kind.random(np.random.default_rng(2), length) for length in (3, 9, 1)]
+    found, expected = (
+        used.generate(given, alignments=True, no_repeat_ngram_size=2, **search) for used in (session, host)
+    )
+    assert [best[0].token_ids for best in found] == [best[0].token_ids for best in expected]
+    for (best, *_), (other, *_) in zip(found, expected, strict=True):
+        np.testing.assert_allclose(best.alignment, other.alignment, atol=1e-5)
 
 
 def test_a_target_in_a_folder_is_found_and_used(tmp_path: Path, copied: Any, monkeypatch: pytest.MonkeyPatch) -> None:

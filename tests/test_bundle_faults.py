@@ -49,6 +49,28 @@ def test_a_missing_file_is_named(copy):
         s2s_export.load(copy)
 
 
+def test_a_bundle_names_the_kind_of_its_sources(copy):
+    assert bundle.read(copy).manifest["source"]["kind"] == "token_ids"
+
+
+def test_a_bundle_made_before_kinds_were_named_reads_token_ids(copy):
+    options = {"num_beams": 2, "max_new_tokens": 6}
+    expected = s2s_export.load(copy).generate([[5, 6], [7]], **options)
+    change_manifest(copy, source={"pad_token_id": bundle.read(copy).manifest["source"]["pad_token_id"]})
+    session = s2s_export.load(copy)
+    assert session.kind.name == "token_ids"
+    assert session.generate([[5, 6], [7]], **options) == expected
+
+
+def test_an_unknown_kind_of_source_is_refused_by_name(copy):
+    change_manifest(copy, source={"kind": "smells", "pad_token_id": None})
+    with pytest.raises(BundleError, match="sources of the kind 'smells', but this version knows token_ids; upgrade"):
+        s2s_export.load(copy)
+    change_manifest(copy, source={"kind": 3, "pad_token_id": None})
+    with pytest.raises(BundleError, match=r"source.kind is 3, expected text; export the bundle again"):
+        s2s_export.load(copy)
+
+
 def test_a_newer_format_is_refused(copy):
     change_manifest(copy, format_version=bundle.FORMAT_VERSION + 1)
     with pytest.raises(BundleError, match=r"bundle format 2, but this version reads up to 1; upgrade"):

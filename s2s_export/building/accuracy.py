@@ -11,6 +11,7 @@ import numpy as np
 from ..bundle import Bundle
 from ..runtime.backends.onnxruntime import OnnxRuntimeBackend
 from ..runtime.session import Session
+from ..runtime.sources import Source
 from ..runtime.text import from_utf8, lines_of
 from . import samples
 
@@ -43,7 +44,7 @@ def measure(bundle: Bundle, folder: Path, engine: dict[str, Any], samples_path: 
     return {"samples": origin, "n_sources": len(sources), "searches": found}
 
 
-def _samples(session: Session, bundle: Bundle, path: str) -> tuple[list[list[int]], list[str], str]:
+def _samples(session: Session, bundle: Bundle, path: str) -> tuple[list[Source], list[str], str]:
     if not path:
         sources, origin = samples.sources(bundle, N_SOURCES)
         return sources, [], origin

@@ -1,4 +1,4 @@
-"""Sources to try a model on: sentences through the bundle's own tokenizer, or random ids where it has none."""
+"""Sources to try a model on: sentences through the bundle's own tokenizer, or random ones where it has none."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from ..bundle import Bundle
 from ..errors import InputError, InvalidOption, S2SError
 from ..runtime import text
+from ..runtime.sources import Source, kind_of
 
 SEED = 1706
 LENGTHS = (1, 3, 5, 8, 12, 16, 24, 32)  # tokens of random sources
@@ -34,16 +35,19 @@ SENTENCES = (
 )
 
 
-def sources(bundle: Bundle, count: int, file: str = "") -> tuple[list[list[int]], str]:
-    """At most `count` sources of token ids within the model's limit, and in a few words where they come from.
+def sources(bundle: Bundle, count: int, file: str = "") -> tuple[list[Source], str]:
+    """At most `count` sources within the model's limit, and in a few words where they come from.
 
     file: where to read them from, a line each, up to a tab.
     """
+    reads_text = kind_of(bundle).has_ids
+    if file and not reads_text:
+        raise InvalidOption(f"{file}: holds text, which is not what the model reads; leave `samples` out")
     if file:
         return _read(bundle, count, Path(file))
-    found: list[list[int]] = []
+    found: list[Source] = []
     entry = bundle.manifest.get("tokenizer")
-    if entry:
+    if entry and reads_text:
         try:
             tokenizer = text.load(bundle.path / "tokenizer", entry)
             found = [tokenizer.encode(sentence) for sentence in SENTENCES]
@@ -52,10 +56,10 @@ def sources(bundle: Bundle, count: int, file: str = "") -> tuple[list[list[int]]
     found = [ids[: bundle.max_source_length] for ids in found if ids]
     if found:
         return [found[i % len(found)] for i in range(min(count, len(found)))], f"{min(count, len(found))} sentences"
-    return _random(bundle, count), f"{count} sources of random ids"
+    return _random(bundle, count), f"{count} sources of random {'ids' if reads_text else 'values'}"
 
 
-def _read(bundle: Bundle, count: int, path: Path) -> tuple[list[list[int]], str]:
+def _read(bundle: Bundle, count: int, path: Path) -> tuple[list[Source], str]:
     entry = bundle.manifest.get("tokenizer")
     if not entry:
         raise InvalidOption(f"{path}: can't be used as samples, as the bundle has no tokenizer; leave `samples` out")
@@ -72,12 +76,9 @@ def _read(bundle: Bundle, count: int, path: Path) -> tuple[list[list[int]], str]
     return found, f"{len(found)} lines of {path.name}"
 
 
-def _random(bundle: Bundle, count: int) -> list[list[int]]:
+def _random(bundle: Bundle, count: int) -> list[Source]:
     rng = np.random.default_rng(SEED)
-    sizes = bundle.manifest["sizes"]
-    size = sizes.get("source_vocabulary_size", sizes["vocabulary_size"])
-    pad = bundle.manifest["source"]["pad_token_id"]
-    ids = np.array([i for i in range(size) if i != pad])
+    kind = kind_of(bundle)
     limit = bundle.max_source_length or max(LENGTHS)
     lengths = [min(LENGTHS[i % len(LENGTHS)], limit) for i in range(count)]
-    return [[int(i) for i in rng.choice(ids, size=length)] for length in lengths]
+    return [kind.random(rng, length) for length in lengths]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import bundle
 from ..errors import InvalidOption, ParityError
+from ..runtime.sources import token_ids
 from ..version import __version__
 from .checkpoint import Checkpoint, open_checkpoint
 
@@ -175,7 +176,10 @@ def _manifest(
         else "attention",
         "sizes": {**family.structure.sizes(), **family.sizes},
         "limits": limits,
-        "source": {"pad_token_id": getattr(model.config, "pad_token_id", None)},
+        "source": {
+            "kind": getattr(source.family, "SOURCE_KIND", token_ids.KIND.name),
+            "pad_token_id": getattr(model.config, "pad_token_id", None),
+        },
         "generation": generation_defaults(model),
         "tokenizer": tokenizer,
         "graphs": graphs,

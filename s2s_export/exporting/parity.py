@@ -6,7 +6,7 @@ the ancestor table and the positions: after every step, each beam's logits must 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -15,9 +15,9 @@ import torch
 
 from ..bundle import Bundle
 from ..errors import ParityError
-from ..runtime.backends._sources import pad_sources
 from ..runtime.backends.onnxruntime import OnnxRuntimeBackend
 from ..runtime.decoding.state import StepQuery
+from ..runtime.sources import MASK, Source, kind_of
 from .tolerances import GRAPH_TOLERANCE
 
 N_BEAMS = 3
@@ -26,20 +26,24 @@ N_STEPS = 7
 SEED = 20141
 
 
-class Reference(Protocol):
-    """A PyTorch model seen as the three graphs. Letters as in docs/architecture.md."""
+Inputs = Mapping[str, torch.Tensor]
 
-    def encode(self, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+
+class Reference(Protocol):
+    """A PyTorch model seen as the three graphs. Letters as in docs/architecture.md.
+
+    inputs: the encoder's inputs by name, [B,...] each, with `source_mask` [B,S].
+    """
+
+    def encode(self, inputs: Inputs) -> dict[str, torch.Tensor]:
         """Outputs of the encoder graph by name."""
         ...
 
-    def cross(self, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+    def cross(self, inputs: Inputs) -> dict[str, torch.Tensor]:
         """Outputs of the cross-KV-init graph by name."""
         ...
 
-    def step(
-        self, ids: torch.Tensor, mask: torch.Tensor, history: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def step(self, inputs: Inputs, history: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Logits [R,V] after each row's history [R,T], and cross-attention weights [R,L,H,S] of its last token."""
         ...
 
@@ -80,32 +84,34 @@ class TransformersReference:
         self.model = model
 
     @torch.no_grad()
-    def encode(self, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"encoder_states": self.model.get_encoder()(input_ids=ids, attention_mask=mask)[0]}
+    def encode(self, inputs: Inputs) -> dict[str, torch.Tensor]:
+        return {"encoder_states": self.model.get_encoder()(**_named(inputs))[0]}
 
     @torch.no_grad()
-    def cross(self, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
-        start = torch.zeros((ids.shape[0], 1), dtype=torch.int64)
-        out = self.model(input_ids=ids, attention_mask=mask, decoder_input_ids=start, use_cache=True)
+    def cross(self, inputs: Inputs) -> dict[str, torch.Tensor]:
+        start = torch.zeros((inputs[MASK].shape[0], 1), dtype=torch.int64)
+        out = self.model(**_named(inputs), decoder_input_ids=start, use_cache=True)
         found = {}
         for i, (key, value) in enumerate(_cross_cache(out)):
             found[f"cross_key.{i}"], found[f"cross_value.{i}"] = key, value
         return found
 
     @torch.no_grad()
-    def step(
-        self, ids: torch.Tensor, mask: torch.Tensor, history: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        repeats = history.shape[0] // ids.shape[0]
+    def step(self, inputs: Inputs, history: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        repeats = history.shape[0] // inputs[MASK].shape[0]
         out = self.model(
-            input_ids=ids.repeat_interleave(repeats, 0),
-            attention_mask=mask.repeat_interleave(repeats, 0),
+            **{name: value.repeat_interleave(repeats, 0) for name, value in _named(inputs).items()},
             decoder_input_ids=history,
             use_cache=False,
             output_attentions=True,
         )
         weights = torch.stack([layer[:, :, -1] for layer in out.cross_attentions], dim=1)
         return out.logits[:, -1], weights
+
+
+def _named(inputs: Inputs) -> dict[str, torch.Tensor]:
+    """The same by transformers' names."""
+    return {"attention_mask" if name == MASK else name: value for name, value in inputs.items()}
 
 
 def _cross_cache(out: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -125,7 +131,7 @@ class Expected:
     [B,K,L,H,S] or None.
     """
 
-    sources: list[list[int]]
+    sources: list[Source]
     outputs: dict[str, dict[str, Any]]
     steps: list[tuple[Any, Any, Any, Any, float, Any]]
 
@@ -139,18 +145,23 @@ def expect(bundle: Bundle, reference: Reference) -> Expected:
     """Run PyTorch only, so that a caller can free the model's memory before `compare`."""
     rng = np.random.default_rng(SEED)
     sources = random_sources(bundle, rng)
-    ids, mask = (torch.from_numpy(array) for array in pad_sources(sources, bundle.manifest["source"]))
+    inputs = tensors(kind_of(bundle).prepare(sources))
     outputs = {
         graph: {name: value.float().numpy() for name, value in values.items()}
-        for graph, values in (("encoder", reference.encode(ids, mask)), ("cross_kv_init", reference.cross(ids, mask)))
+        for graph, values in (("encoder", reference.encode(inputs)), ("cross_kv_init", reference.cross(inputs)))
     }
-    return Expected(sources, outputs, list(_expect_steps(bundle, reference, ids, mask, rng)))
+    return Expected(sources, outputs, list(_expect_steps(bundle, reference, inputs, rng)))
+
+
+def tensors(arrays: Mapping[str, Any]) -> Inputs:
+    """The encoder's inputs as PyTorch takes them."""
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 def _expect_steps(
-    bundle: Bundle, reference: Reference, ids: torch.Tensor, mask: torch.Tensor, rng: np.random.Generator
+    bundle: Bundle, reference: Reference, inputs: Inputs, rng: np.random.Generator
 ) -> Iterator[tuple[Any, Any, Any, Any, float, Any]]:
-    rows = (ids.shape[0], N_BEAMS)
+    rows = (inputs[MASK].shape[0], N_BEAMS)
     # No padding tokens: in a whole sequence, M2M100 skips them when it numbers positions; step by step, it can't.
     padding = bundle.manifest["source"]["pad_token_id"]
     no_padding = np.array([i for i in range(bundle.vocabulary_size) if i != padding])
@@ -162,7 +173,7 @@ def _expect_steps(
             tokens[:] = bundle.manifest["generation"].get("decoder_start_token_id", 0)
         history = np.take_along_axis(history, parents[:, :, None], axis=1)
         history = np.concatenate([history, tokens[:, :, None]], axis=2)
-        logits, weights = reference.step(ids, mask, torch.from_numpy(history.reshape(rows[0] * N_BEAMS, -1)))
+        logits, weights = reference.step(inputs, torch.from_numpy(history.reshape(rows[0] * N_BEAMS, -1)))
         logits = logits.float()
         log_probs = torch.log_softmax(logits, dim=-1).numpy().reshape(*rows, -1)
         normalizer = torch.logsumexp(logits, dim=-1).numpy().reshape(rows)
@@ -177,7 +188,7 @@ def compare(bundle: Bundle, expected: Expected, threads: int = 1) -> list[Output
     found = OnnxRuntimeBackend(bundle, threads, prepack=False).encode(expected.sources)
     for graph, values in expected.outputs.items():
         for name, value in values.items():
-            errors.add(graph, name.split(".")[0], found[name], value, found["source_mask"])
+            errors.add(graph, name.split(".")[0], found[name], value, found[MASK])
     state = OnnxRuntimeBackend(bundle, threads, prepack=False).start(found, N_BEAMS)
     query = StepQuery(n_candidates=min(4, bundle.vocabulary_size), dense=True, attention=True)
     for tokens, parents, log_probs, normalizer, largest, weights in expected.steps:
@@ -189,13 +200,10 @@ def compare(bundle: Bundle, expected: Expected, threads: int = 1) -> list[Output
     return errors.list()
 
 
-def random_sources(bundle: Bundle, rng: np.random.Generator) -> list[list[int]]:
-    """Sources of mixed lengths within the model's limit, without padding tokens."""
-    size = bundle.manifest["sizes"]["source_vocabulary_size"]
-    pad = bundle.manifest["source"]["pad_token_id"]
-    ids = np.array([i for i in range(size) if i != pad])
-    limit = bundle.max_source_length or max(SOURCE_LENGTHS)
-    return [rng.choice(ids, size=min(length, limit)).tolist() for length in SOURCE_LENGTHS]
+def random_sources(bundle: Bundle, rng: np.random.Generator) -> list[Source]:
+    """Sources of mixed lengths within the model's limit."""
+    kind, limit = kind_of(bundle), bundle.max_source_length or max(SOURCE_LENGTHS)
+    return [kind.random(rng, min(length, limit)) for length in SOURCE_LENGTHS]
 
 
 class _Errors:

@@ -20,11 +20,12 @@ import numpy as np
 from ..bundle import read
 from ..errors import InvalidOption
 from ..runtime.session import Session, load
+from ..runtime.sources import Source
 from .checkpoint import open_checkpoint, quiet_transformers
 from .tolerances import SCORE_TOLERANCE, TOKEN_AGREEMENT
 
 if TYPE_CHECKING:
-    from .parity import OutputError, Reference
+    from .parity import Inputs, OutputError, Reference
 
 SEARCHES: tuple[dict[str, Any], ...] = ({"num_beams": 1, "do_sample": False}, {"num_beams": 4, "do_sample": False})
 N_SOURCES = 8
@@ -139,10 +140,10 @@ def verify(
 def _compare_search(
     session: Session, model: Any, reference: Reference, family: Any, options: dict[str, Any]
 ) -> SearchAgreement:
-    from .parity import random_sources
+    from .parity import random_sources, tensors
 
     rng = np.random.default_rng(SEED)
-    sources: list[list[int]] = []
+    sources: list[Source] = []
     while len(sources) < N_SOURCES:
         sources += random_sources(session.bundle, rng)
     sources = sources[:N_SOURCES]
@@ -166,7 +167,8 @@ def _compare_search(
         n_ties += is_tie
         worst = max(worst, error if is_equal and score is not None else 0.0)
         if not is_equal and not is_tie:
-            reference_error = max(reference_error, replay_error(reference, source, out, prompt_length, padding))
+            inputs = tensors(session.kind.prepare([source]))
+            reference_error = max(reference_error, replay_error(reference, inputs, out, prompt_length, padding))
     needed = TOKEN_AGREEMENT[precision]
     return SearchAgreement(options, len(sources), n_equal, n_ties, worst, needed, reference_error)
 
@@ -184,14 +186,11 @@ def run_generate(model: Any, family: Any, source: list[int], options: dict[str, 
         )  # fmt: skip
 
 
-def replay_error(reference: Reference, source: list[int], out: Any, prompt_length: int, padding: int | None) -> float:
+def replay_error(reference: Reference, inputs: Inputs, out: Any, prompt_length: int, padding: int | None) -> float:
     """How far the logits that led to out's first sequence are from those of the model, relative to the largest.
 
     Up to a padding token in it: M2M100 numbers the positions of a whole sequence around it, those of steps not.
     """
-    import torch
-
-    ids = torch.tensor([source])
     beams = getattr(out, "beam_indices", None)
     rows = [0] * len(out.logits) if beams is None else [row for row in beams[0].tolist() if row >= 0]
     worst = 0.0
@@ -199,7 +198,7 @@ def replay_error(reference: Reference, source: list[int], out: Any, prompt_lengt
         history = out.sequences[:1, : prompt_length + step]
         if padding in history[0, prompt_length:].tolist():
             break
-        expected, _ = reference.step(ids, torch.ones_like(ids), history)
+        expected, _ = reference.step(inputs, history)
         difference = (out.logits[step][row].float() - expected[0].float()).abs().max()
         worst = max(worst, float(difference / expected.abs().max().clamp(min=1e-30)))
     return worst

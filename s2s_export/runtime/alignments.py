@@ -14,6 +14,7 @@ from .. import replacing
 from ..errors import InputError, InvalidOption, MissingExtra
 from .decoding import Hypothesis
 from .session import Session
+from .sources import Source
 
 PICTURES = (".png", ".svg", ".pdf")
 INCH_PER_TOKEN = 0.34
@@ -27,7 +28,7 @@ def check_path(path: str) -> None:
 
 
 def write_alignments(
-    path: str, session: Session, sources: Sequence[Sequence[int]], found: Sequence[Sequence[Hypothesis]]
+    path: str, session: Session, sources: Sequence[Source], found: Sequence[Sequence[Hypothesis]]
 ) -> None:
     """Write the alignment of every hypothesis as JSON, or the first one as a picture, by the ending of `path`."""
     check_path(path)
@@ -44,7 +45,7 @@ def write_alignments(
         draw(path, records[0])
 
 
-def describe(session: Session, source: Sequence[int], hypothesis: Hypothesis) -> dict[str, Any]:
+def describe(session: Session, source: Source, hypothesis: Hypothesis) -> dict[str, Any]:
     """The source and target tokens and the weights [T, S] of a hypothesis that has an alignment."""
     weights = hypothesis.alignment
     assert weights is not None

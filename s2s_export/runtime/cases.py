@@ -22,6 +22,7 @@ from ..errors import InputError, explain, is_failure
 from .decoding import GenerationOptions, Hypothesis
 from .scheduling import DEFAULT_BATCH_SIZE
 from .session import Session
+from .sources import Source
 from .text import from_utf8
 
 DEEPEST_ID = 20  # how deep lists and objects in an id may be nested
@@ -37,7 +38,7 @@ class Case:
     """One line after parsing: what to decode and how, or why it can't be decoded."""
 
     id: Any
-    source: list[int] | None = None
+    source: Source | None = None
     options: GenerationOptions | None = None
     error: Failure | None = None
 
@@ -50,10 +51,10 @@ def read_case(session: Session, line: bytes, number: int, *, truncate: bool = Fa
         if "id" in fields:
             name = _id(fields.pop("id"))
         languages = {key: _language(key, fields.pop(key, None)) for key in ("source_lang", "target_lang")}
-        given = [key for key in CONTENT if key in fields]
+        given = [key for key in dict.fromkeys((*CONTENT, session.kind.field)) if key in fields]
         if len(given) != 1:
             found = " and ".join(f"'{key}'" for key in given) or "none"
-            raise InputError(f"found {found}; expected exactly one of 'text', 'input_ids'")
+            raise InputError(f"found {found}; expected exactly one of {', '.join(map(repr, _fields(session)))}")
         content = fields.pop(given[0])
         options = session.options(target_lang=languages["target_lang"], **fields)
         return Case(name, _source(session, given[0], content, languages, truncate), options)
@@ -108,26 +109,29 @@ def _language(key: str, value: Any) -> str | None:
     return value
 
 
-def _source(session: Session, kind: str, content: Any, languages: dict[str, Any], truncate: bool) -> list[int]:
-    if kind == "audio":
-        raise InputError("this bundle takes text or token ids, no audio; use 'text' or 'input_ids'")
-    if kind == "text":
+def _fields(session: Session) -> tuple[str, ...]:
+    """The fields in which this bundle takes a source."""
+    return ("text", session.kind.field) if session.kind.has_ids else (session.kind.field,)
+
+
+def _source(session: Session, field: str, content: Any, languages: dict[str, Any], truncate: bool) -> Source:
+    if field not in _fields(session):
+        raise InputError(f"this bundle takes no '{field}'; expected {' or '.join(map(repr, _fields(session)))}")
+    if field == "text":
         if not isinstance(content, str):
             raise InputError(f"'text' is {type(content).__name__}; expected a string")
         return session.encode(content, truncate=truncate, **languages)
-    if not isinstance(content, list) or any(isinstance(i, bool) or not isinstance(i, int) for i in content):
-        raise InputError("'input_ids' is no list of whole numbers; expected token ids")
-    return session.check_source(content, truncate=truncate)
+    return session.check_source(session.kind.from_json(content), truncate=truncate)
 
 
 def read_sources(
     session: Session, lines: Sequence[str | bytes], **options: Any
-) -> tuple[list[list[int]], dict[int, Failure]]:
+) -> tuple[list[Source], dict[int, Failure]]:
     """The token ids of lines of text, empty for a line that is blank or fails; and the failures by index.
 
     options: those of `Session.encode`.
     """
-    sources: list[list[int]] = []
+    sources: list[Source] = []
     failures = {}
     for number, line in enumerate(lines):
         sources.append([])
@@ -150,7 +154,7 @@ def window_size(session: Session, batch_size: int) -> int:
 
 def decode_each(
     session: Session,
-    sources: Sequence[Sequence[int]],
+    sources: Sequence[Source],
     options: GenerationOptions,
     *,
     batch_size: int = DEFAULT_BATCH_SIZE,
@@ -244,7 +248,7 @@ def _decode_window(
     for options, places in groups.items():
         numbers = range(counts[options], counts[options] + len(places))
         counts[options] += len(places)
-        sources = [window[place].source or [] for place in places]
+        sources = [window[place].source for place in places]
         for index, outcome in decode_each(session, sources, options, batch_size=batch_size, source_numbers=numbers):
             case = window[places[index]]
             done[places[index]] = {"id": case.id, **_result(session, outcome)}

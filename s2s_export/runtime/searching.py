@@ -18,11 +18,12 @@ from ..errors import BackendError, BuildError, InvalidOption, UnknownOption
 from . import decoding
 from .backends import Backend, Searcher, SearchesItself
 from .decoding import DecodeState, GenerationOptions, Hypothesis, StepQuery
+from .sources import Source, SourceKind
 
 MODES = {"auto": "auto", "device": "auto", "device-while": "while", "device-replay": "replay", "device-queue": "queue"}
 SEARCHES = (*MODES, "host")
 
-Begin = Callable[[Sequence[Sequence[int]], GenerationOptions], DecodeState]
+Begin = Callable[[Sequence[Source], GenerationOptions], DecodeState]
 
 
 class HostSearch:
@@ -30,13 +31,14 @@ class HostSearch:
 
     where = "host"
 
-    def __init__(self, begin: Begin, why: str = "") -> None:
+    def __init__(self, begin: Begin, kind: SourceKind, why: str = "") -> None:
         self._begin = begin
+        self._kind = kind
         self.why = why
 
     def decode(
         self,
-        sources: Sequence[Sequence[int]],
+        sources: Sequence[Source],
         options: GenerationOptions,
         *,
         alignments: bool | str = False,
@@ -44,11 +46,18 @@ class HostSearch:
     ) -> list[list[Hypothesis]]:
         with quiet():
             state = self._begin(sources, options)
-            return decoding.decode(state, sources, options, alignments=alignments, source_numbers=source_numbers)
+            return decoding.decode(
+                state,
+                [self._kind.ids(source) for source in sources],
+                options,
+                alignments=alignments,
+                source_numbers=source_numbers,
+                source_lengths=[self._kind.length(source) for source in sources],
+            )
 
-    def stream(self, source: Sequence[int], options: GenerationOptions) -> Iterator[list[int]]:
+    def stream(self, source: Source, options: GenerationOptions) -> Iterator[list[int]]:
         with quiet():
-            parts = decoding.decode_stream(self._begin([source], options), source, options)
+            parts = decoding.decode_stream(self._begin([source], options), self._kind.ids(source), options)
         while True:
             with quiet():  # ends before the yield: the caller's code keeps numpy's own settings
                 part = next(parts, None)
@@ -58,7 +67,7 @@ class HostSearch:
 
     def warm_up(
         self,
-        sources: Sequence[Sequence[int]],
+        sources: Sequence[Source],
         options: GenerationOptions,
         *,
         streams: bool = False,
@@ -78,18 +87,18 @@ def quiet() -> Any:
     return np.errstate(all="ignore")
 
 
-def choose(backend: Backend, wanted: str, begin: Begin) -> Searcher:
-    """The search that `wanted` names. begin: encodes a batch for the host's search.
+def choose(backend: Backend, wanted: str, begin: Begin, kind: SourceKind) -> Searcher:
+    """The search that `wanted` names. begin: encodes a batch for the host's search. kind: of the sources.
 
     Raises UnknownOption, InvalidOption if there is no device search, and whatever loading the device's kernels raises.
     """
     if wanted not in SEARCHES:
         raise UnknownOption(wanted, SEARCHES, "search")
     if wanted == "host":
-        return HostSearch(begin)
+        return HostSearch(begin, kind)
     if not isinstance(backend, SearchesItself):
         if wanted == "auto":
-            return HostSearch(begin)
+            return HostSearch(begin, kind)
         raise InvalidOption(
             f"search is '{wanted}', but the backend {backend.name} runs its graphs on the host; expected 'auto' or "
             "'host'; choose one of them, or another backend"
@@ -98,7 +107,7 @@ def choose(backend: Backend, wanted: str, begin: Begin) -> Searcher:
     if reason is not None and wanted != "auto":
         raise InvalidOption(f"search is '{wanted}', but {reason}; choose 'auto' or 'host'")
     if reason is not None:
-        return HostSearch(begin, reason)
+        return HostSearch(begin, kind, reason)
     try:
         return backend.device_search(MODES[wanted])
     except (BackendError, BuildError) as error:

@@ -14,11 +14,14 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..bundle import Bundle, read
 from ..errors import InputError, InvalidOption, UsageError
 from . import backends, decoding, memory, scheduling, searching, text
 from .decoding import GenerationOptions, Hypothesis
 from .scheduling import DEFAULT_BATCH_SIZE, available_cores
+from .sources import Source, kind_of
 
 if TYPE_CHECKING:
     from .shortlist.state import Shortlist
@@ -57,6 +60,7 @@ def load(
     if threads is None and n_workers > 1:
         threads = max(1, available_cores() // n_workers)
     opened = read(bundle, verify=verify)
+    kind_of(opened)  # refuses an unknown kind before weights are loaded
     executor = backends.open_backend(opened, backend, target, threads)
     if workers is None and not backends.declared()[executor.name].computes_on_cores:
         n_workers = 1
@@ -71,15 +75,16 @@ def load(
 class Session:
     """Decodes with one bundle on one backend. Safe to call from several threads.
 
-    searcher: what decodes batches; `searcher.where` is "device" or "host".
+    kind: what the model reads (sources/). searcher: what decodes batches; `searcher.where` is "device" or "host".
     """
 
     def __init__(self, bundle: Bundle, backend: backends.Backend, workers: int = 1, search: str = "auto") -> None:
         self.bundle = bundle
+        self.kind = kind_of(bundle)
         self.backend = backend
         self.workers = workers
         me = weakref.proxy(self)  # weak, so that session and searcher are no reference cycle
-        self.searcher = searching.choose(backend, search, lambda batch, options: me.begin(batch, options))
+        self.searcher = searching.choose(backend, search, lambda batch, options: me.begin(batch, options), self.kind)
         self.shortlist: Shortlist | None = None
         entry = bundle.manifest.get("tokenizer")
         self._tokenizer = text.load(bundle.path / "tokenizer", entry) if entry else None
@@ -113,44 +118,31 @@ class Session:
             overrides,
             vocabulary_size=self.bundle.vocabulary_size,
             max_target_length=self.bundle.max_target_length,
+            reads_source_ids=self.kind.has_ids,
         )
 
     def encode(
         self, source: str, *, source_lang: str | None = None, target_lang: str | None = None, truncate: bool = False
     ) -> list[int]:
-        """Ids of a text, checked against the bundle's limits."""
-        ids = self.tokenizer.encode(source, source_lang=source_lang, target_lang=target_lang)
-        return self.check_source(ids, truncate=truncate)
-
-    def check_source(self, source: Ids, *, truncate: bool = False) -> list[int]:
-        """The source as a list, or InputError: empty, an id outside the vocabulary, longer than the model allows.
-
-        truncate: cut a source that is too long instead. The special tokens around its text stay, as with the
-        tokenizer's own truncation; in a bundle without a tokenizer the last id, which is the end token, stays.
-        """
-        size = self.bundle.manifest["sizes"]["source_vocabulary_size"]
-        limit = self.bundle.max_source_length
-        try:
-            ids = [int(i) for i in source]
-        except (TypeError, ValueError):
-            raise InputError(f"the source is {source!r}; expected a list of token ids") from None
-        if not ids:
+        """Ids of a text, checked against the bundle's limits. Raises InputError where the model reads no token ids."""
+        if not self.kind.has_ids:
             raise InputError(
-                "the source has no tokens; expected at least one id (an empty text still has its end token)"
+                f"the source is text, but the model reads '{self.kind.name}'; give sources of that kind to `generate`"
             )
-        if wrong := [i for i in ids if not 0 <= i < size]:
-            raise InputError(f"the source has the id {wrong[0]}; expected ids from 0 to {size - 1}")
-        if limit is not None and len(ids) > limit:
-            if not truncate:
-                raise InputError(
-                    f"the source has {len(ids)} tokens, but the model allows {limit}; shorten it or allow truncation"
-                )
-            ids = self.tokenizer.truncate(ids, limit) if self.has_tokenizer else ids[: limit - 1] + ids[-1:]
-        return ids
+        ids = self.tokenizer.encode(source, source_lang=source_lang, target_lang=target_lang)
+        checked: list[int] = self.check_source(ids, truncate=truncate)
+        return checked
+
+    def check_source(self, source: Any, *, truncate: bool = False) -> Source:
+        """The source as its kind has it, or InputError: not of this kind, empty, longer than the model allows.
+
+        truncate: cut a source that is too long instead.
+        """
+        return self.kind.check(source, truncate=truncate, tokenizer=self._tokenizer)
 
     def generate(
         self,
-        sources: Sequence[Ids],
+        sources: Sequence[Source],
         *,
         batch_size: int = DEFAULT_BATCH_SIZE,
         alignments: bool | str = False,
@@ -159,8 +151,9 @@ class Session:
     ) -> list[list[Hypothesis]]:
         """Hypotheses of each source, best first.
 
-        sources: token ids. options: generation options by their Hugging Face names. alignments: cross-attention weights
-        with each hypothesis, True for their mean over heads, "heads" for each head and layer as well.
+        sources: of the kind that the model reads, such as lists of token ids. options: generation options by their
+        Hugging Face names. alignments: cross-attention weights with each hypothesis, True for their mean over heads,
+        "heads" for each head and layer as well.
         """
         chosen = self.options(**options)
         checked = []
@@ -173,7 +166,7 @@ class Session:
 
     def decode(
         self,
-        sources: Sequence[Ids],
+        sources: Sequence[Source],
         options: GenerationOptions,
         *,
         batch_size: int = DEFAULT_BATCH_SIZE,
@@ -194,7 +187,7 @@ class Session:
 
     def batches(
         self,
-        sources: Sequence[Ids],
+        sources: Sequence[Source],
         options: GenerationOptions,
         *,
         batch_size: int = DEFAULT_BATCH_SIZE,
@@ -206,7 +199,7 @@ class Session:
         source_numbers: the numbers by which sampling tells sources apart; their indices if None.
         """
         numbers = range(len(sources)) if source_numbers is None else source_numbers
-        batches = scheduling.plan_batches([len(source) for source in sources], batch_size, self.workers)
+        batches = scheduling.plan_batches([self.kind.length(source) for source in sources], batch_size, self.workers)
         if alignments and not self.has_attention:
             raise InvalidOption(
                 f"a model of the family '{self.bundle.manifest['family']}' has no attention, so there is no alignment; "
@@ -242,11 +235,12 @@ class Session:
         streams, alignments: whether calls of `stream`, or with alignments, will follow.
         """
         chosen = self.options(**options)
+        rng = np.random.default_rng(0)
         for length in source_lengths:
-            source = self.check_source([0] * length)
+            source = self.check_source(self.kind.random(rng, max(0, length)))
             self.searcher.warm_up([source] * n_sources, chosen, streams=streams, alignments=alignments)
 
-    def begin(self, batch: Sequence[Ids], options: GenerationOptions) -> decoding.DecodeState:
+    def begin(self, batch: Sequence[Source], options: GenerationOptions) -> decoding.DecodeState:
         """Encode a batch, ready for the first step of the host's search."""
         if self.shortlist is not None:
             return self.shortlist.begin(batch, options)
@@ -292,7 +286,7 @@ class Session:
         ids = self.encode(source, source_lang=source_lang, target_lang=target_lang, truncate=truncate)
         return self.stream_ids(ids, chosen)
 
-    def stream_ids(self, ids: Ids, options: GenerationOptions) -> Iterator[str]:
+    def stream_ids(self, ids: Source, options: GenerationOptions) -> Iterator[str]:
         """Like `stream`, for a checked source and options."""
         decoder = text.StreamDecoder(self.tokenizer)
         for tokens in self.searcher.stream(ids, options):
@@ -301,8 +295,11 @@ class Session:
         if rest := decoder.finish():
             yield rest
 
-    def source_tokens(self, ids: Ids) -> list[str]:
-        """The spelling of each source id; numbers where there is no tokenizer."""
+    def source_tokens(self, source: Source) -> list[str]:
+        """The spelling of each source id; numbers where there is no tokenizer, positions where there are no ids."""
+        if not self.kind.has_ids:
+            return [str(i) for i in range(self.kind.length(source))]
+        ids = self.kind.ids(source)
         return self._tokenizer.source_tokens(ids) if self._tokenizer else [str(i) for i in ids]
 
     def target_tokens(self, ids: Ids) -> list[str]:

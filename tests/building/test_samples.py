@@ -14,7 +14,7 @@ from s2s_export.errors import InvalidOption
 
 
 def trace(logits, is_open):
-    return Trace(None, None, None, np.asarray(logits, np.float32), np.asarray(is_open))
+    return Trace(None, None, np.asarray(logits, np.float32), np.asarray(is_open))
 
 
 def test_rows_after_the_end_do_not_count():

@@ -12,6 +12,7 @@ import numpy as np
 from onnx import helper
 
 from ...bundle import Bundle
+from ...runtime.sources import Source
 from ..graphs.graph import FLOAT, Graph
 from .running import Runner, Trace
 
@@ -57,7 +58,7 @@ class Activations:
         return found.largest if found else 0.0
 
 
-def measure(bundle: Bundle, graphs: Mapping[str, Graph], sources: Iterable[list[int]], n_steps: int) -> Activations:
+def measure(bundle: Bundle, graphs: Mapping[str, Graph], sources: Iterable[Source], n_steps: int) -> Activations:
     """Run the (fp32, specialised) graphs with every float value of theirs as an output."""
     seen: dict[tuple[str, str], Observed] = {}
 

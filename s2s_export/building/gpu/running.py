@@ -15,8 +15,8 @@ import numpy as np
 
 from ...bundle import GRAPHS, Bundle, output_of
 from ...errors import BuildError
-from ...runtime.backends._sources import pad_sources
 from ...runtime.decoding.ancestors import AncestorTable
+from ...runtime.sources import MASK, Source, kind_of
 
 N_BEAMS = 2
 SWAP_EVERY = 5  # steps
@@ -26,11 +26,10 @@ Observe = Callable[[str, str, Any], None]  # graph, value's name, array
 
 @dataclass(frozen=True)
 class Trace:
-    """One batch that was decoded: its padded sources, the tokens that were fed [T,B,K], the logits [T,B,K,V], and
-    whether the text had not ended before [T,B,K]."""
+    """One batch that was decoded: the encoder's inputs by name, the tokens that were fed [T,B,K], the logits [T,B,K,V],
+    and whether the text had not ended before [T,B,K]."""
 
-    ids: Any
-    mask: Any
+    inputs: Any
     tokens: Any
     logits: Any
     is_open: Any
@@ -47,26 +46,26 @@ class Runner:
         self.described = described
         self.sessions = {name: _session(paths[name]) for name in GRAPHS}
 
-    def run(self, sources: Sequence[Sequence[int]], n_steps: int, observe: Observe | None = None) -> list[Trace]:
+    def run(self, sources: Sequence[Source], n_steps: int, observe: Observe | None = None) -> list[Trace]:
         """Decode greedily, in batches."""
         limit = self.bundle.max_target_length
         n_steps = min(n_steps, limit) if limit else n_steps
-        traces = []
+        kind, traces = kind_of(self.bundle), []
         for start in range(0, len(sources), BATCH):
-            ids, mask = pad_sources(sources[start : start + BATCH], self.bundle.manifest["source"])
-            traces.append(self._decode(ids, mask, n_steps, None, observe))
+            inputs = kind.prepare(sources[start : start + BATCH])
+            traces.append(self._decode(inputs, n_steps, None, observe))
         return traces
 
     def follow(self, traces: Sequence[Trace]) -> list[Trace]:
         """Decode again, fed the same tokens."""
-        return [self._decode(t.ids, t.mask, len(t.tokens), t.tokens, None) for t in traces]
+        return [self._decode(t.inputs, len(t.tokens), t.tokens, None) for t in traces]
 
-    def _decode(self, ids: Any, mask: Any, n_steps: int, tokens: Any, observe: Observe | None) -> Trace:
-        values = {"input_ids": ids, "source_mask": mask}
+    def _decode(self, inputs: Mapping[str, Any], n_steps: int, tokens: Any, observe: Observe | None) -> Trace:
+        values = dict(inputs)
         for name in ("encoder", "cross_kv_init"):
             values |= self._call(name, values, observe)
-        n_sources = len(ids)
-        letters = {"B": n_sources, "K": N_BEAMS, "S": ids.shape[1], "M": 1, "Q": 1}
+        n_sources, source_length = inputs[MASK].shape
+        letters = {"B": n_sources, "K": N_BEAMS, "S": source_length, "M": 1, "Q": 1}
         letters |= {"C": n_steps, "N": n_steps * N_BEAMS}
         step = {entry["name"]: entry for entry in self.described["decoder_step"]["inputs"]}
         for name, entry in step.items():
@@ -101,7 +100,7 @@ class Runner:
             before = np.take_along_axis(is_open[-1], parents, axis=1) if t else np.ones((n_sources, N_BEAMS), bool)
             is_open.append(before & ~(np.isin(fed[t], ends) if t else np.zeros_like(before)))
             fed.append(_next_tokens(logits[-1], first=t == 0))
-        return Trace(ids, mask, np.stack(fed[:n_steps]), np.stack(logits), np.stack(is_open))
+        return Trace(inputs, np.stack(fed[:n_steps]), np.stack(logits), np.stack(is_open))
 
     def _ends(self) -> list[int]:
         """Tokens that end a text."""

@@ -28,6 +28,7 @@ from ...runtime.shortlist.state import (
     open_shortlist,
     step_names,
 )
+from ...runtime.sources import kind_of
 from ...runtime.text import from_utf8, lines_of
 from ...runtime.text import load as load_tokenizer
 from .alignment import fit, most_frequent
@@ -71,6 +72,11 @@ def make(
     options = options or Options()
     _require_onnx()
     bundle = bundles.read(path)
+    if not (kind := kind_of(bundle)).has_ids:
+        raise InvalidOption(
+            f"{bundle.path}: a shortlist is looked up by the source's token ids, but the model reads '{kind.name}'; "
+            "decode without one"
+        )
     final = bundle.path / FOLDER
     before = None
     if data is None:

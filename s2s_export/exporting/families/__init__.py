@@ -11,6 +11,8 @@ and, for a model that transformers itself can't load, run or generate with,
     Reference(model)            the model seen as the three graphs, see parity.Reference
     generate(model, **options)  instead of the model's own method
 
+    SOURCE_KIND                 what it reads, by the name of a file of runtime/sources/, instead of token ids
+
 and, where positions are computed and not stored,
 
     stretch(model, positions)   make the table longer before `describe`; 0 for its usual length

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from ...reference.hf import GenerateWrapper
 from ...reference.interface import EncoderDecoder
 from ...reference.lstm import LSTMEncoderDecoder
 from ...reference.transformer import TransformerEncoderDecoder
+from ...runtime.sources import MASK
+from ...runtime.sources.token_ids import INPUT_IDS
 from ..graphs.recurrent import Recurrent, Score, Unit
 from ..graphs.structure import Attention, Block, FeedForward, Linear, Norm, PositionTable, Stack, Transformer
 from . import Family
@@ -129,6 +131,9 @@ def _heads(module: Any) -> Attention:
     return Attention(query, key, value, output, n_heads=module.heads, scale=scale)
 
 
+Inputs = Mapping[str, torch.Tensor]  # of the encoder, by name
+
+
 class Reference:
     """A reference model seen as the three graphs (`parity.Reference`)."""
 
@@ -136,8 +141,8 @@ class Reference:
         self.model: EncoderDecoder = wrapper.model
 
     @torch.no_grad()
-    def encode(self, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
-        memory = self.model.encode(ids, mask)
+    def encode(self, inputs: Inputs) -> dict[str, torch.Tensor]:
+        memory = self.model.encode(inputs[INPUT_IDS], inputs[MASK])
         names = {
             LSTMEncoderDecoder: {"final_hidden": "hidden", "final_cell": "cell"},
             GRUEncoderDecoder: {"context": "context"},
@@ -147,8 +152,8 @@ class Reference:
         return {output: getattr(memory, field) for output, field in names.items()}
 
     @torch.no_grad()
-    def cross(self, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
-        state = self.model.start(self.model.encode(ids, mask))
+    def cross(self, inputs: Inputs) -> dict[str, torch.Tensor]:
+        state = self.model.start(self.model.encode(inputs[INPUT_IDS], inputs[MASK]))
         found: dict[str, torch.Tensor] = {}
         for name in ("hidden", "cell", "cross_keys", "cross_values"):
             value: Any = getattr(state, name, None)
@@ -159,9 +164,8 @@ class Reference:
         return found
 
     @torch.no_grad()
-    def step(
-        self, ids: torch.Tensor, mask: torch.Tensor, history: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def step(self, inputs: Inputs, history: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        ids, mask = inputs[INPUT_IDS], inputs[MASK]
         repeats = history.shape[0] // ids.shape[0]
         state = self.model.start(
             self.model.encode(ids.repeat_interleave(repeats, 0), mask.repeat_interleave(repeats, 0))

@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import torch
 
+from ...runtime.sources.token_ids import INPUT_IDS
 from .builder import FLOAT, INT64, Dimension, GraphBuilder
 from .structure import Linear
 from .transformer import emit_candidates, source_mask_bias
@@ -103,7 +104,7 @@ def _encoder(model: Recurrent, store: WeightStore) -> onnx.ModelProto:
     """Outputs: encoder_states [B,S,U] with attention, context [B,U] with a summary, else the last states [B,L,U]."""
     g = GraphBuilder("encoder", store)
     units = model.decoder[0].size
-    ids = g.input("input_ids", INT64, ["B", "S"])
+    ids = g.input(INPUT_IDS, INT64, ["B", "S"])
     mask = g.input("source_mask", INT64, ["B", "S"])
     with g.scope("encoder"):
         lengths = g.op("Cast", [g.op("ReduceSum", [mask, g.constant([1])], keepdims=0)], to=onnx.TensorProto.INT32)

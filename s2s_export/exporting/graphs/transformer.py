@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import torch
 
+from ...runtime.sources.token_ids import INPUT_IDS
 from .builder import FLOAT, INT64, Dimension, GraphBuilder
 from .functions import NATIVE, PLUGIN_ATTRIBUTES, PLUGINS
 from .structure import Attention, Block, FeedForward, Linear, Norm, PositionTable, RelativePositions, Stack, Transformer
@@ -44,7 +45,7 @@ def _encoder(model: Transformer, store: WeightStore) -> onnx.ModelProto:
     g = GraphBuilder("encoder", store)
     stack = model.encoder
     width = stack.embedding.shape[1]
-    ids = g.input("input_ids", INT64, ["B", "S"])
+    ids = g.input(INPUT_IDS, INT64, ["B", "S"])
     source_mask = g.input("source_mask", INT64, ["B", "S"])
     batch, length = g.size(ids, 0), g.size(ids, 1)
     with g.scope("encoder"):

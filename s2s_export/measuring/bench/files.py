@@ -3,7 +3,8 @@
 Every system tries all settings that its module offers on the first sentences of the file, and takes part with the
 fastest. Then all systems translate the whole file in rounds. Loading is not counted.
 
-Each line of the file holds a text, or, for models without a tokenizer, a JSON object {"input_ids": [...]}.
+Each line of the file holds a text, or a JSON object with a source in the field that `s2s generate` has for it, such as
+{"input_ids": [...]}.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from ...bundle import Bundle
 from ...errors import InputError, InvalidOption
 from ...runtime import text
 from ...runtime.scheduling import available_cores
+from ...runtime.sources import Source, SourceKind, kind_of
 from . import noise
 from .contestants import Entry, modules
 from .record import agreement
 from .rounds import Progress, Racer, Settings, prepared_folder
-from .work import Ids
 
 N_TUNING = 48  # sentences on which settings are compared
 
@@ -33,52 +34,48 @@ class Plan:
     """What is translated."""
 
     name: str
-    sources: list[Ids]
+    sources: list[Source]
     num_beams: int
     max_new_tokens: int
+    lengths: list[int]  # of the sources
 
     @property
-    def tuning(self) -> list[Ids]:
+    def tuning(self) -> list[Source]:
         return self.sources[:N_TUNING]
 
 
 def plan(bundle: Bundle, file: str, num_beams: int, max_new_tokens: int) -> Plan:
-    """Read the file and turn its lines into ids. Raises InputError, which names the line, and InvalidOption."""
+    """Read the file and turn its lines into sources. Raises InputError, which names the line, and InvalidOption."""
     path = Path(file)
     if not path.is_file():
         raise InvalidOption(f'{file}: no such file; expected a text a line, or {{"input_ids": [...]}} a line')
     entry = bundle.manifest.get("tokenizer")
-    tokenizer = text.load(bundle.path / "tokenizer", entry) if entry else None
+    kind = kind_of(bundle)
+    tokenizer = text.load(bundle.path / "tokenizer", entry) if entry and kind.has_ids else None
     sources = []
     for number, line in enumerate(text.lines_of(path), 1):
         try:
-            sources.append(_ids(text.from_utf8(line), tokenizer))
+            sources.append(kind.check(_source(text.from_utf8(line), kind, tokenizer)))
         except InputError as error:
             raise InputError(f"{file}: line {number}: {error}") from None
     if not sources:
         raise InvalidOption(f"{file}: holds no lines; expected at least one")
-    limit = bundle.max_source_length
-    size = int(bundle.manifest["sizes"].get("source_vocabulary_size", bundle.vocabulary_size))
-    for number, ids in enumerate(sources, 1):
-        if not ids or (limit is not None and len(ids) > limit) or not all(0 <= i < size for i in ids):
-            raise InputError(
-                f"{file}: line {number} has {len(ids)} ids; expected 1 to {limit or 'any number'}, each below {size}"
-            )
     if bundle.max_target_length is not None:
         max_new_tokens = min(max_new_tokens, bundle.max_target_length)
-    return Plan(path.name, sources, num_beams, max_new_tokens)
+    return Plan(path.name, sources, num_beams, max_new_tokens, [kind.length(source) for source in sources])
 
 
-def _ids(line: str, tokenizer: Any) -> Ids:
+def _source(line: str, kind: SourceKind, tokenizer: text.Tokenizer | None) -> Source:
     if line.startswith("{"):
         try:
-            return [int(i) for i in json.loads(line)["input_ids"]]
+            return kind.from_json(json.loads(line)[kind.field])
         except (ValueError, KeyError, TypeError):
-            raise InputError('is no JSON object with "input_ids", a list of whole numbers') from None
+            raise InputError(f'the line is no JSON object with "{kind.field}"') from None
     if tokenizer is None:
-        raise InputError('is text, but the bundle has no tokenizer; give {"input_ids": [...]} a line')
-    ids: Ids = tokenizer.encode(line)
-    return ids
+        raise InputError(
+            f'the line is text, but the bundle has no tokenizer for it; give {{"{kind.field}": [...]}} a line'
+        )
+    return tokenizer.encode(line)
 
 
 def race(
@@ -114,7 +111,7 @@ def race(
         for number, made in runs.items()
         if len(made) == settings.repeats
     ]
-    lengths = [len(source) for source in plan.sources]
+    lengths = plan.lengths
     about = {
         "name": plan.name, "n_sentences": len(lengths), "shortest": min(lengths), "longest": max(lengths),
         "num_beams": plan.num_beams, "max_new_tokens": plan.max_new_tokens, "cores": cores,
@@ -146,7 +143,7 @@ def _of_opening(setting: dict[str, Any]) -> dict[str, Any]:
 
 
 def _ask(
-    racer: Racer, plan: Plan, sources: Sequence[Ids], setting: dict[str, Any], *, with_tokens: bool = False
+    racer: Racer, plan: Plan, sources: Sequence[Source], setting: dict[str, Any], *, with_tokens: bool = False
 ) -> dict[str, Any] | None:
     request = {"num_beams": plan.num_beams, "max_new_tokens": plan.max_new_tokens, "setting": setting}
     return racer.ask("translate", sources=list(sources), **request, with_tokens=with_tokens)

@@ -14,6 +14,7 @@ import numpy as np
 
 from ...bundle import Bundle
 from ...errors import InvalidOption
+from ...runtime.sources import Source, kind_of
 
 SEED = 20
 Ids = list[int]
@@ -81,27 +82,10 @@ def grid(
     return sorted(points, key=lambda w: (w.source_length, w.batch_size * w.num_beams, w.batch_size))
 
 
-def special_ids(bundle: Bundle) -> set[int]:
-    """Ids with a special meaning, which do not occur inside a source."""
-    found: set[int] = set()
-    for name, value in bundle.manifest["generation"].items():
-        if name.endswith("_token_id"):
-            found.update(value if isinstance(value, list) else [value])
-    pad = bundle.manifest["source"]["pad_token_id"]
-    return found | ({pad} if pad is not None else set())
-
-
-def random_sources(bundle: Bundle, n: int, length: int, seed: int = SEED) -> list[Ids]:
-    """n sources [S] drawn from the vocabulary, each ending with the end token where the model has one."""
-    rng = np.random.default_rng([seed, n, length])
-    size = int(bundle.manifest["sizes"].get("source_vocabulary_size", bundle.vocabulary_size))
-    allowed = np.setdiff1d(np.arange(size), sorted(special_ids(bundle)))
-    sources = rng.choice(allowed, size=(n, length)).tolist()
-    end = end_id(bundle)
-    if end is not None and end < size:
-        for source in sources:
-            source[-1] = end
-    return [[int(i) for i in source] for source in sources]
+def random_sources(bundle: Bundle, n: int, length: int, seed: int = SEED) -> list[Source]:
+    """n sources of one length, in the form that a user's have."""
+    kind, rng = kind_of(bundle), np.random.default_rng([seed, n, length])
+    return [kind.typical(rng, length) for _ in range(n)]
 
 
 def end_id(bundle: Bundle) -> int | None:

@@ -17,6 +17,7 @@ from ...bundle import Bundle
 from ...errors import BackendUnavailable, UnknownOption
 from ..decoding import GenerationOptions, Hypothesis
 from ..decoding.state import DecodeState
+from ..sources import Source
 from ._declaration import Declaration as Declaration
 
 AUTO = "auto"
@@ -27,8 +28,8 @@ class Backend(Protocol):
 
     name: str
 
-    def begin(self, sources: Sequence[Sequence[int]], n_beams: int) -> DecodeState:
-        """Encode `sources` (token ids, each at least one) and be ready for their first step with `n_beams` beams."""
+    def begin(self, sources: Sequence[Source], n_beams: int) -> DecodeState:
+        """Encode `sources`, as their kind checked them, and be ready for their first step with `n_beams` beams."""
         ...
 
 
@@ -44,7 +45,7 @@ class Searcher(Protocol):
 
     def decode(
         self,
-        sources: Sequence[Sequence[int]],
+        sources: Sequence[Source],
         options: GenerationOptions,
         *,
         alignments: bool | str = False,
@@ -53,13 +54,13 @@ class Searcher(Protocol):
         """As `decoding.decode`."""
         ...
 
-    def stream(self, source: Sequence[int], options: GenerationOptions) -> Iterator[list[int]]:
+    def stream(self, source: Source, options: GenerationOptions) -> Iterator[list[int]]:
         """As `decoding.decode_stream`."""
         ...
 
     def warm_up(
         self,
-        sources: Sequence[Sequence[int]],
+        sources: Sequence[Source],
         options: GenerationOptions,
         *,
         streams: bool = False,

@@ -17,6 +17,7 @@ from ..cuda.driver import Buffers, n_bytes
 from ..cuda.interface import Device
 from ..decoding.options import GenerationOptions
 from ..device_search.step_executor import ELEMENTS, attention_at, capacity
+from ..sources import Source, SourceKind
 
 BY_THE_LOOP = ("token", "position", "ancestors")
 
@@ -77,7 +78,7 @@ class CudaSlot:
         self._buffers = Buffers(device, self._stream)
 
     def begin(
-        self, sources: Sequence[Sequence[int]], options: GenerationOptions, *, graphs: bool, alignments: bool
+        self, sources: Sequence[Source], options: GenerationOptions, *, graphs: bool, alignments: bool
     ) -> CudaExecutor:
         backend, graph = self._backend, self._backend.graphs["decoder_step"]
         values = backend.encode(sources)
@@ -127,9 +128,10 @@ class CudaSlotFactory:
 
     def __init__(self, backend: Any, device: Device) -> None:
         self.device = device
+        self.kind: SourceKind = backend.kind
         self._backend = backend
 
-    def shape_of(self, sources: Sequence[Sequence[int]], options: GenerationOptions) -> Hashable:
+    def shape_of(self, sources: Sequence[Source], options: GenerationOptions) -> Hashable:
         return len(sources), options.n_rows, capacity(options, self._backend.bundle.max_target_length)
 
     def make(self) -> CudaSlot:

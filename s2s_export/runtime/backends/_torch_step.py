@@ -20,6 +20,7 @@ from ..decoding.options import GenerationOptions
 from ..device_search.loop import Mode
 from ..device_search.searcher import DeviceSearcher
 from ..device_search.step_executor import Attention, attention_at, capacity, incompatible_reason
+from ..sources import Source, SourceKind
 from ._torch_graph import StaticTorchGraph
 from .torch import TorchBackend
 
@@ -127,7 +128,7 @@ class TorchSlot:
         self._last: tuple[Hashable, TorchExecutor] | None = None
 
     def begin(
-        self, sources: Sequence[Sequence[int]], options: GenerationOptions, *, graphs: bool, alignments: bool
+        self, sources: Sequence[Source], options: GenerationOptions, *, graphs: bool, alignments: bool
     ) -> TorchExecutor:
         backend = self._backend
         values = backend.encode(sources)
@@ -157,12 +158,13 @@ class TorchSlotFactory:
 
     def __init__(self, backend: TorchDeviceBackend) -> None:
         self.device = backend.search_device
+        self.kind: SourceKind = backend.kind
         self._backend = backend
 
-    def shape_of(self, sources: Sequence[Sequence[int]], options: GenerationOptions) -> Hashable:
+    def shape_of(self, sources: Sequence[Source], options: GenerationOptions) -> Hashable:
         return (
             len(sources), options.n_rows, capacity(options, self._backend.bundle.max_target_length),
-            max(map(len, sources)),
+            max(map(self.kind.length, sources)),
         )  # fmt: skip
 
     def make(self) -> TorchSlot:

@@ -21,10 +21,10 @@ from ...engines import names as engine_names
 from ...errors import BackendError, BackendUnavailable, BuildError, BundleError, EngineError, InvalidOption
 from ...schema import shown
 from ..decoding.state import DecodeState, Ints, StepQuery, StepResult
+from ..sources import Source, kind_of
 from ._declaration import Declaration
 from ._recurrent import RecurrentState
 from ._slots import Ancestors, Positions, Slots
-from ._sources import pad_sources
 
 NAME = "onnxruntime"
 FLAVOURS = ("cpu",)
@@ -100,6 +100,7 @@ class OnnxRuntimeBackend:
         prepack: bool = True,
     ) -> None:
         self.bundle = bundle
+        self.kind = kind_of(bundle)
         self.threads = threads
         self.target = engine["target"] if engine and "target" in engine else None
         self.graphs: Mapping[str, Any] = engine["graphs"] if engine else bundle.manifest["graphs"]
@@ -147,17 +148,16 @@ class OnnxRuntimeBackend:
     def _max_rows(self, name: str) -> float:
         return float(self.graphs[name].get("max_rows", float("inf")))
 
-    def encode(self, sources: Sequence[Sequence[int]]) -> dict[str, Any]:
+    def encode(self, sources: Sequence[Source]) -> dict[str, Any]:
         """Inputs and outputs of the encoder and cross-KV-init graphs, by name."""
-        ids, mask = pad_sources(sources, self.bundle.manifest["source"])
-        values: dict[str, Any] = {"input_ids": ids, "source_mask": mask}
+        values = self.kind.prepare(sources)
         for session, name in ((self.encoder, "encoder"), (self.cross_kv_init, "cross_kv_init")):
             wanted = {entry["name"]: values[entry["name"]] for entry in self.graphs[name]["inputs"]}
             names = [entry["name"] for entry in self.graphs[name]["outputs"]]
             values.update(zip(names, run(session, names, wanted), strict=True))
         return values
 
-    def begin(self, sources: Sequence[Sequence[int]], n_beams: int) -> DecodeState:
+    def begin(self, sources: Sequence[Source], n_beams: int) -> DecodeState:
         return self.start(self.encode(sources), n_beams)
 
     def start(self, values: dict[str, Any], n_beams: int) -> DecodeState:

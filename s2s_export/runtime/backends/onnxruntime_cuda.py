@@ -22,9 +22,9 @@ from ..decoding.state import NO_ATTENTION, DecodeState, Ints, StepQuery, StepRes
 from ..device_search.loop import NO_WHILE, Mode
 from ..device_search.searcher import DeviceSearcher
 from ..device_search.step_executor import incompatible_reason as search_incompatible_reason
+from ..sources import Source, kind_of
 from ._cuda_step import CudaSlotFactory
 from ._declaration import Declaration
-from ._sources import pad_sources
 from .onnxruntime import refuse_difference
 
 NAME = "onnxruntime-cuda"
@@ -89,6 +89,7 @@ class OnnxRuntimeCudaBackend:
 
     def __init__(self, bundle: Bundle, folder: Path, graphs: Mapping[str, Any], device: str = "cuda") -> None:
         self.bundle = bundle
+        self.kind = kind_of(bundle)
         self.graphs = graphs
         self.device = device
         self.sessions = {name: self._session(inside(folder, graph["file"]), graph) for name, graph in graphs.items()}
@@ -110,13 +111,12 @@ class OnnxRuntimeCudaBackend:
         refuse_difference(path, described, session)
         return session
 
-    def begin(self, sources: Sequence[Sequence[int]], n_beams: int) -> DecodeState:
+    def begin(self, sources: Sequence[Source], n_beams: int) -> DecodeState:
         return CudaState(self, self.encode(sources), n_beams)
 
-    def encode(self, sources: Sequence[Sequence[int]]) -> dict[str, Any]:
+    def encode(self, sources: Sequence[Source]) -> dict[str, Any]:
         """Inputs and outputs of encoder and cross-KV-init on the device, by name."""
-        ids, mask = pad_sources(sources, self.bundle.manifest["source"])
-        values = {"input_ids": self.value(ids), "source_mask": self.value(mask)}
+        values = {name: self.value(array) for name, array in self.kind.prepare(sources).items()}
         for name in ("encoder", "cross_kv_init"):
             binding = self.sessions[name].io_binding()
             for entry in self.graphs[name]["inputs"]:

@@ -12,8 +12,8 @@ from ...engines import PORTABLE
 from ...errors import BackendError, BundleError
 from ..decoding.ancestors import AncestorTable
 from ..decoding.state import Ints, StepQuery, StepResult
+from ..sources import Source, kind_of
 from ._declaration import Declaration
-from ._sources import pad_sources
 
 NAME = "torch"
 CAPACITY_STEP = 32  # positions by which a cache grows
@@ -50,24 +50,22 @@ class TorchBackend:
         from ._torch_graph import TorchGraph
 
         self.bundle = bundle
+        self.kind = kind_of(bundle)
         self.device = device
         self.graphs = {name: TorchGraph(bundle.graph_path(name), device) for name in GRAPHS}
         for name, graph in self.graphs.items():
             if reason := difference(bundle.manifest["graphs"][name], graph.inputs, graph.outputs):
                 raise BundleError(f"{bundle.graph_path(name)}: {reason}; export the bundle again")
 
-    def begin(self, sources: Sequence[Sequence[int]], n_beams: int) -> TorchState:
+    def begin(self, sources: Sequence[Source], n_beams: int) -> TorchState:
         return TorchState(self, self.encode(sources), n_beams)
 
-    def encode(self, sources: Sequence[Sequence[int]]) -> dict[str, Any]:
+    def encode(self, sources: Sequence[Source]) -> dict[str, Any]:
         """Inputs and outputs of encoder and cross-KV-init, by name."""
         import torch
 
-        ids, mask = pad_sources(sources, self.bundle.manifest["source"])
-        values: dict[str, Any] = {
-            "input_ids": torch.from_numpy(ids).to(self.device),
-            "source_mask": torch.from_numpy(mask).to(self.device),
-        }
+        prepared = self.kind.prepare(sources)
+        values: dict[str, Any] = {name: torch.from_numpy(array).to(self.device) for name, array in prepared.items()}
         for name in ("encoder", "cross_kv_init"):
             entries = self.bundle.manifest["graphs"][name]
             found = self.graphs[name].run({entry["name"]: values[entry["name"]] for entry in entries["inputs"]})

@@ -23,6 +23,7 @@ def decode(
     on_prefix: Callable[[int, list[int]], None] | None = None,
     source_numbers: Sequence[int] | None = None,
     leave_early: bool = True,
+    source_lengths: Sequence[int] | None = None,
 ) -> list[list[Hypothesis]]:
     """The outputs of every source, best first; samples in the order of their rows.
 
@@ -32,8 +33,11 @@ def decode(
     on_prefix: called with a source's index and the tokens, prompt included, that have become final since the last call.
     source_numbers: the numbers on which random draws depend; the sources' indices if None.
     leave_early: whether closed sources leave the batch. This changes no output.
+    source_lengths: S of each source, to which its alignment is cut; the number of its ids if None.
     """
-    search = _make(state, sources, options, alignments, on_prefix is not None, source_numbers, leave_early)
+    search = _make(
+        state, sources, options, alignments, on_prefix is not None, source_numbers, leave_early, source_lengths
+    )
     if on_prefix is None:
         while search.advance():
             pass
@@ -81,6 +85,7 @@ def _make(
     keep_history: bool,
     source_numbers: Sequence[int] | None,
     leave_early: bool,
+    source_lengths: Sequence[int] | None = None,
 ) -> Search:
     draws = Draws(options.seed, range(len(sources)) if source_numbers is None else source_numbers)
     kind = BeamSearch if options.num_beams > 1 else RowSearch
@@ -92,4 +97,5 @@ def _make(
         alignments=alignments,
         keep_history=keep_history,
         leave_early=leave_early,
+        source_lengths=source_lengths,
     )

@@ -21,6 +21,7 @@ class Option:
         sampling, and it keeps a part of the distribution: rounding decides about a token at the very threshold.
     sampling_range: checked only when sampling, since a value outside it is harmless elsewhere, and common.
     token_ids: the token ids in a value, each of which must be in the vocabulary; None for an option without ids.
+    reads_source: whether the rule reads the token ids of the source, which only some models have.
     """
 
     convert: Convert
@@ -29,6 +30,7 @@ class Option:
     kind: Literal["edit", "sampling", "filter"] = "edit"
     sampling_range: Range | None = None
     token_ids: Callable[[Any], Iterable[int]] | None = None
+    reads_source: bool = False
 
 
 FROM_0_TO_1: Range = (lambda v: 0.0 <= v <= 1.0, "a number from 0 to 1")

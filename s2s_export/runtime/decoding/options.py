@@ -34,12 +34,13 @@ def resolve(
     *,
     vocabulary_size: int,
     max_target_length: int | None = None,
+    reads_source_ids: bool = True,
 ) -> GenerationOptions:
     """The options of one call.
 
     defaults: the contents of the checkpoint's generation_config.json. overrides: what the user gave, by name; None
     means unset where generate() allows it. max_target_length: most tokens the decoder can be fed, None where it has
-    no limit.
+    no limit. reads_source_ids: whether sources are token ids, which rules may read.
     Raises UnknownOption for a name nobody knows, and one InvalidOption that names everything else that is wrong.
     """
     problems: dict[str, str] = {}
@@ -53,6 +54,8 @@ def resolve(
         if name not in overrides and not _is_unread(name, chosen):
             problems[name] = text
     _require_vocabulary(chosen, vocabulary_size, problems)
+    if not reads_source_ids:
+        _require_no_source_rules(chosen, problems)
     # A contradiction is only worth telling between values that are good in themselves.
     messages = [text for names, wrong, text in _contradictions(chosen) if wrong and problems.keys().isdisjoint(names)]
     if not problems and not messages:
@@ -125,6 +128,12 @@ def _convert_into(found: dict[str, Any], name: str, value: Any, problems: dict[s
         found[name] = _converters()[name](value)
     except values.BadValue as bad:
         problems[name] = f"{name} is {value!r}{where}, expected {bad}"
+
+
+def _require_no_source_rules(chosen: Mapping[str, Any], problems: dict[str, str]) -> None:
+    for name, option in rules.options().items():
+        if option.reads_source and chosen[name] not in (None, option.default):
+            problems[name] = f"{name} is {chosen[name]}, but the model's sources have no token ids for it to read"
 
 
 def _require_vocabulary(chosen: Mapping[str, Any], vocabulary_size: int, problems: dict[str, str]) -> None:

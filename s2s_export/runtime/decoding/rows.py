@@ -33,6 +33,7 @@ class RowSearch:
         alignments: bool | str = False,
         keep_history: bool = False,
         leave_early: bool = True,
+        source_lengths: Sequence[int] | None = None,
     ) -> None:
         self.steps = Steps(
             state,
@@ -41,6 +42,7 @@ class RowSearch:
             alignments=alignments,
             keep_history=keep_history,
             whole_distribution=bool(options.do_sample),
+            source_lengths=source_lengths,
         )
         self.results: list[list[Hypothesis]] = [[] for _ in sources]
         self._options = options

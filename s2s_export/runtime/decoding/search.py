@@ -93,6 +93,7 @@ class BeamSearch:
         alignments: bool | str = False,
         keep_history: bool = False,
         leave_early: bool = True,
+        source_lengths: Sequence[int] | None = None,
     ) -> None:
         self.steps = Steps(
             state,
@@ -101,6 +102,7 @@ class BeamSearch:
             alignments=alignments,
             keep_history=keep_history,
             whole_distribution=bool(options.do_sample),
+            source_lengths=source_lengths,
         )
         self.results: list[list[Hypothesis]] = [[] for _ in sources]
         self._options = options

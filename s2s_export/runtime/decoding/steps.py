@@ -63,6 +63,7 @@ class Steps:
         alignments: bool | str = False,
         keep_history: bool = False,
         whole_distribution: bool = False,
+        source_lengths: Sequence[int] | None = None,
     ) -> None:
         n_sources, n_rows = state.n_sources, options.n_rows
         if len(sources) != n_sources or state.n_beams != n_rows:
@@ -78,7 +79,7 @@ class Steps:
         self.length = len(self.prompt)
         self._chain = Chain(options, state.vocabulary_size, dense=whole_distribution)
         self._sources = _padded(sources)
-        self._source_lengths = [len(source) for source in sources]
+        self._source_lengths = [len(source) for source in sources] if source_lengths is None else source_lengths
         self._alignments = alignments
         self._attention: list[Floats] = []
         self._tokens = Table(n_sources, n_rows, np.int64)

@@ -95,6 +95,7 @@ class DeviceSearch:
         streams: bool = True,
         source_numbers: Sequence[int] | None = None,
         alignments: bool = False,
+        source_lengths: Sequence[int] | None = None,
     ) -> Running:
         """Begins a search. The generator yields final tokens as they are known, if `streams`, and returns what `run`
         does.
@@ -103,9 +104,10 @@ class DeviceSearch:
         the steps that are queued.
         """
         chosen = self._mode(mode)
+        lengths = [len(source) for source in sources] if source_lengths is None else source_lengths
         try:
             buffers = self._begin(sources, options, streams, alignments, source_numbers)
-            return (yield from self._go_on(buffers, sources, options, chosen, streams))
+            return (yield from self._go_on(buffers, lengths, options, chosen, streams))
         except DeviceLost as error:
             self._lost = str(error)
             raise
@@ -154,7 +156,7 @@ class DeviceSearch:
     def _go_on(
         self,
         buffers: SearchBuffers,
-        sources: Sequence[Sequence[int]],
+        source_lengths: Sequence[int],
         options: GenerationOptions,
         mode: Mode,
         streams: bool,
@@ -167,7 +169,7 @@ class DeviceSearch:
                     yield prefix
                     self.device.activate()  # another thread may ask for the next one
                 n_read += 1
-        results = buffers.results(options, [len(source) for source in sources])
+        results = buffers.results(options, source_lengths)
         for source, outputs in enumerate(results):
             if reports is not None and (rest := reports.finish(source, outputs[0].token_ids)):
                 yield source, rest

@@ -18,6 +18,7 @@ from ..cuda.faults import DeviceLost, OutOfMemory
 from ..cuda.interface import Device
 from ..decoding.hypothesis import Hypothesis
 from ..decoding.options import GenerationOptions
+from ..sources import Source, SourceKind
 from .loop import MOST_KEPT, DeviceSearch, Mode, Running
 from .step_executor import StepExecutor
 
@@ -28,7 +29,7 @@ class Slot(Protocol):
     """What batches run in, one after another. Not shared between threads."""
 
     def begin(
-        self, sources: Sequence[Sequence[int]], options: GenerationOptions, *, graphs: bool, alignments: bool
+        self, sources: Sequence[Source], options: GenerationOptions, *, graphs: bool, alignments: bool
     ) -> StepExecutor:
         """Encodes a batch. The executor of the slot's last batch must not be used after this.
 
@@ -43,12 +44,14 @@ class Slot(Protocol):
 
 
 class SlotFactory(Protocol):
-    """A backend, as the search on the device sees it. most_sources: of one batch, None for any number."""
+    """A backend, as the search on the device sees it. kind: of the sources. most_sources: of one batch, None for
+    any number."""
 
     device: Device
+    kind: SourceKind
     most_sources: int | None
 
-    def shape_of(self, sources: Sequence[Sequence[int]], options: GenerationOptions) -> Hashable:
+    def shape_of(self, sources: Sequence[Source], options: GenerationOptions) -> Hashable:
         """The batch's shape: batches of equal shape make the same launches. Raises what `begin` would for a batch that
         is too large."""
         ...
@@ -90,7 +93,7 @@ class DeviceSearcher:
 
     def decode(
         self,
-        sources: Sequence[Sequence[int]],
+        sources: Sequence[Source],
         options: GenerationOptions,
         *,
         alignments: bool | str = False,
@@ -109,14 +112,14 @@ class DeviceSearcher:
             found += _result(running)
         return found
 
-    def stream(self, source: Sequence[int], options: GenerationOptions) -> Iterator[list[int]]:
+    def stream(self, source: Source, options: GenerationOptions) -> Iterator[list[int]]:
         """As `decoding.decode_stream`. The device goes on whether or not the caller asks for the next tokens."""
         for _, tokens in self._run([source], options, [0], streams=True, alignments=False):
             yield tokens
 
     def _run(
         self,
-        sources: Sequence[Sequence[int]],
+        sources: Sequence[Source],
         options: GenerationOptions,
         numbers: Sequence[int],
         *,
@@ -130,12 +133,13 @@ class DeviceSearcher:
                 with self._slot_with(sources, options, alignments) as search:
                     return (
                         yield from search.start(
-                            sources,
+                            self._ids_of(sources),
                             options,
                             mode=self._mode,
                             streams=streams,
                             source_numbers=numbers,
                             alignments=alignments,
+                            source_lengths=[self._factory.kind.length(source) for source in sources],
                         )
                     )
             except OutOfMemory:
@@ -146,7 +150,7 @@ class DeviceSearcher:
 
     @contextmanager
     def _slot_with(
-        self, sources: Sequence[Sequence[int]], options: GenerationOptions, alignments: bool
+        self, sources: Sequence[Source], options: GenerationOptions, alignments: bool
     ) -> Iterator[DeviceSearch]:
         """The search for a batch, which is encoded in a slot of its own. The slot is idle again afterwards."""
         if self._lost is not None:
@@ -169,6 +173,10 @@ class DeviceSearcher:
             raise lost from error
         finally:
             self._give_back(slot)
+
+    def _ids_of(self, sources: Sequence[Source]) -> list[Sequence[int]]:
+        """What decoding rules may read of each source."""
+        return [self._factory.kind.ids(source) for source in sources]
 
     def _find_lost(self) -> DeviceLost | None:
         """Whether a library's failure was the loss of the device: the library doesn't say, the driver does."""
@@ -214,7 +222,7 @@ class DeviceSearcher:
 
     def warm_up(
         self,
-        sources: Sequence[Sequence[int]],
+        sources: Sequence[Source],
         options: GenerationOptions,
         *,
         streams: bool = False,
@@ -223,7 +231,9 @@ class DeviceSearcher:
         """Takes the memory and makes the graphs that batches like this one need."""
         for part in self._parts(len(sources)):
             with self._slot_with(sources[part], options, alignments) as search:
-                search.warm_up(sources[part], options, mode=self._mode, streams=streams, alignments=alignments)
+                search.warm_up(
+                    self._ids_of(sources[part]), options, mode=self._mode, streams=streams, alignments=alignments
+                )
 
     def release(self) -> None:
         """Gives the memory and graphs of idle slots back."""

@@ -96,6 +96,11 @@ def open_shortlist(backend: Any) -> Shortlist:
             f"the backend {backend.name} decodes without a shortlist; leave --shortlist out or use onnxruntime"
         )
     bundle = backend.bundle
+    if not backend.kind.has_ids:
+        raise InvalidOption(
+            f"{bundle.path}: a shortlist is looked up by the source's token ids, but the model reads "
+            f"'{backend.kind.name}'; leave --shortlist out"
+        )
     folder = bundle.path / FOLDER
     make = f"s2s shortlist {bundle.path}"
     if not (folder / RECORD).is_file():

@@ -11,11 +11,12 @@ from typing import Any
 
 from onnx import helper
 
+from ....runtime.sources.token_ids import INPUT_IDS
 from ...graphs.graph import Graph
 from ...graphs.passes import Applied
 from .products import BLOCKS, CONTRIB, Quantised, block_size, by_block, declare_contrib
 
-TOKENS = ("token", "input_ids")  # graph inputs that hold token ids
+TOKENS = ("token", INPUT_IDS)  # graph inputs that hold token ids
 KEEP_IDS = ("Reshape", "Unsqueeze", "Squeeze", "Identity", "Cast", "Flatten")
 
 

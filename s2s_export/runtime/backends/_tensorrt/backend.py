@@ -17,6 +17,7 @@ from ...decoding.state import DecodeState
 from ...device_search.loop import Mode
 from ...device_search.searcher import DeviceSearcher
 from ...device_search.step_executor import incompatible_reason as search_incompatible_reason
+from ...sources import Source
 from .._declaration import Declaration
 from . import library as libraries
 from .engines import Engines
@@ -48,7 +49,7 @@ class TensorRTBackend:
         self._search_device = search_device
         self.max_sources = int(self.engines.record["ranges"]["B"]["max"])
 
-    def begin(self, sources: Sequence[Sequence[int]], n_beams: int) -> DecodeState:
+    def begin(self, sources: Sequence[Source], n_beams: int) -> DecodeState:
         if len(sources) <= self.max_sources:
             return self._part(sources, n_beams)
         return PartedState(lambda part: self._part(part, n_beams), sources, self.max_sources)
@@ -59,8 +60,8 @@ class TensorRTBackend:
     def device_search(self, mode: Mode) -> DeviceSearcher:
         return DeviceSearcher(EngineSlotFactory(self.engines, self._search_device()), mode)
 
-    def _part(self, sources: Sequence[Sequence[int]], n_beams: int) -> EngineState:
-        return EngineState(self.engines, [list(source) for source in sources], n_beams)
+    def _part(self, sources: Sequence[Source], n_beams: int) -> EngineState:
+        return EngineState(self.engines, list(sources), n_beams)
 
 
 def declaration(flavour: str, preference: int) -> Declaration:

@@ -21,6 +21,7 @@ from ....bundle import GRAPHS, Bundle, inside
 from ....engines import rebuild, refuse_stale
 from ....errors import BackendError, EngineError
 from ...cuda import driver
+from ...sources import kind_of
 from . import kernel_cache, validity
 from .library import Library
 from .messages import Messages
@@ -31,11 +32,13 @@ class Engines:
 
     def __init__(self, bundle: Bundle, folder: Path, record: Mapping[str, Any], library: Library, device: Any) -> None:
         self.bundle = bundle
+        self.kind = kind_of(bundle)
         self.folder = folder
         self.record = dict(record)
         self.library = library
         self.device = device
         self.graphs: Mapping[str, Any] = record["graphs"]
+        self.inputs = {entry["name"]: entry for name in GRAPHS for entry in self.graphs[name]["inputs"]}
         self.messages = Messages(library)
         device.activate()
         installed = f"{library.flavour} {library.version}"

@@ -16,6 +16,7 @@ from ...decoding.options import GenerationOptions
 from ...device_search.narrow import NarrowExecutor
 from ...device_search.search_buffers import not_captured
 from ...device_search.step_executor import ELEMENTS, StepExecutor, attention_at, incompatible_reason
+from ...sources import Source, SourceKind
 from .engines import Engines, ExecutionContext
 from .state import PREFILL, EngineState
 
@@ -104,10 +105,11 @@ class EngineSlot:
         self._last: tuple[EngineState, StepExecutor] | None = None
 
     def begin(
-        self, sources: Sequence[Sequence[int]], options: GenerationOptions, *, graphs: bool, alignments: bool
+        self, sources: Sequence[Source], options: GenerationOptions, *, graphs: bool, alignments: bool
     ) -> StepExecutor:
-        batch = [list(source) for source in sources]
-        shape = len(batch), options.n_rows, bucket(self._engines.record, max(map(len, batch)))
+        batch = list(sources)
+        longest = max(map(self._engines.kind.length, batch))
+        shape = len(batch), options.n_rows, bucket(self._engines.record, longest)
         if self._last is None or shape != self._shape:
             self._last = None  # if this fails, the buffers may have moved already
             self._last, self._shape = self._make(batch, options.n_rows, graphs), shape
@@ -115,7 +117,7 @@ class EngineSlot:
             self._last[0].restart(batch)
         return self._last[1]
 
-    def _make(self, batch: list[list[int]], n_beams: int, graphs: bool) -> tuple[EngineState, StepExecutor]:
+    def _make(self, batch: list[Source], n_beams: int, graphs: bool) -> tuple[EngineState, StepExecutor]:
         queue = {"queue": self._prefill.queue} if graphs else {}
         state = EngineState(self._engines, batch, n_beams, self._context, **queue)
         executor = EngineExecutor(state)
@@ -136,13 +138,15 @@ class EngineSlotFactory:
 
     def __init__(self, engines: Engines, device: Device) -> None:
         self.device = device
+        self.kind: SourceKind = engines.kind
         self.most_sources: int | None = int(engines.record["ranges"]["B"]["max"])
         self._engines = engines
 
-    def shape_of(self, sources: Sequence[Sequence[int]], options: GenerationOptions) -> Hashable:
+    def shape_of(self, sources: Sequence[Source], options: GenerationOptions) -> Hashable:
         """Batches of one shape have equal launches: sources, beams that the engine runs, and the bucket."""
         record = self._engines.record
-        return len(sources), beams_for(record, options.n_rows), bucket(record, max(map(len, sources)))
+        longest = max(map(self.kind.length, sources))
+        return len(sources), beams_for(record, options.n_rows), bucket(record, longest)
 
     def make(self) -> EngineSlot:
         return EngineSlot(self._engines, self.device)

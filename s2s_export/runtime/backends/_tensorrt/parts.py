@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 
 from ...decoding.state import DecodeState, Ints, StepQuery, StepResult
+from ...sources import Source
 
 
 class PartedState:
     """See `decoding.state.DecodeState`. begin: makes the state of one part. At most `size` sources go into a part."""
 
-    def __init__(
-        self, begin: Callable[[Sequence[Sequence[int]]], DecodeState], sources: Sequence[Sequence[int]], size: int
-    ) -> None:
+    def __init__(self, begin: Callable[[Sequence[Source]], DecodeState], sources: Sequence[Source], size: int) -> None:
         self._parts = [begin(sources[i : i + size]) for i in range(0, len(sources), size)]
         self.n_sources = len(sources)
         self.n_beams = self._parts[0].n_beams

@@ -20,7 +20,7 @@ from ....errors import BackendError
 from ...cuda.driver import n_bytes
 from ...decoding.ancestors import AncestorTable
 from ...decoding.state import NO_ATTENTION, Ints, StepQuery, StepResult
-from .._sources import pad_sources
+from ...sources import MASK, Source
 from . import candidates
 from .engines import Engines, ExecutionContext
 
@@ -41,7 +41,7 @@ class EngineState:
     def __init__(
         self,
         engines: Engines,
-        sources: list[list[int]],
+        sources: list[Source],
         n_beams: int,
         context: ExecutionContext | None = None,
         queue: Queue = lambda signature, body: body(),
@@ -74,7 +74,7 @@ class EngineState:
 
     # Before the first step
 
-    def _encode(self, sources: list[list[int]], queue: Queue) -> None:
+    def _encode(self, sources: list[Source], queue: Queue) -> None:
         """Queues encoder and cross-KV-init, which write where the decoder step reads, and clears the caches."""
         self._upload(sources)
         for graph in PREFILL:
@@ -90,24 +90,25 @@ class EngineState:
         self._queue_prefill = functools.partial(queue, self.signature, self._launch_prefill)
         self._queue_prefill()
 
-    def restart(self, sources: list[list[int]]) -> None:
+    def restart(self, sources: list[Source]) -> None:
         """Encodes other sources, as many and of the same bucket, into the same buffers. For a search that writes token,
         position and ancestors itself."""
         self._device.activate()
         self._upload(sources)
         self._queue_prefill()
 
-    def _upload(self, sources: list[list[int]]) -> None:
+    def _upload(self, sources: list[Source]) -> None:
         context = self._context
-        ids, mask = pad_sources(sources, self._engines.bundle.manifest["source"])
-        length = bucket(self._engines.record, ids.shape[1])
-        self._letters["S"] = length
-        fed = {"input_ids": ids, "source_mask": mask}
+        fed = self._engines.kind.prepare(sources)
+        self._letters["S"] = bucket(self._engines.record, fed[MASK].shape[1])
         for name, array in fed.items():
-            staged = context.staging(name, (self.n_sources, length), np.int64)
-            staged[...] = 0
-            staged[:, : array.shape[1]] = array
-            self._addresses[name] = context.buffer(name, staged.shape, "int64")
+            if (entry := self._engines.inputs.get(name)) is None:
+                continue
+            shape = self._shape(entry)
+            staged = context.staging(name, shape, entry["dtype"])
+            staged[...] = 0  # behind the batch's longest source, up to the bucket
+            staged[tuple(slice(size) for size in array.shape)] = array
+            self._addresses[name] = context.buffer(name, shape, entry["dtype"])
             context.upload(self._addresses[name], staged)
 
     def _launch_prefill(self) -> None:

@@ -11,7 +11,7 @@ from ..option import Option
 from ..rule import Edit, SparseRule, View, compact
 
 ORDER = 50
-OPTIONS = {"encoder_no_repeat_ngram_size": Option(values.integer(0), default=0, example=2)}
+OPTIONS = {"encoder_no_repeat_ngram_size": Option(values.integer(0), default=0, example=2, reads_source=True)}
 
 
 class EncoderNoRepeatNgram(SparseRule):

@@ -12,7 +12,7 @@ from ..rule import NO_TOKEN, Edit, SparseRule, View
 from ..state import Ints
 
 ORDER = 20
-OPTIONS = {"encoder_repetition_penalty": Option(values.above_0, default=1.0, example=1.5)}
+OPTIONS = {"encoder_repetition_penalty": Option(values.above_0, default=1.0, example=1.5, reads_source=True)}
 
 
 class EncoderRepetitionPenalty(SparseRule):
