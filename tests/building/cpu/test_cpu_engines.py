@@ -154,7 +154,7 @@ def test_weights_in_half_precision_are_brought_in_fp32(tmp_path):
     assert tokens[0] == tokens[1]
 
 
-@pytest.mark.parametrize(("kernels", "words"), [("own", "kernels of our own"), ("onnxruntime", "ONNX Runtime's")])
+@pytest.mark.parametrize(("kernels", "words"), [("own", "our own kernels"), ("onnxruntime", "ONNX Runtime's")])
 def test_inspect_says_whose_kernels_an_engine_has(built, kernels, words):
     assert words in s2s("inspect", built("marian", "cpu-fp32", kernels=kernels)).stdout
 
