@@ -18,8 +18,9 @@ import numpy as np
 
 from ..bundle import Bundle, read
 from ..errors import InputError, InvalidOption, UsageError
-from . import backends, decoding, memory, scheduling, searching, text
+from . import backends, decoding, memory, scheduling, scoring, searching, text
 from .decoding import GenerationOptions, Hypothesis
+from .decoding.scoring import Score
 from .scheduling import DEFAULT_BATCH_SIZE, available_cores
 from .sources import Source, kind_of
 
@@ -267,6 +268,75 @@ class Session:
             except InputError as error:
                 raise InputError(f"text {number}: {error}") from None
         return [best[0].text or "" for best in self.decode(sources, chosen, batch_size=batch_size)]
+
+    def score(
+        self,
+        sources: Sequence[str | Source],
+        targets: Sequence[str | Ids],
+        *,
+        source_lang: str | None = None,
+        target_lang: str | None = None,
+        truncate: bool = False,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        **options: Any,
+    ) -> list[Score]:
+        """How likely the model finds each target as the output for its source (scoring.py).
+
+        Texts, or sources of the model's kind and target token ids. Of the options only those of the decoder prompt
+        matter. Equal sources, as in an n-best list, are encoded once. Raises InputError, which names the pair.
+        """
+        if isinstance(sources, str) or isinstance(targets, str) or len(sources) != len(targets):
+            raise UsageError(
+                f"score takes a list of sources and a list of as many targets, found {len(sources)} and {len(targets)}"
+            )
+        chosen = self.options(target_lang=target_lang, **options)
+        pairs = []
+        for number, (source, target) in enumerate(zip(sources, targets, strict=True)):
+            try:
+                pairs.append(
+                    self.check_pair(
+                        source, target, chosen, source_lang=source_lang, target_lang=target_lang, truncate=truncate
+                    )
+                )
+            except InputError as error:
+                raise InputError(f"pair {number}: {error}") from None
+        found: list[Score | None] = [None] * len(pairs)
+        for place, score in self.score_each(pairs, chosen, batch_size=batch_size):
+            found[place] = score
+        return [score for score in found if score is not None]
+
+    def check_pair(
+        self,
+        source: str | Source,
+        target: str | Ids,
+        options: GenerationOptions,
+        *,
+        source_lang: str | None = None,
+        target_lang: str | None = None,
+        truncate: bool = False,
+    ) -> tuple[Source, list[int]]:
+        """A pair as `score_each` takes it: a text becomes ids, a target's with the end token. Raises InputError."""
+        if isinstance(source, str):
+            source = self.encode(source, source_lang=source_lang, target_lang=target_lang, truncate=truncate)
+        else:
+            source = self.check_source(source, truncate=truncate)
+        if isinstance(target, str):
+            target = [*self.tokenizer.encode_target(target), *options.eos_token_id[:1]]
+        return source, scoring.check_target(target, options, self.bundle)
+
+    def score_each(
+        self, pairs: Sequence[tuple[Source, Ids]], options: GenerationOptions, *, batch_size: int = DEFAULT_BATCH_SIZE
+    ) -> Iterator[tuple[int, Score]]:
+        """The index and score of each checked pair, as batches finish."""
+        return scoring.score_pairs(
+            self.backend.begin,
+            self.kind.length,
+            [source for source, _ in pairs],
+            [target for _, target in pairs],
+            scoring.prompt_of(options),
+            batch_size=batch_size,
+            workers=self.workers,
+        )
 
     def stream(
         self,
