@@ -1,0 +1,32 @@
+"""`frequency_penalty`: the score of a token falls by this much for each time that it has been generated."""
+
+from __future__ import annotations
+
+from .. import option_values as values
+from ..generation_options import GenerationOptions
+from ..option import Option
+from ..rule import Edit, SparseRule, View
+
+ORDER = 32  # after repetition_penalty
+OPTIONS = {"frequency_penalty": Option(values.number(), default=0.0)}
+
+
+class FrequencyPenalty(SparseRule):
+    """As OpenAI's API, vLLM and TensorRT-LLM have it. The decoder prompt does not count.
+
+    Device: none.
+    """
+
+    reads_history = True
+
+    def __init__(self, penalty: float, prompt_length: int) -> None:
+        self._penalty = penalty
+        self._prompt_length = prompt_length
+
+    def edit(self, view: View) -> Edit | None:
+        tokens = view.history()[:, :, self._prompt_length :]
+        return Edit("add", tokens, -self._penalty) if tokens.shape[-1] else None
+
+
+def from_options(options: GenerationOptions, vocabulary_size: int) -> FrequencyPenalty | None:
+    return FrequencyPenalty(options.frequency_penalty, len(options.prompt)) if options.frequency_penalty else None
