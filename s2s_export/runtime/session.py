@@ -11,14 +11,15 @@ from __future__ import annotations
 import dataclasses
 import os
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..bundle import Bundle, read
 from ..errors import InputError, InvalidOption, UsageError
-from . import backends, decoding, memory, scheduling, scoring, searching, text
+from . import backends, decoding, memory, scheduling, scoring, searching, text, text_options
 from .decoding import GenerationOptions, Hypothesis
 from .decoding.scoring import Score
 from .scheduling import DEFAULT_BATCH_SIZE, available_cores
@@ -111,9 +112,24 @@ class Session:
         )
 
     def options(self, /, *, target_lang: str | None = None, **overrides: Any) -> GenerationOptions:
-        """The options of a call, checked: what is given, then the checkpoint's defaults, then transformers' own."""
+        """The options of a call, checked: what is given, then the checkpoint's defaults, then transformers' own.
+
+        Some may be given as text (text_options.py): target_prefix, typed_prefix, terms, force_words, stop_strings,
+        choices, regex.
+        """
         if target_lang is not None:
             overrides = {**self.tokenizer.target_overrides(target_lang), **overrides}
+        if not text_options.NAMES.isdisjoint(overrides):
+            overrides = self._texts.to_ids(overrides, self._resolve)
+        chosen = self._resolve(overrides)
+        if chosen.coverage_penalty and not self.has_attention:
+            raise InvalidOption(
+                f"coverage_penalty is {chosen.coverage_penalty}, but a model of the family "
+                f"'{self.bundle.manifest['family']}' has no attention to the source; leave it out"
+            )
+        return chosen
+
+    def _resolve(self, overrides: Mapping[str, Any]) -> GenerationOptions:
         return decoding.resolve(
             self.bundle.manifest["generation"],
             overrides,
@@ -121,6 +137,10 @@ class Session:
             max_target_length=self.bundle.max_target_length,
             reads_source_ids=self.kind.has_ids,
         )
+
+    @cached_property
+    def _texts(self) -> text_options.TextOptions:
+        return text_options.TextOptions(self.tokenizer, self.bundle)
 
     def encode(
         self, source: str, *, source_lang: str | None = None, target_lang: str | None = None, truncate: bool = False

@@ -93,13 +93,12 @@ def test_what_cant_be_scored(bundled: Any) -> None:
         session.score([[5, 2]], [[5], [6]])
 
 
-def test_the_command_prints_a_table_and_json_lines(tmp_path: Path) -> None:
+def test_the_command_prints_a_table_and_json_lines(number_words: Path, tmp_path: Path) -> None:
     import json
 
     from command_line import s2s
 
-    bundle = tmp_path / "bundle"
-    s2s("export", Path(__file__).parents[2] / "examples" / "models" / "number-words", bundle)
+    bundle = number_words
     data = tmp_path / "pairs.tsv"
     data.write_text(">>deu<< two\tzwei\n>>deu<< two\tdrei\nno tab\n>>fra<< two\tdeux\n", encoding="utf-8")
     table = s2s("score", bundle, "--data", data, status=1)

@@ -150,6 +150,7 @@ class Glossary:
     entries: tuple[Term, ...]
     continuations: frozenset[int] = frozenset()
     _trie: dict[int, object] = field(default_factory=dict, compare=False, repr=False)
+    _hash: int = field(default=0, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for term in self.entries:
@@ -158,6 +159,11 @@ class Glossary:
                 for token in phrase:
                     node = node.setdefault(token, {})  # type: ignore[assignment]
                 node.setdefault(-1, []).append(term)  # type: ignore[attr-defined]
+
+        object.__setattr__(self, "_hash", hash((self.entries, self.continuations)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     def __bool__(self) -> bool:
         return bool(self.entries)

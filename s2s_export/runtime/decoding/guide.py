@@ -14,12 +14,16 @@ from ...errors import InvalidOption
 
 class Guide:
     """start: the state before the first token. longest: tokens of the longest output, None where there is no longest.
+    is_whole: whether the output has to be complete when it ends, at max_length too. farthest: the most that `missing`
+    returns.
 
     Guides are compared by `key`: what they were made of.
     """
 
     start: Hashable = 0
     longest: int | None = None
+    is_whole: bool = True
+    farthest: int = 0
 
     def __init__(self, key: Hashable) -> None:
         self.key = key
@@ -35,11 +39,15 @@ class Guide:
         """The state after these generated tokens."""
         state = self.start
         for token in tokens:
-            at = (state, token)
-            if at not in self._steps:
-                self._steps[at] = self.step(state, token)
-            state = self._steps[at]
+            state = self.next(state, token)
         return state
+
+    def next(self, state: Hashable, token: int) -> Hashable:
+        """`step`, remembered."""
+        at = (state, token)
+        if at not in self._steps:
+            self._steps[at] = self.step(state, token)
+        return self._steps[at]
 
     def step(self, state: Any, token: int) -> Hashable:
         """The state after one more token; what an allowed one is not leads to may be any."""
@@ -51,6 +59,14 @@ class Guide:
 
     def may_end(self, state: Any) -> bool:
         raise NotImplementedError
+
+    def missing(self, state: Any) -> int:
+        """How many tokens, at most, a text needs before it may end."""
+        return 0
+
+    def token_ids(self) -> Iterable[int]:
+        """The tokens that it names, where they are few."""
+        return ()
 
 
 class Choices(Guide):
@@ -71,7 +87,15 @@ class Choices(Guide):
                     self._children.append({})
                 node = self._children[node][token]
             self._ends.add(node)
+        self._missing = [0] * len(self._children)
+        for node in range(len(self._children) - 1, -1, -1):  # children come after their parents
+            below = [self._missing[child] + 1 for child in self._children[node].values()]
+            self._missing[node] = 0 if node in self._ends else min(below)
+        self.farthest = max(self._missing)
         self.longest = max(map(len, listed))
+
+    def token_ids(self) -> Iterable[int]:
+        return {token for children in self._children for token in children}
 
     def step(self, state: int, token: int) -> int:
         return self._children[state].get(token, -1) if state >= 0 else -1
@@ -81,6 +105,9 @@ class Choices(Guide):
 
     def may_end(self, state: int) -> bool:
         return state in self._ends
+
+    def missing(self, state: int) -> int:
+        return self._missing[state]
 
 
 class Spellings:
@@ -124,10 +151,13 @@ class Typed(Guide):
     and whether nothing has been spelled yet.
     """
 
+    is_whole = False
+
     def __init__(self, text: str, spellings: Spellings, is_start: bool) -> None:
         super().__init__((text, is_start))
         self._spellings = spellings
         self.start = (text, is_start and spellings.strips_space)
+        self.farthest = len(text)
 
     def step(self, state: tuple[str, bool], token: int) -> tuple[str, bool]:
         rest, is_first = state
@@ -147,6 +177,10 @@ class Typed(Guide):
 
     def may_end(self, state: tuple[str, bool]) -> bool:
         return not state[0]
+
+    def missing(self, state: tuple[str, bool]) -> int:
+        """As many as characters, if each has a token of its own."""
+        return len(state[0])
 
     def _along(self, node: int, rest: str) -> list[int]:
         """Tokens that spell a beginning of the rest, or go on after it."""

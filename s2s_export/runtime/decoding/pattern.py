@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -68,6 +69,23 @@ class Automaton:
 
     def read(self, states: States, character: str) -> States:
         return self.closure({to for state in states for test, to in self.edges[state] if test(character)})
+
+    def distances(self) -> list[int]:
+        """The fewest characters from each state to the end."""
+        before: list[list[tuple[int, int]]] = [[] for _ in self.edges]
+        for state, edges in enumerate(self.edges):
+            for to, cost in [*((to, 1) for _, to in edges), *((to, 0) for to in self.free[state])]:
+                before[to].append((state, cost))
+        found = [len(self.edges)] * len(self.edges)
+        found[self.end] = 0
+        waiting = deque([self.end])
+        while waiting:
+            state = waiting.popleft()
+            for other, cost in before[state]:
+                if found[state] + cost < found[other]:
+                    found[other] = found[state] + cost
+                    waiting.append(other)
+        return found
 
     def _state(self) -> int:
         if len(self.edges) >= MOST_STATES:
@@ -179,6 +197,8 @@ class Pattern(Guide):
         self._reads: dict[tuple[States, str], States] = {}
         self._allowed: dict[tuple[States, bool], list[int]] = {}
         self.start = (self._automaton.closure([self._automaton.start]), is_start and spellings.strips_space)
+        self._distances = self._automaton.distances()
+        self.farthest = max(self._distances)
         if not self.allowed(self.start) and not self.may_end(self.start):
             raise InvalidOption(
                 f"regex {expression!r} allows nothing that the model's tokens can spell; expected one that some text "
@@ -205,6 +225,10 @@ class Pattern(Guide):
 
     def may_end(self, state: tuple[States, bool]) -> bool:
         return self._automaton.end in state[0]
+
+    def missing(self, state: tuple[States, bool]) -> int:
+        """As many as characters, if each has a token of its own."""
+        return min((self._distances[s] for s in state[0]), default=self.farthest)
 
     def _read(self, states: States, character: str) -> States:
         at = (states, character)

@@ -61,6 +61,8 @@ def contradictions(chosen: Mapping[str, Any]) -> list[tuple[tuple[str, ...], boo
         *(["return_alternatives"] if alternatives else []),
     ]
     stops = set(chosen["eos_token_id"] or ())
+    is_whole = any(guide.is_whole for guide in chosen["guides"] or ())
+    cut = [name for name in ("stop_strings", "max_length_ratio") if chosen[name]]
     forced = {i for word in chosen["force_words_ids"] or () for way in word for i in way}
     forced |= set(chosen["terms"].target_ids()) if chosen["terms"] else set()
     return [
@@ -80,6 +82,8 @@ def contradictions(chosen: Mapping[str, Any]) -> list[tuple[tuple[str, ...], boo
          f"{' and '.join(special)} can't be used when sampling, expected do_sample unset"),
         (tuple(special), len(special) > len(constrained) and len(special) > 1,
          f"{' and '.join(special)} can't be combined, expected one of them"),
+        (("guides", "stop_strings", "max_length_ratio"), is_whole and bool(cut),
+         f"{' and '.join(cut)} would cut what choices or a regex allow, expected one or the other"),
         (("eos_token_id", *constrained), bool(forced & stops),
          f"{' and '.join(constrained)} has the end token {sorted(forced & stops)}, expected text only"),
         (("coverage_penalty", "num_beams"), bool(chosen["coverage_penalty"]) and n_beams == 1 and not alternatives,
