@@ -63,6 +63,22 @@ def search_options(command: F) -> F:
     return command
 
 
+def ensemble_options(command: F) -> F:
+    """--ensemble and --ensemble-average."""
+    command = click.option(
+        "--ensemble-average",
+        default="log_probs",
+        show_default=True,
+        help="What an ensemble averages: log_probs (Marian) or probs (fairseq).",
+    )(command)
+    return click.option(
+        "--ensemble",
+        multiple=True,
+        metavar="BUNDLE",
+        help="Decode with the average of this bundle too, which has the same vocabulary; may be repeated.",
+    )(command)
+
+
 def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 

@@ -21,7 +21,7 @@ from ._common import (
     worker_option,
 )
 from ._options import generation_options, given
-from ._search_options import finishing_of, search_options
+from ._search_options import ensemble_options, finishing_of, search_options
 
 if TYPE_CHECKING:
     from ..runtime.cases import Outcome
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 @shortlist_option
 @generation_options
 @search_options
+@ensemble_options
 @click.option("--source-lang", help="Language of the source, for models with several.")
 @click.option("--target-lang", help="Language to translate into, for models with several.")
 @click.option("--truncate", is_flag=True, help="Cut sources that are longer than the model allows.")
@@ -66,6 +67,8 @@ def command(
     scores: bool,
     alignments: str | None,
     stream: bool,
+    ensemble: tuple[str, ...],
+    ensemble_average: str,
     quiet: bool,
     as_json: bool,
     **options: Any,
@@ -87,7 +90,17 @@ def command(
         raise UsageError("--stream prints text while it is decoded; leave out --json and --alignments")
     one_by_one = bool(text) or stream  # a text on the command line gets all cores
     n_workers = workers or (1 if one_by_one else None)
-    session = load(bundle, backend, target, threads, workers=n_workers, shortlist=shortlist, search=search)
+    session = load(
+        bundle,
+        backend,
+        target,
+        threads,
+        workers=n_workers,
+        shortlist=shortlist,
+        search=search,
+        ensemble=ensemble,
+        ensemble_average=ensemble_average,
+    )
     tell_choice(session, backend, quiet)
     languages = {"source_lang": source_lang, "target_lang": target_lang}
     finishing = finishing_of(options, session, stream=stream)

@@ -22,6 +22,7 @@ from ..errors import InputError, InvalidOption, UsageError
 from . import backends, decoding, memory, scheduling, scoring, searching, text, text_options
 from .decoding import GenerationOptions, Hypothesis
 from .decoding.scoring import Score
+from .ensembles import EnsembleBackend
 from .scheduling import DEFAULT_BATCH_SIZE, available_cores
 from .sources import Source, kind_of
 
@@ -41,6 +42,8 @@ def load(
     shortlist: bool = False,
     verify: bool = True,
     search: str = "auto",
+    ensemble: Sequence[str | os.PathLike[str]] = (),
+    ensemble_average: str = "log_probs",
 ) -> Session:
     """Open a bundle.
 
@@ -55,6 +58,8 @@ def load(
     verify: compare every file that will be used, an engine's included, with its sha256. Results are remembered until a
         file is touched: 300 MB of weights take 0.3 to 0.5 s of one core at first and 1 ms later (hashing.py).
     search: where the search runs: "device", "host", or "auto" for the device if the backend has one (searching.py).
+    ensemble: further bundles with the same vocabulary, which decode together with this one (ensembles.py).
+    ensemble_average: "log_probs", or "probs".
 
     Raises BundleError, BackendUnavailable, EngineError, InvalidOption, UnknownOption.
     """
@@ -66,6 +71,12 @@ def load(
     executor = backends.open_backend(opened, backend, target, threads)
     if workers is None and not backends.declared()[executor.name].computes_on_cores:
         n_workers = 1
+    if ensemble:
+        if shortlist or search not in ("auto", "host"):
+            raise InvalidOption("an ensemble decodes with the search on the host, and without a shortlist")
+        others = [read(path, verify=verify) for path in ensemble]
+        members = [backends.open_backend(other, executor.name, target, threads) for other in others]
+        executor = EnsembleBackend([opened, *others], [executor, *members], ensemble_average)
     session = Session(opened, executor, n_workers, search)
     if shortlist:
         from .shortlist.state import open_shortlist

@@ -106,7 +106,9 @@ class RowSearch:
                 total = sum(hypothesis.token_scores)
                 hypothesis.score = total / float(n) ** self._options.length_penalty
                 found.append(hypothesis)
-            self.results[self.steps.present[source]] = allowed(found) if is_guided(self._options) else found
+            self.results[self.steps.present[source]] = (
+                allowed(found, self._options) if is_guided(self._options) else found
+            )
 
     def stable(self, source: int) -> list[int]:
         """The final tokens, including the prompt, of the first output of a source in the batch."""

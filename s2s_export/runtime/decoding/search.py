@@ -102,7 +102,7 @@ class BeamSearch:
             outputs = range(self._options.num_return_sequences)
             found = [output(self.steps, self._beams, source, place) for place in outputs]
             if is_guided(self._options):
-                found = allowed(found)
+                found = allowed(found, self._options)
             self.results[self.steps.present[source]] = found
 
     def stable(self, source: int) -> list[int]:
@@ -128,9 +128,14 @@ def is_guided(options: GenerationOptions) -> bool:
     return bool(options.guides) or options.prefix_allowed_tokens_fn is not None
 
 
-def allowed(found: list[Hypothesis]) -> list[Hypothesis]:
+def allowed(found: list[Hypothesis], options: GenerationOptions) -> list[Hypothesis]:
     """The outputs that a guide allows. Fewer may be than were asked for; raises InputError if there is none."""
-    found = [hypothesis for hypothesis in found if hypothesis.token_scores and hypothesis.score > IMPOSSIBLE]
+
+    def is_allowed(hypothesis: Hypothesis) -> bool:
+        tokens = [token for token in hypothesis.token_ids[len(options.prompt) :] if token not in options.eos_token_id]
+        return bool(hypothesis.token_scores) and all(g.may_end(g.after(tokens)) for g in options.guides or ())
+
+    found = [hypothesis for hypothesis in found if hypothesis.score > IMPOSSIBLE and is_allowed(hypothesis)]
     if not found:
         raise InputError(
             "nothing that is allowed can be spelled within max_new_tokens; allow more outputs, or raise max_new_tokens"
