@@ -130,3 +130,14 @@ def test_coverage_needs_attention(bundled: Any) -> None:
     session = s2s_export.load(bundled("lstm"))
     with pytest.raises(InvalidOption, match="has no attention to the source"):
         session.generate([[5, 6]], num_beams=2, coverage_penalty=0.1)
+
+
+def test_every_option_is_explained() -> None:
+    from s2s_export.runtime.decoding import resolve, search_options
+    from s2s_export.runtime.text_options import NAMES
+
+    text = (Path(__file__).parents[2] / "docs" / "options.md").read_text(encoding="utf-8")
+    known = resolve({}, {"bos_token_id": 0}, vocabulary_size=9).values()
+    internal = {"target_prefix_ids"}  # what target_prefix becomes
+    for name in {*known, *search_options.OPTIONS, *NAMES, "confidence", "mbr", "keep", "keep_unknown"} - internal:
+        assert f"`{name}`" in text, name
