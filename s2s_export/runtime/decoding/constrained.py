@@ -29,7 +29,7 @@ from .endings import Endings
 from .numerics import along
 from .options import GenerationOptions
 from .rule import MINUS_INFINITY, NO_TOKEN, Edit, Rule, SparseRule, View
-from .search import BeamSearch
+from .search import IMPOSSIBLE, BeamSearch
 from .state import Floats, Ints
 
 
@@ -145,7 +145,7 @@ class ConstrainedBeams(Beams):
             after: list[State] = []
             if len(constraints):
                 for c in range(sums.shape[1]):
-                    if sums[b, c] == -np.inf:
+                    if sums[b, c] < IMPOSSIBLE:
                         after.append(Constraints.START)
                         complete[b, c] = False
                         continue
@@ -205,7 +205,7 @@ class ConstrainedBeams(Beams):
             rank = counts.get(bank, 0)
             counts[bank] = rank + 1
             # Candidates that are impossible or have ended come last, whatever their bank.
-            is_out = not running[c] > np.float32(-1e8)
+            is_out = not running[c] > IMPOSSIBLE
             ranked.append((is_out, rank, bank, place, c))
         top = max((bank for is_out, _, bank, _, _ in ranked if not is_out), default=(0, False))
         ranked.sort(key=lambda entry: (entry[0], entry[1], entry[2] != top, entry[3]))

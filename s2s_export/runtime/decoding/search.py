@@ -29,7 +29,7 @@ from .rule import Rule
 from .state import DecodeState, Ints
 from .steps import LEAVE_AT, Steps
 
-IMPOSSIBLE = -1e8  # an output with a lower score stands for none
+IMPOSSIBLE = -1e8  # a lower sum of log-probabilities stands for no output
 
 
 class BeamSearch:
@@ -133,9 +133,11 @@ def allowed(found: list[Hypothesis], options: GenerationOptions) -> list[Hypothe
 
     def is_allowed(hypothesis: Hypothesis) -> bool:
         tokens = [token for token in hypothesis.token_ids[len(options.prompt) :] if token not in options.eos_token_id]
-        return bool(hypothesis.token_scores) and all(g.may_end(g.after(tokens)) for g in options.guides or ())
+        n = len(hypothesis.token_scores)
+        is_possible = n > 0 and hypothesis.score * float(n) ** options.length_penalty > IMPOSSIBLE
+        return is_possible and all(guide.may_end(guide.after(tokens)) for guide in options.guides or ())
 
-    found = [hypothesis for hypothesis in found if hypothesis.score > IMPOSSIBLE and is_allowed(hypothesis)]
+    found = [hypothesis for hypothesis in found if is_allowed(hypothesis)]
     if not found:
         raise InputError(
             "nothing that is allowed can be spelled within max_new_tokens; allow more outputs, or raise max_new_tokens"

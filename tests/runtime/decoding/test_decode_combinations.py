@@ -104,7 +104,7 @@ def check(options: GenerationOptions, source: list[int], found: list[Hypothesis]
     is_picked = options.guides or options.force_words_ids or options.terms or options.return_alternatives
     assert len(found) <= options.num_return_sequences
     assert found and (is_picked or len(found) == options.num_return_sequences)
-    outputs = [hypothesis for hypothesis in found if hypothesis.token_scores and hypothesis.score > FILLER]
+    outputs = [h for h in found if h.score * len(h.token_scores) ** options.length_penalty > FILLER and h.token_scores]
     if not options.return_alternatives and not options.do_sample:
         assert [h.score for h in found] == sorted((h.score for h in found), reverse=True)
     for hypothesis in outputs:
