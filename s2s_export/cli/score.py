@@ -9,6 +9,7 @@ import click
 
 from ..errors import InputError, explain, is_failure
 from ._common import Rate, bar, output_options, session_options, tell_choice, worker_option
+from ._search_options import ensemble_options
 
 if TYPE_CHECKING:
     from ..runtime.decoding.scoring import Score
@@ -29,6 +30,7 @@ HEADER = "log_prob\tmean\ttokens\ttarget"
 )
 @session_options
 @worker_option
+@ensemble_options
 @click.option("--source-lang", help="Language of the sources, for models with several.")
 @click.option("--target-lang", help="Language of the targets, for models with several.")
 @click.option("--truncate", is_flag=True, help="Cut sources that are longer than the model allows.")
@@ -46,6 +48,8 @@ def command(
     threads: int | None,
     batch_size: int | None,
     workers: int | None,
+    ensemble: tuple[str, ...],
+    ensemble_average: str,
     source_lang: str | None,
     target_lang: str | None,
     truncate: bool,
@@ -66,7 +70,16 @@ def command(
     from ..runtime.session import load
     from ..runtime.text import read_lines
 
-    session = load(bundle, backend, target, threads, workers=workers, search="host")
+    session = load(
+        bundle,
+        backend,
+        target,
+        threads,
+        workers=workers,
+        search="host",
+        ensemble=ensemble,
+        ensemble_average=ensemble_average,
+    )
     tell_choice(session, backend, quiet)
     options = session.options(
         target_lang=target_lang, **({} if length_penalty is None else {"length_penalty": length_penalty})

@@ -133,6 +133,12 @@ class Session:
         if not text_options.NAMES.isdisjoint(overrides):
             overrides = self._texts.to_ids(overrides, self._resolve)
         chosen = self._resolve(overrides)
+        if chosen.stop_strings and chosen.stop_strings.decode is None:  # the checkpoint's own
+            chosen.stop_strings.decode = self.tokenizer.decode
+        if self.shortlist is not None and any(not guide.token_ids() for guide in chosen.guides or ()):
+            raise InvalidOption(
+                "regex and typed_prefix choose among all tokens, of which a shortlist has few; leave --shortlist out"
+            )
         if chosen.coverage_penalty and not self.has_attention:
             raise InvalidOption(
                 f"coverage_penalty is {chosen.coverage_penalty}, but a model of the family "

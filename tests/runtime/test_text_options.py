@@ -141,3 +141,8 @@ def test_every_option_is_explained() -> None:
     internal = {"target_prefix_ids"}  # what target_prefix becomes
     for name in {*known, *search_options.OPTIONS, *NAMES, "confidence", "mbr", "keep", "keep_unknown"} - internal:
         assert f"`{name}`" in text, name
+
+
+def test_a_checkpoints_own_stop_strings_work(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(session.bundle.manifest["generation"], "stop_strings", ["tausend"])
+    assert session.translate(TEXTS[:1]) == ["eintausend"]

@@ -38,8 +38,11 @@ class Endings:
 
     def of(self, tokens: Ints, parents: Ints | None) -> Bools:
         """Whether each token [B, C] ends the output that continues row `parents` [B, C]; the row itself if None."""
-        limit = self._limit if isinstance(self._limit, int) else self._limit[self._steps.present]
-        ends = np.broadcast_to(np.asarray(self._steps.length + 1 >= limit), tokens.shape).copy()
+        length = self._steps.length + 1
+        if isinstance(self._limit, int):
+            ends = np.full(tokens.shape, length >= self._limit)
+        else:
+            ends = np.broadcast_to(length >= self._limit[self._steps.present], tokens.shape).copy()
         for eos in self._end_tokens:
             ends |= tokens == eos
         if self._stops:
