@@ -103,9 +103,17 @@ class TextOptions:
             sources = dict.fromkeys(
                 tuple(self._tokenizer.encode_inner(form)) for form in _forms(source) if form.strip()
             )
+            if any(self._unknown in ids for ids in sources):
+                raise InvalidOption(
+                    f"terms has the source form {source!r}, which the model's tokens can't spell; leave it out"
+                )
             terms.append(Term(tuple(ids for ids in sources if ids), self._ways("terms", targets)))
         pieces = self._tokenizer.source_tokens(range(self._source_size))
-        return Glossary(tuple(terms), frozenset(i for i, piece in enumerate(pieces) if continues_word(piece)))
+        return Glossary(
+            tuple(terms),
+            continuations=frozenset(i for i, piece in enumerate(pieces) if continues_word(piece)),
+            word_ends=frozenset(i for i, piece in enumerate(pieces) if piece[-1:].isalnum()),
+        )
 
     def _forced(self, given: Any) -> list[tuple[tuple[int, ...], ...]]:
         items = [given] if isinstance(given, str) else given

@@ -111,6 +111,7 @@ def test_what_cant_be_used_is_said(session: Session, tmp_path: Path) -> None:
     cases: list[tuple[dict[str, Any], str]] = [
         ({"terms": str(bad)}, "line 2 has an empty term"), ({"terms": str(single)}, "line 1 has one column"),
         ({"terms": str(tmp_path / "none.tsv")}, "No such file"), ({"terms": {"": "x"}}, "none of them empty"),
+        ({"terms": {"☃": "zwei"}}, "source form '☃', which the model's tokens can't spell"),
         ({"terms": 3}, "expected pairs of a source form"), ({"force_words": []}, "expected texts"),
         ({"force_words": ["日本"]}, "which the model's tokens can't spell"),
         ({"target_prefix": "日本"}, "which the model's tokens can't spell"),

@@ -145,10 +145,15 @@ class Term:
 
 @dataclass(frozen=True)
 class Glossary:
-    """Terms, and which tokens go on with a word: a source form is no match if one follows it."""
+    """Terms, of which only whole words of a source are matches.
+
+    continuations: source tokens that may go on with the word before them; one after a form makes it no match.
+    word_ends: those that end with a letter; one before a form that begins with a continuation makes it no match.
+    """
 
     entries: tuple[Term, ...]
     continuations: frozenset[int] = frozenset()
+    word_ends: frozenset[int] = frozenset()
     _trie: dict[int, object] = field(default_factory=dict, compare=False, repr=False)
     _hash: int = field(default=0, compare=False, repr=False)
 
@@ -160,7 +165,7 @@ class Glossary:
                     node = node.setdefault(token, {})  # type: ignore[assignment]
                 node.setdefault(-1, []).append(term)  # type: ignore[attr-defined]
 
-        object.__setattr__(self, "_hash", hash((self.entries, self.continuations)))
+        object.__setattr__(self, "_hash", hash((self.entries, self.continuations, self.word_ends)))
 
     def __hash__(self) -> int:
         return self._hash
@@ -185,6 +190,8 @@ class Glossary:
     def _longest(self, source: Sequence[int], place: int) -> tuple[int, list[Term]]:
         node = self._trie
         best: tuple[int, list[Term]] = (0, [])
+        if place and source[place] in self.continuations and source[place - 1] in self.word_ends:
+            return best
         for end in range(place, len(source)):
             if source[end] not in node:
                 break

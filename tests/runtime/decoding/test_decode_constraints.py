@@ -76,6 +76,15 @@ def test_a_glossary_applies_only_where_its_source_words_occur() -> None:
             assert [h.score for h in before] == pytest.approx([h.score for h in after])
 
 
+def test_a_term_is_a_whole_word() -> None:
+    term = Term(((5, 6), (15, 6)), ((3,),))
+    glossary = Glossary((term,), continuations=frozenset({5, 6, 7}), word_ends=frozenset({5, 6, 7, 15}))
+    for source, is_match in [
+        ([5, 6], True), ([9, 5, 6, 9], True), ([7, 5, 6], False), ([5, 6, 7], False), ([7, 15, 6], True),
+    ]:  # fmt: skip
+        assert glossary.matches(source) == ([term] if is_match else []), source
+
+
 def test_thousands_of_entries_are_one_lookup() -> None:
     entries = tuple(Term(((100 + i, 100 + i // 7),), ((i % 50,),)) for i in range(5000))
     glossary = Glossary(entries)
