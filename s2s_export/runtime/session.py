@@ -294,9 +294,26 @@ class Session:
         batch_size: int = DEFAULT_BATCH_SIZE,
         **options: Any,
     ) -> list[str]:
-        """The best hypothesis of each text."""
+        """The best hypothesis of each text.
+
+        options: generation options; target_prefix and typed_prefix may be lists with one for each text, "" for none.
+        """
         if isinstance(texts, str):
             raise UsageError("translate takes a list of texts, found one text; write [text]")
+        if parts := text_options.by_prefix(options, len(texts)):
+            found = [""] * len(texts)
+            for of_part, places in parts:
+                some = self.translate(
+                    [texts[i] for i in places],
+                    source_lang=source_lang,
+                    target_lang=target_lang,
+                    truncate=truncate,
+                    batch_size=batch_size,
+                    **of_part,
+                )
+                for place, text_found in zip(places, some, strict=True):
+                    found[place] = text_found
+            return found
         chosen = self.options(target_lang=target_lang, **options)
         sources = []
         for number, line in enumerate(texts):

@@ -30,6 +30,7 @@ from .decoding.pattern import Pattern
 from .text import Tokenizer, continues_word, from_utf8, lines_of, spell
 
 NAMES = frozenset({"target_prefix", "typed_prefix", "terms", "force_words", "stop_strings", "choices", "regex"})
+PREFIXES = ("target_prefix", "typed_prefix")
 Resolve = Callable[[Mapping[str, Any]], GenerationOptions]
 
 
@@ -52,7 +53,7 @@ class TextOptions:
         is_start = True
         if "target_prefix" in texts and "typed_prefix" in texts:
             raise InvalidOption("target_prefix and typed_prefix are both given; expected one of them")
-        for name in ("target_prefix", "typed_prefix"):
+        for name in PREFIXES:
             if name in texts:
                 head, tail = _text(name, texts[name]), ""
                 if name == "typed_prefix":
@@ -158,6 +159,23 @@ class TextOptions:
         forced = plain.forced_bos_token_id  # a language token, which comes before the text
         start = [*plain.prompt, *([] if forced is None or len(plain.prompt) != 1 else [forced])]
         return {"decoder_input_ids": [*start, *ids]}
+
+
+def by_prefix(options: Mapping[str, Any], n_texts: int) -> list[tuple[dict[str, Any], list[int]]]:
+    """The options of each distinct prefix and which texts have it, where a prefix is given for each text; else []."""
+    listed = [name for name in PREFIXES if isinstance(options.get(name), (list, tuple))]
+    if not listed:
+        return []
+    parts: dict[tuple[Any, ...], list[int]] = {}
+    for name in listed:
+        if len(options[name]) != n_texts:
+            raise InvalidOption(f"{name} has {len(options[name])} texts, expected one for each of {n_texts} sources")
+    for place in range(n_texts):
+        parts.setdefault(tuple(options[name][place] for name in listed), []).append(place)
+    return [
+        ({**options, **{name: text or None for name, text in zip(listed, texts, strict=True)}}, places)
+        for texts, places in parts.items()
+    ]
 
 
 def _split(typed: str) -> tuple[str, str]:

@@ -63,6 +63,14 @@ def test_an_output_goes_on_from_what_was_typed(session: Session, n_beams: int) -
     assert weak.startswith("eintausend") and strong.startswith("zwei")
 
 
+def test_each_text_may_have_a_prefix_of_its_own(session: Session) -> None:
+    found = session.translate([TEXTS[0]] * 4, target_prefix=["zwei", "", "drei", "zwei"])
+    assert [text[:4] for text in found] == ["zwei", "eint", "drei", "zwei"] and found[0] == found[3]
+    assert found[1] == session.translate(TEXTS[:1])[0]
+    with pytest.raises(InvalidOption, match="target_prefix has 1 texts, expected one for each of 3 sources"):
+        session.translate(TEXTS, target_prefix=["zwei"])
+
+
 def test_outputs_are_guided(session: Session) -> None:
     given: dict[str, Any] = {"num_beams": 2}
     assert session.translate(TEXTS[1:2], choices=["eins", "siebzehn", "dix"], **given) == ["siebzehn"]
