@@ -120,7 +120,9 @@ class ConstrainedBeams(Beams):
     def __init__(self, *given: object, tracker: Tracker) -> None:
         super().__init__(*given)  # type: ignore[arg-type]
         self._tracker = tracker
-        self._after: list[list[State]] = []  # the state of each candidate
+        # Of the step's candidates [B, C]: the state, the bank, whether all constraints are met.
+        self._after: list[list[State]] = []
+        self._banks: Ints = np.zeros((0, 0), dtype=np.int64)
         self._is_complete: Bools = np.zeros((0, 0), dtype=bool)
 
     def keep(self, sources: Ints) -> None:
@@ -138,25 +140,33 @@ class ConstrainedBeams(Beams):
         # Ties go to the lower beam, then to the lower token, as in every search.
         order = np.lexsort((flat_ids, parents, -sums), axis=-1)
         sums, parents, tokens = along(sums, order), along(parents, order), along(flat_ids, order)
-        self._after = []
-        complete = np.ones(sums.shape, dtype=bool)
+        self._after, self._banks = [], np.zeros(sums.shape, dtype=np.int64)
+        self._is_complete = np.ones(sums.shape, dtype=bool)
         rooms = [room - 1 for room in self._endings.room()]  # tokens that may follow
-        for b, (constraints, states) in enumerate(zip(self._tracker.constraints, self._tracker.states, strict=True)):
-            after: list[State] = []
+        for b, constraints in enumerate(self._tracker.constraints):
             if len(constraints):
-                for c in range(sums.shape[1]):
-                    if sums[b, c] < IMPOSSIBLE:
-                        after.append(Constraints.START)
-                        complete[b, c] = False
-                        continue
-                    state = constraints.step(states[int(parents[b, c])], int(tokens[b, c]))
-                    after.append(state)
-                    complete[b, c] = constraints.is_complete(state)
-                    if constraints.needed(state) > rooms[b]:
-                        sums[b, c] = -np.inf
-            self._after.append(after)
-        self._is_complete = complete
+                self._follow(b, sums[b], parents[b], tokens[b], rooms[b])
+            else:
+                self._after.append([])
         return sums, parents, tokens, along(flat, order)
+
+    def _follow(self, b: int, sums: Floats, parents: Ints, tokens: Ints, room: int) -> None:
+        """The state and the bank of each candidate [C] of a source. Those that come too late get minus infinity, in place.
+
+        Most tokens are in no phrase: after them, the candidates of a beam are in one state.
+        """
+        constraints, states = self._tracker.constraints[b], self._tracker.states[b]
+        plain = [constraints.step(state, NO_TOKEN) for state in states]
+        after = [plain[parent] for parent in parents.tolist()]
+        facts = np.asarray([_facts(constraints, state) for state in plain], dtype=np.int64)[parents]  # [C, 3]
+        for c in np.flatnonzero(np.isin(tokens, constraints.tokens) & (sums > IMPOSSIBLE)).tolist():
+            after[c] = constraints.step(states[int(parents[c])], int(tokens[c]))
+            facts[c] = _facts(constraints, after[c])
+        is_out = ~(sums > IMPOSSIBLE)
+        self._is_complete[b] = (facts[:, 0] == 0) & ~is_out
+        self._banks[b] = facts[:, 1] * 2 + facts[:, 2]
+        sums[(facts[:, 0] > room) & ~is_out] = MINUS_INFINITY
+        self._after.append(after)
 
     def _considered(self, scored: Scored) -> tuple[Ints, Floats]:
         """ids and log_probs [B, K, W] of a few tokens: of a whole distribution the best and the useful ones."""
@@ -189,28 +199,28 @@ class ConstrainedBeams(Beams):
     def _choose(self, running: Floats) -> Ints:
         """The best of each bank, then the second best of each, and so on; in order of their scores."""
         chosen = super()._choose(running)
-        for b, (constraints, after) in enumerate(zip(self._tracker.constraints, self._after, strict=True)):
+        for b, constraints in enumerate(self._tracker.constraints):
             if len(constraints):
-                chosen[b] = self._shared_out(constraints, after, running[b])
-                states = [after[c] for c in chosen[b].tolist()]
-                self._tracker.states[b] = states
+                chosen[b] = self._shared_out(self._banks[b], running[b])
+                self._tracker.states[b] = [self._after[b][c] for c in chosen[b].tolist()]
         return chosen
 
-    def _shared_out(self, constraints: Constraints, after: list[State], running: Floats) -> Ints:
-        order = np.argsort(-running, kind="stable").tolist()
-        counts: dict[tuple[int, bool], int] = {}
-        ranked = []
-        for place, c in enumerate(order):
-            bank = (constraints.n_met(after[c]), constraints.is_inside(after[c]))
-            rank = counts.get(bank, 0)
-            counts[bank] = rank + 1
-            # Candidates that are impossible or have ended come last, whatever their bank.
-            is_out = not running[c] > IMPOSSIBLE
-            ranked.append((is_out, rank, bank, place, c))
-        top = max((bank for is_out, _, bank, _, _ in ranked if not is_out), default=(0, False))
-        ranked.sort(key=lambda entry: (entry[0], entry[1], entry[2] != top, entry[3]))
-        chosen = sorted(ranked[: self.n_beams], key=lambda entry: entry[3])
-        return np.asarray([entry[4] for entry in chosen], dtype=np.int64)
+    def _shared_out(self, banks: Ints, running: Floats) -> Ints:
+        """K candidates of banks [C] and sums [C]. Those that are impossible or have ended come last."""
+        order = np.argsort(-running, kind="stable")
+        banks, is_out = banks[order], ~(running[order] > IMPOSSIBLE)
+        rank = np.zeros(len(order), dtype=np.int64)
+        for bank in np.unique(banks):
+            members = np.flatnonzero(banks == bank)
+            rank[members] = np.arange(len(members))
+        top = banks[~is_out].max(initial=0)
+        best = np.lexsort((np.arange(len(order)), banks != top, rank, is_out))[: self.n_beams]
+        return order[np.sort(best)]
+
+
+def _facts(constraints: Constraints, state: State) -> tuple[int, int, int]:
+    """Tokens needed, constraints met, whether inside a phrase."""
+    return constraints.needed(state), constraints.n_met(state), int(constraints.is_inside(state))
 
 
 def _padded(rows: list[list[list[int]]]) -> Ints:

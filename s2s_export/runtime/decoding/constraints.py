@@ -36,6 +36,8 @@ class Constraints:
                 self._insert(number, phrase)
         self._link()
         self._needed: dict[State, int] = {}
+        self._useful: dict[State, list[int]] = {}
+        self.tokens = sorted({token for children in self._children for token in children})  # of any phrase
 
     def _insert(self, number: int, phrase: Phrase) -> None:
         node = 0
@@ -121,8 +123,13 @@ class Constraints:
 
     def useful(self, state: State) -> list[int]:
         """The tokens that begin or continue a phrase of a constraint that is not met."""
+        if state not in self._useful:
+            self._useful[state] = self._find_useful(state)
+        return self._useful[state]
+
+    def _find_useful(self, state: State) -> list[int]:
         node, met = state
-        found = []
+        found: list[int] = []
         while True:
             for token, child in self._children[node].items():
                 if any(not met >> number & 1 for number, _ in self._ways[child]):
