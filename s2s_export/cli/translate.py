@@ -233,8 +233,8 @@ class Printer:
             for hypothesis in hypotheses:
                 score = f"{hypothesis.score:.4f}\t" if self._scores else ""
                 click.echo(f"{score}{hypothesis.text}")
-            if not hypotheses:
-                click.echo("\n" * self._n_blank, nl=False)
+            # A source that gives fewer outputs than the others, such as a blank line, gives as many lines.
+            click.echo("\n" * (self._n_blank - len(hypotheses)), nl=False)
         if error is not None:
             self.n_failed += 1
             click.echo(f"s2s: line {number + 1}: {error}", err=True)

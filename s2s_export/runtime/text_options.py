@@ -18,7 +18,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..bundle import Bundle
 from ..errors import InvalidOption, explain
@@ -30,6 +30,8 @@ from .decoding.pattern import Pattern
 from .text import Tokenizer, continues_word, from_utf8, lines_of, spell
 
 NAMES = frozenset({"target_prefix", "typed_prefix", "terms", "force_words", "stop_strings", "choices", "regex"})
+MOST_KEPT = 32  # glossaries, and patterns, of earlier calls
+T = TypeVar("T")
 PREFIXES = ("target_prefix", "typed_prefix")
 Resolve = Callable[[Mapping[str, Any]], GenerationOptions]
 
@@ -71,10 +73,9 @@ class TextOptions:
         if "choices" in texts:
             guides.append(Choices(self._phrases("choices", _texts("choices", texts["choices"]))))
         if "regex" in texts:
-            key = (_text("regex", texts["regex"]), is_start)
-            if key not in self._patterns:
-                self._patterns[key] = Pattern(key[0], self.spellings, is_start)
-            guides.append(self._patterns[key])
+            regex = _text("regex", texts["regex"])
+            key = (regex, is_start)
+            guides.append(kept(self._patterns, key, lambda: Pattern(regex, self.spellings, is_start)))
         if guides:
             left["guides"] = [*left.get("guides", ()), *guides]
         return left
@@ -94,9 +95,7 @@ class TextOptions:
         else:
             pairs = _pairs(given)
             key = tuple(pairs)
-        if key not in self._glossaries:
-            self._glossaries[key] = self._glossary(_read(Path(given)) if pairs is None else pairs)
-        return self._glossaries[key]
+        return kept(self._glossaries, key, lambda: self._glossary(_read(Path(given)) if pairs is None else pairs))
 
     def _glossary(self, pairs: Sequence[tuple[str, tuple[str, ...]]]) -> Glossary:
         terms = []
@@ -159,6 +158,15 @@ class TextOptions:
         forced = plain.forced_bos_token_id  # a language token, which comes before the text
         start = [*plain.prompt, *([] if forced is None or len(plain.prompt) != 1 else [forced])]
         return {"decoder_input_ids": [*start, *ids]}
+
+
+def kept(memory: dict[Any, T], key: Any, make: Callable[[], T]) -> T:
+    """What was made for this key, or now; the MOST_KEPT last ones are kept."""
+    found = memory.pop(key, None)
+    memory[key] = found = make() if found is None else found
+    while len(memory) > MOST_KEPT:
+        memory.pop(next(iter(memory)), None)
+    return found
 
 
 def by_prefix(options: Mapping[str, Any], n_texts: int) -> list[tuple[dict[str, Any], list[int]]]:

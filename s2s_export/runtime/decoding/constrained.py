@@ -151,7 +151,7 @@ class ConstrainedBeams(Beams):
         return sums, parents, tokens, along(flat, order)
 
     def _follow(self, b: int, sums: Floats, parents: Ints, tokens: Ints, room: int) -> None:
-        """The state and the bank of each candidate [C] of a source. Those that come too late get minus infinity, in place.
+        """The state and the bank of each candidate [C] of a source. Hopeless ones get minus infinity, in place.
 
         Most tokens are in no phrase: after them, the candidates of a beam are in one state.
         """

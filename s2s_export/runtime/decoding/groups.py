@@ -104,6 +104,9 @@ class GroupSearch(BeamSearch):
         log_probs = scored.log_probs[:, 0]
         at = np.argsort(-log_probs, axis=-1, kind="stable")[:, :n_groups]
         best = np.take_along_axis(log_probs, at, axis=-1)
+        if at.shape[1] < n_groups:  # fewer tokens than alternatives
+            more = ((0, 0), (0, n_groups - at.shape[1]))
+            at, best = np.pad(at, more), np.pad(best, more, constant_values=MINUS_INFINITY)
         least = float(self._options.min_alternative_expansion_prob or 0.0)
         with np.errstate(over="ignore"):
             is_expanded = (best > MINUS_INFINITY) & (np.exp(best) >= np.float32(least))

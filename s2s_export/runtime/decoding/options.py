@@ -132,7 +132,7 @@ def _convert_into(found: dict[str, Any], name: str, value: Any, problems: dict[s
 
 
 def _require_no_source_rules(chosen: Mapping[str, Any], problems: dict[str, str]) -> None:
-    for name, option in rules.options().items():
+    for name, option in _declared().items():
         if option.reads_source and chosen[name] not in (None, option.default):
             problems[name] = f"{name} is {chosen[name]}, but the model's sources have no token ids for it to read"
 

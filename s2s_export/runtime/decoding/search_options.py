@@ -29,9 +29,7 @@ OPTIONS: Mapping[str, Option] = {
         values.number("a number from 0 to 1", lambda value: 0.0 <= value <= 1.0), default=0.0
     ),
     "force_words_ids": Option(values.force_words, token_ids=lambda words: [i for w in words for a in w for i in a]),
-    "terms": Option(
-        values.terms, token_ids=lambda terms: [i for term in terms.entries for a in term.targets for i in a]
-    ),
+    "terms": Option(values.terms, token_ids=lambda terms: terms.target_ids(), reads_source=True),
 }
 # Of no effect by themselves: they say how another option works.
 ONLY_WITH = {"diversity_penalty": "num_beam_groups", "min_alternative_expansion_prob": "return_alternatives"}

@@ -11,7 +11,7 @@ from exhaustive import END, START, WORDS, every_output, holds, options_of, rando
 from scripted import ScriptedState
 
 from s2s_export.errors import InputError, InvalidOption
-from s2s_export.runtime.decoding import Hypothesis, decode
+from s2s_export.runtime.decoding import Hypothesis, decode, resolve
 from s2s_export.runtime.decoding import chain as chain_module
 from s2s_export.runtime.decoding.constraints import Constraints, Glossary, Term
 
@@ -128,4 +128,6 @@ def test_what_cant_be_met_is_said() -> None:
     ]:
         with pytest.raises(InvalidOption, match=message):
             options_of(**given)
-    assert START == 0
+    glossary = Glossary((Term(((9,),), ((3,),)),))
+    with pytest.raises(InvalidOption, match="sources have no token ids for it to read"):
+        resolve({"bos_token_id": START}, {"terms": glossary, "num_beams": 2}, vocabulary_size=9, reads_source_ids=False)

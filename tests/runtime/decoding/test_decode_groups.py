@@ -212,3 +212,11 @@ def test_stop_strings_end_an_output(n_beams: int) -> None:
 def test_contradictions_are_named(given: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidOption, match=message):
         options_of(**given)
+
+
+def test_more_alternatives_than_tokens_are_all_tokens() -> None:
+    for n_beams in (1, 2):
+        found = found_with(
+            random_script(2), return_alternatives=True, num_return_sequences=9, max_new_tokens=3, num_beams=n_beams
+        )
+        assert sorted(h.token_ids[1] for h in found[0]) == list(range(WORDS))
