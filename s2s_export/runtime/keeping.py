@@ -1,8 +1,8 @@
 """Keeps parts of the source as they are: placeholders, addresses, and what the vocabulary can't spell.
 
-An output that lacks such a part gets it in the place of the words that attend to it most: the alignment says which.
-Where no word does, it is put where the words around it in the source are. A part that the output has as often as the
-source stays where the model put it.
+An output that lacks such a part gets it in the place of the words that attend to it: the alignment says which. Where
+no word does, or that word translates something else too, it is put where its neighbours in the source are. A part that
+the output has as often as the source stays where the model put it.
 
 Syntaxes of message catalogues, by name: `gettext` (%s, %(name)d, %1$s, %%), `icu` ({name}, {0, number}), `qt` (%1, %L2,
 %n), `html` (<b>, &amp;), `url` (https://..., me@example.org).
@@ -70,7 +70,7 @@ def keep(
     ids = session.kind.ids(source)
     spans = spans_of(text, session.source_tokens(source), session.tokenizer.entry.special_ids.get("unk"), ids)
     parts = parts_of(text, spans, patterns, unknown=unknown)
-    lacking = [part for part in parts if hypothesis.text.count(part.text) < text.count(part.text)]
+    lacking = [part for place, part in enumerate(parts) if _is_lacking(place, parts, hypothesis.text)]
     if not lacking:
         return hypothesis
     offset = len(hypothesis.token_scores) - len(hypothesis.alignment)
@@ -78,21 +78,39 @@ def keep(
         (word, np.mean([hypothesis.alignment[place - offset] for place in places], axis=0))
         for word, places in words(session, hypothesis)
     ]
+    entry = session.tokenizer.entry
+    special = {*entry.skip_ids, *entry.languages.values()}
+    covered = {i for part in parts for i in part.tokens}
+    content = [
+        i for i, (start, end, _) in enumerate(spans) if end > start and i not in covered and ids[i] not in special
+    ]
     prompt = hypothesis.token_ids[: len(hypothesis.token_ids) - len(hypothesis.token_scores)]
     beginning = session.tokenizer.decode(prompt)  # of a forced prefix
-    return replace(hypothesis, text=" ".join(filter(None, (beginning, copied(attention, lacking)))))
+    return replace(hypothesis, text=" ".join(filter(None, (beginning, copied(attention, lacking, content)))))
 
 
-def copied(attention: Sequence[tuple[str, np.ndarray]], parts: Sequence[Part]) -> str:
-    """The words of an output, each with its attention [S], joined by spaces, with the parts in their places."""
+def _is_lacking(place: int, parts: Sequence[Part], text: str) -> bool:
+    """Whether the output lacks this part. Of equal ones, the output's are taken to be the first."""
+    before = sum(part.text == parts[place].text for part in parts[:place])
+    return before >= text.count(parts[place].text)
+
+
+def copied(attention: Sequence[tuple[str, np.ndarray]], parts: Sequence[Part], content: Sequence[int]) -> str:
+    """The words of an output, each with its attention [S], joined by spaces, with the parts in their places.
+
+    content: the source positions of other words. A word that translates one of them, attending to it more than the
+    other words do, is not replaced.
+    """
     out: list[str | None] = [word for word, _ in attention]
+    of_content = np.asarray([weights[list(content)] for _, weights in attention]).reshape(len(attention), len(content))
+    translates = set(of_content.argmax(axis=0).tolist()) if len(attention) else set()
+    positions = [content[int(weights.argmax())] if len(content) else -1 for weights in of_content]
     before: dict[int, list[str]] = {}
     for part in sorted(parts, key=lambda part: part.start):
         shares = [float(weights[list(part.tokens)].sum()) if part.tokens else 0.0 for _, weights in attention]
-        free = [i for i, word in enumerate(out) if word is not None and shares[i] >= MOST]
+        free = [i for i, word in enumerate(out) if word is not None and shares[i] >= MOST and i not in translates]
         if free:
-            first = max(free, key=lambda i: shares[i])
-            last = first
+            first = last = max(free, key=lambda i: shares[i])
             while last + 1 in free:
                 last += 1
             while first - 1 in free:
@@ -102,8 +120,8 @@ def copied(attention: Sequence[tuple[str, np.ndarray]], parts: Sequence[Part]) -
             for i in range(first, last + 1):
                 out[i] = None
         else:
-            least = min(part.tokens, default=0)
-            place = next((i for i, (_, weights) in enumerate(attention) if int(weights.argmax()) > least), len(out))
+            start = min(part.tokens, default=0)
+            place = next((i for i, position in enumerate(positions) if position > start), len(out))
             before.setdefault(place, []).append(part.text)
     joined: list[str] = []
     for i in range(len(out) + 1):

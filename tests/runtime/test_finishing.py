@@ -71,16 +71,24 @@ def attention(*shares: dict[int, float]) -> list[np.ndarray]:
 @pytest.mark.parametrize(
     ("shares", "wanted"),
     [
-        # The second word stands for the part; the second and third together; none does, so it goes before what follows.
+        # The second word stands for the part; the second and third together; none does, so it goes between neighbours.
         ([{0: 0.9}, {2: 0.9}, {4: 0.9}], "Hallo {name} heute."),
-        ([{0: 0.9}, {2: 0.6}, {3: 0.8}], "Hallo {name}."),
+        ([{0: 0.9, 4: 0.5}, {2: 0.6}, {3: 0.8}], "Hallo {name}."),
         ([{0: 0.9}, {4: 0.9}, {5: 0.9}], "Hallo {name} du heute."),
-        ([{0: 0.9}, {0: 0.9}, {0: 0.9}], "Hallo du heute. {name}"),
+        ([{0: 0.9}, {0: 0.8}, {0: 0.8, 5: 0.5}], "Hallo du heute. {name}"),
+        # The second looks at the part most, but it alone translates the fifth source word.
+        ([{0: 0.9}, {2: 0.6, 4: 0.3}, {5: 0.9}], "Hallo {name} du heute."),
     ],
 )
 def test_a_part_is_copied_along_the_alignment(shares: list[dict[int, float]], wanted: str) -> None:
     of_words = list(zip(["Hallo", "du", "heute."], attention(*shares), strict=True))
-    assert keeping.copied(of_words, [keeping.Part("{name}", 6, (2, 3))]) == wanted
+    assert keeping.copied(of_words, [keeping.Part("{name}", 6, (2, 3))], [0, 4, 5]) == wanted
+
+
+def test_a_part_is_added_as_often_as_it_is_missing() -> None:
+    parts = [keeping.Part(text, i, (i,)) for i, text in enumerate(["{a}", "{b}", "{a}"])]
+    lacking = [keeping._is_lacking(place, parts, "x {a} y") for place in range(3)]
+    assert lacking == [False, True, True]
 
 
 @pytest.fixture(scope="module")
