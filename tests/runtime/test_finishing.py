@@ -135,28 +135,28 @@ def test_confidence_is_made_of_token_probabilities(session: Session) -> None:
 
 
 def test_the_command_line_and_json_lines(number_words: Path, tmp_path: Path) -> None:
-    from command_line import s2s
+    from command_line import run_here
 
     text = ">>deu<< twenty-one {name}"
-    done = s2s("translate", number_words, text, "--keep", "icu", "--confidence", "--json", "--patience", 1.5)
-    output = json.loads(done.stdout)["outputs"][0]
+    out, _ = run_here("translate", number_words, text, "--keep", "icu", "--confidence", "--json", "--patience", 1.5)
+    output = json.loads(out)["outputs"][0]
     assert output["text"] == "einundzwanzig {name}" and 0 < output["confidence"] < 1
     assert [entry["word"] for entry in output["words"]] == ["einundzwanzig"]
-    done = s2s("translate", number_words, text, "--num-return-sequences", 3, "--mbr", "--keep", r"\{\w+\}")
-    assert len(done.stdout.splitlines()) == 3 and all("{name}" in line for line in done.stdout.splitlines())
+    out, _ = run_here("translate", number_words, text, "--num-return-sequences", 3, "--mbr", "--keep", r"\{\w+\}")
+    assert len(out.splitlines()) == 3 and all("{name}" in line for line in out.splitlines())
     choices = tmp_path / "choices.txt"
     choices.write_text("eins\nelf\n", encoding="utf-8")
-    assert s2s("translate", number_words, text, "--choices", choices, "--patience", 2).stdout in ("eins\n", "elf\n")
+    assert run_here("translate", number_words, text, "--choices", choices, "--patience", 2)[0] in ("eins\n", "elf\n")
     glossary = tmp_path / "glossary.tsv"
     glossary.write_text("twenty-one\teinszwanzig\n", encoding="utf-8")
-    assert "einszwanzig" in s2s("translate", number_words, text, "--terms", glossary).stdout
-    assert "--stream" in s2s("translate", number_words, text, "--stream", "--mbr", status=2).stderr
-    assert "neither a regular expression" in s2s("translate", number_words, text, "--keep", "(", status=2).stderr
-    cases, out = tmp_path / "cases.jsonl", tmp_path / "out.jsonl"
+    assert "einszwanzig" in run_here("translate", number_words, text, "--terms", glossary)[0]
+    assert "--stream" in run_here("translate", number_words, text, "--stream", "--mbr", status=2)[1]
+    assert "neither a regular expression" in run_here("translate", number_words, text, "--keep", "(", status=2)[1]
+    cases, results = tmp_path / "cases.jsonl", tmp_path / "out.jsonl"
     lines: list[Any] = [{"text": text, "keep": ["icu"], "confidence": True}, {"text": text, "mbr": 3}, {"text": text}]
     cases.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    s2s("generate", number_words, "--input", cases, "--output", out, status=1)
-    first, second, third = (json.loads(line) for line in out.read_text(encoding="utf-8").splitlines())
+    run_here("generate", number_words, "--input", cases, "--output", results, status=1)
+    first, second, third = (json.loads(line) for line in results.read_text(encoding="utf-8").splitlines())
     assert first["outputs"][0]["text"] == "einundzwanzig {name}" and "words" in first["outputs"][0]
     assert "'mbr' is 3; expected true or false" in second["error"]
     assert set(third["outputs"][0]) == {"token_ids", "score", "text"}

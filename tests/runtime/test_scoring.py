@@ -96,19 +96,19 @@ def test_what_cant_be_scored(bundled: Any) -> None:
 def test_the_command_prints_a_table_and_json_lines(number_words: Path, tmp_path: Path) -> None:
     import json
 
-    from command_line import s2s
+    from command_line import run_here
 
     bundle = number_words
     data = tmp_path / "pairs.tsv"
     data.write_text(">>deu<< two\tzwei\n>>deu<< two\tdrei\nno tab\n>>fra<< two\tdeux\n", encoding="utf-8")
-    table = s2s("score", bundle, "--data", data, status=1)
-    lines = table.stdout.splitlines()
+    table, errors = run_here("score", bundle, "--data", data, status=1)
+    lines = table.splitlines()
     assert lines[0] == "log_prob\tmean\ttokens\ttarget" and lines[3] == "" and len(lines) == 5
     right, wrong, french = (float(lines[i].split("\t")[0]) for i in (1, 2, 4))
     assert wrong < -5 < -1 < right <= 0 and -1 < french <= 0
-    assert "line 3: found 1 column; expected a source, a tab and a target" in table.stderr
+    assert "line 3: found 1 column; expected a source, a tab and a target" in errors
     records = [
-        json.loads(line) for line in s2s("score", bundle, "--data", data, "--json", status=1).stdout.splitlines()
+        json.loads(line) for line in run_here("score", bundle, "--data", data, "--json", status=1)[0].splitlines()
     ]
     assert [record["target"] for record in records] == ["zwei", "drei", "", "deux"]
     assert "error" in records[2] and records[0]["log_prob"] == pytest.approx(right, abs=1e-4)

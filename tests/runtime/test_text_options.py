@@ -91,7 +91,7 @@ def test_alternatives_and_stop_strings(session: Session) -> None:
 
 
 def test_json_lines_take_the_same_options(number_words: Path, session: Session, tmp_path: Path) -> None:
-    from command_line import s2s
+    from command_line import run_here
 
     cases = [
         {"text": TEXTS[1], "terms": [["seventeen", "siebenzehn"]], "num_beams": 4},
@@ -103,7 +103,7 @@ def test_json_lines_take_the_same_options(number_words: Path, session: Session, 
     ]
     file, out = tmp_path / "cases.jsonl", tmp_path / "out.jsonl"
     file.write_text("".join(json.dumps(case) + "\n" for case in cases), encoding="utf-8")
-    s2s("generate", number_words, "--input", file, "--output", out, status=1)
+    run_here("generate", number_words, "--input", file, "--output", out, status=1)
     results = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     texts = [result["outputs"][0]["text"] if "outputs" in result else None for result in results]
     assert "siebenzehn" in texts[0] and texts[1].startswith("zweit") and texts[2] == "eintausend"
