@@ -55,7 +55,7 @@ class Automaton:
             raise InvalidOption(f"regex {expression!r} has flags; expected none; write both cases of a letter out")
         self._expression = expression
         self.start = self._state()
-        self.end = self._sequence(parsed, self.start)
+        self.end = self._sequence(_without_anchors(list(parsed)), self.start)
 
     def closure(self, states: Iterable[int]) -> States:
         """With all that is reached without a character."""
@@ -162,10 +162,16 @@ class Automaton:
     _min_repeat = _max_repeat
 
     def _at(self, where: Any, state: int) -> int:
-        """The beginning and the end, which an output has anyway."""
-        if str(where) not in ("AT_BEGINNING", "AT_BEGINNING_STRING", "AT_END", "AT_END_STRING"):
-            self._unknown(where)(where, state)
-        return state
+        return self._unknown(where)(where, state)
+
+
+def _without_anchors(parts: list[Any]) -> list[Any]:
+    """Without a ^ at the beginning and a $ at the end, which mean nothing where the whole output has to match."""
+    if parts and str(parts[0][1]) in ("AT_BEGINNING", "AT_BEGINNING_STRING"):
+        parts = parts[1:]
+    if parts and str(parts[-1][1]) in ("AT_END", "AT_END_STRING"):
+        parts = parts[:-1]
+    return parts
 
 
 def _class(members: Any) -> Test:

@@ -90,6 +90,33 @@ def test_a_pattern_allows_what_re_matches(expression: str) -> None:
     assert n_matches
 
 
+def random_expression(chance: random.Random, depth: int = 3) -> str:
+    if depth == 0:
+        return chance.choice(["a", "b", ".", "[ab]", "[^a]", "ab"])
+    inner = [random_expression(chance, depth - 1) for _ in range(2)]
+    repeat = chance.choice(["", "", "?", "*", "+", "{2}", "{1,2}", "{0,}", "*?"])
+    return chance.choice([f"(?:{inner[0]}){repeat}", f"({inner[0]}|{inner[1]}){repeat}", inner[0] + inner[1]])
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_expressions_are_read_as_re_reads_them(seed: int) -> None:
+    expression = random_expression(random.Random(seed))
+    try:
+        guide = Pattern(expression, SPELLINGS)
+    except InvalidOption:
+        assert not any(re.fullmatch(expression, text) for text in ("", "a", "b", "ab", "aa"))
+        return
+    for n in range(6):
+        for letters in itertools.product("ab", repeat=n):
+            tokens = [PIECES.index(letter) for letter in letters]
+            states = [guide.after(tokens[:i]) for i in range(n + 1)]
+            is_allowed = all(token in guide.allowed(state) for token, state in zip(tokens, states, strict=False))
+            is_match = re.fullmatch(expression, "".join(letters)) is not None
+            assert (is_allowed and guide.may_end(states[-1])) == is_match, (expression, letters)
+            if is_match:  # what is missing from each beginning suffices
+                assert all(guide.missing(state) <= n - i for i, state in enumerate(states))
+
+
 @pytest.mark.parametrize("n_beams", [1, 3])
 @pytest.mark.parametrize("expression", EXPRESSIONS)
 def test_a_search_keeps_to_a_pattern(expression: str, n_beams: int) -> None:
@@ -145,6 +172,7 @@ def test_what_allows_nothing_is_said() -> None:
     for expression, message in [
         ("x+", "allows nothing that the model's tokens can spell"), ("(", "is not a regular expression"),
         (r"(a)\1", "uses groupref"), (r"a(?=b)", "uses assert"), ("(?i)a", "has flags"), (r"\ba", "at_boundary"),
+        ("a$b", "uses at_end"), ("a^", "uses at_beginning"),
         ("a{30000}", "smaller repetitions"),
     ]:  # fmt: skip
         with pytest.raises(InvalidOption, match=message):
