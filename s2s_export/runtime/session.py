@@ -11,15 +11,18 @@ from __future__ import annotations
 import dataclasses
 import os
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..bundle import Bundle, read
 from ..errors import InputError, InvalidOption, UsageError
-from . import backends, decoding, memory, scheduling, searching, text
+from . import backends, decoding, memory, scheduling, scoring, searching, text, text_options
 from .decoding import GenerationOptions, Hypothesis
+from .decoding.scoring import Score
+from .ensembles import EnsembleBackend
 from .scheduling import DEFAULT_BATCH_SIZE, available_cores
 from .sources import Source, kind_of
 
@@ -39,6 +42,8 @@ def load(
     shortlist: bool = False,
     verify: bool = True,
     search: str = "auto",
+    ensemble: Sequence[str | os.PathLike[str]] = (),
+    ensemble_average: str = "log_probs",
 ) -> Session:
     """Open a bundle.
 
@@ -53,6 +58,8 @@ def load(
     verify: compare every file that will be used, an engine's included, with its sha256. Results are remembered until a
         file is touched: 300 MB of weights take 0.3 to 0.5 s of one core at first and 1 ms later (hashing.py).
     search: where the search runs: "device", "host", or "auto" for the device if the backend has one (searching.py).
+    ensemble: further bundles with the same vocabulary, which decode together with this one (ensembles.py).
+    ensemble_average: "log_probs", or "probs".
 
     Raises BundleError, BackendUnavailable, EngineError, InvalidOption, UnknownOption.
     """
@@ -64,6 +71,12 @@ def load(
     executor = backends.open_backend(opened, backend, target, threads)
     if workers is None and not backends.declared()[executor.name].computes_on_cores:
         n_workers = 1
+    if ensemble:
+        if shortlist or search not in ("auto", "host"):
+            raise InvalidOption("an ensemble decodes with the search on the host, and without a shortlist")
+        others = [read(path, verify=verify) for path in ensemble]
+        members = [backends.open_backend(other, executor.name, target, threads) for other in others]
+        executor = EnsembleBackend([opened, *others], [executor, *members], ensemble_average)
     session = Session(opened, executor, n_workers, search)
     if shortlist:
         from .shortlist.state import open_shortlist
@@ -110,9 +123,30 @@ class Session:
         )
 
     def options(self, /, *, target_lang: str | None = None, **overrides: Any) -> GenerationOptions:
-        """The options of a call, checked: what is given, then the checkpoint's defaults, then transformers' own."""
+        """The options of a call, checked: what is given, then the checkpoint's defaults, then transformers' own.
+
+        Some may be given as text (text_options.py): target_prefix, typed_prefix, terms, force_words, stop_strings,
+        choices, regex.
+        """
         if target_lang is not None:
             overrides = {**self.tokenizer.target_overrides(target_lang), **overrides}
+        if not text_options.NAMES.isdisjoint(overrides):
+            overrides = self._texts.to_ids(overrides, self._resolve)
+        chosen = self._resolve(overrides)
+        if chosen.stop_strings and chosen.stop_strings.decode is None:  # the checkpoint's own
+            chosen.stop_strings.decode = self.tokenizer.decode
+        if self.shortlist is not None and any(not guide.token_ids() for guide in chosen.guides or ()):
+            raise InvalidOption(
+                "regex and typed_prefix choose among all tokens, of which a shortlist has few; leave --shortlist out"
+            )
+        if chosen.coverage_penalty and not self.has_attention:
+            raise InvalidOption(
+                f"coverage_penalty is {chosen.coverage_penalty}, but a model of the family "
+                f"'{self.bundle.manifest['family']}' has no attention to the source; leave it out"
+            )
+        return chosen
+
+    def _resolve(self, overrides: Mapping[str, Any]) -> GenerationOptions:
         return decoding.resolve(
             self.bundle.manifest["generation"],
             overrides,
@@ -120,6 +154,10 @@ class Session:
             max_target_length=self.bundle.max_target_length,
             reads_source_ids=self.kind.has_ids,
         )
+
+    @cached_property
+    def _texts(self) -> text_options.TextOptions:
+        return text_options.TextOptions(self.tokenizer, self.bundle)
 
     def encode(
         self, source: str, *, source_lang: str | None = None, target_lang: str | None = None, truncate: bool = False
@@ -256,9 +294,26 @@ class Session:
         batch_size: int = DEFAULT_BATCH_SIZE,
         **options: Any,
     ) -> list[str]:
-        """The best hypothesis of each text."""
+        """The best hypothesis of each text.
+
+        options: generation options; target_prefix and typed_prefix may be lists with one for each text, "" for none.
+        """
         if isinstance(texts, str):
             raise UsageError("translate takes a list of texts, found one text; write [text]")
+        if parts := text_options.by_prefix(options, len(texts)):
+            found = [""] * len(texts)
+            for of_part, places in parts:
+                some = self.translate(
+                    [texts[i] for i in places],
+                    source_lang=source_lang,
+                    target_lang=target_lang,
+                    truncate=truncate,
+                    batch_size=batch_size,
+                    **of_part,
+                )
+                for place, text_found in zip(places, some, strict=True):
+                    found[place] = text_found
+            return found
         chosen = self.options(target_lang=target_lang, **options)
         sources = []
         for number, line in enumerate(texts):
@@ -267,6 +322,75 @@ class Session:
             except InputError as error:
                 raise InputError(f"text {number}: {error}") from None
         return [best[0].text or "" for best in self.decode(sources, chosen, batch_size=batch_size)]
+
+    def score(
+        self,
+        sources: Sequence[str | Source],
+        targets: Sequence[str | Ids],
+        *,
+        source_lang: str | None = None,
+        target_lang: str | None = None,
+        truncate: bool = False,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        **options: Any,
+    ) -> list[Score]:
+        """How likely the model finds each target as the output for its source (scoring.py).
+
+        Texts, or sources of the model's kind and target token ids. Of the options only those of the decoder prompt
+        matter. Equal sources, as in an n-best list, are encoded once. Raises InputError, which names the pair.
+        """
+        if isinstance(sources, str) or isinstance(targets, str) or len(sources) != len(targets):
+            raise UsageError(
+                f"score takes a list of sources and a list of as many targets, found {len(sources)} and {len(targets)}"
+            )
+        chosen = self.options(target_lang=target_lang, **options)
+        pairs = []
+        for number, (source, target) in enumerate(zip(sources, targets, strict=True)):
+            try:
+                pairs.append(
+                    self.check_pair(
+                        source, target, chosen, source_lang=source_lang, target_lang=target_lang, truncate=truncate
+                    )
+                )
+            except InputError as error:
+                raise InputError(f"pair {number}: {error}") from None
+        found: list[Score | None] = [None] * len(pairs)
+        for place, score in self.score_each(pairs, chosen, batch_size=batch_size):
+            found[place] = score
+        return [score for score in found if score is not None]
+
+    def check_pair(
+        self,
+        source: str | Source,
+        target: str | Ids,
+        options: GenerationOptions,
+        *,
+        source_lang: str | None = None,
+        target_lang: str | None = None,
+        truncate: bool = False,
+    ) -> tuple[Source, list[int]]:
+        """A pair as `score_each` takes it: a text becomes ids, a target's with the end token. Raises InputError."""
+        if isinstance(source, str):
+            source = self.encode(source, source_lang=source_lang, target_lang=target_lang, truncate=truncate)
+        else:
+            source = self.check_source(source, truncate=truncate)
+        if isinstance(target, str):
+            target = [*self.tokenizer.encode_target(target), *options.eos_token_id[:1]]
+        return source, scoring.check_target(target, options, self.bundle)
+
+    def score_each(
+        self, pairs: Sequence[tuple[Source, Ids]], options: GenerationOptions, *, batch_size: int = DEFAULT_BATCH_SIZE
+    ) -> Iterator[tuple[int, Score]]:
+        """The index and score of each checked pair, as batches finish."""
+        return scoring.score_pairs(
+            self.backend.begin,
+            self.kind.length,
+            [source for source, _ in pairs],
+            [target for _, target in pairs],
+            scoring.prompt_of(options),
+            batch_size=batch_size,
+            workers=self.workers,
+        )
 
     def stream(
         self,

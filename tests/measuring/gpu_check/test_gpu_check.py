@@ -152,7 +152,7 @@ def test_all_of_it(pretended, bundled, tmp_path, capsys, monkeypatch):
     assert "\n| 90 | 1 | 2 | yes |" in table
     assert "- memcheck, search: clean" in table
     assert "\n- no tensorrt: TensorRT is not installed" in table and "no onnxruntime-cuda" not in table
-    assert "22 rules against their definition; unequal rows:\nnone" in table
+    assert "23 rules against their definition; unequal rows:\nnone" in table
     assert "40 of 40 random cases are within their tolerance" in table and "| cross_attention | 1 | 4 |" in table
     assert table in capsys.readouterr().out
     assert "- torch fp32, device-while, 4 beams: 4 of 4 outputs equal" in table
