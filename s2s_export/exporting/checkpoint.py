@@ -48,7 +48,8 @@ class Checkpoint:
             model = loader(self.path, self.config)
         else:
             with adapters.without_adapter(self.path) as base:
-                model = load_transformers_model(base, self.config, self.notices)
+                auto_class = getattr(self.family, "AUTO_CLASS", "AutoModelForSeq2SeqLM")
+                model = load_transformers_model(base, self.config, self.notices, auto_class)
         if self.adapter is not None:
             model = adapters.merge(model, self.adapter)
         _check_finite(self.path, model)
@@ -127,8 +128,10 @@ def _locate(path: str | Path) -> Path:
         ) from error
 
 
-def load_transformers_model(path: Path, config: dict[str, Any], notices: list[str] | None = None) -> Any:
-    """AutoModelForSeq2SeqLM in fp32 with eager attention; missing or misshapen weights are errors, not warnings.
+def load_transformers_model(
+    path: Path, config: dict[str, Any], notices: list[str] | None = None, auto_class: str = "AutoModelForSeq2SeqLM"
+) -> Any:
+    """A model of `auto_class` in fp32 with eager attention; missing or misshapen weights are errors, not warnings.
 
     Names that begin with `_orig_mod.`, as torch.compile leaves them behind, are read without it. notices: gets a
     sentence about weights that the model does not use.
@@ -141,16 +144,17 @@ def load_transformers_model(path: Path, config: dict[str, Any], notices: list[st
     options["ignore_mismatched_sizes"] = True  # reported below, with the tensors' names
     major, minor = (int(part) for part in transformers.__version__.split(".")[:2])
     options["dtype" if (major, minor) >= (4, 56) else "torch_dtype"] = torch.float32
+    load = getattr(transformers, auto_class).from_pretrained
     with quiet_transformers():
         try:
-            model, info = transformers.AutoModelForSeq2SeqLM.from_pretrained(path, **options)
+            model, info = load(path, **options)
         except Exception as error:
             nested = _nested_options(path)
             hint = f"; generation_config.json gives an object for {_some(nested)}, remove it" if nested else ""
             raise CheckpointError(f"{path}: transformers can't load it ({first_line(error)}){hint}") from error
         if any(name.startswith(COMPILED) for name in info["unexpected_keys"]):
             options["key_mapping"] = {f"^{re.escape(COMPILED)}": ""}
-            model, info = transformers.AutoModelForSeq2SeqLM.from_pretrained(path, **options)
+            model, info = load(path, **options)
     if missing := sorted(info["missing_keys"]):
         raise CheckpointError(
             f"{path}: the weights lack {_some(missing)}, which config.json asks for; restore the checkpoint"

@@ -17,11 +17,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..bundle import Bundle, read
-from ..errors import InputError, InvalidOption, UsageError
+from ..errors import BundleError, InputError, InvalidOption, UsageError
 from . import backends, decoding, memory, scheduling, searching, text
 from .decoding import GenerationOptions, Hypothesis
 from .scheduling import DEFAULT_BATCH_SIZE, available_cores
 from .sources import Source, kind_of
+from .sources.audio_features import AudioFeatures
+from .speech import options as speech_options
+from .speech.generate import SpeechSearch
+from .speech.tokens import SpeechTokens
 
 if TYPE_CHECKING:
     from .shortlist.state import Shortlist
@@ -83,11 +87,20 @@ class Session:
         self.kind = kind_of(bundle)
         self.backend = backend
         self.workers = workers
+        self.speech = SpeechTokens.of(bundle)
         me = weakref.proxy(self)  # weak, so that session and searcher are no reference cycle
         self.searcher = searching.choose(backend, search, lambda batch, options: me.begin(batch, options), self.kind)
+        self._speech_search = self._open_speech()
         self.shortlist: Shortlist | None = None
         entry = bundle.manifest.get("tokenizer")
         self._tokenizer = text.load(bundle.path / "tokenizer", entry) if entry else None
+
+    def _open_speech(self) -> SpeechSearch | None:
+        if self.speech is None:
+            return None
+        if not isinstance(self.kind, AudioFeatures):
+            raise BundleError(f"{self.bundle.path}: has speech tokens but reads '{self.kind.name}'; export it again")
+        return SpeechSearch(self.bundle, self.backend, self.searcher, self.kind, self.speech)
 
     @property
     def tokenizer(self) -> text.Tokenizer:
@@ -113,13 +126,17 @@ class Session:
         """The options of a call, checked: what is given, then the checkpoint's defaults, then transformers' own."""
         if target_lang is not None:
             overrides = {**self.tokenizer.target_overrides(target_lang), **overrides}
-        return decoding.resolve(
+        own: dict[str, Any] = {}
+        if self.speech is not None:
+            overrides, own = speech_options.take(overrides, self.speech)
+        resolved = decoding.resolve(
             self.bundle.manifest["generation"],
             overrides,
             vocabulary_size=self.bundle.vocabulary_size,
             max_target_length=self.bundle.max_target_length,
             reads_source_ids=self.kind.has_ids,
         )
+        return resolved if self.speech is None else speech_options.combine(resolved, own)
 
     def encode(
         self, source: str, *, source_lang: str | None = None, target_lang: str | None = None, truncate: bool = False
@@ -212,7 +229,7 @@ class Session:
             batch = [sources[i] for i in indices]
             if declared is not None and declared.computes_on_cores:
                 memory.check(self.bundle, len(batch), options)
-            hypotheses = self.searcher.decode(
+            hypotheses = (self._speech_search or self.searcher).decode(
                 batch, options, alignments=alignments, source_numbers=[numbers[i] for i in indices]
             )
             return [[self._with_text(hypothesis) for hypothesis in of_source] for of_source in hypotheses]
