@@ -55,7 +55,7 @@ def decode(raw: bytes, name: str) -> Floats:
         raise InputError(f"{name}: is empty; expected an audio file")
     if raw[:4] == b"RIFF" and (found := _pcm(raw)) is not None:
         return to_mono(*found, name)
-    tried = []
+    tried: list[tuple[Any, str | None]] = []
     for reader in (_by_soundfile, _by_av):
         try:
             found = reader(raw)
@@ -115,7 +115,8 @@ def to_mono(samples: Any, rate: float, name: str) -> Floats:
     """[L] or [L, channels] at any rate -> [L] at 16 kHz. Raises InputError for what is no sound."""
     if samples.ndim not in (1, 2) or samples.dtype.kind not in "fiu" or samples.dtype.itemsize > 8:
         raise InputError(
-            f"{name}: has shape {list(samples.shape)} of {samples.dtype}; expected numbers [samples] or [samples, channels]"
+            f"{name}: has shape {list(samples.shape)} of {samples.dtype}; expected numbers [samples] or "
+            "[samples, channels]"
         )
     if not LEAST_RATE <= rate <= MOST_RATE:
         raise InputError(f"{name}: has {rate:g} samples a second; expected {LEAST_RATE} to {MOST_RATE}")

@@ -136,7 +136,7 @@ def run(
             seek = track.seek
             ratio = fallback.ratio(window.token_ids, vocabulary_size)
             if fallback.is_silence(window):
-                segments, advance = [], n
+                segments, advance = list[Segment](), n
             else:
                 segments, advance = cut(window.token_ids, decoder.speech, seek, n)
             passage = Passage(i, seek, advance, [_described(s, window, ratio) for s in segments], window)

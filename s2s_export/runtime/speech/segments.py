@@ -1,4 +1,4 @@
-"""A window's tokens cut into segments at the times that the model wrote, as transformers and OpenAI's whisper cut them."""
+"""A window's tokens cut into segments at the times that the model wrote, as transformers and OpenAI's whisper do."""
 
 from __future__ import annotations
 

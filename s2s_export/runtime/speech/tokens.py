@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from ...bundle import Bundle
 
@@ -39,7 +40,7 @@ class SpeechTokens:
         entry = bundle.manifest.get("speech")
         if entry is None:
             return None
-        lists = {
+        lists: dict[str, Any] = {
             name: tuple(tuple(pair) for pair in entry.get(name) or ())
             for name in ("alignment_heads", "forced_decoder_ids")
         }

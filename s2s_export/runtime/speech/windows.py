@@ -114,7 +114,7 @@ class WindowDecoder:
         attention: bool = False,
         source_numbers: Sequence[int] | None = None,
     ) -> list[DecodedWindow]:
-        """prompts: what the decoder is fed, of each window. Windows with prompts of equal length and text share a batch.
+        """Decode each window behind its own prompt. Windows with the same prompt share a batch.
 
         temperature: above 0 tokens are drawn, with one beam. no_speech: whether `no_speech_prob` is wanted.
         """

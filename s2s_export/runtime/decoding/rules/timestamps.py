@@ -8,7 +8,7 @@ from .. import option_values as values
 from ..generation_options import GenerationOptions
 from ..option import Option
 from ..rule import MINUS_INFINITY, DenseRule, View
-from ..state import Floats
+from ..state import Floats, Ints
 
 ORDER = 145
 # timestamp_begin: the id of <|0.00|>, all ids from it on being times, and the id below it <|notimestamps|>. Set by
@@ -53,7 +53,7 @@ class Timestamps(DenseRule):
         scores[of_times > scores[..., :begin].max(axis=-1), :begin] = MINUS_INFINITY
         return scores
 
-    def _order(self, scores: Floats, texts: np.ndarray) -> None:  # type: ignore[type-arg]
+    def _order(self, scores: Floats, texts: Ints) -> None:
         begin = self._begin
         is_time = texts >= begin
         is_last, is_before = is_time[..., -1], is_time[..., -2] if texts.shape[2] > 1 else np.True_
