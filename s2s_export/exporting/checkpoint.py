@@ -6,9 +6,11 @@ Runs at export and for comparison only; transformers loads its own formats, a re
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import re
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from ..errors import CheckpointError, MissingExtra, UnsupportedModel
-from . import adapters, families
+from . import adapters, ctranslate2, families
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".index.json")
 COMPILED = "_orig_mod."  # what torch.compile puts before every name
@@ -28,7 +30,8 @@ class Checkpoint:
     """A folder in Hugging Face's format, or one that `s2s train` wrote. `config` is config.json as it stands.
 
     adapter: the folder of a LoRA adapter that is merged into the model, or None.
-    notices: sentences about what was found while loading and changes no result, for the caller to show.
+    notices: sentences about what was found while loading and changes no result, for the caller to show. keeps: what
+    must live as long as this, the temporary folder of a model that was converted.
     """
 
     path: Path
@@ -37,6 +40,7 @@ class Checkpoint:
     family: ModuleType
     adapter: Path | None = None
     notices: list[str] = field(default_factory=list)
+    keeps: Any = None
 
     @property
     def model_type(self) -> str:
@@ -72,6 +76,14 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     """Read config.json and find the family; no weights yet. What can't be exported is refused before any writing."""
     require_export_packages()
     given = _locate(path)
+    if ctranslate2.is_one(given):
+        converted = tempfile.TemporaryDirectory(prefix="s2s-checkpoint-", ignore_cleanup_errors=True)
+        ctranslate2.convert(given, Path(converted.name))
+        return dataclasses.replace(_open(Path(converted.name)), name=given.name, keeps=converted)
+    return _open(given)
+
+
+def _open(given: Path) -> Checkpoint:
     base = adapters.base_of(given)
     if base is not None:
         adapters.require_peft()

@@ -23,6 +23,7 @@ from .decoding import GenerationOptions, Hypothesis
 from .scheduling import DEFAULT_BATCH_SIZE
 from .session import Session
 from .sources import Source
+from .speech import formats
 from .text import from_utf8
 
 DEEPEST_ID = 20  # how deep lists and objects in an id may be nested
@@ -265,7 +266,10 @@ def _decode_window(
 def _result(session: Session, outcome: Outcome) -> dict[str, Any]:
     if isinstance(outcome, str):
         return {"error": outcome}
-    return {"outputs": [describe(hypothesis) for hypothesis in outcome], "backend": session.backend.name}
+    result = {"outputs": [describe(hypothesis) for hypothesis in outcome], "backend": session.backend.name}
+    if outcome and outcome[0].segments is not None:
+        result["segments"] = [formats.describe(part, i) for i, part in enumerate(outcome[0].segments)]
+    return result
 
 
 def describe(hypothesis: Hypothesis) -> dict[str, Any]:

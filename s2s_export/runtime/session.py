@@ -26,6 +26,7 @@ from .sources.audio_features import AudioFeatures
 from .speech import options as speech_options
 from .speech.generate import SpeechSearch
 from .speech.tokens import SpeechTokens
+from .speech.transcribe import TranscribeOptions, Transcriber, Transcription
 
 if TYPE_CHECKING:
     from .shortlist.state import Shortlist
@@ -144,7 +145,8 @@ class Session:
         """Ids of a text, checked against the bundle's limits. Raises InputError where the model reads no token ids."""
         if not self.kind.has_ids:
             raise InputError(
-                f"the source is text, but the model reads '{self.kind.name}'; give sources of that kind to `generate`"
+                f"the source is text, but the model reads '{self.kind.name}'; give such sources to `generate`"
+                f"{', or sound to `transcribe`' if self.speech is not None else ''}"
             )
         ids = self.tokenizer.encode(source, source_lang=source_lang, target_lang=target_lang)
         checked: list[int] = self.check_source(ids, truncate=truncate)
@@ -285,6 +287,26 @@ class Session:
                 raise InputError(f"text {number}: {error}") from None
         return [best[0].text or "" for best in self.decode(sources, chosen, batch_size=batch_size)]
 
+    def transcribe(self, audio: Any, **options: Any) -> Transcription:
+        """The segments of sound of any length, as they are ready; `finish()` gives the whole transcript.
+
+        audio: a file's name or bytes, samples at 16 kHz, or (samples, rate). options: those of
+        `speech.transcribe.TranscribeOptions` (language, task, timestamps, temperature, thresholds, vad, ...) and
+        generation options by their Hugging Face names.
+        """
+        if self._speech_search is None:
+            raise UsageError(f"{self.bundle.path}: reads '{self.kind.name}' and no sound; use translate or generate")
+        names = {field.name for field in dataclasses.fields(TranscribeOptions)}
+        own = {name: value for name, value in options.items() if name in names}
+        if isinstance(own.get("temperature"), (int, float)):
+            own["temperature"] = (float(own["temperature"]),)
+        for name in ("temperature", "clip"):
+            if name in own:
+                own[name] = tuple(own[name])
+        generation = self.options(**{name: value for name, value in options.items() if name not in names})
+        samples = self.check_source(audio)
+        return Transcriber(self._speech_search, self.tokenizer).open(samples, TranscribeOptions(**own), generation)
+
     def stream(
         self,
         source: str,
@@ -326,4 +348,8 @@ class Session:
     def _with_text(self, hypothesis: Hypothesis) -> Hypothesis:
         if self._tokenizer is None:
             return hypothesis
-        return dataclasses.replace(hypothesis, text=self._tokenizer.decode(hypothesis.token_ids))
+        segments = hypothesis.segments
+        if segments is not None:
+            segments = tuple(dataclasses.replace(s, text=self._tokenizer.decode(s.tokens)) for s in segments)
+        text_of_all = self._tokenizer.decode(hypothesis.token_ids)
+        return dataclasses.replace(hypothesis, text=text_of_all, segments=segments)

@@ -63,7 +63,8 @@ def decode(raw: bytes, name: str) -> Floats:
             tried.append((reader, None))
             continue
         except Exception as error:  # libraries' own types
-            tried.append((reader, str(error).splitlines()[0] if str(error) else type(error).__name__))
+            text = str(getattr(error, "error_string", None) or error or type(error).__name__)
+            tried.append((reader, text.splitlines()[0].rstrip(".")))
             continue
         return to_mono(*found, name)
     reasons = [reason for _, reason in tried if reason]

@@ -105,10 +105,16 @@ class SpeechSearch:
         features = [self.whole_features(source) for source in sources]
         encoded = self.decoder.encode([array[:, : self.kind.n_frames] for array in features])
         starts = self.starts(encoded, options.language, options.task, timestamps=True)
+        given = options.prompt_ids or ()
+        condition = options.condition_on_prev_tokens
+        earlier = given[1:] if given[:1] == (self.speech.startofprev,) else given
         tracks = [
-            Track(array, array.shape[1], start, number, options.prompt_ids or (), options.condition_on_prev_tokens)
+            Track(
+                array, array.shape[1], start, number, condition=condition,
+                always=() if condition else given, initial=earlier if condition else (),
+            )
             for array, start, number in zip(features, starts, numbers, strict=True)
-        ]
+        ]  # fmt: skip
         passages: list[list[Passage]] = [[] for _ in tracks]
         for passage in run(
             self.decoder, tracks, options, Fallback(), window_frames=self.kind.n_frames, encoded=encoded,
@@ -135,4 +141,6 @@ def _joined(passages: Sequence[Passage]) -> Hypothesis:
     best = [passage.window.hypotheses[0] for passage in passages]
     weights = [max(1, len(hypothesis.token_scores)) for hypothesis in best]
     score = sum(h.score * n for h, n in zip(best, weights, strict=True)) / max(1, sum(weights))
-    return Hypothesis(tokens, score, [value for hypothesis in best for value in hypothesis.token_scores])
+    scores = [value for hypothesis in best for value in hypothesis.token_scores]
+    segments = tuple(segment for passage in passages for segment in passage.segments)
+    return Hypothesis(tokens, score, scores, segments=segments)

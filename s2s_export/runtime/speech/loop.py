@@ -29,7 +29,7 @@ class Fallback:
     temperatures: the first is 0 in most uses: greedy, or beams. most_compression: how much zlib may compress a window;
     of its text where `text_of` gives one, else of its token ids, two bytes each, as in transformers (where useful
     values are about 1.35 and not 2.4). least_logprob: of avg_logprob. most_no_speech: with a lower avg_logprob than
-    `least_logprob`, a window is silence from this probability on.
+    `least_logprob`, a window is silence from this probability on; from `no_speech_alone` on whatever its text is.
     """
 
     temperatures: tuple[float, ...] = (0.0,)
@@ -37,6 +37,7 @@ class Fallback:
     least_logprob: float | None = None
     most_no_speech: float | None = None
     text_of: Callable[[Sequence[int]], str] | None = None
+    no_speech_alone: float | None = None
 
     def ratio(self, tokens: Sequence[int], vocabulary_size: int) -> float:
         """Bytes before and after zlib; 0 of nothing."""
@@ -52,7 +53,10 @@ class Fallback:
         return is_bad and not self.is_silence(window)
 
     def is_silence(self, window: DecodedWindow) -> bool:
-        speaks_not = self.most_no_speech is not None and (window.no_speech_prob or 0.0) > self.most_no_speech
+        probability = window.no_speech_prob or 0.0
+        if self.no_speech_alone is not None and probability > self.no_speech_alone:
+            return True
+        speaks_not = self.most_no_speech is not None and probability > self.most_no_speech
         return speaks_not and (self.least_logprob is None or self._is_unlikely(window))
 
     def _is_unlikely(self, window: DecodedWindow) -> bool:
@@ -63,15 +67,18 @@ class Fallback:
 class Track:
     """One audio on its way: features [F, T], of which the first `n_frames` are sound, and how it is decoded.
 
-    prompt: from startoftranscript on. initial: ids put before the first window, or, if they begin with startofprev,
-    before every window. condition: whether the text so far is put before a window. number: tells draws apart.
+    prompt: from startoftranscript on. always: ids that are put before every window as they are. initial: earlier text,
+    before the first window. hot: text before every window. condition: whether the text so far is put before a window.
+    number: tells draws apart. seek, end: the frames between which it is decoded. segments: what was found so far.
     """
 
     features: Floats
     n_frames: int
     prompt: list[int]
     number: int = 0
-    earlier: tuple[int, ...] = ()
+    always: tuple[int, ...] = ()
+    initial: tuple[int, ...] = ()
+    hot: tuple[int, ...] = ()
     condition: bool = False
     seek: int = 0
     end: int | None = None
@@ -159,20 +166,17 @@ def _window(track: Track, n_frames: int, window_frames: int) -> Floats:
 
 
 def _prompt(decoder: WindowDecoder, track: Track, most: int) -> list[int]:
-    speech = decoder.speech
-    earlier = list(track.earlier)
-    begins = bool(earlier) and earlier[0] == speech.startofprev
-    if track.condition and track.is_context and (track.segments or (earlier and not begins)):
-        told = [] if begins else earlier
+    context = list(track.initial) if not track.segments or track.condition else []
+    if track.condition and track.is_context:
         for segment in track.segments:
-            part = list(segment.tokens)
-            if len(part) > 2 and part[-2] >= speech.timestamp_begin:  # a closing pair of times, once
-                part = part[:-1]
-            told += part
-        return with_earlier(speech, told, track.prompt, most)
-    if begins and not (track.condition and track.segments):
-        return [*earlier, *track.prompt]
-    return list(track.prompt)
+            is_closed_twice = len(segment.tokens) > 2 and segment.tokens[-2] >= decoder.speech.timestamp_begin
+            context += segment.tokens[:-1] if is_closed_twice else segment.tokens
+    elif track.segments:
+        context = []
+    if context or track.hot:
+        told = [*track.hot[:most], *context[-max(1, most - len(track.hot)) :]]
+        return with_earlier(decoder.speech, told, track.prompt, most)
+    return [*track.always, *track.prompt]
 
 
 def _decode(
