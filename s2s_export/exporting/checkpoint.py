@@ -10,7 +10,9 @@ import dataclasses
 import hashlib
 import json
 import re
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,14 +74,22 @@ class Checkpoint:
         return digest.hexdigest()
 
 
+class _TemporaryFolder:
+    """A folder that is removed with the last reference to this."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="s2s-checkpoint-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+
+
 def open_checkpoint(path: str | Path) -> Checkpoint:
     """Read config.json and find the family; no weights yet. What can't be exported is refused before any writing."""
     require_export_packages()
     given = _locate(path)
     if ctranslate2.is_one(given):
-        converted = tempfile.TemporaryDirectory(prefix="s2s-checkpoint-", ignore_cleanup_errors=True)
-        ctranslate2.convert(given, Path(converted.name))
-        return dataclasses.replace(_open(Path(converted.name)), name=given.name, keeps=converted)
+        converted = _TemporaryFolder()
+        ctranslate2.convert(given, converted.path)
+        return dataclasses.replace(_open(converted.path), name=given.name, keeps=converted)
     return _open(given)
 
 

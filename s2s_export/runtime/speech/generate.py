@@ -1,6 +1,6 @@
 """`generate()` for sound: the tokens that Whisper's own `generate()` in transformers returns.
 
-Without times, a clip of one window is one search. With times, or for longer sound, windows follow each other (loop.py).
+Windows follow each other (loop.py); most clips need one. Several outputs of a clip come from one search.
 Tokens come without prompt and endoftext, as there. Where the caller gives the decoder's prompt, the search is the plain
 one and tokens come whole, as with other models.
 """
@@ -59,18 +59,22 @@ class SpeechSearch:
                 "return_timestamps is False, but the audio is longer than a window; without times nobody knows where "
                 "the next window begins; leave it out"
             )
-        if wants_times or any(is_long):
-            if alignments:
-                raise InvalidOption(
-                    "alignments were asked for with times or for long sound; transcribe gives word times"
-                )
+        wants_times = wants_times or any(is_long)
+        if alignments and wants_times:
+            raise InvalidOption("alignments were asked for with times or for long sound; transcribe gives word times")
+        if not alignments and options.num_return_sequences == 1:
             found: list[list[Hypothesis]] = [[] for _ in sources]
             for long in (False, True):
                 places = [i for i, value in enumerate(is_long) if value is long]
-                some = self._with_times([sources[i] for i in places], options, [numbers[i] for i in places])
+                some = self._through([sources[i] for i in places], options, wants_times, [numbers[i] for i in places])
                 for place, hypothesis in zip(places, some, strict=True):
                     found[place] = [hypothesis]
             return found
+        if wants_times:
+            raise InvalidOption(
+                f"num_return_sequences is {options.num_return_sequences}, but with times, or for long sound, windows "
+                "follow from the best output; leave it out"
+            )
         encoded = self.decoder.encode([self.kind.features(source) for source in sources])
         starts = self.starts(encoded, options.language, options.task, timestamps=False)
         given = [[*(options.prompt_ids or ()), *start] for start in starts]
@@ -96,15 +100,18 @@ class SpeechSearch:
         is_detected = language is None
         return [prompts.beginning(speech, i, task, is_detected=is_detected, timestamps=timestamps) for i in ids]
 
-    def _with_times(
-        self, sources: Sequence[Floats], options: SpeechOptions, numbers: Sequence[int]
+    def _through(
+        self, sources: Sequence[Floats], options: SpeechOptions, timestamps: bool, numbers: Sequence[int]
     ) -> list[Hypothesis]:
-        """Through all windows of each. The windows that several sources are at share a batch."""
+        """Through all windows of each. The windows that several sources are at share a batch.
+
+        Also a clip without times goes this way: a model may write them all the same, and then it is cut there.
+        """
         if not sources:
             return []
         features = [self.whole_features(source) for source in sources]
         encoded = self.decoder.encode([array[:, : self.kind.n_frames] for array in features])
-        starts = self.starts(encoded, options.language, options.task, timestamps=True)
+        starts = self.starts(encoded, options.language, options.task, timestamps=timestamps)
         given = options.prompt_ids or ()
         condition = options.condition_on_prev_tokens
         earlier = given[1:] if given[:1] == (self.speech.startofprev,) else given
@@ -117,11 +124,13 @@ class SpeechSearch:
         ]  # fmt: skip
         passages: list[list[Passage]] = [[] for _ in tracks]
         for passage in run(
-            self.decoder, tracks, options, Fallback(), window_frames=self.kind.n_frames, encoded=encoded,
+            self.decoder, tracks, options, Fallback(), timestamps=timestamps,
+            window_frames=self.kind.n_frames, encoded=encoded,
             max_target_length=self.max_target_length, vocabulary_size=self.vocabulary_size, batch_size=len(tracks),
         ):  # fmt: skip
             passages[passage.track].append(passage)
-        return [_joined(of_track) for of_track in passages]
+        found = [_joined(of_track) for of_track in passages]
+        return found if timestamps else [dataclasses.replace(one, segments=None) for one in found]
 
     def whole_features(self, source: Floats) -> Floats:
         """[F, T] of sound of any length: at least a window, and longer sound as it is."""

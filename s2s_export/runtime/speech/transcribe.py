@@ -171,8 +171,8 @@ class Transcriber:
 
     def _track(self, features: Floats, start: list[int], options: TranscribeOptions, **more: Any) -> Track:
         return Track(
-            features, features.shape[1], start, initial=self._ids(options.initial_prompt), hot=self._ids(options.hotwords),
-            condition=options.condition_on_previous_text, **more,
+            features, features.shape[1], start, initial=self._ids(options.initial_prompt),
+            hot=self._ids(options.hotwords), condition=options.condition_on_previous_text, **more,
         )  # fmt: skip
 
     def _run(

@@ -155,13 +155,13 @@ def _with_punctuation(parts: Sequence[_Part]) -> list[_Part]:
     waiting: _Part | None = None
     for part in parts:
         if waiting is not None:
-            part = _Part(waiting.text + part.text, part.start, part.end, waiting.scores + part.scores)
+            part = _Part(waiting.text + part.text, waiting.start, part.end, waiting.scores + part.scores)
             waiting = None
         stripped = part.text.strip()
         if part.text.startswith(" ") and stripped and all(c in JOINED_TO_NEXT for c in stripped):
             waiting = part
         elif found and stripped and not part.text.startswith(" ") and all(c in JOINED_TO_LAST for c in stripped):
-            found[-1] = _Part(found[-1].text + part.text, found[-1].start, found[-1].end, found[-1].scores)
+            found[-1] = _Part(found[-1].text + part.text, found[-1].start, part.end, found[-1].scores)
         else:
             found.append(part)
     if waiting is not None:
