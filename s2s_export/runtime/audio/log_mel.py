@@ -45,7 +45,8 @@ def log_mel(samples: Floats, n_bands: int) -> Floats:
 def mel_filters(n_bands: int) -> Floats:
     """Slaney's triangular filters with Slaney's normalisation, 0 to 8000 Hz: [201, F]. Those of transformers."""
     hertz = np.linspace(0, SAMPLE_RATE / 2, N_FFT // 2 + 1)
-    edges = _to_hertz(np.linspace(*_to_mel(np.array([0.0, HIGHEST])), n_bands + 2))
+    lowest, highest = _to_mel(np.array([0.0, HIGHEST])).tolist()
+    edges = _to_hertz(np.linspace(lowest, highest, n_bands + 2))
     rising = (hertz[:, None] - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - hertz[:, None]) / (edges[2:] - edges[1:-1])
     filters = np.maximum(0, np.minimum(rising, falling)) * (2 / (edges[2:] - edges[:-2]))
