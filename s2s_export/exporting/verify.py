@@ -20,7 +20,7 @@ import numpy as np
 from ..bundle import read
 from ..errors import InvalidOption
 from ..runtime.session import Session, load
-from ..runtime.sources import Source
+from ..runtime.sources import Source, SourceKind
 from .checkpoint import open_checkpoint, quiet_transformers
 from .tolerances import SCORE_TOLERANCE, TOKEN_AGREEMENT
 
@@ -156,7 +156,7 @@ def _compare_search(
     n_equal = n_ties = 0
     worst = reference_error = 0.0
     for source, (best, *_) in zip(sources, found, strict=True):
-        out = run_generate(model, family, source, options)
+        out = run_generate(model, family, session.kind, source, options)
         tokens, score = out.sequences[0].tolist(), getattr(out, "sequences_scores", None)
         n = max(len(tokens), len(best.token_ids))
         fill = tokens[-1]
@@ -173,17 +173,18 @@ def _compare_search(
     return SearchAgreement(options, len(sources), n_equal, n_ties, worst, needed, reference_error)
 
 
-def run_generate(model: Any, family: Any, source: list[int], options: dict[str, Any]) -> Any:
+def run_generate(model: Any, family: Any, kind: SourceKind, source: Source, options: dict[str, Any]) -> Any:
     """What `generate` returns for one source, with its logits."""
     import torch
 
+    from .parity import named, tensors
+
     generate = getattr(family, "generate", None) or type(model).generate
-    ids = torch.tensor([source])
+    inputs = named(tensors(kind.prepare([source])))
     with torch.no_grad(), quiet_transformers():
         return generate(
-            model, input_ids=ids, attention_mask=torch.ones_like(ids), return_dict_in_generate=True, output_scores=True,
-            output_logits=True, **options,
-        )  # fmt: skip
+            model, **inputs, return_dict_in_generate=True, output_scores=True, output_logits=True, **options
+        )
 
 
 def replay_error(reference: Reference, inputs: Inputs, out: Any, prompt_length: int, padding: int | None) -> float:

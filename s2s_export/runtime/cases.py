@@ -25,6 +25,7 @@ from .finishing import Finishing
 from .scheduling import DEFAULT_BATCH_SIZE
 from .session import Session
 from .sources import Source
+from .speech import formats
 from .text import from_utf8
 
 DEEPEST_ID = 20  # how deep lists and objects in an id may be nested
@@ -312,7 +313,10 @@ def _result(session: Session, outcome: Outcome, finishing: Finishing) -> dict[st
     if isinstance(outcome, str):
         return {"error": outcome}
     outputs = [{**describe(hypothesis), **finishing.details(session, hypothesis)} for hypothesis in outcome]
-    return {"outputs": outputs, "backend": session.backend.name}
+    result = {"outputs": outputs, "backend": session.backend.name}
+    if outcome and outcome[0].segments is not None:
+        result["segments"] = [formats.describe(part, i) for i, part in enumerate(outcome[0].segments)]
+    return result
 
 
 def describe(hypothesis: Hypothesis) -> dict[str, Any]:

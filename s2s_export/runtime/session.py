@@ -18,13 +18,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..bundle import Bundle, read
-from ..errors import InputError, InvalidOption, UsageError
+from ..errors import BundleError, InputError, InvalidOption, UsageError
 from . import backends, decoding, memory, scheduling, scoring, searching, text, text_options
 from .decoding import GenerationOptions, Hypothesis
 from .decoding.scoring import Score
 from .ensembles import EnsembleBackend
 from .scheduling import DEFAULT_BATCH_SIZE, available_cores
 from .sources import Source, kind_of
+from .sources.audio_features import AudioFeatures
+from .speech import options as speech_options
+from .speech.generate import SpeechSearch
+from .speech.tokens import SpeechTokens
+from .speech.transcribe import TranscribeOptions, Transcriber, Transcription
 
 if TYPE_CHECKING:
     from .shortlist.state import Shortlist
@@ -96,11 +101,20 @@ class Session:
         self.kind = kind_of(bundle)
         self.backend = backend
         self.workers = workers
+        self.speech = SpeechTokens.of(bundle)
         me = weakref.proxy(self)  # weak, so that session and searcher are no reference cycle
         self.searcher = searching.choose(backend, search, lambda batch, options: me.begin(batch, options), self.kind)
+        self._speech_search = self._open_speech()
         self.shortlist: Shortlist | None = None
         entry = bundle.manifest.get("tokenizer")
         self._tokenizer = text.load(bundle.path / "tokenizer", entry) if entry else None
+
+    def _open_speech(self) -> SpeechSearch | None:
+        if self.speech is None:
+            return None
+        if not isinstance(self.kind, AudioFeatures):
+            raise BundleError(f"{self.bundle.path}: has speech tokens but reads '{self.kind.name}'; export it again")
+        return SpeechSearch(self.bundle, self.backend, self.searcher, self.kind, self.speech)
 
     @property
     def tokenizer(self) -> text.Tokenizer:
@@ -130,6 +144,9 @@ class Session:
         """
         if target_lang is not None:
             overrides = {**self.tokenizer.target_overrides(target_lang), **overrides}
+        own: dict[str, Any] = {}
+        if self.speech is not None:
+            overrides, own = speech_options.take(overrides, self.speech)
         if not text_options.NAMES.isdisjoint(overrides):
             overrides = self._texts.to_ids(overrides, self._resolve)
         chosen = self._resolve(overrides)
@@ -144,7 +161,7 @@ class Session:
                 f"coverage_penalty is {chosen.coverage_penalty}, but a model of the family "
                 f"'{self.bundle.manifest['family']}' has no attention to the source; leave it out"
             )
-        return chosen
+        return chosen if self.speech is None else speech_options.combine(chosen, own)
 
     def _resolve(self, overrides: Mapping[str, Any]) -> GenerationOptions:
         return decoding.resolve(
@@ -165,7 +182,8 @@ class Session:
         """Ids of a text, checked against the bundle's limits. Raises InputError where the model reads no token ids."""
         if not self.kind.has_ids:
             raise InputError(
-                f"the source is text, but the model reads '{self.kind.name}'; give sources of that kind to `generate`"
+                f"the source is text, but the model reads '{self.kind.name}'; give such sources to `generate`"
+                f"{', or sound to `transcribe`' if self.speech is not None else ''}"
             )
         ids = self.tokenizer.encode(source, source_lang=source_lang, target_lang=target_lang)
         checked: list[int] = self.check_source(ids, truncate=truncate)
@@ -250,7 +268,7 @@ class Session:
             batch = [sources[i] for i in indices]
             if declared is not None and declared.computes_on_cores:
                 memory.check(self.bundle, len(batch), options)
-            hypotheses = self.searcher.decode(
+            hypotheses = (self._speech_search or self.searcher).decode(
                 batch, options, alignments=alignments, source_numbers=[numbers[i] for i in indices]
             )
             return [[self._with_text(hypothesis) for hypothesis in of_source] for of_source in hypotheses]
@@ -392,6 +410,26 @@ class Session:
             workers=self.workers,
         )
 
+    def transcribe(self, audio: Any, **options: Any) -> Transcription:
+        """The segments of sound of any length, as they are ready; `finish()` gives the whole transcript.
+
+        audio: a file's name or bytes, samples at 16 kHz, or (samples, rate). options: those of
+        `speech.transcribe.TranscribeOptions` (language, task, timestamps, temperature, thresholds, vad, ...) and
+        generation options by their Hugging Face names.
+        """
+        if self._speech_search is None:
+            raise UsageError(f"{self.bundle.path}: reads '{self.kind.name}' and no sound; use translate or generate")
+        names = {field.name for field in dataclasses.fields(TranscribeOptions)}
+        own = {name: value for name, value in options.items() if name in names}
+        if isinstance(own.get("temperature"), (int, float)):
+            own["temperature"] = (float(own["temperature"]),)
+        for name in ("temperature", "clip"):
+            if name in own:
+                own[name] = tuple(own[name])
+        generation = self.options(**{name: value for name, value in options.items() if name not in names})
+        samples = self.check_source(audio)
+        return Transcriber(self._speech_search, self.tokenizer).open(samples, TranscribeOptions(**own), generation)
+
     def stream(
         self,
         source: str,
@@ -433,4 +471,8 @@ class Session:
     def _with_text(self, hypothesis: Hypothesis) -> Hypothesis:
         if self._tokenizer is None:
             return hypothesis
-        return dataclasses.replace(hypothesis, text=self._tokenizer.decode(hypothesis.token_ids))
+        segments = hypothesis.segments
+        if segments is not None:
+            segments = tuple(dataclasses.replace(s, text=self._tokenizer.decode(s.tokens)) for s in segments)
+        text_of_all = self._tokenizer.decode(hypothesis.token_ids)
+        return dataclasses.replace(hypothesis, text=text_of_all, segments=segments)
