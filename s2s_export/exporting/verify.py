@@ -21,6 +21,7 @@ from ..bundle import read
 from ..errors import InvalidOption
 from ..runtime.session import Session, load
 from ..runtime.sources import Source, SourceKind
+from ..runtime.speech.prompts import beginning
 from .checkpoint import open_checkpoint, quiet_transformers
 from .tolerances import SCORE_TOLERANCE, TOKEN_AGREEMENT
 
@@ -149,6 +150,9 @@ def _compare_search(
     sources = sources[:N_SOURCES]
     limit = min(MAX_NEW_TOKENS, (session.bundle.max_target_length or MAX_NEW_TOKENS + 1) - 1)
     options = {**options, "max_new_tokens": limit}
+    if session.speech is not None:  # the search itself, behind a prompt: windows and times are not compared here
+        language = next(iter(session.speech.lang_to_id.values()), None)
+        options["decoder_input_ids"] = beginning(session.speech, language, None, timestamps=False)
     found = session.generate(sources, **options)
     precision = session.bundle.manifest["precision"]
     padding = session.bundle.manifest["source"]["pad_token_id"]
@@ -181,6 +185,8 @@ def run_generate(model: Any, family: Any, kind: SourceKind, source: Source, opti
 
     generate = getattr(family, "generate", None) or type(model).generate
     inputs = named(tensors(kind.prepare([source])))
+    if "decoder_input_ids" in options:
+        options = {**options, "decoder_input_ids": torch.tensor([options["decoder_input_ids"]])}
     with torch.no_grad(), quiet_transformers():
         return generate(
             model, **inputs, return_dict_in_generate=True, output_scores=True, output_logits=True, **options
