@@ -86,6 +86,7 @@ class Clip(click.ParamType):
 @click.option("--max-line-count", type=click.IntRange(min=1), help="Lines of a subtitle.")
 @click.option("--max-words-per-line", type=click.IntRange(min=1), help="Words of a subtitle's line.")
 @click.option("--highlight-words", is_flag=True, help="A subtitle for each word, underlined.")
+@click.option("--picture", type=click.Path(dir_okay=False), help="Draw the words over the waveform: .png, .svg, .pdf.")
 @click.option("--stream", is_flag=True, help="Print each segment as soon as it is known.")
 @session_options
 @search_option
@@ -100,6 +101,7 @@ def command(
     max_line_count: int | None,
     max_words_per_line: int | None,
     highlight_words: bool,
+    picture: str | None,
     stream: bool,
     backend: str,
     target: str | None,
@@ -116,6 +118,7 @@ def command(
     is 1. After Ctrl-C what was found is written.
     """
     from ..runtime.session import load
+    from ..runtime.speech import picture as drawing
     from ..runtime.speech.formats import WRITERS, Lines
 
     lines = Lines(max_line_width, max_line_count, max_words_per_line, highlight_words)
@@ -123,6 +126,10 @@ def command(
     wanted = _options(options, batch_size)
     if lines.need_words and wanted.setdefault("timestamps", "word") != "word":
         raise UsageError("the line options need the times of words; use --timestamps word")
+    if picture is not None:
+        drawing.check_path(picture)
+        if len(audio) != 1 or wanted.setdefault("timestamps", "word") != "word":
+            raise UsageError("--picture is of one audio and needs the times of words; use --timestamps word")
     if stream and (form != "text" or output_dir):
         raise UsageError("--stream prints text; leave out --format and --output-dir")
     session = load(bundle, backend, target, threads, search=search)
@@ -132,13 +139,17 @@ def command(
     failed = False
     for name in audio:
         try:
-            found, is_whole = _transcribe(session, name, wanted, stream, quiet)
+            source: Any = sys.stdin.buffer.read() if name == "-" else name
+            samples = session.check_source(source)
+            found, is_whole = _transcribe(session, name, samples, wanted, stream, quiet)
         except BaseException as error:
             if not is_failure(error):
                 raise
             failed = True
             tell(f"s2s: {name}: {explain(error)}" if name not in explain(error) else f"s2s: {explain(error)}", False)
             continue
+        if picture is not None:
+            drawing.draw(picture, samples, found)
         if not stream:
             _write(WRITERS[form](found, lines), name, form, output_dir, quiet, named=len(audio) > 1)
         if not is_whole:
@@ -155,11 +166,10 @@ def _options(options: dict[str, Any], batch_size: int | None) -> dict[str, Any]:
 
 
 def _transcribe(
-    session: Session, name: str, options: dict[str, Any], stream: bool, quiet: bool
+    session: Session, name: str, samples: Any, options: dict[str, Any], stream: bool, quiet: bool
 ) -> tuple[Transcript, bool]:
     """The transcript, and whether it is whole: after Ctrl-C it is what was found so far."""
-    source: Any = sys.stdin.buffer.read() if name == "-" else name
-    found = session.transcribe(source, **options)
+    found = session.transcribe(samples, **options)
     if found.language_probability is not None:
         tell(f"language: {found.language} ({found.language_probability:.0%})", quiet)
     with _progress(name, found.duration, quiet) as advance:
