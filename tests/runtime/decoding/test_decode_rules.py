@@ -9,6 +9,7 @@ import pytest
 import torch
 from decoding_models import seen_through, tiny_model
 from transformers.generation.configuration_utils import GenerationConfig
+from transformers.generation.logits_process import WhisperTimeStampLogitsProcessor
 
 from s2s_export.runtime.decoding import StepResult, resolve
 from s2s_export.runtime.decoding.chain import Chain
@@ -46,6 +47,7 @@ CASES: dict[str, list[dict[str, Any]]] = {
     "begin_suppress_tokens": [
         {"begin_suppress_tokens": [3, 9]}, {"begin_suppress_tokens": [3, 9], "forced_bos_token_id": 4},
     ],
+    "timestamps": [{"timestamp_begin": 7, "max_initial_timestamp_index": 3}, {"timestamp_begin": 6}],
     "temperature": [{**SAMPLING, "temperature": 0.7}],
     "top_h": [{**SAMPLING, "top_h": share} for share in (0.3, 0.8)],
     "top_k": [{"do_sample": True, "top_k": k} for k in (1, 5, 99)],
@@ -62,7 +64,15 @@ CASES: dict[str, list[dict[str, Any]]] = {
     "prefix_allowed_tokens": [{"prefix_allowed_tokens_fn": lambda source, ids: [3 + len(ids), 7, EOS]}],
     "renormalize": [{"renormalize_logits": True, "suppress_tokens": [3, 4]}],
 }  # fmt: skip
-OURS = ("PrefixBias", "PresencePenalty", "FrequencyPenalty", "MinLengthRatio", "Guides", "PrefixAllowedTokens")
+OURS = (
+    "Timestamps",
+    "PrefixBias",
+    "PresencePenalty",
+    "FrequencyPenalty",
+    "MinLengthRatio",
+    "Guides",
+    "PrefixAllowedTokens",
+)
 OF_TRANSFORMERS = vars(GenerationConfig())
 TOGETHER: list[dict[str, Any]] = [
     {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2, "bad_words_ids": [[3], [4, 5]], "min_length": 5,
@@ -132,7 +142,15 @@ def processed_by_transformers(
 
 
 def defined(given: dict[str, Any], text: list[int], source: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """scores [V] after a rule that transformers has not, written out token by token."""
+    """scores [V] after a rule that its generate() takes no option for, written out token by token."""
+    if "timestamp_begin" in given:  # Whisper's own method sets it up
+        first = given.get("max_initial_timestamp_index")
+        own = GenerationConfig(
+            no_timestamps_token_id=given["timestamp_begin"] - 1, eos_token_id=EOS, bos_token_id=1,
+            max_initial_timestamp_index=first,
+        )  # fmt: skip
+        processor = WhisperTimeStampLogitsProcessor(own, begin_index=1)
+        return processor(torch.tensor([text]), torch.from_numpy(scores)[None])[0].numpy()
     out = scores.astype(np.float64)
     written = text[1:]  # without the prompt
     if "prefix_bias_beta" in given:
