@@ -116,10 +116,12 @@ def _named(inputs: Inputs) -> dict[str, torch.Tensor]:
 
 def _cross_cache(out: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
     past = out["cache"] if "cache" in out else out["past_key_values"]  # its names from transformers 5.24 on, and before
+    if isinstance(past, tuple):  # transformers before 4.54: self key and value, then cross key and value of each layer
+        return [(layer[2], layer[3]) for layer in past]
     cache = past.cross_attention_cache
     if hasattr(cache, "layers"):
         return [(layer.keys, layer.values) for layer in cache.layers]
-    return list(zip(cache.key_cache, cache.value_cache, strict=True))  # transformers before 4.54
+    return list(zip(cache.key_cache, cache.value_cache, strict=True))  # transformers before 4.54, where it has one
 
 
 @dataclass

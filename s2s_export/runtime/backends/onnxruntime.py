@@ -40,7 +40,7 @@ DTYPES = {
     "tensor(int32)": "int32",
     "tensor(bool)": "bool",
 }
-QUIET = 3  # ONNX Runtime's log level: errors only
+QUIET = 4  # ONNX Runtime's log level: what ends the process. Errors are raised too, and told once, in our sentence
 
 
 def unavailable() -> str | None:
@@ -228,6 +228,7 @@ def open_session(
     """
     import onnxruntime
 
+    onnxruntime.set_default_logger_severity(QUIET)  # of what belongs to no session, such as the allocator
     options = onnxruntime.SessionOptions()
     options.log_severity_level = QUIET
     options.intra_op_num_threads = threads
