@@ -96,11 +96,22 @@ def run(kind, bases, tmp_path, n, seed, **environment):
 
 
 def test_mutated_bundles(bases, tmp_path):
-    run("bundles", bases, tmp_path, 240, seed=0)
+    run("bundles", bases, tmp_path, 180, seed=0)
 
 
 def test_mutated_tokenizers(tokenizers, tmp_path):
     run("tokenizers", tokenizers, tmp_path, 300, seed=0)
+
+
+def test_mutated_lines(bases, tmp_path):
+    """tests/runtime/test_lines.py has the kinds of lines one by one."""
+    run("lines", bases[:1], tmp_path, 300, seed=0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_many_mutated_lines(bases, tmp_path):
+    run("lines", bases[:1], tmp_path, 10_000, seed=1)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Bundles, engines and tokenizers with damaged files, opened and used. Run by survivor.py as a script:
+"""Damaged bundles, engines and tokenizers, opened and used, and damaged lines. Run by survivor.py as a script:
 
 KIND BASES FOLDER SEED FIRST LAST REPORT
 
@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import line_mutations
 import mutate
 import survivor
 
@@ -145,7 +146,11 @@ def read_and_write(tokenizer: Any, rng: random.Random) -> None:
     ids = [0, 1, 2, 3, 5, 40, 299, 10**6, *(rng.randrange(400) for _ in range(6))]
     for skip in (True, False):
         asked.append(lambda skip=skip: tokenizer.decode(ids, skip_special_tokens=skip))
-    asked += [lambda: tokenizer.tokens(ids), lambda: tokenizer.source_tokens(ids), lambda: tokenizer.encode_target("x y")]
+    asked += [
+        lambda: tokenizer.tokens(ids),
+        lambda: tokenizer.source_tokens(ids),
+        lambda: tokenizer.encode_target("x y"),
+    ]
     for code in list(tokenizer.languages)[:2]:
         asked.append(lambda code=code: tokenizer.target_overrides(code))
         asked.append(lambda code=code: tokenizer.encode("x", source_lang=code, target_lang=code))
@@ -156,17 +161,49 @@ def read_and_write(tokenizer: Any, rng: random.Random) -> None:
             stream.push([token])
         stream.finish()
 
-    refusal: S2SError | None = None
     for question in [*asked, streamed]:
         try:
             question()
-        except S2SError as error:
-            refusal = error
-    if refusal is not None:
-        raise refusal
+        except S2SError as error:  # a text or ids that it can't do; loading was not refused
+            assert survivor.is_sentence(error), error
 
 
-KINDS = {"bundles": BundleCases, "tokenizers": TokenizerCases}
+class LineCases:
+    """`s2s generate`'s lines: a mutated one between two good ones, which must come out as they do alone."""
+
+    good = b'{"id": "good", "text": "x y", "max_new_tokens": 3}'
+
+    def __init__(self, bases: list[dict[str, Any]], folder: Path, seed: int) -> None:
+        import s2s_export
+
+        self.seed = seed
+        self.session = s2s_export.load(bases[0]["path"], threads=1)
+        self.expected = self.decoded([self.good])[0]
+
+    def decoded(self, lines: list[bytes]) -> list[Any]:
+        from s2s_export.runtime import cases
+
+        def no_number(name: str) -> None:
+            raise AssertionError(f"{name} is not JSON")
+
+        found = [cases.read_case(self.session, line, number) for number, line in enumerate(lines, 1)]
+        written = [cases.to_json(result).encode("utf-8") for result in cases.decode_cases(self.session, found)]
+        return [json.loads(line, parse_constant=no_number) for line in written]
+
+    def __call__(self, number: int) -> None:
+        from s2s_export.errors import LONGEST, InputError
+
+        line = line_mutations.line(random.Random(f"{self.seed}/{number}"))
+        before, found, after = self.decoded([self.good, line, self.good])
+        assert before == after == self.expected, line[:200]
+        assert ("error" in found) != ("outputs" in found), line[:200]
+        if "error" in found:
+            message = found["error"]
+            assert message.isprintable() and len(message) <= LONGEST and "unexpected" not in message, message[:300]
+            raise InputError("the line was refused")
+
+
+KINDS = {"bundles": BundleCases, "tokenizers": TokenizerCases, "lines": LineCases}
 
 
 def main(kind: str, bases: str, folder: str, seed: str, first: str, last: str, report: str) -> None:

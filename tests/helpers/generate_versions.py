@@ -22,4 +22,4 @@ PADDING_IN_A_SOURCE = (5, 0)  # a padding id in a source was masked where no mas
 
 def followed(options: dict[str, Any]) -> dict[str, Any]:
     """The options without those that the installed release understands otherwise."""
-    return {name: value for name, value in options.items() if VERSION >= OPTIONS.get(name, (0, 0))}
+    return {name: value for name, value in options.items() if OPTIONS.get(name, (0, 0)) <= VERSION}

@@ -9,8 +9,8 @@ from typing import Any
 
 DELETED: Any = object()
 WRONG: tuple[Any, ...] = (
-    None, True, -1, 0, 1, 3, 1.5, 1e308, 10**30, 2**31, 2**62, 2**63, 10**400, "", "x", "\0", "\ud800", "../x", "/dev/zero",
-    "é" * 3000, [], [[]], {}, {"a": 1}, ["B"], [1, 2], [None], [{}], DELETED,
+    None, True, -1, 0, 1, 3, 1.5, 1e308, 10**30, 2**31, 2**62, 2**63, 10**400, "", "x", "\0", "\ud800", "../x",
+    "/dev/zero", "é" * 3000, [], [[]], {}, {"a": 1}, ["B"], [1, 2], [None], [{}], DELETED,
 )  # fmt: skip
 
 
@@ -63,7 +63,9 @@ def json_of(raw: bytes, rng: random.Random) -> bytes:
     for _ in range(rng.choice([1, 1, 1, 2, 4])):
         # A section first, so that a long list, such as a vocabulary's, doesn't take every turn.
         section = rng.choice(list(document)) if isinstance(document, dict) and document else None
-        inside = [(section,), *((section, *rest) for rest in places(document[section]))] if section else places(document)
+        inside = (
+            [(section,), *((section, *rest) for rest in places(document[section]))] if section else places(document)
+        )
         if not inside:
             break
         place = rng.choice(inside)
@@ -193,6 +195,6 @@ def _order(model: Any, rng: random.Random) -> None:
 
 
 _GRAPH_CHANGES: tuple[Callable[[Any, random.Random], None], ...] = (
-    _an_attribute, _an_attribute, _an_attribute, _an_input, _an_input, _a_type_of_node, _a_node_less_or_twice, _a_weight,
-    _a_weight, _a_value, _order,
+    _an_attribute, _an_attribute, _an_attribute, _an_input, _an_input, _a_type_of_node, _a_node_less_or_twice,
+    _a_weight, _a_weight, _a_value, _order,
 )  # fmt: skip

@@ -57,10 +57,7 @@ def _outcome(case: Callable[[int], None], number: int) -> str:
     try:
         case(number)
     except S2SError as error:
-        message = explain(error)
-        if message.isprintable() and message and message == str(error):
-            return REFUSED
-        return f"a message that is no sentence: {message[:300]!r}"
+        return REFUSED if is_sentence(error) else f"a message that is no sentence: {str(error)[:300]!a}"
     except BaseException as error:
         place = error.__traceback__
         where = ""
@@ -72,11 +69,19 @@ def _outcome(case: Callable[[int], None], number: int) -> str:
     return SERVED
 
 
+def is_sentence(error: S2SError) -> bool:
+    """Printable, on one line, and of a length that nobody has to cut."""
+    message = explain(error)
+    return bool(message) and message.isprintable() and message == str(error)
+
+
 def _oneline(text: str) -> str:
     return " ".join(text.encode("utf-8", "backslashreplace").decode().split())[:300]
 
 
-def run(script: Path, arguments: Sequence[object], first: int, last: int, report: Path, **environment: str) -> Counter[str]:
+def run(
+    script: Path, arguments: Sequence[object], first: int, last: int, report: Path, **environment: str
+) -> Counter[str]:
     """In the parent: run cases first..last-1 through `script ARGUMENTS FIRST LAST REPORT`. Returns outcomes by kind.
 
     Every case that is no served or refused one is in `report`, with its number.
