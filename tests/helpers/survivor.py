@@ -72,7 +72,7 @@ def _outcome(case: Callable[[int], None], number: int) -> str:
 def is_sentence(error: S2SError) -> bool:
     """Printable, on one line, and of a length that nobody has to cut."""
     message = explain(error)
-    return bool(message) and message.isprintable() and message == str(error)
+    return bool(message) and message.isprintable() and message == " ".join(str(error).split())
 
 
 def _oneline(text: str) -> str:

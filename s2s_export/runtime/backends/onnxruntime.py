@@ -40,6 +40,15 @@ DTYPES = {
     "tensor(int32)": "int32",
     "tensor(bool)": "bool",
 }
+# What ONNX Runtime, its allocator and the dynamic loader say where memory, or room for a thread's stack, is short.
+NO_ROOM = (
+    "failed to map segment", "annot allocate memory", "bad_alloc", "bad allocation", "Failed to allocate memory",
+    "PosixThread",
+)  # fmt: skip
+# docs/reliability.md: in how much the smallest bundle was opened and decoded.
+ROOM = (
+    "free some, or raise the limit on this process (400 MB of address space, `ulimit -v`, are the least that was tried)"
+)
 QUIET = 4  # ONNX Runtime's log level: what ends the process. Errors are raised too, and told once, in our sentence
 
 
@@ -47,6 +56,8 @@ def unavailable() -> str | None:
     try:
         import onnxruntime
     except ImportError as error:
+        if _lacks_memory(error):
+            return f"there is not enough memory to load onnxruntime; {ROOM}"
         return f"onnxruntime can't be imported ({error}); pip install onnxruntime"
     if tuple(int(part) for part in onnxruntime.__version__.split(".")[:2]) < OLDEST:
         return (
@@ -247,8 +258,13 @@ def open_session(
                 "machine; delete the file and they are compiled again, or choose target 'portable'"
             ) from error
     try:
-        return onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+        # Without its fallback, which tries the same again and prints to stdout that it does.
+        return onnxruntime.InferenceSession(
+            path.read_bytes(), options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )
     except Exception as error:  # its exceptions have no common base but Exception
+        if _lacks_memory(error):
+            raise BackendError(f"{path}: there is not enough memory to open it; {ROOM}") from error
         raise BundleError(
             f"{path}: ONNX Runtime {onnxruntime.__version__} can't load it ({_first_line(error)})"
         ) from error
@@ -268,7 +284,20 @@ def run(session: Any, names: list[str], feed: dict[str, Any]) -> list[Any]:
     try:
         return list(session.run(names, feed))
     except Exception as error:
-        raise BackendError(f"ONNX Runtime failed in a graph ({_first_line(error)})") from error
+        raise _failure("a graph", error) from error
+
+
+def _failure(where: str, error: Exception) -> BackendError:
+    if _lacks_memory(error):
+        return BackendError(
+            f"out of memory in {where}; use a smaller batch size, fewer beams or a shorter source "
+            f"({_first_line(error)})"
+        )
+    return BackendError(f"ONNX Runtime failed in {where} ({_first_line(error)})")
+
+
+def _lacks_memory(error: Exception) -> bool:
+    return any(words in str(error) for words in NO_ROOM)
 
 
 def _first_line(error: Exception) -> str:
@@ -337,7 +366,7 @@ class OnnxRuntimeState:
         try:
             self._session.run_with_iobinding(binding)
         except Exception as error:
-            raise BackendError(f"ONNX Runtime failed in the decoder step ({_first_line(error)})") from error
+            raise _failure("the decoder step", error) from error
         self._step = t + 1
         return StepResult(
             candidate_ids=out["candidate_ids"],
