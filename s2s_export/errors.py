@@ -155,5 +155,5 @@ def _cut(text: str, longest: int) -> str:
 
 
 def printable(text: object) -> str:
-    """Text that a terminal shows as it is: control characters and bytes of another encoding are escaped, line ends stay."""
+    """Text that a terminal shows as it is: control characters and foreign bytes are escaped, line ends stay."""
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii") for c in str(text))

@@ -17,7 +17,7 @@ OPTIONS = {
 }
 TWO_VOCABULARIES = (5, 18)  # beams of a decoder with a vocabulary of another size failed
 CACHES_AS_OBJECTS = (4, 54)  # every model takes the cache that TorchState holds
-PADDING_IN_A_SOURCE = (5, 0)  # a padding id in a source was masked where no mask was given
+PADDING_IN_A_SOURCE = (5, 2)  # a padding id in a source was masked where no mask was given
 
 
 def followed(options: dict[str, Any]) -> dict[str, Any]:

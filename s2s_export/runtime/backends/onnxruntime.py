@@ -20,6 +20,7 @@ from ...engines import PORTABLE, RECORD, folder_of, read, rebuild, refuse_stale,
 from ...engines import names as engine_names
 from ...errors import BackendError, BackendUnavailable, BuildError, BundleError, EngineError, InvalidOption
 from ...schema import shown
+from .. import cores
 from ..decoding.state import DecodeState, Ints, StepQuery, StepResult
 from ..sources import Source, kind_of
 from ._declaration import Declaration
@@ -73,10 +74,10 @@ def incompatible_reason(bundle: Bundle, target: str | None) -> str | None:
 
 
 def open(bundle: Bundle, target: str | None = None, threads: int | None = None) -> OnnxRuntimeBackend:
-    """threads: of one call; by default the machine's cores, at most 4: a decode step has no more work than that."""
+    """threads: of one call, see cores.threads_for."""
     if threads is not None and threads < 1:
         raise InvalidOption(f"threads is {threads}; expected at least 1")
-    return OnnxRuntimeBackend(bundle, threads or min(4, os.cpu_count() or 1), *_choose(bundle, target))
+    return OnnxRuntimeBackend(bundle, cores.threads_for(threads), *_choose(bundle, target))
 
 
 def _choose(bundle: Bundle, target: str | None) -> tuple[Mapping[str, Any] | None, Path | None]:
@@ -96,7 +97,8 @@ class OnnxRuntimeBackend:
     """Sessions over a bundle's graphs. They are shared by threads; every decode has buffers of its own.
 
     engine, folder: engine.json and where it lies; the bundle's own graphs without them. prepack: whether weights are
-    laid out anew for the kernels, which costs their size in memory; without it a step is many times slower.
+    laid out anew for the kernels, which costs their size in memory; without it a step is many times slower. spin:
+    whether threads that wait for work go on computing: they begin sooner, and take a core that others may want.
     """
 
     name = NAME
@@ -109,6 +111,7 @@ class OnnxRuntimeBackend:
         folder: Path | None = None,
         *,
         prepack: bool = True,
+        spin: bool = False,
     ) -> None:
         self.bundle = bundle
         self.kind = kind_of(bundle)
@@ -118,6 +121,7 @@ class OnnxRuntimeBackend:
         self._folder = folder or bundle.path
         self.weights = self._folder if engine and engine["weights"] == "engine" else bundle.path
         self._prepack = prepack
+        self.spin = spin
         operators = engine.get("operators") if engine else None
         self.operators = _operators(self._folder, operators["sources"]) if operators else None
         self._lock = threading.Lock()
@@ -137,7 +141,7 @@ class OnnxRuntimeBackend:
             if name not in self._sessions:
                 path = inside(self._folder, self.graphs[name]["file"])
                 session = open_session(
-                    path, self.weights, self.threads, self._prepack, self.operators, self.shared.get(name)
+                    path, self.weights, self.threads, self._prepack, self.operators, self.shared.get(name), self.spin
                 )
                 # Whichever decoder step serves a batch is fed as the first is described.
                 described = {name, "decoder_step"} if name in self._steps else {name}
@@ -233,6 +237,7 @@ def open_session(
     prepack: bool = True,
     operators: Path | None = None,
     shared: Mapping[str, Any] | None = None,
+    spin: bool = False,
 ) -> Any:
     """weights: the folder that holds the file of weights, which a graph names without a folder. operators: a library
     of our own operators that the graph uses. shared: weights that are in memory, by name.
@@ -244,6 +249,7 @@ def open_session(
     options.log_severity_level = QUIET
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.fsencode(weights))
     for name, value in (shared or {}).items():
         options.add_initializer(name, value)
