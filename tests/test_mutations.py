@@ -110,6 +110,14 @@ def test_mutated_lines(bases, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
+def test_many_mutated_checkpoints(bases, exported, bundled, tmp_path):
+    bundled("attention")
+    paths = [Path(bases[0]["path"]).parent / "checkpoint", exported("t5")[0], bundled("attention").with_suffix("")]
+    run("checkpoints", [{"path": str(path)} for path in paths], tmp_path, 120, seed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
 def test_many_mutated_lines(bases, tmp_path):
     run("lines", bases[:1], tmp_path, 10_000, seed=1)
 

@@ -172,7 +172,9 @@ def _expect_steps(
         parents = rng.integers(0, N_BEAMS if t else 1, rows)
         tokens = rng.choice(no_padding, rows)
         if t == 0:
-            tokens[:] = bundle.manifest["generation"].get("decoder_start_token_id", 0)
+            start = bundle.manifest["generation"].get("decoder_start_token_id")
+            # Whether it is a token that can be decoded with is asked when it is; any will do here.
+            tokens[:] = start if isinstance(start, int) and 0 <= start < bundle.vocabulary_size else 0
         history = np.take_along_axis(history, parents[:, :, None], axis=1)
         history = np.concatenate([history, tokens[:, :, None]], axis=2)
         logits, weights = reference.step(inputs, torch.from_numpy(history.reshape(rows[0] * N_BEAMS, -1)))

@@ -203,7 +203,29 @@ class LineCases:
             raise InputError("the line was refused")
 
 
-KINDS = {"bundles": BundleCases, "tokenizers": TokenizerCases, "lines": LineCases}
+class CheckpointCases:
+    """Checkpoints with one damaged file, exported and used."""
+
+    def __init__(self, bases: list[dict[str, Any]], folder: Path, seed: int) -> None:
+        import torch
+
+        torch.set_num_threads(1)
+        self.bases, self.folder, self.seed = bases, folder, seed
+
+    def __call__(self, number: int) -> None:
+        import s2s_export
+
+        rng = random.Random(f"{self.seed}/{number}")
+        root = self.folder / "checkpoint"
+        link_tree(Path(self.bases[number % len(self.bases)]["path"]), root)
+        # As often a small file as the weights; pieces of JSON in a safetensors file are its header.
+        path = rng.choice(sorted(file for file in root.iterdir() if file.is_file()))
+        replace(path, mutated(path, rng))
+        s2s_export.export(root, self.folder / "exported", force=True)
+        use(s2s_export.load(self.folder / "exported", threads=1))
+
+
+KINDS = {"checkpoints": CheckpointCases, "bundles": BundleCases, "tokenizers": TokenizerCases, "lines": LineCases}
 
 
 def main(kind: str, bases: str, folder: str, seed: str, first: str, last: str, report: str) -> None:

@@ -20,8 +20,8 @@ SECONDS = 90.0
 MOST_GROWTH = 24 << 20  # bytes; an allocator's own, over tens of thousands of calls
 
 
-def random_case(chance: random.Random) -> tuple[list[list[int]], dict[str, Any]]:
-    sources = [[chance.randrange(3, 50) for _ in range(chance.randint(1, 20))] for _ in range(chance.randint(1, 5))]
+def random_case(chance: random.Random, size: int) -> tuple[list[list[int]], dict[str, Any]]:
+    sources = [[chance.randrange(3, size) for _ in range(chance.randint(1, 20))] for _ in range(chance.randint(1, 5))]
     options: dict[str, Any] = {"num_beams": chance.choice([1, 2, 4]), "max_new_tokens": chance.randint(1, 20)}
     extra = chance.choice(
         [
@@ -49,7 +49,7 @@ def resident() -> int:
 def soak(session: Any, seconds: float) -> int:
     """How many calls agreed; fails at the first that did not, or where memory grew."""
     chance = random.Random(0)
-    work = [random_case(chance) for _ in range(N_CASES)]
+    work = [random_case(chance, session.bundle.vocabulary_size - 1) for _ in range(N_CASES)]
     expected = [told(session, *case) for case in work]
     bad_line = b'{"input_ids": [5], "num_beams": "many"}'
     wrong: list[str] = []
