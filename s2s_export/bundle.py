@@ -170,7 +170,7 @@ def inside(folder: Path, name: str) -> Path:
         ) from error
     if not is_inside:
         raise BundleError(
-            f"{folder}: the manifest names '{name}', which leads out of the bundle; don't use this bundle"
+            f"{folder}: the manifest names {shown(name)}, which leads out of the bundle; don't use this bundle"
         )
     return path
 

@@ -30,6 +30,10 @@ class S2SError(Exception):
 
     exit_status = 1
 
+    def __init__(self, message: object = "") -> None:
+        """Each line of the message is made printable and cut: it may quote a file, or another library's message."""
+        super().__init__("\n".join(_cut(printable(line), LONGEST) for line in str(message).split("\n")))
+
 
 class UsageError(S2SError):
     exit_status = 2
@@ -118,6 +122,8 @@ def explain(error: BaseException) -> str:
         return "out of memory; use a smaller batch size, fewer beams or a shorter source"
     if isinstance(error, RecursionError):
         return "nested too deeply to be read; expected plain lists and objects"
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return "the system allows no further thread; raise the limit on memory (ulimit -v) or processes (ulimit -u)"
     if isinstance(error, OSError):
         where = f"{printable(error.filename)}: " if error.filename else ""
         return f"{where}{shortened(error.strerror or error, LONGEST_FOREIGN)}"
@@ -138,7 +144,10 @@ def shortened(message: object, longest: int) -> str:
         text = str(message)
     except Exception:  # an error whose own message fails
         text = f"(a {type(message).__name__} without a message)"
-    text = " ".join(printable(text).split())
+    return _cut(" ".join(printable(text).split()), longest)
+
+
+def _cut(text: str, longest: int) -> str:
     if len(text) <= longest:
         return text
     tail = longest // 3
@@ -146,5 +155,5 @@ def shortened(message: object, longest: int) -> str:
 
 
 def printable(text: object) -> str:
-    """Text that UTF-8 can encode: what it can't, such as bytes of a file name in another encoding, is escaped."""
-    return str(text).encode("utf-8", errors="backslashreplace").decode("utf-8")
+    """Text that a terminal shows as it is: control characters and foreign bytes are escaped, line ends stay."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii") for c in str(text))

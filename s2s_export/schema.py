@@ -17,12 +17,13 @@ import os
 import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 Check = Callable[[Any, str], "str | None"]
 
 MOST_LEVELS = 64  # how deep lists and objects may be nested; our own files have about eight levels
 MOST_SHOWN = 60  # characters of a wrong value
+LONGEST_NAME = 255  # bytes of a file's name on Linux, macOS and Windows
 
 
 class Unreadable(Exception):
@@ -77,9 +78,15 @@ def boolean(value: Any, where: str) -> str | None:
 
 def file_name(value: Any, where: str) -> str | None:
     """The name of a file that some file system can have. That it stays in its folder is checked where it is opened."""
-    if isinstance(value, str) and value and "\0" not in value and _is_utf8(value):
+    if is_file_name(value):
         return None
     return wrong(value, where, "the name of a file")
+
+
+def is_file_name(value: Any) -> TypeGuard[str]:
+    if not isinstance(value, str) or not value or "\0" in value or not _is_utf8(value):
+        return False
+    return max(len(part.encode("utf-8")) for part in value.split("/")) <= LONGEST_NAME
 
 
 def number(value: Any, where: str) -> str | None:
@@ -135,7 +142,7 @@ def mapping_of(inner: Check, key: Check = anything) -> Check:
     def check(value: Any, where: str) -> str | None:
         if not isinstance(value, dict):
             return wrong(value, where, "an object")
-        return _first(key(name, where) or inner(item, _below(where, name)) for name, item in value.items())
+        return _first(key(name, where) or inner(item, below(where, name)) for name, item in value.items())
 
     return check
 
@@ -146,10 +153,10 @@ def record(required: Mapping[str, Check], optional: Mapping[str, Check] | None =
     def check(value: Any, where: str) -> str | None:
         if not isinstance(value, dict):
             return wrong(value, where, "an object")
-        if missing := [_below(where, name) for name in required if name not in value]:
+        if missing := [below(where, name) for name in required if name not in value]:
             return f"lacks {', '.join(missing)}"
         known = {**required, **(optional or {})}
-        return _first(known[name](value[name], _below(where, name)) for name in known if name in value)
+        return _first(known[name](value[name], below(where, name)) for name in known if name in value)
 
     return check
 
@@ -174,7 +181,7 @@ def shown(value: Any) -> str:
     return found if len(found) <= MOST_SHOWN else f"{found[:MOST_SHOWN]}..."
 
 
-def _below(where: str, name: str) -> str:
+def below(where: str, name: str) -> str:
     plain = name if name.isprintable() and len(name) <= MOST_SHOWN else shown(name)
     return f"{where}.{plain}" if where else plain
 

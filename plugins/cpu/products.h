@@ -190,10 +190,12 @@ inline void sums_of_bytes(const Product& p, int row, int block, Floats (&found)[
   for (int j = 0; j < BLOCKS * PARTS; j++) {
     const int output = block * BLOCK + j * LANES;
     const Floats scale = load(p.scale + output);
-    const Ints weight_sum = load(p.weight_sum + output);
+    const Wrapping weight_sum = Wrapping(load(p.weight_sum + output));
 #pragma GCC unroll 16
     for (int i = 0; i < ROWS; i++) {
-      const Ints exact = sums[i][j / PARTS].part(j % PARTS) - p.row_zero[row + i] * weight_sum;
+      // Fits, where the weights are those that the sums are of; others give other numbers, and nothing else.
+      const Wrapping part = Wrapping(sums[i][j / PARTS].part(j % PARTS));
+      const Ints exact = Ints(part - uint32_t(p.row_zero[row + i]) * weight_sum);
       found[i][j] = to_floats(exact) * (scale * p.row_scale[row + i]);
     }
   }

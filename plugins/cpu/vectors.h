@@ -24,6 +24,7 @@ constexpr int LANES = 4;
 constexpr int PARTS = BLOCK / LANES;  // vectors of a block
 typedef float Floats __attribute__((vector_size(LANES * 4)));
 typedef int32_t Ints __attribute__((vector_size(LANES * 4)));
+typedef uint32_t Wrapping __attribute__((vector_size(LANES * 4)));  // the same bits, whose sums may overflow
 // For memory accesses only: the compiler does not keep variables of a type that may alias anything in registers.
 typedef Floats FloatsAnywhere __attribute__((aligned(4), may_alias));
 typedef Ints IntsAnywhere __attribute__((aligned(4), may_alias));
@@ -99,7 +100,7 @@ inline Floats exponential(Floats x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
-  return Floats(Ints(p) + (Ints(rounded) << 23));  // times 2**n, by adding n to the exponent
+  return Floats(Wrapping(p) + (Wrapping(rounded) << 23));  // times 2**n, by adding n to the exponent
 }
 
 inline Floats sigmoid(Floats x) { return 1.0f / (1.0f + exponential(-x)); }

@@ -72,7 +72,9 @@ def main(arguments: list[str] | None = None) -> None:
     except BaseException as error:
         if not is_failure(error):
             raise
-        status = _report(f"{explain(error)}; run again with --debug and report it", EXIT_FAILURE, arguments)
+        ours = not explain(error).startswith("unexpected")
+        hint = "" if ours else "; run again with --debug and report it"
+        status = _report(f"{explain(error)}{hint}", EXIT_FAILURE, arguments)
     status = status if isinstance(status, int) else 0
     sys.exit(status if streams.finish() else status or EXIT_FAILURE)
 

@@ -38,7 +38,11 @@ def session_options(command: F) -> F:
     """--backend, --target, --threads, --batch-size. `worker_option` adds --workers."""
     for option in (
         click.option("--batch-size", type=click.IntRange(min=1), help="Sources that are decoded together."),
-        click.option("--threads", type=click.IntRange(min=1), help="CPU threads for each batch."),
+        click.option(
+            "--threads",
+            type=click.IntRange(min=1),
+            help="CPU threads for each batch, up to the cores there are; by default at most 4.",
+        ),
         click.option("--no-engines", "target", flag_value=PORTABLE, help="Run the portable graphs: target 'portable'."),
         click.option("--target", help="Which built engine of the bundle to use; see `s2s inspect`."),
         click.option(

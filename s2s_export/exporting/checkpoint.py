@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import re
 import shutil
 import tempfile
@@ -20,9 +21,11 @@ from types import ModuleType
 from typing import Any
 
 from ..errors import CheckpointError, MissingExtra, UnsupportedModel
+from ..schema import Unreadable, read_json, shown
 from . import adapters, ctranslate2, families
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".index.json")
+MOST_LAYERS = 1000  # ten times those of the deepest models
 COMPILED = "_orig_mod."  # what torch.compile puts before every name
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+|[\w.-]+")
 
@@ -101,15 +104,32 @@ def _open(given: Path) -> Checkpoint:
     file = folder / "config.json"
     if not file.is_file():
         raise CheckpointError(f"{folder}: no config.json in it; expected a checkpoint folder in Hugging Face's format")
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file}: not readable as JSON ({error}); restore the checkpoint") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{file}: holds no JSON object; restore the checkpoint")
+    config = _read_object(file)
+    if os.path.lexists(generation := folder / "generation_config.json"):
+        _read_object(generation)  # transformers takes defaults in silence where it can't read it
+    _refuse_countless_layers(file, config)
     family = families.find(config.get("model_type"))
     _refuse_classifier(folder, config)
     return Checkpoint(folder, given.name, config, family, None if base is None else given)
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    try:
+        found = read_json(file)
+    except Unreadable as error:
+        raise CheckpointError(f"{file}: not readable as JSON ({error}); restore the checkpoint") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{file}: holds no JSON object; restore the checkpoint")
+    return found
+
+
+def _refuse_countless_layers(file: Path, config: dict[str, Any]) -> None:
+    """PyTorch would make them one by one, for days, before anything is compared with the weights."""
+    for name, value in config.items():
+        if name.endswith("layers") and isinstance(value, int) and value > MOST_LAYERS:
+            raise CheckpointError(
+                f"{file}: {name} is {shown(value)}, expected at most {MOST_LAYERS}; restore the checkpoint"
+            )
 
 
 def _refuse_classifier(folder: Path, config: dict[str, Any]) -> None:

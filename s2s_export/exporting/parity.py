@@ -116,10 +116,12 @@ def named(inputs: Inputs) -> dict[str, torch.Tensor]:
 
 def _cross_cache(out: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
     past = out["cache"] if "cache" in out else out["past_key_values"]  # its names from transformers 5.24 on, and before
+    if isinstance(past, tuple):  # transformers before 4.54: self key and value, then cross key and value of each layer
+        return [(layer[2], layer[3]) for layer in past]
     cache = past.cross_attention_cache
     if hasattr(cache, "layers"):
         return [(layer.keys, layer.values) for layer in cache.layers]
-    return list(zip(cache.key_cache, cache.value_cache, strict=True))  # transformers before 4.54
+    return list(zip(cache.key_cache, cache.value_cache, strict=True))  # transformers before 4.54, where it has one
 
 
 @dataclass
@@ -170,7 +172,9 @@ def _expect_steps(
         parents = rng.integers(0, N_BEAMS if t else 1, rows)
         tokens = rng.choice(no_padding, rows)
         if t == 0:
-            tokens[:] = bundle.manifest["generation"].get("decoder_start_token_id", 0)
+            start = bundle.manifest["generation"].get("decoder_start_token_id")
+            # Whether it is a token that can be decoded with is asked when it is; any will do here.
+            tokens[:] = start if isinstance(start, int) and 0 <= start < bundle.vocabulary_size else 0
         history = np.take_along_axis(history, parents[:, :, None], axis=1)
         history = np.concatenate([history, tokens[:, :, None]], axis=2)
         logits, weights = reference.step(inputs, torch.from_numpy(history.reshape(rows[0] * N_BEAMS, -1)))

@@ -9,8 +9,8 @@ from typing import Any
 
 from ..errors import BackendError, BackendUnavailable
 from ..runtime import backends
+from ..runtime.cores import available_cores
 from ..runtime.cuda import libcuda
-from ..runtime.scheduling import available_cores
 from ..version import __version__
 
 PACKAGES = (

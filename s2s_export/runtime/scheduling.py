@@ -10,13 +10,13 @@ on the thread that makes it when the session has one thread.
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ..errors import InvalidOption
+from .cores import available_cores
 from .decoding import Hypothesis
 
 DEFAULT_BATCH_SIZE = 16  # sources decoded side by side
@@ -30,13 +30,6 @@ def workers_of(wanted: int | None, threads: int | None) -> int:
     if wanted < 1:
         raise InvalidOption(f"workers is {wanted}; expected at least 1")
     return wanted
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def plan_batches(lengths: Sequence[int], batch_size: int, n_workers: int = 1) -> list[list[int]]:

@@ -20,10 +20,11 @@ import numpy as np
 from ..bundle import Bundle, read
 from ..errors import BundleError, InputError, InvalidOption, UsageError
 from . import backends, decoding, memory, scheduling, scoring, searching, text, text_options
+from .cores import available_cores
 from .decoding import GenerationOptions, Hypothesis
 from .decoding.scoring import Score
 from .ensembles import EnsembleBackend
-from .scheduling import DEFAULT_BATCH_SIZE, available_cores
+from .scheduling import DEFAULT_BATCH_SIZE
 from .sources import Source, kind_of
 from .sources.audio_features import AudioFeatures
 from .speech import options as speech_options
@@ -54,7 +55,8 @@ def load(
 
     backend: "auto" takes the best that works here; see `s2s doctor`.
     target: which built engine to use; None for the portable graphs or the backend's only engine.
-    threads: CPU threads for each batch; by default the workers share the machine's cores.
+    threads: CPU threads for each batch, up to the cores there are; by default at most four, and the workers share the
+        cores. Threads that wait for work sleep, so that they take little more of a busy machine than one does.
     workers: how many batches of one call to `generate` or `translate` are decoded in parallel. They share the weights.
         With enough batches, several workers of one thread are faster on a CPU than one worker of several threads. None
         takes one for each core on a CPU, and a single one elsewhere.

@@ -51,6 +51,7 @@ def test_translate_arguments_lines_scores_and_json(numbers):
     assert s2s("translate", numbers, texts[1], "--stream", check=0).stdout == "vingt et un\n"
 
 
+@pytest.mark.matrix
 def test_the_shipped_model_translates_its_test_set(numbers):
     pairs = [line.split("\t") for line in TEST_SET.read_text(encoding="utf-8").splitlines()[:200]]
     out = s2s("translate", numbers, stdin="\n".join(source for source, _ in pairs).encode(), check=0).stdout

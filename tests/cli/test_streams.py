@@ -56,6 +56,18 @@ def test_a_folder_name_that_is_not_utf8(numbers, tmp_path):
     assert done.returncode == 1 and b"caf\\udce9x: no such folder" in done.stderr and b"Traceback" not in done.stderr
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="Linux' limit on addresses")
+@pytest.mark.parametrize("kilobytes", [350_000, 300_000, 225_000, 160_000])
+def test_little_memory_is_one_sentence_or_enough(numbers, kilobytes):
+    """How much is enough depends on the machine's threads; docs/reliability.md has a floor."""
+    done = shell(f'ulimit -v {kilobytes}; "$0" translate "$1" -q "$2"', numbers, LINE)
+    if done.returncode == 0:
+        assert (done.stdout, done.stderr) == (b"zwei\n", b"")
+    else:
+        assert done.returncode == 1 and done.stdout == b"" and done.stderr.count(b"\n") == 1, done.stderr
+        assert b"memory" in done.stderr or b"thread" in done.stderr
+
+
 def test_a_line_is_answered_before_the_next_is_written(numbers):
     command = [S2S, "translate", numbers, "-q"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:

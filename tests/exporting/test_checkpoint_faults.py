@@ -12,6 +12,7 @@ import torch
 
 import s2s_export
 from s2s_export.errors import CheckpointError, InvalidOption, UnsupportedModel
+from s2s_export.exporting.checkpoint import open_checkpoint
 
 
 @pytest.fixture
@@ -166,3 +167,19 @@ def test_sharded_weights_are_read(tmp_path):
     tiny_models.make("m2m_100").save_pretrained(tmp_path / "c", max_shard_size="20KB")
     assert len(list((tmp_path / "c").glob("*.safetensors"))) > 1
     assert s2s_export.export(tmp_path / "c", tmp_path / "b").path.is_dir()
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", "[" * 100_000, '"text"'])
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+def test_settings_that_can_not_be_read_are_never_left_aside(checkpoint, name, content):
+    """transformers would export with defaults of its own."""
+    (checkpoint / name).write_text(content)
+    with pytest.raises(CheckpointError, match=rf"{name}: (not readable as JSON|holds no JSON object)"):
+        open_checkpoint(checkpoint)
+
+
+def test_countless_layers_are_refused_and_not_made(checkpoint):
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps({**config, "encoder_layers": 2**62}))
+    with pytest.raises(CheckpointError, match="encoder_layers is 4611686018427387904, expected at most 1000"):
+        open_checkpoint(checkpoint)

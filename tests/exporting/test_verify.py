@@ -10,6 +10,8 @@ from s2s_export.exporting.families import marian, reference
 from s2s_export.exporting.verify import verify
 from s2s_export.reference.hf import GenerateWrapper
 
+pytestmark = pytest.mark.matrix
+
 
 @pytest.mark.parametrize("name", RECURRENT)
 def test_reference_models_are_verified(bundled, name):

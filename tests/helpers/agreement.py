@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from decoding_models import ARCHITECTURES, TorchState, padded, tiny_model
+from generate_versions import followed
 
 from s2s_export.runtime.decoding import Hypothesis, StepQuery, StepResult, decode, resolve
 
@@ -91,7 +92,7 @@ def random_case(seed: int, architecture: str | None = None) -> Case:
     )
     n_sources = chance.randint(1, 3)
     sources = [[chance.choice(tokens) for _ in range(n)] + [special.eos_token_id] for n in lengths[:n_sources]]
-    return Case(architecture, vocabulary_size, model_seed, sources, options)
+    return Case(architecture, vocabulary_size, model_seed, sources, followed(options))
 
 
 def generate(case: Case) -> Any:

@@ -27,7 +27,7 @@ def tiny_model(architecture: str, vocabulary_size: int, seed: int) -> Any:
         "vocab_size": vocabulary_size, "d_model": 16, "encoder_layers": 1, "decoder_layers": 2,
         "encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24,
         "max_position_embeddings": 64, "pad_token_id": 1, "eos_token_id": 2, "bos_token_id": 0,
-        "decoder_start_token_id": 2, "forced_eos_token_id": None, "init_std": 0.6,
+        "decoder_start_token_id": 2, "forced_eos_token_id": None, "init_std": 0.6, "attn_implementation": "eager",
     }  # fmt: skip
     torch.manual_seed(seed)
     if architecture == "marian":
@@ -48,9 +48,9 @@ def tiny_model(architecture: str, vocabulary_size: int, seed: int) -> Any:
         config = transformers.T5Config(
             vocab_size=vocabulary_size, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_decoder_layers=2, num_heads=2,
             pad_token_id=0, eos_token_id=1, decoder_start_token_id=0, initializer_factor=1.5,
+            attn_implementation="eager",
         )  # fmt: skip
         model = transformers.T5ForConditionalGeneration(config)
-    model.set_attn_implementation("eager")
     model.generation_config.forced_eos_token_id = None
     return model.eval()
 

@@ -17,7 +17,8 @@ from typing import Any
 
 OPERATIONS = {
     "os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.chmod", "os.truncate", "os.link", "os.symlink",
-    "s2s_export.rename", "shutil.rmtree", "shutil.copyfile", "tempfile.mkdtemp", "tempfile.mkstemp",
+    "s2s_export.rename", "kills.half_a_write", "shutil.rmtree", "shutil.copyfile", "tempfile.mkdtemp",
+    "tempfile.mkstemp",
 }  # fmt: skip
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
@@ -188,7 +189,134 @@ class EngineOf:
         return [path.name for path in self.path.parent.iterdir() if path != self.path]
 
 
-SCENARIOS = {"bundle": BundleOf, "engine": EngineOf, "checkpoint": CheckpointOf}
+class Torn:
+    """A file whose every write reaches the disk in two halves, with a moment between them."""
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+
+    def write(self, raw: bytes) -> None:
+        self.file.write(raw[: len(raw) // 2])
+        self.file.flush()
+        sys.audit("kills.half_a_write")
+        self.file.write(raw[len(raw) // 2 :])
+
+    def flush(self) -> None:
+        self.file.flush()
+
+    def close(self) -> None:
+        self.file.close()
+
+
+class ResultsOf:
+    """The file of results that `s2s generate --resume` continues."""
+
+    name = "results.jsonl"
+    lines = tuple({"id": str(number), "outputs": [{"text": "\u00e9" * number}]} for number in range(60))
+
+    def __init__(self, root: Path) -> None:
+        self.path = root / self.name
+
+    def write(self, value: str) -> None:
+        from s2s_export.runtime.results import Results
+
+        self.value = value
+        if value == "old":
+            self.path.unlink(missing_ok=True)
+        with Results(str(self.path), [line["id"] for line in self.lines]) as results:
+            results._file = Torn(results._file)  # type: ignore[assignment]
+            for line in self.lines[len(results.done) :] if value != "old" else ():
+                results.write(line)
+
+    def read(self) -> str:
+        """What is there is whole lines of this work, and at most half a line more."""
+        found = self.path.read_bytes()
+        whole = b"".join(json.dumps(line, ensure_ascii=False).encode() + b"\n" for line in self.lines)
+        if not whole.startswith(found):
+            sys.exit("the lines are not those of this work")
+        return self.value if found == whole else "old"
+
+    def is_there(self) -> bool:
+        return self.path.is_file()
+
+    def left(self) -> list[str]:
+        return [path.name for path in self.path.parent.iterdir() if path != self.path]
+
+
+class FileOf:
+    """A report, a picture or the like."""
+
+    name = "report.html"
+
+    def __init__(self, root: Path) -> None:
+        self.path = root / self.name
+
+    def write(self, value: str) -> None:
+        from s2s_export import replacing
+
+        replacing.write_text(self.path, value * 5000)
+
+    def read(self) -> str:
+        text = self.path.read_text(encoding="utf-8")
+        value = next((value for value in ("old", "new", "next") if text == value * 5000), None)
+        return value or sys.exit("the file is not whole")
+
+    def is_there(self) -> bool:
+        return self.path.is_file()
+
+    def left(self) -> list[str]:
+        return [path.name for path in self.path.parent.iterdir() if path != self.path]
+
+
+class ExportOf:
+    """`s2s_export.export` itself, of a tiny model over an older bundle of another one."""
+
+    name = "exported"
+
+    def __init__(self, root: Path) -> None:
+        import tempfile
+
+        import tiny_models
+        import torch
+
+        torch.set_num_threads(1)
+        self.path = root / self.name
+        self.checkpoints = Path(tempfile.mkdtemp(prefix="s2s-kills-"))
+        self.seeds = {"old": 0, "new": 1, "next": 2}
+        for value, seed in self.seeds.items():
+            tiny_models.save("marian", self.checkpoints / value, seed=seed)
+        self.by_hash: dict[str, str] = {}
+
+    def write(self, value: str) -> None:
+        import s2s_export
+
+        s2s_export.export(self.checkpoints / value, self.path, force=True)
+        self.by_hash[self._hash()] = value
+
+    def _hash(self) -> str:
+        return str(json.loads((self.path / "manifest.json").read_text())["provenance"]["checkpoint_sha256"])
+
+    def read(self) -> str:
+        from s2s_export import bundle
+
+        bundle.read(self.path, verify=True)
+        return self.by_hash.get(self._hash(), "new")
+
+    def is_there(self) -> bool:
+        return (self.path / "manifest.json").is_file()
+
+    def left(self) -> list[str]:
+        return [path.name for path in self.path.parent.iterdir() if path != self.path]
+
+
+SCENARIOS = {
+    "bundle": BundleOf,
+    "engine": EngineOf,
+    "checkpoint": CheckpointOf,
+    "results": ResultsOf,
+    "file": FileOf,
+    "export": ExportOf,
+}
 
 
 def main(scenario: str, folder: str, method: str, first: str, last: str) -> None:

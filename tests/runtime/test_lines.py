@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import random
 import re
 from pathlib import Path
 
-import line_mutations
 import pytest
 
 import s2s_export
@@ -191,29 +189,3 @@ def test_results_go_where_a_link_points(tmp_path):
     with results.Results(str(tmp_path / "link")) as file:
         file.write({"id": "a", "error": ""})
     assert (tmp_path / "link").is_symlink() and (tmp_path / "real").read_bytes() == b'{"id": "a", "error": ""}\n'
-
-
-def harness(session, n_lines, seed):
-    """Every mutated line gives one line, and good ones between them are what they are alone."""
-    rng = random.Random(seed)
-    expected = decode(session, [GOOD])[0]
-    for _ in range(0, n_lines, 50):
-        mutated = [line_mutations.line(rng) for _ in range(50)]
-        found = decode(session, [line for bad in mutated for line in (bad, GOOD)])
-        assert len(found) == 100
-        assert all(entry == expected for entry in found[1::2])
-        for line, entry in zip(mutated, found[::2], strict=True):
-            assert ("error" in entry) != ("outputs" in entry), line
-            if "error" in entry:
-                assert entry["error"] and len(entry["error"]) <= 600, line
-                assert "unexpected" not in entry["error"], (line[:300], entry["error"])
-
-
-def test_mutated_lines(session):
-    harness(session, 300, seed=0)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3000)
-def test_many_mutated_lines(session):
-    harness(session, 10_000, seed=1)

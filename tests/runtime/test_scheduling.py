@@ -9,7 +9,7 @@ import pytest
 
 import s2s_export
 from s2s_export.errors import InputError, InvalidOption
-from s2s_export.runtime import scheduling
+from s2s_export.runtime import cores, scheduling
 
 
 def test_batches_are_of_neighbours_in_length():
@@ -85,3 +85,45 @@ def test_as_many_workers_as_the_cores_allow(exported, monkeypatch):
     assert scheduling.workers_of(None, None) == 6
     assert scheduling.workers_of(None, 2) == 3
     assert scheduling.workers_of(None, 8) == 1
+
+
+@pytest.fixture
+def groups(tmp_path, monkeypatch):
+    """Control groups /a/b, and this process in b."""
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "own").write_text("0::/a/b\n")
+    monkeypatch.setattr(cores, "CGROUPS", tmp_path)
+    monkeypatch.setattr(cores, "OWN_GROUP", tmp_path / "own")
+    monkeypatch.setattr(cores.os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    return tmp_path
+
+
+def test_cores_are_those_of_the_container(groups):
+    assert cores.available_cores() == 8
+    (groups / "a" / "b" / "cpu.max").write_text("max 100000\n")
+    assert cores.available_cores() == 8
+    (groups / "a" / "cpu.max").write_text("250000 100000\n")
+    assert cores.available_cores() == 3
+    (groups / "a" / "b" / "cpu.max").write_text("50000 100000\n")
+    assert cores.available_cores() == 1
+    (groups / "own").unlink()
+    assert cores.available_cores() == 8
+
+
+def test_threads_are_no_more_than_cores(groups):
+    assert [cores.threads_for(n) for n in (None, 1, 3, 8, 1000)] == [4, 1, 3, 8, 8]
+    (groups / "a" / "cpu.max").write_text("200000 100000\n")
+    assert [cores.threads_for(n) for n in (None, 1, 3, 1000)] == [2, 1, 2, 2]
+
+
+def test_a_session_of_a_thousand_threads_has_as_many_as_cores_and_they_sleep(bundled, monkeypatch):
+    import onnxruntime
+
+    made, path = [], bundled("t5")
+    monkeypatch.setattr(
+        onnxruntime, "SessionOptions", lambda make=onnxruntime.SessionOptions: made.append(make()) or made[-1]
+    )
+    session = s2s_export.load(path, "onnxruntime", threads=1000)
+    assert session.backend.threads == cores.available_cores()
+    assert {options.intra_op_num_threads for options in made} == {cores.available_cores()}
+    assert {options.get_session_config_entry("session.intra_op.allow_spinning") for options in made} == {"0"}

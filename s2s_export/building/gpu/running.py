@@ -135,7 +135,7 @@ def _session(path: Path) -> Any:
     # Q/DQ as it stands: this CPU's own int8 products may saturate where a GPU's do not.
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as error:
         reason = str(error).strip().splitlines()[0][:300]
         raise BuildError(

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ...errors import CheckpointError, UnsupportedModel
+from ...errors import CheckpointError, UnsupportedModel, shortened
 from . import check, reference
 from .describe import class_names, common, piece_options
 
@@ -31,6 +31,7 @@ _TOKENIZER_FILES = (
     "merges.txt",
 )
 _TOKENIZER_SUFFIXES = (".spm", ".model")
+_OF_SETTINGS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)  # UnicodeErrors among them
 
 # Decoders of tokenizer.json that never change earlier text when tokens are added, except within a run of byte tokens.
 _STEADY_DECODERS = {"Metaspace", "ByteLevel", "ByteFallback", "Fuse", "WordPiece", "BPEDecoder"}
@@ -51,8 +52,11 @@ def write_tokenizer(checkpoint: Path, folder: Path) -> dict[str, Any] | None:
         return reference.write(checkpoint, folder)
     original = load_original(checkpoint)
     folder.mkdir(parents=True, exist_ok=True)
-    entry = _writer(original)(original, folder)
-    check.compare(original, folder, entry)
+    try:
+        entry = _writer(original)(original, folder)
+        check.compare(original, folder, entry)
+    except _OF_SETTINGS as error:  # transformers loads settings of any type, and fails where it uses them
+        raise _unloadable(checkpoint, f"{type(error).__name__}: {shortened(error, 200)}") from error
     return entry
 
 

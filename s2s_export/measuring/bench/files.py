@@ -19,7 +19,7 @@ from typing import Any
 from ...bundle import Bundle
 from ...errors import InputError, InvalidOption
 from ...runtime import text
-from ...runtime.scheduling import available_cores
+from ...runtime.cores import available_cores
 from ...runtime.sources import Source, SourceKind, kind_of
 from . import noise
 from .contestants import Entry, modules

@@ -171,6 +171,6 @@ def _over(
 
 
 def _cores() -> int:
-    from ...runtime.scheduling import available_cores
+    from ...runtime.cores import available_cores
 
     return available_cores()

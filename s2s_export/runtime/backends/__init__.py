@@ -117,4 +117,5 @@ def open_backend(bundle: Bundle, name: str = AUTO, target: str | None = None, th
         if reason is None:
             return backend.open(bundle, target, threads)
         reasons.append(f"{backend.name}: {reason}")
-    raise BackendUnavailable("; ".join(reasons))
+    # The one that works everywhere is tried last, and why it does not is what matters most.
+    raise BackendUnavailable("; ".join(reversed(reasons)))

@@ -20,6 +20,7 @@ from ...engines import PORTABLE, RECORD, folder_of, read, rebuild, refuse_stale,
 from ...engines import names as engine_names
 from ...errors import BackendError, BackendUnavailable, BuildError, BundleError, EngineError, InvalidOption
 from ...schema import shown
+from .. import cores
 from ..decoding.state import DecodeState, Ints, StepQuery, StepResult
 from ..sources import Source, kind_of
 from ._declaration import Declaration
@@ -40,13 +41,24 @@ DTYPES = {
     "tensor(int32)": "int32",
     "tensor(bool)": "bool",
 }
-QUIET = 3  # ONNX Runtime's log level: errors only
+# What ONNX Runtime, its allocator and the dynamic loader say where memory, or room for a thread's stack, is short.
+NO_ROOM = (
+    "failed to map segment", "annot allocate memory", "bad_alloc", "bad allocation", "Failed to allocate memory",
+    "PosixThread",
+)  # fmt: skip
+# docs/reliability.md: in how much the smallest bundle was opened and decoded.
+ROOM = (
+    "free some, or raise the limit on this process (400 MB of address space, `ulimit -v`, are the least that was tried)"
+)
+QUIET = 4  # ONNX Runtime's log level: what ends the process. Errors are raised too, and told once, in our sentence
 
 
 def unavailable() -> str | None:
     try:
         import onnxruntime
     except ImportError as error:
+        if _lacks_memory(error):
+            return f"there is not enough memory to load onnxruntime; {ROOM}"
         return f"onnxruntime can't be imported ({error}); pip install onnxruntime"
     if tuple(int(part) for part in onnxruntime.__version__.split(".")[:2]) < OLDEST:
         return (
@@ -62,10 +74,10 @@ def incompatible_reason(bundle: Bundle, target: str | None) -> str | None:
 
 
 def open(bundle: Bundle, target: str | None = None, threads: int | None = None) -> OnnxRuntimeBackend:
-    """threads: of one call; by default the machine's cores, at most 4: a decode step has no more work than that."""
+    """threads: of one call, see cores.threads_for."""
     if threads is not None and threads < 1:
         raise InvalidOption(f"threads is {threads}; expected at least 1")
-    return OnnxRuntimeBackend(bundle, threads or min(4, os.cpu_count() or 1), *_choose(bundle, target))
+    return OnnxRuntimeBackend(bundle, cores.threads_for(threads), *_choose(bundle, target))
 
 
 def _choose(bundle: Bundle, target: str | None) -> tuple[Mapping[str, Any] | None, Path | None]:
@@ -85,7 +97,8 @@ class OnnxRuntimeBackend:
     """Sessions over a bundle's graphs. They are shared by threads; every decode has buffers of its own.
 
     engine, folder: engine.json and where it lies; the bundle's own graphs without them. prepack: whether weights are
-    laid out anew for the kernels, which costs their size in memory; without it a step is many times slower.
+    laid out anew for the kernels, which costs their size in memory; without it a step is many times slower. spin:
+    whether threads that wait for work go on computing: they begin sooner, and take a core that others may want.
     """
 
     name = NAME
@@ -98,6 +111,7 @@ class OnnxRuntimeBackend:
         folder: Path | None = None,
         *,
         prepack: bool = True,
+        spin: bool = False,
     ) -> None:
         self.bundle = bundle
         self.kind = kind_of(bundle)
@@ -107,6 +121,7 @@ class OnnxRuntimeBackend:
         self._folder = folder or bundle.path
         self.weights = self._folder if engine and engine["weights"] == "engine" else bundle.path
         self._prepack = prepack
+        self.spin = spin
         operators = engine.get("operators") if engine else None
         self.operators = _operators(self._folder, operators["sources"]) if operators else None
         self._lock = threading.Lock()
@@ -126,7 +141,7 @@ class OnnxRuntimeBackend:
             if name not in self._sessions:
                 path = inside(self._folder, self.graphs[name]["file"])
                 session = open_session(
-                    path, self.weights, self.threads, self._prepack, self.operators, self.shared.get(name)
+                    path, self.weights, self.threads, self._prepack, self.operators, self.shared.get(name), self.spin
                 )
                 # Whichever decoder step serves a batch is fed as the first is described.
                 described = {name, "decoder_step"} if name in self._steps else {name}
@@ -222,16 +237,19 @@ def open_session(
     prepack: bool = True,
     operators: Path | None = None,
     shared: Mapping[str, Any] | None = None,
+    spin: bool = False,
 ) -> Any:
     """weights: the folder that holds the file of weights, which a graph names without a folder. operators: a library
     of our own operators that the graph uses. shared: weights that are in memory, by name.
     """
     import onnxruntime
 
+    onnxruntime.set_default_logger_severity(QUIET)  # of what belongs to no session, such as the allocator
     options = onnxruntime.SessionOptions()
     options.log_severity_level = QUIET
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.fsencode(weights))
     for name, value in (shared or {}).items():
         options.add_initializer(name, value)
@@ -246,8 +264,13 @@ def open_session(
                 "machine; delete the file and they are compiled again, or choose target 'portable'"
             ) from error
     try:
-        return onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+        # Without its fallback, which tries the same again and prints to stdout that it does.
+        return onnxruntime.InferenceSession(
+            path.read_bytes(), options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )
     except Exception as error:  # its exceptions have no common base but Exception
+        if _lacks_memory(error):
+            raise BackendError(f"{path}: there is not enough memory to open it; {ROOM}") from error
         raise BundleError(
             f"{path}: ONNX Runtime {onnxruntime.__version__} can't load it ({_first_line(error)})"
         ) from error
@@ -267,7 +290,20 @@ def run(session: Any, names: list[str], feed: dict[str, Any]) -> list[Any]:
     try:
         return list(session.run(names, feed))
     except Exception as error:
-        raise BackendError(f"ONNX Runtime failed in a graph ({_first_line(error)})") from error
+        raise _failure("a graph", error) from error
+
+
+def _failure(where: str, error: Exception) -> BackendError:
+    if _lacks_memory(error):
+        return BackendError(
+            f"out of memory in {where}; use a smaller batch size, fewer beams or a shorter source "
+            f"({_first_line(error)})"
+        )
+    return BackendError(f"ONNX Runtime failed in {where} ({_first_line(error)})")
+
+
+def _lacks_memory(error: Exception) -> bool:
+    return any(words in str(error) for words in NO_ROOM)
 
 
 def _first_line(error: Exception) -> str:
@@ -336,7 +372,7 @@ class OnnxRuntimeState:
         try:
             self._session.run_with_iobinding(binding)
         except Exception as error:
-            raise BackendError(f"ONNX Runtime failed in the decoder step ({_first_line(error)})") from error
+            raise _failure("the decoder step", error) from error
         self._step = t + 1
         return StepResult(
             candidate_ids=out["candidate_ids"],

@@ -102,7 +102,7 @@ class OnnxRuntimeCudaBackend:
         wanted = PROVIDER if self.device == "cuda" else "CPUExecutionProvider"
         try:
             session = onnxruntime.InferenceSession(
-                str(path), options, providers=[(wanted, PROVIDER_OPTIONS[self.device])]
+                str(path), options, providers=[(wanted, PROVIDER_OPTIONS[self.device])], enable_fallback=0
             )
         except Exception as error:  # its exceptions have no common base but Exception
             raise EngineError(f"{path}: ONNX Runtime can't load it ({_first_line(error)}); build it again") from error

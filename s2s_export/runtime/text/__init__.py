@@ -18,6 +18,7 @@ from s2s_export.runtime.text.lines import lines_of, read_lines, without_end
 from s2s_export.runtime.text.spelling import continues_word, spell
 from s2s_export.runtime.text.stream import StreamDecoder
 from s2s_export.runtime.text.tokenizer import Tokenizer, from_utf8
+from s2s_export.schema import shown
 
 __all__ = [
     "StreamDecoder",
@@ -43,7 +44,7 @@ def load(folder: Path, entry: Mapping[str, Any]) -> Tokenizer:
     known = known_kinds()
     if checked.kind not in known:
         raise BundleError(
-            f"the bundle's tokenizer is of kind '{checked.kind}', which this version does not know"
+            f"the bundle's tokenizer is of kind {shown(checked.kind)}, which this version does not know"
             f"{nearest(checked.kind, known)}; install a newer version"
         )
     module = importlib.import_module(f"{kinds.__name__}.{checked.kind}")

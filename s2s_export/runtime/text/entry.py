@@ -25,6 +25,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from s2s_export.errors import BundleError
+from s2s_export.schema import below, is_file_name, shown
 
 SOURCE_LANG = "source_lang"  # the template's placeholder
 TARGET_LANGUAGE_BY = ("forced_bos_token_id", "decoder_start_token_id", "source_prefix")
@@ -79,13 +80,13 @@ class Entry:
     def _check(self) -> None:
         if self.target_language_by is not None and self.target_language_by not in TARGET_LANGUAGE_BY:
             raise _damaged(
-                f"target_language_by is '{self.target_language_by}'", "one of " + ", ".join(TARGET_LANGUAGE_BY)
+                f"target_language_by is {shown(self.target_language_by)}", "one of " + ", ".join(TARGET_LANGUAGE_BY)
             )
         if self.truncation_side not in ("left", "right"):
-            raise _damaged(f"truncation_side is '{self.truncation_side}'", "left or right")
+            raise _damaged(f"truncation_side is {shown(self.truncation_side)}", "left or right")
         if SOURCE_LANG in self.prefix + self.suffix and self.source_lang not in self.languages:
             raise _damaged(
-                f"the default source language '{self.source_lang}' is not in its languages", "one of its codes"
+                f"the default source language {shown(self.source_lang)} is not in its languages", "one of its codes"
             )
 
     def path(self, folder: Path, role: str) -> Path:
@@ -95,15 +96,17 @@ class Entry:
             raise _damaged(f"it has no file for '{role}'", f"one for a tokenizer of kind '{self.kind}'")
         path = folder / name
         if not path.is_file():
-            raise BundleError(f"the tokenizer file '{name}' is missing from {folder}; copy or export the bundle again")
+            raise BundleError(
+                f"the tokenizer file {shown(name)} is missing from {folder}; copy or export the bundle again"
+            )
         if not path.resolve().is_relative_to(folder.resolve()):
             raise _outside(name)
         return path
 
 
 def _name(name: Any, role: str) -> str:
-    if not isinstance(name, str) or not name:
-        raise _damaged(f"files.{role} is {name!r}", "a file name")
+    if not is_file_name(name):
+        raise _damaged(f"{below('files', role)} is {shown(name)}", "a file name")
     windows = PureWindowsPath(name)
     if PurePosixPath(name).is_absolute() or windows.drive or windows.root or ".." in windows.parts:
         raise _outside(name)
@@ -121,7 +124,7 @@ def _mapping(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise _damaged(f"{name} is {value!r}", "an object")
+        raise _damaged(f"{name} is {shown(value)}", "an object")
     return value
 
 
@@ -130,27 +133,27 @@ def _list(data: Mapping[str, Any], name: str) -> Sequence[Any]:
     if value is None:
         return ()
     if not isinstance(value, (list, tuple)):
-        raise _damaged(f"{name} is {value!r}", "a list")
+        raise _damaged(f"{name} is {shown(value)}", "a list")
     return value
 
 
 def _text(data: Mapping[str, Any], name: str) -> str | None:
     value = data.get(name)
     if value is not None and not isinstance(value, str):
-        raise _damaged(f"{name} is {value!r}", "a string")
+        raise _damaged(f"{name} is {shown(value)}", "a string")
     return value
 
 
 def _flag(data: Mapping[str, Any], name: str) -> bool:
     value = data.get(name, False)
     if not isinstance(value, bool):
-        raise _damaged(f"{name} is {value!r}", "true or false")
+        raise _damaged(f"{name} is {shown(value)}", "true or false")
     return value
 
 
 def _id(value: Any, name: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise _damaged(f"{name} is {value!r}", "a whole number, zero or more")
+        raise _damaged(f"{name} is {shown(value)}", "a whole number, zero or more")
     return value
 
 
@@ -162,5 +165,5 @@ def _damaged(found: str, expected: str) -> BundleError:
 
 def _outside(name: str) -> BundleError:
     return BundleError(
-        f"the tokenizer file '{name}' leads out of the bundle, expected a name inside it; export the bundle again"
+        f"the tokenizer file {shown(name)} leads out of the bundle, expected a name inside it; export the bundle again"
     )

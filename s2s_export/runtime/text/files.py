@@ -6,7 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from s2s_export.errors import BundleError
+from s2s_export.errors import BundleError, is_failure
+from s2s_export.runtime.text import panics
+
+# Words, marks, spaces, digits, other scripts, a special token.
+TRIAL = "A b\u00e9\u0301 \u200b日本 \U0001f642\n 3.14 </s>"
+TRIED = 300  # ids at the beginning of a vocabulary: special tokens and bytes are among them
 
 
 def sentencepiece_model(path: Path) -> Any:
@@ -35,12 +40,24 @@ def tokenizers_model(path: Path) -> Any:
     from tokenizers import Tokenizer
 
     try:
-        tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
-    except Exception as error:  # tokenizers raises plain Exception
+        with panics.unheard():
+            tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+            tokenizer.no_truncation()
+            tokenizer.no_padding()
+            _try(tokenizer)
+    except BaseException as error:  # plain Exceptions, and panics
+        if not is_failure(error):
+            raise
         raise _unreadable(path, "a tokenizer.json that this version of the tokenizers package reads") from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
     return tokenizer
+
+
+def _try(tokenizer: Any) -> None:
+    """Damage that only shows in use shows here, while panics are kept off stderr."""
+    ids = tokenizer.encode(TRIAL, add_special_tokens=False).ids
+    ids += range(min(TRIED, tokenizer.get_vocab_size()))
+    for skip_special_tokens in (True, False):
+        tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
 
 
 def _unreadable(path: Path, expected: str) -> BundleError:

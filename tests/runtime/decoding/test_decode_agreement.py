@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import generate_versions
 import pytest
 from agreement import Tally, compare
 
@@ -20,6 +21,11 @@ def check(seeds: range) -> Tally:
     return tally
 
 
+@pytest.mark.matrix
+@pytest.mark.skipif(
+    generate_versions.VERSION < generate_versions.CACHES_AS_OBJECTS,
+    reason="the state that runs PyTorch here needs the caches of transformers 4.54",
+)
 @pytest.mark.parametrize("shard", range(N_SHARDS))
 def test_random_options_give_the_tokens_of_generate(shard: int) -> None:
     tally = check(range(shard * N_A_SHARD, (shard + 1) * N_A_SHARD))

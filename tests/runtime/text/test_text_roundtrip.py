@@ -10,7 +10,7 @@ from text_samples import TEXTS, id_lists, texts
 from s2s_export.errors import InputError
 
 # ByT5's own, about a text that ends with </s>.
-pytestmark = pytest.mark.filterwarnings("ignore:This sequence already has")
+pytestmark = [pytest.mark.matrix, pytest.mark.filterwarnings("ignore:This sequence already has")]
 
 quick = settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from s2s_export.runtime.text import files
+from s2s_export.runtime.text import files, panics
 from s2s_export.runtime.text.entry import Entry
 from s2s_export.runtime.text.tokenizer import Tokenizer, check_ids
 
@@ -35,10 +35,12 @@ class FastTokenizer(Tokenizer):
         return [self._tokenizer.id_to_token(value) or "" for value in check_ids(ids)]
 
     def _encode(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        with panics.as_input_error("encode this text"):
+            return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def _decode(self, ids: list[int], skip_special_tokens: bool) -> str:
-        text = str(self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens))
+        with panics.as_input_error("spell these ids"):
+            text = str(self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens))
         return _TIMESTAMP.sub("", text) if self._drops_timestamps else text
 
     def _finished(self, ids: list[int], skip_special_tokens: bool) -> list[int]:

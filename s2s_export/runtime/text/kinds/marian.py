@@ -23,6 +23,7 @@ from s2s_export.runtime.text import files
 from s2s_export.runtime.text.entry import Entry
 from s2s_export.runtime.text.pieces import PieceTokenizer
 from s2s_export.runtime.text.tokenizer import check_ids
+from s2s_export.schema import shown
 
 _CODES = re.compile(">>.+<<")
 
@@ -42,7 +43,7 @@ class MarianTokenizer(PieceTokenizer):
         self._unk_token = str(entry.options.get("unk_token", "<unk>"))
         if self._unk_token not in vocab:
             raise BundleError(
-                f"the tokenizer's vocabulary lacks its unknown token '{self._unk_token}'; export the bundle again"
+                f"the tokenizer's vocabulary lacks its unknown token {shown(self._unk_token)}; export the bundle again"
             )
 
     def _pieces(self, text: str) -> list[str]:
