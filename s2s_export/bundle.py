@@ -9,6 +9,8 @@ A bundle is a folder:
     weights.bin           external data of the three graphs; equal tensors are stored once
     tokenizer/            what turns text into ids and back (absent when the checkpoint had no tokenizer)
     engines/<target>/     what `s2s build` made
+    prepared/<target>/    what `s2s build --prepare` made, to be compiled elsewhere: data, and no engine
+                          (building/prepared.py)
 
 manifest.json, format version 1, holds (their types are below, in `_MANIFEST`)
 
@@ -28,7 +30,7 @@ manifest.json, format version 1, holds (their types are below, in `_MANIFEST`)
     graphs                    for each graph its file, inputs and outputs: name, dtype, shape in dimension letters
     parity                    what export measured against PyTorch
     provenance                checkpoint hash and the versions that exported it
-    files                     bytes and sha256 of every file but the manifest itself and engines/
+    files                     bytes and sha256 of every file but the manifest itself, engines/ and prepared/
 
 It is written to a hidden sibling and exchanged for what was there (replacing.py): at any moment the old or the new one
 is whole.
@@ -347,7 +349,7 @@ def describe_files(folder: Path, progress: Callable[[str], None] | None = None) 
     files = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.endswith(replacing.NEW)):
         name = path.relative_to(folder).as_posix()
-        if name == MANIFEST or name.startswith("engines/"):
+        if name == MANIFEST or name.startswith(("engines/", "prepared/")):
             continue
         if progress:
             progress(name)

@@ -79,6 +79,9 @@ from .schema import (
 PORTABLE = "portable"  # the target that is always there: the bundle's own graphs
 RECORD = "engine.json"
 FORMAT_VERSION = 2
+_LIBRARIES = (".so", ".dll", ".dylib", ".pyd")
+_MACH = (b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe")
+_CUDA = b"\xbe\x00"  # e_machine 190, EM_CUDA: a cubin
 
 _WEIGHT_TYPES = (*DTYPES, "float64", "int8", "uint8", "int16", "uint16", "uint32", "uint64")
 _RANGE = record({"min": integer(1), "opt": integer(1), "max": integer(1)})
@@ -226,6 +229,8 @@ def refuse_stale(
     if capability is not None and capability not in engine["device"]["compute_capabilities"]:
         served = ", ".join(engine["device"]["compute_capabilities"]) or "unknown"
         raise EngineError(f"{folder}: built for compute capability {served}, but this GPU has {capability}; {again}")
+    if (name := native_code(folder, engine["files"])) is not None:
+        raise EngineError(f"{folder}: brings {name}, a library, which is never loaded from a bundle; {again}")
     if isinstance(operators := engine.get("operators"), str):
         raise EngineError(f"{folder}: brings {operators}, a library, which is never loaded from a bundle; {again}")
     check_files(bundle, folder, engine, again)
@@ -247,6 +252,25 @@ def check_files(bundle: Bundle, folder: Path, engine: Mapping[str, Any], again: 
             )
     if bundle.verify and (name := first_changed(folder, files)) is not None:
         raise EngineError(f"{folder / name}: is not what was built, the file is damaged; {again}")
+
+
+def native_code(folder: Path, files: Mapping[str, Any]) -> str | None:
+    """The first of these files that is a program or library for the host, by its name or its first bytes, or None.
+
+    Kernels for GPUs (*.fatbin) and TensorRT's plans are none: the host's loader can't read them.
+    """
+    for name in files:
+        path = inside(folder, name)
+        if path.suffix in _LIBRARIES or ".so." in path.name:
+            return name
+        try:
+            with path.open("rb") as file:
+                begin = file.read(20)
+        except OSError:
+            continue
+        if begin.startswith((b"MZ", *_MACH)) or (begin.startswith(b"\x7fELF") and begin[18:20] != _CUDA):
+            return name
+    return None
 
 
 def _library_of(engine: Mapping[str, Any]) -> str:

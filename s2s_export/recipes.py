@@ -96,6 +96,11 @@ def read(path: Path) -> Recipe:
         data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise InvalidOption(f"{path}: not readable as TOML ({error})") from error
+    return of(data, path.stem, path)
+
+
+def of(data: Mapping[str, Any], name: str, path: Path) -> Recipe:
+    """The recipe that a table says, checked. path: where it comes from. Raises UnknownOption, InvalidOption."""
     known = {f.name for f in fields(Recipe)} - {"name"}
     for key in data:
         if key not in known:
@@ -103,10 +108,9 @@ def read(path: Path) -> Recipe:
     wrong = [text for check in (_check_plain, _check_ranges) for text in check(data)]
     if wrong:
         raise InvalidOption(f"{path.name}: {'; '.join(wrong)}")
-    ranges = {letter: Range(**limits) for letter, limits in data.pop("ranges", {}).items()}
-    for name in ("compute_capabilities", "buckets"):
-        data[name] = tuple(data.get(name, ()))
-    return Recipe(name=path.stem, ranges=ranges, **data)
+    ranges = {letter: Range(**limits) for letter, limits in data.get("ranges", {}).items()}
+    lists = {key: tuple(data.get(key, ())) for key in ("compute_capabilities", "buckets")}
+    return Recipe(name=name, **{**data, **lists, "ranges": ranges})
 
 
 def _check_plain(data: Mapping[str, Any]) -> list[str]:

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from ..bundle import Bundle
-from ..runtime.backends.onnxruntime import OnnxRuntimeBackend
 from ..runtime.session import Session
 from ..runtime.sources import Source
 from ..runtime.text import from_utf8, lines_of
 from . import samples
+from .trial import LOW, MEANING
 
 SEARCHES: tuple[dict[str, Any], ...] = ({"num_beams": 1, "do_sample": False}, {"num_beams": 4, "do_sample": False})
 N_SOURCES = 16
@@ -24,6 +24,8 @@ BATCH_SIZES = (1, 8)  # results may depend on it, as rows of a batch may be quan
 
 def measure(bundle: Bundle, folder: Path, engine: dict[str, Any], samples_path: str = "") -> dict[str, Any]:
     """What engine.json records: agreement with the portable graphs by search and batch size, exact match if known."""
+    from ..runtime.backends.onnxruntime import OnnxRuntimeBackend
+
     portable = Session(bundle, OnnxRuntimeBackend(bundle, 1))
     fast = Session(bundle, OnnxRuntimeBackend(bundle, 1, engine, folder))
     sources, targets, origin = _samples(portable, bundle, samples_path)
@@ -85,4 +87,7 @@ def line(precision: str, accuracy: dict[str, Any]) -> str:
             f"{entry['equal']:.1%} with {entry['num_beams']} beam(s) in batches of {entry['batch_size']}{exact}"
         )
     where = f"{accuracy['n_sources']} sources ({accuracy['samples']})"
-    return f"{precision} against the portable graphs on {where}: tokens equal in {'; '.join(parts)}"
+    low = any(entry["equal"] < LOW for entry in accuracy["searches"])
+    return f"{precision} against the portable graphs on {where}: tokens equal in {'; '.join(parts)}" + (
+        f"; {MEANING}" if low else ""
+    )

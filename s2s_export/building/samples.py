@@ -55,7 +55,9 @@ def sources(bundle: Bundle, count: int, file: str = "") -> tuple[list[Source], s
             found = []  # needs a language that only the user knows
     found = [ids[: bundle.max_source_length] for ids in found if ids]
     if found:
-        return [found[i % len(found)] for i in range(min(count, len(found)))], f"{min(count, len(found))} sentences"
+        return [
+            found[i % len(found)] for i in range(min(count, len(found)))
+        ], f"{min(count, len(found))} built-in sentences"
     return _random(bundle, count), f"{count} sources of random {'ids' if reads_text else 'values'}"
 
 

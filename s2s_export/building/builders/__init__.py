@@ -9,6 +9,15 @@ A builder module defines
                               writes the engine's files into `folder` and returns what engine.json records of them;
                               progress is called with the name of each stage as it begins
 
+A builder whose engines are compiled on another machine than the one that has onnx also defines
+
+    check_prepare(bundle, recipe), prepare(bundle, recipe, folder, progress)
+                              what needs onnx; see ../prepared.py. `check` and `build` then take `prepared` as well
+    try_out(bundle, recipe, folder, prepared) -> dict
+                              runs the samples on a finished engine, and returns what engine.json gets besides
+
+and one whose engines serve only shapes within ranges has RANGES, those of a recipe that names none.
+
 It may import onnx and torch (inside functions); an engine, once built, needs neither.
 """
 

@@ -51,14 +51,16 @@ def compile_graph(
     progress: Progress,
     *,
     decompose: bool = True,
+    calls_and_inputs: tuple[Mapping[str, int], Mapping[str, list[int | str]]] | None = None,
 ) -> Compiled:
     """Build the engine of one graph. ranges: by letter. decompose: allow attention by separate products.
+    calls_and_inputs: what `read_calls` says of the graph, where that is known; reading it needs onnx.
 
     Raises BuildError with the library's reason, KeyboardInterrupt when the user cancels.
     """
     begin = time.perf_counter()
     messages = Messages(library)
-    calls, inputs = read_calls(onnx_path)
+    calls, inputs = calls_and_inputs or read_calls(onnx_path)
     for taken_apart in (False, True):
         messages.clear()
         builder = library.trt.Builder(messages.logger)
