@@ -91,10 +91,7 @@ class TransformersReference:
     def cross(self, inputs: Inputs) -> dict[str, torch.Tensor]:
         start = torch.zeros((inputs[MASK].shape[0], 1), dtype=torch.int64)
         out = self.model(**_named(inputs), decoder_input_ids=start, use_cache=True)
-        found = {}
-        for i, (key, value) in enumerate(_cross_cache(out)):
-            found[f"cross_key.{i}"], found[f"cross_value.{i}"] = key, value
-        return found
+        return cross_outputs(out)
 
     @torch.no_grad()
     def step(self, inputs: Inputs, history: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -112,6 +109,14 @@ class TransformersReference:
 def _named(inputs: Inputs) -> dict[str, torch.Tensor]:
     """The same by transformers' names."""
     return {"attention_mask" if name == MASK else name: value for name, value in inputs.items()}
+
+
+def cross_outputs(out: Any) -> dict[str, torch.Tensor]:
+    """Outputs of the cross-KV-init graph by name, from what a transformers model returned with its cache."""
+    found = {}
+    for i, (key, value) in enumerate(_cross_cache(out)):
+        found[f"cross_key.{i}"], found[f"cross_value.{i}"] = key, value
+    return found
 
 
 def _cross_cache(out: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -40,8 +40,37 @@ class Norm:
 
 
 @dataclass(frozen=True)
+class RelativePositions:
+    """Bias added to the scores, by head and distance (1910.10683, section 2.1).
+
+    by_distance [H, n]: column i is for the distance key - query = first + i. A distance beyond an end takes that end's.
+    """
+
+    by_distance: Tensor
+    first: int
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """Rotary positions (2104.09864): queries and keys at position p are turned by row p of cosine and sine [P, D].
+
+    The halves of a head are turned against each other: x * cosine + (-x[D/2:], x[:D/2]) * sine.
+    """
+
+    cosine: Tensor
+    sine: Tensor
+
+
+@dataclass(frozen=True)
 class Attention:
-    """Projections of one attention: query, key, value [H*D, E], output [E, H*D]. scale multiplies the scores."""
+    """Projections of one attention: query [H*D, E], key, value [G*D, E], output [E, H*D]. scale multiplies the scores.
+
+    n_key_heads: G, of which each serves H/G heads of the query (2305.13245); None for as many as the query has.
+    relative: the bias of this layer alone; a bias that all layers share is the stack's.
+    rotary: None in cross-attention and where positions are added to the embeddings.
+    window: the farthest keys that a query sees, as distances (before, after); None for all.
+    soft_cap: scores become soft_cap * tanh(score / soft_cap) (2408.00118, section 2).
+    """
 
     query: Linear
     key: Linear
@@ -49,10 +78,24 @@ class Attention:
     output: Linear
     n_heads: int
     scale: float
+    n_key_heads: int | None = None
+    relative: RelativePositions | None = None
+    rotary: Rotary | None = None
+    window: tuple[int, int] | None = None
+    soft_cap: float | None = None
 
     @property
     def head_size(self) -> int:
         return self.query.weight.shape[0] // self.n_heads
+
+    @property
+    def key_heads(self) -> int:
+        return self.n_key_heads or self.n_heads
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is softmax(query . key + mask) with a key head for every head, which kernels of ours compute."""
+        return self.key_heads == self.n_heads and self.soft_cap is None
 
 
 @dataclass(frozen=True)
@@ -66,15 +109,38 @@ class FeedForward:
 
 
 @dataclass(frozen=True)
+class Experts:
+    """A mixture of experts (2101.03961): each row goes to the expert of the largest probability, which multiplies it.
+
+    router: [n, E], whose softmax is the probability of each expert.
+    capacity: how many tokens of a sequence an expert takes, first come first served; the others' rows become zero.
+    """
+
+    router: Linear
+    experts: tuple[FeedForward, ...]
+    capacity: int
+
+    @property
+    def inner(self) -> Linear:
+        return self.experts[0].inner
+
+
+@dataclass(frozen=True)
 class Block:
-    """One layer. Encoder blocks have no cross-attention."""
+    """One layer. Encoder blocks have no cross-attention.
+
+    The norms called `after` are of a sublayer's output, before it is added to the residual (2408.00118).
+    """
 
     self_attention: Attention
     self_norm: Norm
-    feed_forward: FeedForward
+    feed_forward: FeedForward | Experts
     feed_forward_norm: Norm
     cross_attention: Attention | None = None
     cross_norm: Norm | None = None
+    after_self: Norm | None = None
+    after_cross: Norm | None = None
+    after_feed_forward: Norm | None = None
 
 
 @dataclass(frozen=True)
@@ -82,39 +148,48 @@ class PositionTable:
     """Row `offset + t` of table [P, E] is added at position t.
 
     padding_id: if set, a padding token gets row `padding_id` instead and does not advance the position (M2M100).
+    padding_row_moves: a padding token of the decoder gets row `padding_id + t` (FSMT).
     """
 
     table: Tensor
     offset: int = 0
     padding_id: int | None = None
-
-
-@dataclass(frozen=True)
-class RelativePositions:
-    """Bias added to the scores of every layer, by head and distance (1910.10683, section 2.1).
-
-    by_distance [H, n]: column i is for the distance key - query = first + i. A distance beyond an end takes that end's.
-    """
-
-    by_distance: Tensor
-    first: int
+    padding_row_moves: bool = False
 
 
 @dataclass(frozen=True)
 class Stack:
-    """Encoder or decoder: embedding [V, E], positions, blocks, and the norms around them."""
+    """Encoder or decoder: embedding [V, E], positions, blocks, and the norms around them.
+
+    positions: a table that is added to the embeddings, a bias of the scores that all layers share, or None where the
+    attention of each layer has its own. token_norm is of tokens without positions, embedding_norm of their sum.
+    """
 
     embedding: Tensor
     embedding_scale: float
-    positions: PositionTable | RelativePositions
+    positions: PositionTable | RelativePositions | None
     blocks: tuple[Block, ...]
     embedding_norm: Norm | None = None
     final_norm: Norm | None = None
+    token_norm: Norm | None = None
+
+
+@dataclass(frozen=True)
+class HeadTransform:
+    """norm(activation(dense(x))), which BERT computes before its output projection."""
+
+    dense: Linear
+    activation: str
+    norm: Norm
 
 
 @dataclass(frozen=True)
 class Transformer:
-    """norm_first: whether blocks are pre-norm. head: [V, E] and bias [V]. head_scale multiplies the head's input."""
+    """norm_first: whether blocks are pre-norm. head: [V, E] and bias [V]. head_scale multiplies the head's input.
+
+    decoder_norm_first: the decoder's, if it is not the encoder's. bridge: projects the encoder's states to the width
+    that cross-attention reads. head_transform: before the head. soft_cap: of the logits, as `Attention.soft_cap`.
+    """
 
     EMITTER: ClassVar[str] = ".transformer"
 
@@ -123,6 +198,10 @@ class Transformer:
     norm_first: bool
     head: Linear
     head_scale: float = 1.0
+    decoder_norm_first: bool | None = None
+    bridge: Linear | None = None
+    head_transform: HeadTransform | None = None
+    soft_cap: float | None = None
 
     def sizes(self) -> dict[str, int]:
         """Sizes for the manifest."""
