@@ -6,7 +6,7 @@ the ancestor table and the positions: after every step, each beam's logits must 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -146,10 +146,10 @@ def measure(bundle: Bundle, reference: Reference, threads: int = 1) -> list[Outp
     return compare(bundle, expect(bundle, reference), threads)
 
 
-def expect(bundle: Bundle, reference: Reference) -> Expected:
-    """Run PyTorch only, so that a caller can free the model's memory before `compare`."""
+def expect(bundle: Bundle, reference: Reference, lengths: Sequence[int] = SOURCE_LENGTHS) -> Expected:
+    """Run PyTorch only, so that a caller can free the model's memory before `compare`. lengths: of the sources."""
     rng = np.random.default_rng(SEED)
-    sources = random_sources(bundle, rng)
+    sources = random_sources(bundle, rng, lengths)
     inputs = tensors(kind_of(bundle).prepare(sources))
     outputs = {
         graph: {name: value.float().numpy() for name, value in values.items()}
@@ -205,10 +205,10 @@ def compare(bundle: Bundle, expected: Expected, threads: int = 1) -> list[Output
     return errors.list()
 
 
-def random_sources(bundle: Bundle, rng: np.random.Generator) -> list[Source]:
+def random_sources(bundle: Bundle, rng: np.random.Generator, lengths: Sequence[int] = SOURCE_LENGTHS) -> list[Source]:
     """Sources of mixed lengths within the model's limit."""
-    kind, limit = kind_of(bundle), bundle.max_source_length or max(SOURCE_LENGTHS)
-    return [kind.random(rng, min(length, limit)) for length in SOURCE_LENGTHS]
+    kind, limit = kind_of(bundle), bundle.max_source_length or max(lengths)
+    return [kind.random(rng, min(length, limit)) for length in lengths]
 
 
 class _Errors:

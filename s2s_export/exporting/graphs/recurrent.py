@@ -210,7 +210,7 @@ def _decoder_step(model: Recurrent, store: WeightStore) -> onnx.ModelProto:
     shape: list[Dimension] = ["B", "K", units]
     with g.scope("decoder"):
         x = g.op("Gather", [g.weight("embedding", model.target_embedding), g.reshape(token, [-1])], axis=0)  # [R,E]
-        rows = _parent_rows(g, parents, batch, beams)
+        rows = parent_rows(g, parents, batch, beams)
         states = [
             [
                 g.op("Gather", [g.reshape(g.input(f"{name}.{i}", FLOAT, shape), [-1, units]), rows], axis=0)
@@ -246,7 +246,7 @@ def _decoder_step(model: Recurrent, store: WeightStore) -> onnx.ModelProto:
     return g.model()
 
 
-def _parent_rows(g: GraphBuilder, parents: str, batch: str, beams: str) -> str:
+def parent_rows(g: GraphBuilder, parents: str, batch: str, beams: str) -> str:
     """parents [B,K] -> the row b*K + parents[b,k] of each beam, [R]."""
     first = g.op("Mul", [g.range(batch), g.op("Squeeze", [beams])])
     return g.reshape(g.op("Add", [g.op("Unsqueeze", [first, g.constant([1])]), parents]), [-1])
