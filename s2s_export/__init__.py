@@ -39,10 +39,10 @@ def __getattr__(name: str) -> Any:
 
         try:
             found = import_module(f".exporting.own_module.{_OWN_MODULE[name]}", __name__)
-        except ModuleNotFoundError as error:
+        except ImportError as error:
             from .errors import MissingExtra
 
-            raise MissingExtra(str(error.name), "export", f"s2s_export.{name}") from error
+            raise MissingExtra(error.name or "torch", "export", f"s2s_export.{name}") from error
         return getattr(found, name)
     if name in ("load", "Session"):
         from .runtime import session

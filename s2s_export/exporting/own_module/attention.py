@@ -45,8 +45,8 @@ class TransformerModule(nn.Module):
         embedding_scale: float = 1.0,
     ) -> None:
         super().__init__()
-        is_whole = isinstance(transformer, nn.Transformer)
-        encoder, decoder = (transformer.encoder, transformer.decoder) if is_whole else transformer  # type: ignore
+        layers: Any = transformer
+        encoder, decoder = (layers.encoder, layers.decoder) if isinstance(layers, nn.Transformer) else layers
         if not isinstance(encoder, nn.TransformerEncoder) or not isinstance(decoder, nn.TransformerDecoder):
             raise UnsupportedModel(
                 f"the layers are a {type(encoder).__name__} and a {type(decoder).__name__}; expected torch's own "
@@ -83,8 +83,8 @@ class TransformerModule(nn.Module):
 
     def _run(self, layers: Any, x: Tensor, *others: Tensor, **masks: Tensor) -> Tensor:
         if self._is_batch_first(layers):
-            return layers(x, *others, **masks)  # type: ignore[no-any-return]
-        return layers(x.transpose(0, 1), *others, **masks).transpose(0, 1)  # type: ignore[no-any-return]
+            return layers(x, *others, **masks)
+        return layers(x.transpose(0, 1), *others, **masks).transpose(0, 1)
 
     @staticmethod
     def _is_batch_first(layers: Any) -> bool:
@@ -121,7 +121,7 @@ def refuse_bare_transformer(model: nn.Module) -> None:
 
 def structure_of(model: TransformerModule) -> Transformer:
     encoder, decoder = model.encoder, model.decoder
-    norm_first = [bool(layers.layers[0].norm_first) for layers in (encoder, decoder)]  # type: ignore[union-attr]
+    norm_first = [bool(layers.layers[0].norm_first) for layers in (encoder, decoder)]
     return Transformer(
         _stack(model, model.source_embedding, model.positions, encoder),
         _stack(model, model.target_embedding, model.target_positions, decoder),
@@ -201,7 +201,7 @@ class TransformerReference:
         states = self.model.encode(inputs[INPUT_IDS], inputs[MASK])
         found = {}
         for i, layer in enumerate(self.model.decoder.layers):
-            attention = _attention(layer.multihead_attn, f"layer {i}")  # type: ignore[arg-type]
+            attention = _attention(layer.multihead_attn, f"layer {i}")
             for name, part in (("key", attention.key), ("value", attention.value)):
                 heads = F.linear(states, part.weight, part.bias).unflatten(-1, (attention.n_heads, -1))
                 found[f"cross_{name}.{i}"] = heads.transpose(1, 2)

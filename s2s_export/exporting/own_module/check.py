@@ -24,7 +24,7 @@ from ..graphs.traced import MEMORY, STATE
 from .interface import Interface
 
 OTHER_LENGTHS = ((1,), (2, 13), (3, 3, 3, 3, 3))  # of the sources of a batch; parity has three of 9, 4 and 6
-SEARCHES = ({"num_beams": 1}, {"num_beams": 4, "num_return_sequences": 2})
+SEARCHES: tuple[dict[str, Any], ...] = ({"num_beams": 1}, {"num_beams": 4, "num_return_sequences": 2})
 LENGTHS, MAX_NEW_TOKENS, SEED = (7, 3, 5, 1), 12, 20142
 SCORE_TOLERANCE = 1e-4
 

@@ -76,8 +76,11 @@ def _described(
     if isinstance(model, attention.TransformerModule):
         structure = attention.structure_of(model)
         positions = None if model.positions is None else len(model.positions)
-        limits = [_least(positions, limit) for limit in (config.max_source_length, config.max_target_length)]
-        return Family(config.name, structure, *limits), attention.TransformerReference(model), None
+        others = model.target_positions
+        longest_source = _least(positions, config.max_source_length)
+        longest_target = _least(None if others is None else len(others), config.max_target_length)
+        family = Family(config.name, structure, longest_source, longest_target)
+        return family, attention.TransformerReference(model), None
     attention.refuse_bare_transformer(model)
     n_ids = config.source_vocabulary_size
     found, example = interface.probe(model, n_ids, config.decoder_start_token_id)

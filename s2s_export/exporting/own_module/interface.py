@@ -22,6 +22,7 @@ from ...errors import UnsupportedModel
 DTYPES = {torch.float32: "float32", torch.int64: "int64", torch.int32: "int32", torch.bool: "bool"}
 FUNCTIONS = ("encode", "start", "step")
 SIZES = ((2, 5), (3, 5), (2, 7))  # B and S of the runs, each of which changes one
+N_STEPS = 4
 Shape = tuple[int | str, ...]
 
 
@@ -52,13 +53,14 @@ class Interface:
 
 @dataclass(frozen=True)
 class Run:
-    """One run: what the functions returned, the state after one step, and the logits and weights of that step."""
+    """One run: what the functions returned, the logits and weights of the first step, the state after it and later."""
 
     n_rows: int
     length: int
     memory: Any
     state: Any
     after: Any
+    later: Any
     logits: Tensor
     weights: Tensor | None
 
@@ -109,15 +111,18 @@ def run(model: Any, n_rows: int, length: int, source_vocabulary: int, start_toke
     ids = torch.arange(n_rows * length).reshape(n_rows, length) % source_vocabulary
     mask = torch.ones((n_rows, length), dtype=torch.int64)
     token = torch.full((n_rows,), start_token)
-    memory = _call("encode", model.encode, ids, mask)
-    state = _call("start", model.start, memory)
+    memory = _named_tuple("encode", _call("encode", model.encode, ids, mask))
+    state = _named_tuple("start", _call("start", model.start, memory))
     found = _call("step", model.step, token, state)
     if not isinstance(found, tuple) or len(found) != 3:
         raise UnsupportedModel("step returned something else than three values; expected logits, state and weights")
     logits, after, weights = found
     if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[0] != n_rows:
         raise UnsupportedModel(f"step returned logits {_shape_of(logits)}; expected [R, V], here {n_rows} rows")
-    return Run(n_rows, length, memory, state, after, logits, weights)
+    later = after
+    for _ in range(N_STEPS - 1):
+        _, later, _ = _call("step", model.step, token, later)
+    return Run(n_rows, length, memory, state, after, later, logits, weights)
 
 
 def _call(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -131,6 +136,12 @@ def _call(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
         ) from error
 
 
+def _named_tuple(function: str, found: Any) -> Any:
+    if not isinstance(found, tuple) or not hasattr(found, "_fields"):
+        raise UnsupportedModel(f"{function} returned a {type(found).__name__}; expected a named tuple of tensors")
+    return found
+
+
 def tensors_of(values: Any) -> list[Tensor]:
     """The tensors of a memory or state, Nones left out."""
     return [value for value in values if value is not None]
@@ -140,16 +151,13 @@ def _fields(
     what: str, function: str, runs: list[Run], before: Callable[[Run], Any], after: Callable[[Run], Any]
 ) -> tuple[Field, ...]:
     example = before(runs[0])
-    names = getattr(example, "_fields", None)
-    if not isinstance(example, tuple) or names is None:
-        raise UnsupportedModel(f"{function} returned a {type(example).__name__}; expected a named tuple of tensors")
     later = after(runs[0])
     if type(later) is not type(example):
         raise UnsupportedModel(
             f"step returned a state of type {type(later).__name__}; expected {type(example).__name__}, as from start"
         )
     found = []
-    for i, name in enumerate(names):
+    for i, name in enumerate(example._fields):
         values = [before(each)[i] for each in runs]
         next_values = [after(each)[i] for each in runs]
         if values[0] is None:

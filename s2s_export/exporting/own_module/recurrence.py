@@ -65,7 +65,9 @@ def _(
 
 def translation() -> dict[Any, Any]:
     """How torch.onnx writes the operator."""
-    from onnxscript import opset18 as op
+    from onnxscript import opset18
+
+    op: Any = opset18
 
     def translate(  # type: ignore[no-untyped-def]
         inputs, weight, hidden_weight, bias, lengths, hidden, cell, kind, activation
@@ -106,6 +108,9 @@ class Recurrence(nn.Module):
             )
         for attribute in ("input_size", "hidden_size", "num_layers", "batch_first", "bidirectional", "mode", "bias"):
             setattr(self, attribute, getattr(original, attribute))
+        self.hidden_size: int
+        self.num_layers: int
+        self.batch_first: bool
         self.kind = KINDS[original.mode]
         self.activation = "Relu" if original.mode == "RNN_RELU" else "Tanh"
         self.directions = 2 if original.bidirectional else 1
@@ -207,12 +212,21 @@ def as_one_operator(model: nn.Module) -> Iterator[None]:
                 setattr(module, name, Recurrence(child, f"{path}.{name}".strip(".")))
     with ExitStack() as stack:
         for original, stand_in in ((rnn.pack_padded_sequence, _pack), (rnn.pad_packed_sequence, _pad)):
-            for module in list(sys.modules.values()):  # also where it was imported by name
-                names = [key for key, value in vars(module).items() if value is original] if module else []
-                for name in names:
-                    stack.enter_context(mock.patch.object(module, name, stand_in))
+            for namespace in _namespaces(model):  # also where it was imported by name
+                if names := [name for name, value in namespace.items() if value is original]:
+                    stack.enter_context(mock.patch.dict(namespace, dict.fromkeys(names, stand_in)))
         try:
             yield
         finally:
             for owner, name, child in replaced:
                 setattr(owner, name, child)
+
+
+def _namespaces(model: nn.Module) -> list[dict[str, Any]]:
+    """The names of all imported modules, and those that the functions of the model's classes see."""
+    found = {id(vars(module)): vars(module) for module in list(sys.modules.values()) if hasattr(module, "__dict__")}
+    for owner in {cls for module in model.modules() for cls in type(module).__mro__}:
+        for function in list(vars(owner).values()):
+            if (names := getattr(function, "__globals__", None)) is not None:
+                found[id(names)] = names
+    return list(found.values())

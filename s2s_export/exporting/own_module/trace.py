@@ -82,8 +82,8 @@ def trace(model: Any, interface: Interface, example: Run) -> Traced:
     ids = torch.zeros((example.n_rows, example.length), dtype=torch.int64)
     source = Field("", torch.int64, ("B", "S"))
     token = Field("", torch.int64, ("B",))
-    # The state after a step: a cache along time holds a position then, which an empty one would hide.
-    state = [value.clone() for value in tensors_of(example.after)]
+    # The state after some steps: torch takes the sizes 0 and 1 for fixed, which a cache along time has before.
+    state = [value.clone() for value in tensors_of(example.later)]
     functions: dict[str, tuple[Callable[..., Any], list[Tensor], list[Field]]] = {
         "encode": (encode, [ids, torch.ones_like(ids)], [source, source]),
         "start": (start, tensors_of(example.memory), list(interface.memory)),
