@@ -1,7 +1,7 @@
-"""Whether a traced module's graphs work for other sizes than they were traced with, and give its hypotheses.
+"""Whether a module's graphs work for other sizes than they were traced with, and give its hypotheses.
 
 Graphs are compared with the module as those of families are. The search over the graphs is then compared with the same
-search over the module itself, in which beams are gathered by PyTorch.
+search over the module itself, which computes every beam's whole history anew.
 """
 
 from __future__ import annotations
@@ -60,52 +60,39 @@ class ModuleReference:
         return self.model.encode(inputs[INPUT_IDS], inputs[MASK])
 
 
-class ModuleState:
-    """A batch that PyTorch decodes with the module's own functions (`decoding.state.DecodeState`)."""
+class ReferenceState:
+    """A batch that PyTorch decodes, each step from the whole histories (`decoding.state.DecodeState`)."""
 
-    @torch.no_grad()
-    def __init__(self, model: Any, inputs: Inputs, n_beams: int, vocabulary_size: int) -> None:
+    def __init__(self, reference: parity.Reference, inputs: Inputs, n_beams: int, vocabulary_size: int) -> None:
         self.vocabulary_size = vocabulary_size
         self.n_sources, self.n_beams = inputs[MASK].shape[0], n_beams
-        self._model = model
-        self._state = self._rows(
-            model.start(model.encode(inputs[INPUT_IDS], inputs[MASK])),
-            torch.arange(self.n_sources).repeat_interleave(n_beams),
-        )
-        self._has_begun = False
+        self._reference, self._inputs = reference, dict(inputs)
+        self._histories = np.zeros((self.n_sources, n_beams, 0), dtype=np.int64)
 
-    @torch.no_grad()
     def step(self, tokens: Ints, parents: Ints, query: StepQuery) -> StepResult:
-        if self._has_begun:
-            first = np.arange(self.n_sources)[:, None] * self.n_beams
-            self._state = self._rows(self._state, torch.from_numpy((first + parents).reshape(-1)))
-        self._has_begun = True
-        logits, self._state, _ = self._model.step(
-            torch.from_numpy(np.ascontiguousarray(tokens).reshape(-1)), self._state
-        )
+        followed = np.take_along_axis(self._histories, np.asarray(parents)[:, :, None], axis=1)
+        self._histories = np.concatenate([followed, np.asarray(tokens)[:, :, None]], axis=2)
+        rows = torch.from_numpy(self._histories.reshape(self.n_sources * self.n_beams, -1))
+        logits = self._reference.step(self._inputs, rows)[0].float()
         shape = (self.n_sources, self.n_beams, -1)
-        log_probs: Floats = torch.log_softmax(logits.float(), dim=-1).numpy().reshape(shape)
+        log_probs: Floats = torch.log_softmax(logits, dim=-1).numpy().reshape(shape)
         ids = np.argsort(-log_probs, axis=-1, kind="stable")[..., : query.n_candidates]
         probes = query.probe_ids
         return StepResult(
             candidate_ids=ids,
             candidate_log_probs=np.take_along_axis(log_probs, ids, -1),
-            log_normalizer=torch.logsumexp(logits.float(), dim=-1).numpy().reshape(shape[:2]),
+            log_normalizer=torch.logsumexp(logits, dim=-1).numpy().reshape(shape[:2]),
             probe_log_probs=None if probes is None else np.take_along_axis(log_probs, probes, -1),
             log_probs=log_probs if query.dense else None,
         )
 
     def keep(self, sources: Ints) -> None:
-        rows = (np.asarray(sources)[:, None] * self.n_beams + np.arange(self.n_beams)).reshape(-1)
         self.n_sources = len(sources)
-        self._state = self._rows(self._state, torch.from_numpy(rows))
-
-    @staticmethod
-    def _rows(state: Any, rows: torch.Tensor) -> Any:
-        return type(state)(*[None if value is None else value.index_select(0, rows) for value in state])
+        self._histories = self._histories[sources]
+        self._inputs = {name: value[torch.from_numpy(np.asarray(sources))] for name, value in self._inputs.items()}
 
 
-def check(written: Bundle, reference: ModuleReference) -> list[parity.OutputError]:
+def check(written: Bundle, reference: parity.Reference) -> list[parity.OutputError]:
     """The error of every output for other sizes. Raises ParityError for a size or a search that fails."""
     found = []
     for lengths in OTHER_LENGTHS:
@@ -119,7 +106,7 @@ def check(written: Bundle, reference: ModuleReference) -> list[parity.OutputErro
             lines = "; ".join(error.line() for error in bad)
             raise ParityError(f"the traced functions differ from the module's for {_batch(limited)}: {lines}")
         found += errors
-    _check_search(written, reference)
+    check_search(written, reference)
     return found
 
 
@@ -127,7 +114,7 @@ def _batch(lengths: Sequence[int]) -> str:
     return f"{len(lengths)} source{'s' if len(lengths) > 1 else ''} of {max(lengths)} tokens"
 
 
-def _check_search(written: Bundle, reference: ModuleReference) -> None:
+def check_search(written: Bundle, reference: parity.Reference) -> None:
     rng = np.random.default_rng(SEED)
     session = load(written.path, "onnxruntime", "portable", threads=1, verify=False)
     sources = [session.kind.random(rng, min(n, written.max_source_length or n)) for n in LENGTHS]
@@ -135,7 +122,7 @@ def _check_search(written: Bundle, reference: ModuleReference) -> None:
     limit = min(MAX_NEW_TOKENS, (written.max_target_length or MAX_NEW_TOKENS + 1) - 1)
     for search in SEARCHES:
         options = session.options(**search, max_new_tokens=limit)
-        state = ModuleState(reference.model, inputs, options.n_rows, written.vocabulary_size)
+        state = ReferenceState(reference, inputs, options.n_rows, written.vocabulary_size)
         expected = decode(state, sources, options)
         actual = session.generate(sources, **search, max_new_tokens=limit)
         for own, graph in zip(expected, actual, strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,8 +52,8 @@ def export_module(
     tell = progress or (lambda stage: None)
     tell(STAGES[0])
     with _evaluated(model), _tokenizer_folder(tokenizer) as folder:
-        family, reference, check = _described(model, config)
-        source = _Source(config.name, family, model, folder, reference, check)
+        family, reference = _described(model, config)
+        source = _Source(config.name, family, model, folder, reference)
         stand_in = SimpleNamespace(
             config=SimpleNamespace(pad_token_id=config.pad_token_id),
             generation_config=SimpleNamespace(to_dict=config.defaults),
@@ -65,10 +65,8 @@ def export_module(
         return report
 
 
-def _described(
-    model: Any, config: ModuleConfig
-) -> tuple[Family, Reference, Callable[[Bundle], list[OutputError]] | None]:
-    """The family of a module, the module seen as the three graphs, and what is compared beside them."""
+def _described(model: Any, config: ModuleConfig) -> tuple[Family, Reference]:
+    """The family of a module, and the module seen as the three graphs."""
     from ..families import Family
     from ..graphs.traced import TracedModule
     from . import attention, check, interface, trace
@@ -80,14 +78,13 @@ def _described(
         longest_source = _least(positions, config.max_source_length)
         longest_target = _least(None if others is None else len(others), config.max_target_length)
         family = Family(config.name, structure, longest_source, longest_target)
-        return family, attention.TransformerReference(model), None
+        return family, attention.TransformerReference(model)
     attention.refuse_bare_transformer(model)
     n_ids = config.source_vocabulary_size
     found, example = interface.probe(model, n_ids, config.decoder_start_token_id)
     traced = TracedModule(trace.trace(model, found, example), found, n_ids or found.vocabulary_size)
-    reference = check.ModuleReference(model, found)
     family = Family(config.name, traced, config.max_source_length, config.max_target_length)
-    return family, reference, lambda written: check.check(written, reference)
+    return family, check.ModuleReference(model, found)
 
 
 def _least(*limits: int | None) -> int | None:
@@ -103,7 +100,6 @@ class _Source:
     model: Any
     path: Path | None
     reference: Reference
-    compare: Callable[[Bundle], list[OutputError]] | None
     adapter: None = None
     notices: list[str] = field(default_factory=list)
 
@@ -116,8 +112,9 @@ class _Source:
         return SimpleNamespace(Reference=lambda stand_in: self.reference)
 
     def check(self, written: Bundle, errors: list[OutputError]) -> None:
-        if self.compare is not None:
-            errors += self.compare(written)
+        from . import check
+
+        errors += check.check(written, self.reference)
 
     def sha256(self) -> str:
         """One hash over the module's parameters and buffers."""

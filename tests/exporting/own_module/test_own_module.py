@@ -235,4 +235,4 @@ def test_a_search_that_differs_fails_the_export(attentive):
     path = attentive[1]
     other = check.ModuleReference(spread(Attentive("GRU"), seed=2), None)
     with pytest.raises(ParityError, match="with 1 beams the graphs give .*, and the module's own functions"):
-        check._check_search(s2s_export.load(path).bundle, other)
+        check.check_search(s2s_export.load(path).bundle, other)
