@@ -104,6 +104,10 @@ CONFIGS: dict[str, Callable[[], Any]] = {
         "LongT5", local_radius=3, encoder_attention_type="local", feed_forward_proj="gated-gelu",
         tie_word_embeddings=False, initializer_factor=1.0,
     ),
+    "longt5-global": lambda: _t5(
+        "LongT5", local_radius=2, encoder_attention_type="transient-global", global_block_size=4,
+        initializer_factor=1.0,
+    ),
     "switch_transformers": lambda: _t5(
         "SwitchTransformers", num_experts=3, expert_capacity=4, num_sparse_encoder_layers=1,
         num_sparse_decoder_layers=1, router_bias=True,
@@ -121,6 +125,10 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     ),
     "plbart": lambda: _bart_like(
         "PLBart", pad_token_id=1, bos_token_id=0, eos_token_id=2, decoder_start_token_id=2, forced_eos_token_id=2,
+    ),
+    "mvp": lambda: _bart_like(
+        "Mvp", pad_token_id=1, bos_token_id=0, eos_token_id=2, decoder_start_token_id=2, scale_embedding=True,
+        forced_eos_token_id=2, tie_word_embeddings=True,
     ),
     "led": lambda: _bart_like(
         "LED", pad_token_id=1, bos_token_id=0, eos_token_id=2, decoder_start_token_id=2, attention_window=[4, 8],

@@ -22,6 +22,7 @@ Families are found by listing this directory. A file whose name begins with an u
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import pkgutil
 from dataclasses import dataclass, field
@@ -59,10 +60,15 @@ def model_types() -> dict[str, str]:
 
 
 def find(model_type: str | None) -> ModuleType:
-    """The family for a `model_type`. Raises UnsupportedModel, which names the model types that have one."""
+    """The family for a `model_type`. Raises UnsupportedModel with the reason, or the nearest name, and all names."""
     known = model_types()
-    if model_type not in known:
-        raise UnsupportedModel(
-            f"model type '{model_type}' has no family; model types that can be exported: {', '.join(sorted(known))}"
-        )
-    return modules()[known[model_type]]
+    if model_type in known:
+        return modules()[known[model_type]]
+    from ._refused import REFUSED
+
+    listed = f"model types that can be exported: {', '.join(sorted(known))}"
+    if model_type in REFUSED:
+        raise UnsupportedModel(f"model type '{model_type}' can't be exported: {REFUSED[model_type]}; {listed}")
+    near = difflib.get_close_matches(model_type or "", known, n=1)
+    hint = f", did you mean '{near[0]}'?" if near else ""
+    raise UnsupportedModel(f"model type '{model_type}' has no family{hint}; {listed}")

@@ -52,8 +52,9 @@ def transformer(
     )
 
 
-def relative_positions(config: Any, module: Any, bidirectional: bool) -> RelativePositions:
-    """The bias of the attention `module`, which has `relative_attention_bias`."""
+def relative_positions(config: Any, module: Any, bidirectional: bool, table: Any = None) -> RelativePositions:
+    """The bias of the attention `module`, by default by its own `relative_attention_bias`."""
+    table = module.relative_attention_bias if table is None else table
     farthest = config.relative_attention_max_distance
     distance = torch.arange(-farthest, farthest + 1 if bidirectional else 1)
     bucket_of = module._relative_position_bucket
@@ -66,7 +67,7 @@ def relative_positions(config: Any, module: Any, bidirectional: bool) -> Relativ
         bucket = bucket_of(distance, **options)
     else:  # uMT5's module knows them
         bucket = bucket_of(distance)
-    return RelativePositions(module.relative_attention_bias.weight[bucket].T, -farthest)
+    return RelativePositions(table.weight[bucket].T, -farthest)
 
 
 def _stack(
@@ -77,7 +78,7 @@ def _stack(
         embedding_scale=1.0,
         positions=positions,
         blocks=tuple(_block(config, layer.layer, describe_attention) for layer in module.block),
-        final_norm=_norm(module.final_layer_norm),
+        final_norm=norm(module.final_layer_norm),
     )
 
 
@@ -86,11 +87,11 @@ def _block(config: Any, layers: Any, describe_attention: DescribeAttention) -> B
     own = next(module for name, module in layers[0].named_children() if name.endswith("SelfAttention"))
     return Block(
         self_attention=describe_attention(own),
-        self_norm=_norm(layers[0].layer_norm),
+        self_norm=norm(layers[0].layer_norm),
         cross_attention=attention(layers[1].EncDecAttention) if crossed else None,
-        cross_norm=_norm(layers[1].layer_norm) if crossed else None,
+        cross_norm=norm(layers[1].layer_norm) if crossed else None,
         feed_forward=_feed_forward(config, getattr(layers[-1], "mlp", None) or layers[-1].DenseReluDense),
-        feed_forward_norm=_norm(layers[-1].layer_norm),
+        feed_forward_norm=norm(layers[-1].layer_norm),
     )
 
 
@@ -109,5 +110,5 @@ def _dense(config: Any, module: Any) -> FeedForward:
     return FeedForward(Linear.of(module.wi), Linear.of(module.wo), name)
 
 
-def _norm(module: Any) -> Norm:
+def norm(module: Any) -> Norm:
     return Norm(module.weight, None, module.variance_epsilon)

@@ -79,16 +79,16 @@ def outside(g: GraphBuilder, window: tuple[int, int], distance: str) -> str:
 
 def encoder_relative_bias(g: GraphBuilder, positions: RelativePositions, length: str) -> str:
     """[1,H,S,S]"""
-    return g.op("Unsqueeze", [_bias_of(g, positions, distances(g, length)), g.constant([0])])
+    return g.op("Unsqueeze", [bias_of(g, positions, distances(g, length)), g.constant([0])])
 
 
 def decoder_relative_bias(g: GraphBuilder, positions: RelativePositions, position: str, capacity: str) -> str:
     """[1,H,1,C]"""
-    bias = _bias_of(g, positions, g.op("Sub", [g.range(capacity), position]))  # [H,C]
+    bias = bias_of(g, positions, g.op("Sub", [g.range(capacity), position]))  # [H,C]
     return g.op("Unsqueeze", [bias, g.constant([0, 2])])
 
 
-def _bias_of(g: GraphBuilder, positions: RelativePositions, distance: str) -> str:
+def bias_of(g: GraphBuilder, positions: RelativePositions, distance: str) -> str:
     last = positions.first + positions.by_distance.shape[1] - 1
     near = g.op("Min", [g.op("Max", [distance, g.constant(positions.first)]), g.constant(last)])
     column = g.op("Sub", [near, g.constant(positions.first)])

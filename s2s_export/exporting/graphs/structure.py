@@ -70,6 +70,7 @@ class Attention:
     rotary: None in cross-attention and where positions are added to the embeddings.
     window: the farthest keys that a query sees, as distances (before, after); None for all.
     soft_cap: scores become soft_cap * tanh(score / soft_cap) (2408.00118, section 2).
+    block_norm: norm of the summed blocks that an encoder's queries see as well; their size is the stack's.
     """
 
     query: Linear
@@ -83,6 +84,7 @@ class Attention:
     rotary: Rotary | None = None
     window: tuple[int, int] | None = None
     soft_cap: float | None = None
+    block_norm: Norm | None = None
 
     @property
     def head_size(self) -> int:
@@ -158,6 +160,18 @@ class PositionTable:
 
 
 @dataclass(frozen=True)
+class SummedBlocks:
+    """Transient global attention of an encoder (2112.07916, section 3.1.2): one more key for each block.
+
+    A block is `size` tokens, and its key and value are those of the sum of its tokens; tokens after the last whole block
+    belong to it. relative: the bias for the distance block - block of the query.
+    """
+
+    size: int
+    relative: RelativePositions
+
+
+@dataclass(frozen=True)
 class Stack:
     """Encoder or decoder: embedding [V, E], positions, blocks, and the norms around them.
 
@@ -172,6 +186,7 @@ class Stack:
     embedding_norm: Norm | None = None
     final_norm: Norm | None = None
     token_norm: Norm | None = None
+    blocks_seen: SummedBlocks | None = None
 
 
 @dataclass(frozen=True)

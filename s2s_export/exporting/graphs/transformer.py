@@ -30,6 +30,7 @@ from .structure import (
     Stack,
     Transformer,
 )
+from .summed_blocks import BlockKeys
 from .weights import WeightStore
 
 ACTIVATIONS: dict[str, list[tuple[str, dict[str, Any]]]] = {
@@ -70,6 +71,8 @@ def _encoder(model: Transformer, store: WeightStore) -> onnx.ModelProto:
             mask = g.op("Add", [mask, encoder_relative_bias(g, stack.positions, length)])  # [B,H,S,S]
         angles = Angles(g, g.range(length))
         masks = EncoderMasks(g, mask, length)
+        seen = stack.blocks_seen
+        blocks = None if seen is None else BlockKeys(g, seen, source_mask, length)
         x = g.reshape(x, [-1, width])  # [B*S,E]
         if stack.embedding_norm:
             x = _norm(g, x, stack.embedding_norm)
@@ -77,7 +80,7 @@ def _encoder(model: Transformer, store: WeightStore) -> onnx.ModelProto:
             with g.scope(f"layer{i}"):
 
                 def self_attention(h: str, a: Attention = block.self_attention) -> str:
-                    return _encoder_attention(g, h, a, masks.of(a), angles, batch, length)
+                    return _encoder_attention(g, h, a, masks.of(a), angles, batch, length, blocks)
 
                 x = _residual(g, x, block.self_norm, model.norm_first, self_attention, block.after_self)
                 x = _feed_forward_block(g, x, block, model.norm_first, sequences=(batch, length))
@@ -347,10 +350,21 @@ def _merge_heads(g: GraphBuilder, x: str, attention: Attention) -> str:
 
 
 def _encoder_attention(
-    g: GraphBuilder, x: str, attention: Attention, mask: str, angles: Angles, batch: str, length: str
+    g: GraphBuilder,
+    x: str,
+    attention: Attention,
+    mask: str,
+    angles: Angles,
+    batch: str,
+    length: str,
+    blocks: BlockKeys | None,
 ) -> str:
     with g.scope("self"):
-        query, key, value = _heads(g, x, attention, angles, batch, length)
+        if blocks is None or attention.block_norm is None:
+            query, key, value = _heads(g, x, attention, angles, batch, length)
+        else:
+            query, key, value = _heads_with_blocks(g, x, attention, blocks, batch, length)
+            mask = g.op("Concat", [mask, blocks.mask], axis=3)
         if not attention.is_plain:
             mixed, _ = attend(g, attention, query, key, value, mask)
         else:
@@ -358,6 +372,27 @@ def _encoder_attention(
                 query = g.op("Mul", [query, g.constant(attention.scale, np.float32)])
             mixed = g.op("TRT_Attention", [query, key, value, mask], domain=NATIVE)
         return g.linear(_merge_heads(g, mixed, attention), attention.output.weight, attention.output.bias, "output")
+
+
+def _heads_with_blocks(
+    g: GraphBuilder, x: str, attention: Attention, blocks: BlockKeys, batch: str, length: str
+) -> list[str]:
+    """Queries [B,H,S,D]; keys and values [B,H,S+G,D] of the tokens and of the blocks that they are in."""
+    assert attention.block_norm is not None
+    width = attention.query.weight.shape[1]
+    sums = _norm(g, blocks.sums(x, batch, length, width), attention.block_norm)
+    rows = g.op("Concat", [x, sums], axis=0)  # so that both are multiplied by one stored weight
+    parts = _joint(g, rows, [attention.query, attention.key, attention.value], "query_key_value")
+    sizes = g.op("Concat", [g.size(x, 0), g.size(sums, 0)], axis=0)
+    found: list[str] = []
+    for part in parts:
+        of_tokens, of_blocks = g.ops("Split", [part, sizes], 2, axis=0)
+        heads = split_heads(g, of_tokens, attention.n_heads, attention.head_size, batch, length)
+        if found:  # queries are of tokens only
+            others = split_heads(g, of_blocks, attention.n_heads, attention.head_size, batch, blocks.n_blocks)
+            heads = g.op("Concat", [heads, others], axis=2)
+        found.append(heads)
+    return found
 
 
 def _heads(g: GraphBuilder, x: str, attention: Attention, angles: Angles, batch: str, length: str) -> list[str]:

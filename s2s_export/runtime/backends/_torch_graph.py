@@ -310,7 +310,7 @@ OPERATORS: dict[str, Callable[[Values, dict[str, Any]], Any]] = {
     "Add": lambda x, a: x[0] + x[1],
     "Sub": lambda x, a: x[0] - x[1],
     "Mul": lambda x, a: x[0] * x[1],
-    "Div": lambda x, a: x[0] / x[1],
+    "Div": lambda x, a: x[0] / x[1] if x[0].is_floating_point() else torch.div(x[0], x[1], rounding_mode="trunc"),
     "Min": lambda x, a: torch.minimum(x[0], x[1]),
     "Max": lambda x, a: torch.maximum(x[0], x[1]),
     "And": lambda x, a: x[0] & x[1],
