@@ -53,7 +53,7 @@ def test_a_model_type_without_family_names_those_that_have_one(checkpoint):
     ("model_type", "message"),
     [
         ("pegasuss", "'pegasuss' has no family, did you mean 'pegasus'?; "),
-        ("nllb-moe", "'nllb-moe' can't be exported: transformers counts an expert's capacity over the whole batch"),
+        ("nllb-moe", "'nllb-moe' can't be exported: transformers sends every token to experts 0 and 1, "),
         (None, "'None' has no family; model types that can be exported: bart, "),
     ],
 )

@@ -73,6 +73,23 @@ def _t5gemma(**options: Any) -> Any:
     )  # fmt: skip
 
 
+def _t5gemma2(**options: Any) -> Any:
+    side: dict[str, Any] = dict(
+        vocab_size=VOCABULARY, hidden_size=24, head_dim=6, intermediate_size=40, num_hidden_layers=3,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64, query_pre_attn_scalar=6,
+        sliding_window=5, sliding_window_pattern=2, pad_token_id=0, eos_token_id=1, bos_token_id=2,
+    )  # fmt: skip
+    side |= options
+    picture: dict[str, Any] = dict(
+        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, image_size=8, patch_size=4
+    )
+    return transformers.T5Gemma2Config(
+        encoder={"text_config": dict(side), "vision_config": picture, "mm_tokens_per_image": 4},
+        decoder=dict(side), eoi_token_index=58, image_token_index=59, decoder_start_token_id=2, initializer_range=0.3,
+        pad_token_id=0, eos_token_id=1, bos_token_id=2,
+    )  # fmt: skip
+
+
 CONFIGS: dict[str, Callable[[], Any]] = {
     "marian": lambda: _bart_like(
         "Marian", pad_token_id=60, eos_token_id=0, decoder_start_token_id=60, activation_function="swish",
@@ -151,6 +168,8 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "roberta-gpt2": lambda: _pair("Roberta", "GPT2", width=40, activation_function="gelu_new"),
     "xlmr-roberta": lambda: _pair("XLMRoberta", "Roberta", width=40, hidden_act="relu"),
     "t5gemma": lambda: _t5gemma(),
+    "t5gemma2": lambda: _t5gemma2(),
+    "t5gemma2-capped": lambda: _t5gemma2(final_logit_softcapping=5.0, num_key_value_heads=4, attention_bias=True),
     "t5gemma-plain": lambda: _t5gemma(
         attn_logit_softcapping=None, final_logit_softcapping=None, num_key_value_heads=4, layer_types=None,
         attention_bias=True,

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 REFUSED = {
-    "nllb-moe": "transformers counts an expert's capacity over the whole batch with its padding, so that outputs "
-    "depend on a source's neighbours, and sends every token to experts 0 and 1 alone",
+    "nllb-moe": "transformers sends every token to experts 0 and 1, whatever the router chooses, so that there is no "
+    "right output to agree with",
     "prophetnet": "its logits come from a second stream of queries, whose position bias is computed from hidden "
     "states; the decoder step has one stream",
-    "t5gemma2": "its decoder attends to its own tokens and to the source's under one softmax; the decoder step has an "
-    "attention for each",
     "pegasus_x": "its encoder passes global tokens from layer to layer beside the source's own",
     "seamless_m4t": "it is several models in one; text to text among them has no checkpoint of its own",
     "seamless_m4t_v2": "it is several models in one; text to text among them has no checkpoint of its own",

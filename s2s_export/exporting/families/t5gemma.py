@@ -37,36 +37,44 @@ def _stack(config: Any, module: Any) -> Stack:
         embedding_scale=float(config.hidden_size) ** 0.5,
         positions=None,
         blocks=tuple(_block(config, layer, rotary) for layer in module.layers),
-        final_norm=_norm(module.norm),
+        final_norm=norm(module.norm),
     )
 
 
 def _rotary(config: Any, module: Any) -> Rotary:
     if module.rope_type != "default":
         raise UnsupportedModel(f"t5gemma: rope_type is '{module.rope_type}'; expected 'default'")
-    positions = torch.arange(config.max_position_embeddings)[None]
-    cosine, sine = module(torch.zeros(1), positions)
-    return Rotary(cosine[0], sine[0])
+    return rotary(module, config.max_position_embeddings)
+
+
+def rotary(module: Any, n_positions: int, *layer_type: str) -> Rotary:
+    """The angles that a rotary embedding of transformers gives. layer_type: where it has several."""
+    tables = module(torch.zeros(1), torch.arange(n_positions)[None], *layer_type)
+    cosine, sine = (table[0, :, : table.shape[2] // 2].contiguous() for table in tables)  # the halves are the same
+    return Rotary(cosine, sine)
 
 
 def _block(config: Any, layer: Any, rotary: Rotary) -> Block:
     crossed = hasattr(layer, "cross_attn")
-    mlp = layer.mlp
     return Block(
         self_attention=_attention(config, layer.self_attn, rotary),
-        self_norm=_norm(layer.pre_self_attn_layernorm),
-        after_self=_norm(layer.post_self_attn_layernorm),
+        self_norm=norm(layer.pre_self_attn_layernorm),
+        after_self=norm(layer.post_self_attn_layernorm),
         cross_attention=_attention(config, layer.cross_attn, None) if crossed else None,
-        cross_norm=_norm(layer.pre_cross_attn_layernorm) if crossed else None,
-        after_cross=_norm(layer.post_cross_attn_layernorm) if crossed else None,
-        feed_forward=FeedForward(
-            inner=Linear.of(mlp.up_proj),
-            outer=Linear.of(mlp.down_proj),
-            activation=activation(config, config.hidden_activation),
-            gate=Linear.of(mlp.gate_proj),
-        ),
-        feed_forward_norm=_norm(layer.pre_feedforward_layernorm),
-        after_feed_forward=_norm(layer.post_feedforward_layernorm),
+        cross_norm=norm(layer.pre_cross_attn_layernorm) if crossed else None,
+        after_cross=norm(layer.post_cross_attn_layernorm) if crossed else None,
+        feed_forward=feed_forward(config, layer.mlp),
+        feed_forward_norm=norm(layer.pre_feedforward_layernorm),
+        after_feed_forward=norm(layer.post_feedforward_layernorm),
+    )
+
+
+def feed_forward(config: Any, module: Any) -> FeedForward:
+    return FeedForward(
+        inner=Linear.of(module.up_proj),
+        outer=Linear.of(module.down_proj),
+        activation=activation(config, config.hidden_activation),
+        gate=Linear.of(module.gate_proj),
     )
 
 
@@ -92,5 +100,5 @@ def _window(window: int, *, is_decoder: bool) -> tuple[int, int]:
     return (window - 1, 0) if is_decoder else (window, window)
 
 
-def _norm(module: Any) -> Norm:
+def norm(module: Any) -> Norm:
     return Norm(module.weight + 1.0, None, module.eps)

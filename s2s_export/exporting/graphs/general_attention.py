@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from .builder import GraphBuilder
 from .functions import NATIVE
@@ -24,13 +23,12 @@ class Angles:
 
     def turn(self, heads: str, rotary: Rotary) -> str:
         """heads [B,H,S,D], turned by the angles of the positions [S] (or [1], the same for all beams)."""
-        g, half = self._g, rotary.cosine.shape[1] // 2
+        g, half = self._g, rotary.cosine.shape[1]
         if id(rotary) not in self._rows:
-            # The second half is subtracted from the first: the sign is part of the table.
-            sine = torch.cat([-rotary.sine[:, :half], rotary.sine[:, half:]], dim=1)
-            tables = g.weight("rotary_cosine", rotary.cosine), g.weight("rotary_sine", sine)
-            cosine, sine_rows = (g.op("Gather", [table, self._positions], axis=0) for table in tables)
-            self._rows[id(rotary)] = cosine, sine_rows
+            tables = g.weight("rotary_cosine", rotary.cosine), g.weight("rotary_sine", rotary.sine)
+            once, sine = (g.op("Gather", [table, self._positions], axis=0) for table in tables)
+            both = g.op("Concat", [once, once], axis=-1)
+            self._rows[id(rotary)] = both, g.op("Concat", [g.op("Neg", [sine]), sine], axis=-1)
         cosine, sines = self._rows[id(rotary)]
         first, second = g.ops("Split", [heads, g.constant([half, half])], 2, axis=-1)
         turned = g.op("Mul", [g.op("Concat", [second, first], axis=-1), sines])
@@ -83,13 +81,55 @@ def attend_to_cache(
 ) -> tuple[str, list[str]]:
     """As BeamSelfAttention(Bias): writes K slots, attends to all that mask [B,1,K,N] shows; also gives the caches."""
     query, *written = heads
+    updated = _updated(g, cache, written, position, batch, beams)
+    mixed, _ = attend(g, attention, query, updated[0], updated[1], _with_bias(g, mask, bias, beams))
+    return mixed, updated
+
+
+def attend_to_both(
+    g: GraphBuilder,
+    attention: Attention,
+    heads: Sequence[str],
+    cache: Sequence[str],
+    source: Sequence[str],
+    mask: str,
+    source_mask: str,
+    position: str,
+    bias: str | None,
+    batch: str,
+    beams: str,
+) -> tuple[str, str, list[str]]:
+    """As `attend_to_cache`, with the keys and values source [B,G,S,D] under the same softmax; source_mask [B,1,1,S].
+
+    Returns the mixed values, the weights of the source [B,H,K,S], and the caches.
+    """
+    query, *written = heads
+    updated = _updated(g, cache, written, position, batch, beams)
+    key, value = (g.op("Concat", [own, other], axis=2) for own, other in zip(updated, source, strict=True))
+    length = g.size(source_mask, 3)
+    n_heads = g.constant([attention.n_heads])
+    sizes = g.op("Concat", [batch, n_heads, beams, g.size(updated[0], 2)], axis=0)
+    own_mask = g.op("Expand", [_with_bias(g, mask, bias, beams), sizes])
+    other_mask = g.op("Expand", [source_mask, g.op("Concat", [batch, n_heads, beams, length], axis=0)])
+    mixed, weights = attend(g, attention, query, key, value, g.op("Concat", [own_mask, other_mask], axis=3))
+    parts = g.op("Concat", [g.size(updated[0], 2), length], axis=0)
+    return mixed, g.ops("Split", [weights, parts], 2, axis=3)[1], updated
+
+
+def _updated(
+    g: GraphBuilder, cache: Sequence[str], written: Sequence[str], position: str, batch: str, beams: str
+) -> list[str]:
+    """The caches, whose slots of this position hold what was written."""
     index = g.op("Expand", [g.op("Mul", [position, beams]), batch])
-    updated = [
+    return [
         g.op("TRT_KVCacheUpdate", [old, new, index], domain=NATIVE) for old, new in zip(cache, written, strict=True)
     ]
+
+
+def _with_bias(g: GraphBuilder, mask: str, bias: str | None, beams: str) -> str:
+    """mask [B,1,K,N] and bias [1,H,1,C], which is the same for the K slots of a position."""
     if bias is not None:
         by_beam = g.op("Unsqueeze", [bias, g.constant([4])])  # [1,H,1,C,1]
         repeated = g.op("Expand", [by_beam, g.op("Concat", [g.constant([1, 1, 1, 1]), beams], axis=0)])
         mask = g.op("Add", [mask, g.reshape(repeated, [0, 0, 0, -1])])
-    mixed, _ = attend(g, attention, query, updated[0], updated[1], mask)
-    return mixed, updated
+    return mask

@@ -52,9 +52,9 @@ class RelativePositions:
 
 @dataclass(frozen=True)
 class Rotary:
-    """Rotary positions (2104.09864): queries and keys at position p are turned by row p of cosine and sine [P, D].
+    """Rotary positions (2104.09864): queries and keys at position p are turned by row p of cosine and sine [P, D/2].
 
-    The halves of a head are turned against each other: x * cosine + (-x[D/2:], x[:D/2]) * sine.
+    The halves of a head are turned against each other: (a, b) becomes (a cosine - b sine, b cosine + a sine).
     """
 
     cosine: Tensor
@@ -70,6 +70,7 @@ class Attention:
     rotary: None in cross-attention and where positions are added to the embeddings.
     window: the farthest keys that a query sees, as distances (before, after); None for all.
     soft_cap: scores become soft_cap * tanh(score / soft_cap) (2408.00118, section 2).
+    query_norm, key_norm: of every head's query and key, weight [D], before they are turned (2302.05442).
     block_norm: norm of the summed blocks that an encoder's queries see as well; their size is the stack's.
     """
 
@@ -84,6 +85,8 @@ class Attention:
     rotary: Rotary | None = None
     window: tuple[int, int] | None = None
     soft_cap: float | None = None
+    query_norm: Norm | None = None
+    key_norm: Norm | None = None
     block_norm: Norm | None = None
 
     @property
@@ -132,6 +135,8 @@ class Block:
     """One layer. Encoder blocks have no cross-attention.
 
     The norms called `after` are of a sublayer's output, before it is added to the residual (2408.00118).
+    is_merged: self-attention sees the keys and values of the source as well, those of `cross_attention`, under one
+    softmax (2512.14856); there is no sublayer of its own then, and no cross_norm.
     """
 
     self_attention: Attention
@@ -143,6 +148,7 @@ class Block:
     after_self: Norm | None = None
     after_cross: Norm | None = None
     after_feed_forward: Norm | None = None
+    is_merged: bool = False
 
 
 @dataclass(frozen=True)
@@ -163,7 +169,7 @@ class PositionTable:
 class SummedBlocks:
     """Transient global attention of an encoder (2112.07916, section 3.1.2): one more key for each block.
 
-    A block is `size` tokens, and its key and value are those of the sum of its tokens; tokens after the last whole block
+    A block is `size` tokens. Its key and value are those of the sum of its tokens; tokens after the last whole block
     belong to it. relative: the bias for the distance block - block of the query.
     """
 
@@ -177,6 +183,7 @@ class Stack:
 
     positions: a table that is added to the embeddings, a bias of the scores that all layers share, or None where the
     attention of each layer has its own. token_norm is of tokens without positions, embedding_norm of their sum.
+    replaced_token: an id and the vector [E] that it has in place of its scaled embedding.
     """
 
     embedding: Tensor
@@ -187,6 +194,7 @@ class Stack:
     final_norm: Norm | None = None
     token_norm: Norm | None = None
     blocks_seen: SummedBlocks | None = None
+    replaced_token: tuple[int, Tensor] | None = None
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from .biases import MASKED, DecoderBiases, EncoderMasks, decoder_relative_bias, 
 from .builder import FLOAT, INT64, Dimension, GraphBuilder
 from .experts import emit_experts
 from .functions import NATIVE, PLUGIN_ATTRIBUTES, PLUGINS
-from .general_attention import Angles, attend, attend_to_cache, soft_capped, split_heads
+from .general_attention import Angles, attend, attend_to_both, attend_to_cache, soft_capped, split_heads
 from .structure import (
     Attention,
     Block,
@@ -108,6 +108,8 @@ def _cross_kv_init(model: Transformer, store: WeightStore) -> onnx.ModelProto:
             shape: list[Dimension] = ["B", attention.key_heads, "S", attention.head_size]
             for value, name in zip(both, ("key", "value"), strict=True):
                 heads = split_heads(g, value, attention.key_heads, attention.head_size, batch, length)
+                if name == "key" and attention.key_norm is not None:
+                    heads = _norm(g, heads, attention.key_norm)
                 g.output(heads, f"cross_{name}.{i}", FLOAT, shape)
     return g.model()
 
@@ -140,7 +142,7 @@ def _decoder_step(model: Transformer, store: WeightStore) -> onnx.ModelProto:
         for i, block in enumerate(stack.blocks):
             with g.scope(f"layer{i}"):
                 cross = block.cross_attention
-                assert cross is not None and block.cross_norm is not None
+                assert cross is not None and (block.is_merged or block.cross_norm is not None)
                 kv_shape: list[Dimension] = ["B", cross.key_heads, "S", cross.head_size]
                 cross_key = g.input(f"cross_key.{i}", FLOAT, kv_shape)
                 cross_value = g.input(f"cross_value.{i}", FLOAT, kv_shape)
@@ -148,10 +150,24 @@ def _decoder_step(model: Transformer, store: WeightStore) -> onnx.ModelProto:
                 cache_shape: list[Dimension] = ["B", own.key_heads, "N", own.head_size]
                 cache = [g.input(f"self_{name}.{i}", FLOAT, cache_shape) for name in ("key", "value")]
 
-                def self_attention(
-                    h: str, block: Block = block, cache: list[str] = cache, shape: list[Dimension] = cache_shape
+                def merged_attention(
+                    h: str,
+                    a: Attention = own,
+                    cache: list[str] = cache,
+                    source: tuple[str, str] = (cross_key, cross_value),
+                    shape: list[Dimension] = cache_shape,
                 ) -> str:
-                    a = block.self_attention
+                    heads = _heads(g, h, a, angles, batch, beams)
+                    mixed, weights, updated = attend_to_both(
+                        g, a, heads, cache, source, self_mask, cross_mask, position, biases.of(a), batch, beams
+                    )
+                    caches.append((updated, shape))
+                    attention_weights.append(weights)
+                    return g.linear(_merge_heads(g, mixed, a), a.output.weight, a.output.bias, "output")
+
+                def self_attention(
+                    h: str, a: Attention = own, cache: list[str] = cache, shape: list[Dimension] = cache_shape
+                ) -> str:
                     rows, updated = _self_attention(
                         g, h, a, cache, self_mask, ancestors, position, biases.of(a), angles, batch, beams
                     )
@@ -165,8 +181,10 @@ def _decoder_step(model: Transformer, store: WeightStore) -> onnx.ModelProto:
                     attention_weights.append(weights)
                     return rows
 
-                x = _residual(g, x, block.self_norm, norm_first, self_attention, block.after_self)
-                x = _residual(g, x, block.cross_norm, norm_first, cross_attention, block.after_cross)
+                first = merged_attention if block.is_merged else self_attention
+                x = _residual(g, x, block.self_norm, norm_first, first, block.after_self)
+                if block.cross_norm is not None:
+                    x = _residual(g, x, block.cross_norm, norm_first, cross_attention, block.after_cross)
                 x = _feed_forward_block(g, x, block, norm_first)
         if stack.final_norm:
             x = _norm(g, x, stack.final_norm)
@@ -230,6 +248,10 @@ def _embed(g: GraphBuilder, stack: Stack, ids: str) -> str:
     x = g.op("Gather", [g.weight("embedding", stack.embedding), ids], axis=0)
     if stack.embedding_scale != 1.0:
         x = g.op("Mul", [x, g.constant(stack.embedding_scale, np.float32)])
+    if stack.replaced_token is not None:
+        token, vector = stack.replaced_token
+        is_it = g.op("Unsqueeze", [g.op("Equal", [ids, g.constant(token)]), g.constant([-1])])
+        x = g.op("Where", [is_it, g.weight("replaced", vector), x])
     return x if stack.token_norm is None else _norm(g, x, stack.token_norm)
 
 
@@ -400,6 +422,9 @@ def _heads(g: GraphBuilder, x: str, attention: Attention, angles: Angles, batch:
     parts = _joint(g, x, [attention.query, attention.key, attention.value], "query_key_value")
     counts = (attention.n_heads, attention.key_heads, attention.key_heads)
     heads = [split_heads(g, part, n, attention.head_size, batch, length) for part, n in zip(parts, counts, strict=True)]
+    for i, norm in enumerate((attention.query_norm, attention.key_norm)):
+        if norm is not None:
+            heads[i] = _norm(g, heads[i], norm)
     if attention.rotary is not None:
         heads[:2] = [angles.turn(part, attention.rotary) for part in heads[:2]]
     return heads

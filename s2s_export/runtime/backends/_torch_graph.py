@@ -315,6 +315,7 @@ OPERATORS: dict[str, Callable[[Values, dict[str, Any]], Any]] = {
     "Max": lambda x, a: torch.maximum(x[0], x[1]),
     "And": lambda x, a: x[0] & x[1],
     "Or": lambda x, a: x[0] | x[1],
+    "Neg": lambda x, a: -x[0],
     "Not": lambda x, a: ~x[0],
     "Equal": lambda x, a: x[0] == x[1],
     "LessOrEqual": lambda x, a: x[0] <= x[1],
