@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from ...errors import UnsupportedModel
+from ..graphs.layers import KNOWN_ACTIVATIONS
 from ..graphs.structure import Attention, Block, FeedForward, Linear, Norm, PositionTable, Stack, Transformer
-from ..graphs.transformer import KNOWN_ACTIVATIONS
 
 
 def activation(config: Any, name: str) -> str:

@@ -1,4 +1,4 @@
-"""What is added to the scores of self-attention beside the mask of the source: relative positions and windows.
+"""What is added to the scores of attention: masks, relative positions and windows.
 
 Each is emitted once for all layers that share it.
 """
@@ -6,6 +6,7 @@ Each is emitted once for all layers that share it.
 from __future__ import annotations
 
 import numpy as np
+import onnx
 
 from .builder import GraphBuilder
 from .structure import Attention, RelativePositions
@@ -93,3 +94,20 @@ def bias_of(g: GraphBuilder, positions: RelativePositions, distance: str) -> str
     near = g.op("Min", [g.op("Max", [distance, g.constant(positions.first)]), g.constant(last)])
     column = g.op("Sub", [near, g.constant(positions.first)])
     return g.op("Gather", [g.weight("relative_bias", positions.by_distance.float()), column], axis=1)
+
+
+def source_mask_bias(g: GraphBuilder, source_mask: str) -> str:
+    """[B,S] of 0 and 1 -> additive [B,1,1,S]."""
+    seen = g.op("Unsqueeze", [g.op("Cast", [source_mask], to=onnx.TensorProto.BOOL), g.constant([1, 2])])
+    return g.op("Where", [seen, g.constant(0.0, np.float32), g.constant(MASKED, np.float32)])
+
+
+def ancestor_mask(g: GraphBuilder, ancestors: str, position: str, batch: str, beams: str) -> str:
+    """ancestors [B,K,C] -> additive [B,1,K,N]: beam k sees slot t*K + j if ancestors[b,k,t] == j and t <= position."""
+    last = g.constant([3])
+    same = g.op("Equal", [g.op("Unsqueeze", [ancestors, last]), g.range(beams)])  # [B,K,C,K]
+    past = g.op("LessOrEqual", [g.range(g.size(ancestors, 2)), position])  # [C]
+    seen = g.op("And", [same, g.op("Unsqueeze", [past, g.constant([1])])])
+    mask = g.op("Where", [seen, g.constant(0.0, np.float32), g.constant(MASKED, np.float32)])
+    # N is read from the caches and not computed as C*K: TensorRT knows the caches' size when it builds.
+    return g.reshape(mask, [batch, 1, beams, g.size("self_key.0", 2)])

@@ -16,9 +16,10 @@ import onnx
 import torch
 
 from ...runtime.sources.token_ids import INPUT_IDS
+from .biases import source_mask_bias
 from .builder import FLOAT, INT64, Dimension, GraphBuilder
 from .structure import Linear
-from .transformer import emit_candidates, source_mask_bias
+from .transformer import emit_candidates
 from .weights import WeightStore
 
 Tensor = torch.Tensor

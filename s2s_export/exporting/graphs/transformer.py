@@ -7,24 +7,28 @@ matrix product. Heads are split only around attention. Projections of the same i
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import onnx
-import torch
 
 from ...runtime.sources.token_ids import INPUT_IDS
-from .biases import MASKED, DecoderBiases, EncoderMasks, decoder_relative_bias, encoder_relative_bias
+from .biases import (
+    DecoderBiases,
+    EncoderMasks,
+    ancestor_mask,
+    decoder_relative_bias,
+    encoder_relative_bias,
+    source_mask_bias,
+)
 from .builder import FLOAT, INT64, Dimension, GraphBuilder
 from .experts import emit_experts
 from .functions import NATIVE, PLUGIN_ATTRIBUTES, PLUGINS
 from .general_attention import Angles, attend, attend_to_both, attend_to_cache, soft_capped, split_heads
+from .layers import activation, feed_forward, joint, merge_heads, normed
 from .structure import (
     Attention,
     Block,
     Experts,
-    FeedForward,
-    Linear,
     Norm,
     PositionTable,
     Stack,
@@ -32,18 +36,6 @@ from .structure import (
 )
 from .summed_blocks import BlockKeys
 from .weights import WeightStore
-
-ACTIVATIONS: dict[str, list[tuple[str, dict[str, Any]]]] = {
-    "relu": [("Relu", {})],
-    "gelu": [("Gelu", {})],
-    "gelu_new": [("Gelu", {"approximate": "tanh"})],
-    "gelu_pytorch_tanh": [("Gelu", {"approximate": "tanh"})],
-    "tanh": [("Tanh", {})],
-    "sigmoid": [("Sigmoid", {})],
-    "linear": [],
-}
-GATED_BY_SIGMOID = {"silu": 1.0, "swish": 1.0, "quick_gelu": 1.702}  # x * sigmoid(a * x)
-KNOWN_ACTIVATIONS = sorted([*ACTIVATIONS, *GATED_BY_SIGMOID])
 
 
 def emit(model: Transformer, store: WeightStore) -> dict[str, onnx.ModelProto]:
@@ -75,7 +67,7 @@ def _encoder(model: Transformer, store: WeightStore) -> onnx.ModelProto:
         blocks = None if seen is None else BlockKeys(g, seen, source_mask, length)
         x = g.reshape(x, [-1, width])  # [B*S,E]
         if stack.embedding_norm:
-            x = _norm(g, x, stack.embedding_norm)
+            x = normed(g, x, stack.embedding_norm)
         for i, block in enumerate(stack.blocks):
             with g.scope(f"layer{i}"):
 
@@ -85,7 +77,7 @@ def _encoder(model: Transformer, store: WeightStore) -> onnx.ModelProto:
                 x = _residual(g, x, block.self_norm, model.norm_first, self_attention, block.after_self)
                 x = _feed_forward_block(g, x, block, model.norm_first, sequences=(batch, length))
         if stack.final_norm:
-            x = _norm(g, x, stack.final_norm)
+            x = normed(g, x, stack.final_norm)
         states = g.reshape(x, [batch, length, width])
     g.output(states, "encoder_states", FLOAT, ["B", "S", width])
     return g.model()
@@ -104,12 +96,12 @@ def _cross_kv_init(model: Transformer, store: WeightStore) -> onnx.ModelProto:
         attention = block.cross_attention
         assert attention is not None
         with g.scope(f"decoder/layer{i}/cross"):
-            both = _joint(g, rows, [attention.key, attention.value], "key_value")
+            both = joint(g, rows, [attention.key, attention.value], "key_value")
             shape: list[Dimension] = ["B", attention.key_heads, "S", attention.head_size]
             for value, name in zip(both, ("key", "value"), strict=True):
                 heads = split_heads(g, value, attention.key_heads, attention.head_size, batch, length)
                 if name == "key" and attention.key_norm is not None:
-                    heads = _norm(g, heads, attention.key_norm)
+                    heads = normed(g, heads, attention.key_norm)
                 g.output(heads, f"cross_{name}.{i}", FLOAT, shape)
     return g.model()
 
@@ -128,7 +120,7 @@ def _decoder_step(model: Transformer, store: WeightStore) -> onnx.ModelProto:
     attention_weights = []
     with g.scope("decoder"):
         cross_mask = source_mask_bias(g, source_mask)  # [B,1,1,S]
-        self_mask = _ancestor_mask(g, ancestors, position, batch, beams)  # [B,1,K,N]
+        self_mask = ancestor_mask(g, ancestors, position, batch, beams)  # [B,1,K,N]
         x = g.reshape(_embed(g, stack, token), [-1, width])  # [R,E]
         shared = None
         if isinstance(stack.positions, PositionTable):
@@ -138,7 +130,7 @@ def _decoder_step(model: Transformer, store: WeightStore) -> onnx.ModelProto:
         angles = Angles(g, position)
         biases = DecoderBiases(g, shared, position, ancestors)
         if stack.embedding_norm:
-            x = _norm(g, x, stack.embedding_norm)
+            x = normed(g, x, stack.embedding_norm)
         for i, block in enumerate(stack.blocks):
             with g.scope(f"layer{i}"):
                 cross = block.cross_attention
@@ -163,7 +155,7 @@ def _decoder_step(model: Transformer, store: WeightStore) -> onnx.ModelProto:
                     )
                     caches.append((updated, shape))
                     attention_weights.append(weights)
-                    return g.linear(_merge_heads(g, mixed, a), a.output.weight, a.output.bias, "output")
+                    return g.linear(merge_heads(g, mixed, a), a.output.weight, a.output.bias, "output")
 
                 def self_attention(
                     h: str, a: Attention = own, cache: list[str] = cache, shape: list[Dimension] = cache_shape
@@ -187,13 +179,13 @@ def _decoder_step(model: Transformer, store: WeightStore) -> onnx.ModelProto:
                     x = _residual(g, x, block.cross_norm, norm_first, cross_attention, block.after_cross)
                 x = _feed_forward_block(g, x, block, norm_first)
         if stack.final_norm:
-            x = _norm(g, x, stack.final_norm)
+            x = normed(g, x, stack.final_norm)
     with g.scope("head"):
         if model.head_scale != 1.0:
             x = g.op("Mul", [x, g.constant(model.head_scale, np.float32)])
         if (transform := model.head_transform) is not None:
             x = g.linear(x, transform.dense.weight, transform.dense.bias, "transform")
-            x = _norm(g, _activation(g, x, transform.activation), transform.norm)
+            x = normed(g, activation(g, x, transform.activation), transform.norm)
         logits = g.linear(x, model.head.weight, model.head.bias, "head")
         if model.soft_cap is not None:
             logits = soft_capped(g, logits, model.soft_cap)
@@ -252,7 +244,7 @@ def _embed(g: GraphBuilder, stack: Stack, ids: str) -> str:
         token, vector = stack.replaced_token
         is_it = g.op("Unsqueeze", [g.op("Equal", [ids, g.constant(token)]), g.constant([-1])])
         x = g.op("Where", [is_it, g.weight("replaced", vector), x])
-    return x if stack.token_norm is None else _norm(g, x, stack.token_norm)
+    return x if stack.token_norm is None else normed(g, x, stack.token_norm)
 
 
 def _encoder_positions(g: GraphBuilder, positions: PositionTable, ids: str, length: str) -> str:
@@ -283,43 +275,16 @@ def _is_not(g: GraphBuilder, ids: str, token: int) -> str:
     return g.op("Not", [g.op("Equal", [ids, g.constant(token)])])
 
 
-# Masks
-
-
-def source_mask_bias(g: GraphBuilder, source_mask: str) -> str:
-    """[B,S] of 0 and 1 -> additive [B,1,1,S]."""
-    seen = g.op("Unsqueeze", [g.op("Cast", [source_mask], to=onnx.TensorProto.BOOL), g.constant([1, 2])])
-    return g.op("Where", [seen, g.constant(0.0, np.float32), g.constant(MASKED, np.float32)])
-
-
-def _ancestor_mask(g: GraphBuilder, ancestors: str, position: str, batch: str, beams: str) -> str:
-    """ancestors [B,K,C] -> additive [B,1,K,N]: beam k sees slot t*K + j if ancestors[b,k,t] == j and t <= position."""
-    last = g.constant([3])
-    same = g.op("Equal", [g.op("Unsqueeze", [ancestors, last]), g.range(beams)])  # [B,K,C,K]
-    past = g.op("LessOrEqual", [g.range(g.size(ancestors, 2)), position])  # [C]
-    seen = g.op("And", [same, g.op("Unsqueeze", [past, g.constant([1])])])
-    mask = g.op("Where", [seen, g.constant(0.0, np.float32), g.constant(MASKED, np.float32)])
-    # N is read from the caches and not computed as C*K: TensorRT knows the caches' size when it builds.
-    return g.reshape(mask, [batch, 1, beams, g.size("self_key.0", 2)])
-
-
 # Layers
-
-
-def _norm(g: GraphBuilder, x: str, norm: Norm) -> str:
-    weight = g.weight("norm", norm.weight)
-    if norm.bias is None:
-        return g.op("RMSNormalization", [x, weight], axis=-1, epsilon=norm.epsilon)
-    return g.op("LayerNormalization", [x, weight, g.weight("norm_bias", norm.bias)], axis=-1, epsilon=norm.epsilon)
 
 
 def _residual(
     g: GraphBuilder, x: str, norm: Norm, norm_first: bool, sublayer: Callable[[str], str], after: Norm | None = None
 ) -> str:
     """after: norm of what the sublayer computes, before it is added."""
-    found = sublayer(_norm(g, x, norm) if norm_first else x)
-    total = g.op("Add", [x, found if after is None else _norm(g, found, after)])
-    return total if norm_first else _norm(g, total, norm)
+    found = sublayer(normed(g, x, norm) if norm_first else x)
+    total = g.op("Add", [x, found if after is None else normed(g, found, after)])
+    return total if norm_first else normed(g, total, norm)
 
 
 def _feed_forward_block(
@@ -330,45 +295,10 @@ def _feed_forward_block(
     def sublayer(h: str) -> str:
         layer = block.feed_forward
         if isinstance(layer, Experts):
-            return emit_experts(g, h, layer, lambda rows, expert: _feed_forward(g, rows, expert), sequences)
-        return _feed_forward(g, h, layer)
+            return emit_experts(g, h, layer, lambda rows, expert: feed_forward(g, rows, expert), sequences)
+        return feed_forward(g, h, layer)
 
     return _residual(g, x, block.feed_forward_norm, norm_first, sublayer, block.after_feed_forward)
-
-
-def _feed_forward(g: GraphBuilder, x: str, layer: FeedForward) -> str:
-    with g.scope("feed_forward"):
-        if layer.gate is None:
-            hidden = _activation(g, g.linear(x, layer.inner.weight, layer.inner.bias, "inner"), layer.activation)
-        else:
-            gate, inner = _joint(g, x, [layer.gate, layer.inner], "gate_inner")
-            hidden = g.op("Mul", [_activation(g, gate, layer.activation), inner])
-        return g.linear(hidden, layer.outer.weight, layer.outer.bias, "outer")
-
-
-def _activation(g: GraphBuilder, x: str, name: str) -> str:
-    if name in GATED_BY_SIGMOID:
-        factor = GATED_BY_SIGMOID[name]
-        inside = x if factor == 1.0 else g.op("Mul", [x, g.constant(factor, np.float32)])
-        return g.op("Mul", [x, g.op("Sigmoid", [inside])])
-    for op_type, attributes in ACTIVATIONS[name]:
-        x = g.op(op_type, [x], **attributes)
-    return x
-
-
-def _joint(g: GraphBuilder, rows: str, parts: list[Linear], stem: str) -> list[str]:
-    """Several projections of the same rows, computed by one product and split afterwards."""
-    weight = torch.cat([part.weight for part in parts])
-    bias = None
-    if any(part.bias is not None for part in parts):
-        bias = torch.cat([torch.zeros(p.weight.shape[0]) if p.bias is None else p.bias.float() for p in parts])
-    sizes = g.constant([part.weight.shape[0] for part in parts])
-    return g.ops("Split", [g.linear(rows, weight, bias, stem), sizes], len(parts), axis=-1)
-
-
-def _merge_heads(g: GraphBuilder, x: str, attention: Attention) -> str:
-    """[B,H,S,D] -> [B*S, H*D]"""
-    return g.reshape(g.transpose(x, [0, 2, 1, 3]), [-1, attention.n_heads * attention.head_size])
 
 
 def _encoder_attention(
@@ -393,7 +323,7 @@ def _encoder_attention(
             if attention.scale != 1.0:
                 query = g.op("Mul", [query, g.constant(attention.scale, np.float32)])
             mixed = g.op("TRT_Attention", [query, key, value, mask], domain=NATIVE)
-        return g.linear(_merge_heads(g, mixed, attention), attention.output.weight, attention.output.bias, "output")
+        return g.linear(merge_heads(g, mixed, attention), attention.output.weight, attention.output.bias, "output")
 
 
 def _heads_with_blocks(
@@ -402,9 +332,9 @@ def _heads_with_blocks(
     """Queries [B,H,S,D]; keys and values [B,H,S+G,D] of the tokens and of the blocks that they are in."""
     assert attention.block_norm is not None
     width = attention.query.weight.shape[1]
-    sums = _norm(g, blocks.sums(x, batch, length, width), attention.block_norm)
+    sums = normed(g, blocks.sums(x, batch, length, width), attention.block_norm)
     rows = g.op("Concat", [x, sums], axis=0)  # so that both are multiplied by one stored weight
-    parts = _joint(g, rows, [attention.query, attention.key, attention.value], "query_key_value")
+    parts = joint(g, rows, [attention.query, attention.key, attention.value], "query_key_value")
     sizes = g.op("Concat", [g.size(x, 0), g.size(sums, 0)], axis=0)
     found: list[str] = []
     for part in parts:
@@ -419,12 +349,12 @@ def _heads_with_blocks(
 
 def _heads(g: GraphBuilder, x: str, attention: Attention, angles: Angles, batch: str, length: str) -> list[str]:
     """Queries [B,H,S,D], keys and values [B,G,S,D] of the rows x [B*S,E], turned by their positions."""
-    parts = _joint(g, x, [attention.query, attention.key, attention.value], "query_key_value")
+    parts = joint(g, x, [attention.query, attention.key, attention.value], "query_key_value")
     counts = (attention.n_heads, attention.key_heads, attention.key_heads)
     heads = [split_heads(g, part, n, attention.head_size, batch, length) for part, n in zip(parts, counts, strict=True)]
     for i, norm in enumerate((attention.query_norm, attention.key_norm)):
         if norm is not None:
-            heads[i] = _norm(g, heads[i], norm)
+            heads[i] = normed(g, heads[i], norm)
     if attention.rotary is not None:
         heads[:2] = [angles.turn(part, attention.rotary) for part in heads[:2]]
     return heads
@@ -454,7 +384,7 @@ def _self_attention(
             mixed, *updated = g.ops(op_type, inputs, 3, PLUGINS, scale=attention.scale, **PLUGIN_ATTRIBUTES)
         else:
             mixed, updated = attend_to_cache(g, attention, heads, cache, mask, position, bias, batch, beams)
-        rows = g.linear(_merge_heads(g, mixed, attention), attention.output.weight, attention.output.bias, "output")
+        rows = g.linear(merge_heads(g, mixed, attention), attention.output.weight, attention.output.bias, "output")
         return rows, updated
 
 
@@ -471,5 +401,5 @@ def _cross_attention(
             weights = g.op("AttentionWeights", [query, key, mask], NATIVE, **options)
         else:
             mixed, weights = attend(g, attention, query, key, value, mask)
-        rows = g.linear(_merge_heads(g, mixed, attention), attention.output.weight, attention.output.bias, "output")
+        rows = g.linear(merge_heads(g, mixed, attention), attention.output.weight, attention.output.bias, "output")
         return rows, weights
