@@ -18,7 +18,7 @@ from typing import Any
 from ..errors import CheckpointError, MissingExtra, UnsupportedModel
 from . import adapters, families
 
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".index.json")
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".index.json", ".npz")
 COMPILED = "_orig_mod."  # what torch.compile puts before every name
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+|[\w.-]+")
 
@@ -76,6 +76,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         adapters.require_peft()
     folder = given if base is None else _locate(base)
     file = folder / "config.json"
+    if not file.is_file() and (recognised := families.recognise(folder)) is not None:
+        return Checkpoint(folder, given.name, recognised, families.find(recognised["model_type"]))
     if not file.is_file():
         raise CheckpointError(f"{folder}: no config.json in it; expected a checkpoint folder in Hugging Face's format")
     try:

@@ -162,7 +162,8 @@ def _write_tokenizer(source: Checkpoint, folder: Path) -> dict[str, Any] | None:
     target.mkdir()
     entry = write_tokenizer(source.adapter, target) if source.adapter is not None else None
     if source.path is not None:
-        entry = entry or write_tokenizer(source.path, target)
+        write = getattr(source.family, "write_tokenizer", write_tokenizer)
+        entry = entry or write(source.path, target)
     if entry is None:
         target.rmdir()
     return entry

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import transformers
 
@@ -175,6 +176,14 @@ CONFIGS: dict[str, Callable[[], Any]] = {
         attention_bias=True,
     ),
 }  # fmt: skip
+
+
+# Of a family that another name stands for, or near another: compiled for a CPU in the slow tests only.
+VARIANTS = (
+    "umt5-tied", "longt5-gated", "switch_transformers-untied", "plbart", "mvp", "blenderbot", "bigbird_pegasus-full",
+    "xlmr-roberta", "t5gemma-plain", "t5gemma2-capped",
+)  # fmt: skip
+SWEPT = [pytest.param(name, marks=pytest.mark.slow if name in VARIANTS else ()) for name in CONFIGS]
 
 
 def make(name: str, seed: int = 0) -> Any:

@@ -13,6 +13,11 @@ and, for a model that transformers itself can't load, run or generate with,
 
     SOURCE_KIND                 what it reads, by the name of a file of runtime/sources/, instead of token ids
 
+and, for folders that another toolkit wrote,
+
+    recognise(folder)           the configuration of one that has no config.json, or None
+    write_tokenizer(path, folder)   writes the tokenizer and returns its entry in the manifest, or None
+
 and, where positions are computed and not stored,
 
     stretch(model, positions)   make the table longer before `describe`; 0 for its usual length
@@ -26,6 +31,7 @@ import difflib
 import importlib
 import pkgutil
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -57,6 +63,12 @@ def modules() -> dict[str, ModuleType]:
 def model_types() -> dict[str, str]:
     """Every `model_type` that can be exported, with the family that reads it."""
     return {model_type: name for name, module in modules().items() for model_type in module.MODEL_TYPES}
+
+
+def recognise(folder: Path) -> dict[str, Any] | None:
+    """The configuration of a folder without config.json that a family knows by its files, or None."""
+    hooks = [hook for module in modules().values() if (hook := getattr(module, "recognise", None))]
+    return next((config for hook in hooks if (config := hook(folder)) is not None), None)
 
 
 def find(model_type: str | None) -> ModuleType:
