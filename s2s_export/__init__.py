@@ -8,10 +8,24 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from .exporting.export import export
+    from .exporting.own_module.attention import TransformerModule
+    from .exporting.own_module.config import ModuleConfig
+    from .exporting.own_module.export import export_module
     from .runtime.decoding import Hypothesis
     from .runtime.session import Session, load
 
-__all__ = ["Hypothesis", "Session", "__version__", "export", "load"]
+__all__ = [
+    "Hypothesis",
+    "ModuleConfig",
+    "Session",
+    "TransformerModule",
+    "__version__",
+    "export",
+    "export_module",
+    "load",
+]
+# What `export_module` needs, by the module of exporting/own_module that defines it.
+_OWN_MODULE = {"export_module": "export", "ModuleConfig": "config", "TransformerModule": "attention"}
 
 
 def __getattr__(name: str) -> Any:
@@ -20,6 +34,16 @@ def __getattr__(name: str) -> Any:
         from .exporting.export import export
 
         return export
+    if name in _OWN_MODULE:
+        from importlib import import_module
+
+        try:
+            found = import_module(f".exporting.own_module.{_OWN_MODULE[name]}", __name__)
+        except ImportError as error:
+            from .errors import MissingExtra
+
+            raise MissingExtra(error.name or "torch", "export", f"s2s_export.{name}") from error
+        return getattr(found, name)
     if name in ("load", "Session"):
         from .runtime import session
 

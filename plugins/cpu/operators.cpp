@@ -158,6 +158,7 @@ class Linear {
     const Tensor normed = norm ? call.output(1, shape) : Tensor{};
     p.y = sum ? sum.as<float>() : normed.as<float>();
     p.stride = p.n_out;
+    if (!p.rows) return nullptr;  // an expert to which no token goes
     if (!p.y) return "s2s.cpu: Linear has no output";
     const int64_t work = int64_t(p.rows) * p.n_in * p.n_out;
     in_parts(call, blocks_of(n_out_), GRAIN, work, [&](int, int first, int end) { kernels().multiply(p, first, end); });

@@ -24,7 +24,7 @@ from ..errors import CheckpointError, MissingExtra, UnsupportedModel
 from ..schema import Unreadable, read_json, shown
 from . import adapters, ctranslate2, families
 
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".index.json")
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".index.json", ".npz")
 MOST_LAYERS = 1000  # ten times those of the deepest models
 COMPILED = "_orig_mod."  # what torch.compile puts before every name
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+|[\w.-]+")
@@ -102,6 +102,8 @@ def _open(given: Path) -> Checkpoint:
         adapters.require_peft()
     folder = given if base is None else _locate(base)
     file = folder / "config.json"
+    if not file.is_file() and (recognised := families.recognise(folder)) is not None:
+        return Checkpoint(folder, given.name, recognised, families.find(recognised["model_type"]))
     if not file.is_file():
         raise CheckpointError(f"{folder}: no config.json in it; expected a checkpoint folder in Hugging Face's format")
     config = _read_object(file)

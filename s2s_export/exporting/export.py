@@ -56,8 +56,6 @@ def export(
     destination = Path(bundle_path)
     bundle.check_destination(destination, force=force)
     source = open_checkpoint(os.fspath(checkpoint))
-    from . import parity  # needs torch; open_checkpoint has reported a missing extra by now
-
     tell = progress or (lambda stage: None)
     tell(STAGES[0])
     model = source.load_model()
@@ -65,6 +63,22 @@ def export(
         stretch(model, max(max_source_length or 0, max_target_length or 0))
     family = source.family.describe(model)
     limits = _limits(family, max_source_length, max_target_length)
+    return write_bundle(source, model, family, limits, destination, precision, force, tell)
+
+
+def write_bundle(
+    source: Any,
+    model: Any,
+    family: Family,
+    limits: dict[str, int | None],
+    destination: Path,
+    precision: str,
+    force: bool,
+    tell: Progress,
+) -> ExportReport:
+    """Emit graphs, write the bundle, compare it with PyTorch. source: a Checkpoint, or what stands for one."""
+    from . import parity
+
     with bundle.writing(destination, force=force) as folder:
         tell(STAGES[1])
         graphs = _write_graphs(folder, family, precision)
@@ -79,6 +93,8 @@ def export(
         expected = parity.expect(written, getattr(source.family, "Reference", parity.TransformersReference)(model))
         del model, family  # frees the memory that loading the graphs is about to need
         errors = check_parity(written, expected)
+        if check := getattr(source, "check", None):
+            check(written, errors)
         manifest["parity"] = {"against": "torch fp32", "outputs": [error.record() for error in errors]}
         bundle.write_manifest(folder, manifest)
     return ExportReport(destination, manifest, errors, tuple(source.notices))
@@ -145,7 +161,9 @@ def _write_tokenizer(source: Checkpoint, folder: Path) -> dict[str, Any] | None:
     target = folder / "tokenizer"
     target.mkdir()
     entry = write_tokenizer(source.adapter, target) if source.adapter is not None else None
-    entry = entry or write_tokenizer(source.path, target)
+    if source.path is not None:
+        write = getattr(source.family, "write_tokenizer", write_tokenizer)
+        entry = entry or write(source.path, target)
     if entry is None:
         target.rmdir()
     return entry

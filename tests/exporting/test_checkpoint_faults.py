@@ -12,6 +12,7 @@ import torch
 
 import s2s_export
 from s2s_export.errors import CheckpointError, InvalidOption, UnsupportedModel
+from s2s_export.exporting import families
 from s2s_export.exporting.checkpoint import open_checkpoint
 
 
@@ -44,7 +45,23 @@ def change_weights(path, change):
 
 def test_a_model_type_without_family_names_those_that_have_one(checkpoint):
     change_config(checkpoint, model_type="gpt2")
-    refuse(checkpoint, UnsupportedModel, "'gpt2' has no family; .*bart, m2m_100, marian, mbart, mt5, pegasus, .*t5")
+    refuse(
+        checkpoint, UnsupportedModel, "'gpt2' has no family; .*bart, .*m2m_100, marian, mbart, mt5, mvp, pegasus, .*t5"
+    )
+
+
+@pytest.mark.parametrize(
+    ("model_type", "message"),
+    [
+        ("pegasuss", "'pegasuss' has no family, did you mean 'pegasus'?; "),
+        ("nllb-moe", "'nllb-moe' can't be exported: transformers sends every token to experts 0 and 1, "),
+        (None, "'None' has no family; model types that can be exported: bart, "),
+    ],
+)
+def test_the_nearest_name_or_the_reason_is_given(model_type, message):
+    with pytest.raises(UnsupportedModel) as caught:
+        families.find(model_type)
+    assert message in str(caught.value)
 
 
 def change_generation(path, **changes):

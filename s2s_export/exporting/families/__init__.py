@@ -16,6 +16,11 @@ and, for a model that transformers itself can't load, run or generate with,
     source(model)               what the manifest says of its sources beside kind and pad_token_id
     speech(model)               the manifest's `speech` section (runtime/speech/tokens.py)
 
+and, for folders that another toolkit wrote,
+
+    recognise(folder)           the configuration of one that has no config.json, or None
+    write_tokenizer(path, folder)   writes the tokenizer and returns its entry in the manifest, or None
+
 and, where positions are computed and not stored,
 
     stretch(model, positions)   make the table longer before `describe`; 0 for its usual length
@@ -25,9 +30,11 @@ Families are found by listing this directory. A file whose name begins with an u
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import pkgutil
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -61,11 +68,22 @@ def model_types() -> dict[str, str]:
     return {model_type: name for name, module in modules().items() for model_type in module.MODEL_TYPES}
 
 
+def recognise(folder: Path) -> dict[str, Any] | None:
+    """The configuration of a folder without config.json that a family knows by its files, or None."""
+    hooks = [hook for module in modules().values() if (hook := getattr(module, "recognise", None))]
+    return next((config for hook in hooks if (config := hook(folder)) is not None), None)
+
+
 def find(model_type: str | None) -> ModuleType:
-    """The family for a `model_type`. Raises UnsupportedModel, which names the model types that have one."""
+    """The family for a `model_type`. Raises UnsupportedModel with the reason, or the nearest name, and all names."""
     known = model_types()
-    if model_type not in known:
-        raise UnsupportedModel(
-            f"model type '{model_type}' has no family; model types that can be exported: {', '.join(sorted(known))}"
-        )
-    return modules()[known[model_type]]
+    if model_type in known:
+        return modules()[known[model_type]]
+    from ._refused import REFUSED
+
+    listed = f"model types that can be exported: {', '.join(sorted(known))}"
+    if model_type in REFUSED:
+        raise UnsupportedModel(f"model type '{model_type}' can't be exported: {REFUSED[model_type]}; {listed}")
+    near = difflib.get_close_matches(model_type or "", known, n=1)
+    hint = f", did you mean '{near[0]}'?" if near else ""
+    raise UnsupportedModel(f"model type '{model_type}' has no family{hint}; {listed}")

@@ -1,14 +1,15 @@
-"""Shared by Marian, BART, mBART, M2M100 and Pegasus, whose modules have the same names in transformers."""
+"""Shared by Marian, BART, Pegasus and their relatives, whose modules have the same names in transformers."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from ...errors import UnsupportedModel
+from ..graphs.layers import KNOWN_ACTIVATIONS
 from ..graphs.structure import Attention, Block, FeedForward, Linear, Norm, PositionTable, Stack, Transformer
-from ..graphs.transformer import KNOWN_ACTIVATIONS
 
 
 def activation(config: Any, name: str) -> str:
@@ -30,10 +31,11 @@ def attention(module: Any) -> Attention:
     )
 
 
-def block(config: Any, layer: Any) -> Block:
+def block(config: Any, layer: Any, describe_attention: Callable[[Any], Attention] = attention) -> Block:
+    """describe_attention: describes the self-attention."""
     crossed = hasattr(layer, "encoder_attn")
     return Block(
-        self_attention=attention(layer.self_attn),
+        self_attention=describe_attention(layer.self_attn),
         self_norm=Norm.of(layer.self_attn_layer_norm),
         cross_attention=attention(layer.encoder_attn) if crossed else None,
         cross_norm=Norm.of(layer.encoder_attn_layer_norm) if crossed else None,
@@ -46,19 +48,26 @@ def block(config: Any, layer: Any) -> Block:
     )
 
 
-def stack(config: Any, module: Any, positions: PositionTable) -> Stack:
-    """module: the encoder or the decoder."""
+def stack(
+    config: Any,
+    module: Any,
+    positions: PositionTable,
+    describe_attention: Callable[[Any], Attention] = attention,
+    embedding_norm: str = "layernorm_embedding",
+    final_norm: str = "layer_norm",
+) -> Stack:
+    """module: the encoder or the decoder. describe_attention: describes a self-attention. The norms' names follow."""
 
     def norm(name: str) -> Norm | None:
         return Norm.of(getattr(module, name)) if hasattr(module, name) else None
 
     return Stack(
         embedding=module.embed_tokens.weight,
-        embedding_scale=float(config.d_model) ** 0.5 if config.scale_embedding else 1.0,
+        embedding_scale=float(config.d_model) ** 0.5 if getattr(config, "scale_embedding", False) else 1.0,
         positions=positions,
-        blocks=tuple(block(config, layer) for layer in module.layers),
-        embedding_norm=norm("layernorm_embedding"),
-        final_norm=norm("layer_norm"),
+        blocks=tuple(block(config, layer, describe_attention) for layer in module.layers),
+        embedding_norm=norm(embedding_norm),
+        final_norm=norm(final_norm),
     )
 
 

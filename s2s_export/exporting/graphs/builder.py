@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.inliner
 import torch
 from onnx import TensorProto, helper
 
@@ -22,6 +23,7 @@ from .weights import WeightStore, small_constant
 IR_VERSION = 11
 FLOAT = TensorProto.FLOAT
 INT64 = TensorProto.INT64
+SMALL = 64  # elements; a smaller tensor of an embedded model is written into the graph
 Dimension = int | str
 
 
@@ -84,6 +86,53 @@ class GraphBuilder:
             self._initializers[name] = small_constant(name, array, dtype)
             self._constants[key] = name
         return self._constants[key]
+
+    def embed(self, model: onnx.ModelProto, inputs: Sequence[str]) -> list[str]:
+        """Add the nodes and weights of a whole model, fed `inputs` in its order. Returns the names of its outputs.
+
+        Its operators are of the standard domain; functions are expanded.
+        """
+        model = onnx.inliner.inline_local_functions(model)
+        with self.scope(self._fresh(model.graph.name or "model")):
+            names = dict(zip([value.name for value in model.graph.input], inputs, strict=True))
+            for initializer in model.graph.initializer:
+                names[initializer.name] = self._embedded_weight(initializer)
+            for node in model.graph.node:
+                self._nodes.append(self._renamed_node(node, names))
+        return [names[value.name] for value in model.graph.output]
+
+    def _embedded_weight(self, proto: onnx.TensorProto) -> str:
+        array = onnx.numpy_helper.to_array(proto)
+        if array.dtype == np.float32 and array.size > SMALL:
+            return self.weight(proto.name, torch.from_numpy(array.copy()))
+        name = self._fresh(proto.name)
+        self._initializers[name] = small_constant(name, array, array.dtype)
+        return name
+
+    def _renamed_node(self, node: onnx.NodeProto, names: dict[str, str]) -> onnx.NodeProto:
+        """A copy with names of this graph. `names` gets those of its outputs; a graph inside has a scope of its own."""
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        copy.name = self._fresh(node.name or node.op_type)
+        copy.input[:] = [names[value] if value else "" for value in node.input]
+        for attribute in copy.attribute:
+            if attribute.HasField("g"):
+                self._rename_inside(attribute.g, dict(names))
+        for value in filter(None, node.output):
+            names[value] = self._fresh(value)
+        copy.output[:] = [names[value] if value else "" for value in node.output]
+        return copy
+
+    def _rename_inside(self, graph: onnx.GraphProto, names: dict[str, str]) -> None:
+        for value in (*graph.input, *graph.initializer):
+            names[value.name] = self._fresh(value.name)
+            value.name = names[value.name]
+        nodes = [self._renamed_node(node, names) for node in graph.node]
+        del graph.node[:]
+        graph.node.extend(nodes)
+        del graph.value_info[:]
+        for value in graph.output:
+            value.name = names[value.name]
 
     # Nodes
 

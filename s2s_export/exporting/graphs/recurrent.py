@@ -16,9 +16,10 @@ import onnx
 import torch
 
 from ...runtime.sources.token_ids import INPUT_IDS
+from .biases import source_mask_bias
 from .builder import FLOAT, INT64, Dimension, GraphBuilder
 from .structure import Linear
-from .transformer import emit_candidates, source_mask_bias
+from .transformer import emit_candidates
 from .weights import WeightStore
 
 Tensor = torch.Tensor
@@ -210,7 +211,7 @@ def _decoder_step(model: Recurrent, store: WeightStore) -> onnx.ModelProto:
     shape: list[Dimension] = ["B", "K", units]
     with g.scope("decoder"):
         x = g.op("Gather", [g.weight("embedding", model.target_embedding), g.reshape(token, [-1])], axis=0)  # [R,E]
-        rows = _parent_rows(g, parents, batch, beams)
+        rows = parent_rows(g, parents, batch, beams)
         states = [
             [
                 g.op("Gather", [g.reshape(g.input(f"{name}.{i}", FLOAT, shape), [-1, units]), rows], axis=0)
@@ -246,7 +247,7 @@ def _decoder_step(model: Recurrent, store: WeightStore) -> onnx.ModelProto:
     return g.model()
 
 
-def _parent_rows(g: GraphBuilder, parents: str, batch: str, beams: str) -> str:
+def parent_rows(g: GraphBuilder, parents: str, batch: str, beams: str) -> str:
     """parents [B,K] -> the row b*K + parents[b,k] of each beam, [R]."""
     first = g.op("Mul", [g.range(batch), g.op("Squeeze", [beams])])
     return g.reshape(g.op("Add", [g.op("Unsqueeze", [first, g.constant([1])]), parents]), [-1])

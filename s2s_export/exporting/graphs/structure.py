@@ -40,8 +40,39 @@ class Norm:
 
 
 @dataclass(frozen=True)
+class RelativePositions:
+    """Bias added to the scores, by head and distance (1910.10683, section 2.1).
+
+    by_distance [H, n]: column i is for the distance key - query = first + i. A distance beyond an end takes that end's.
+    """
+
+    by_distance: Tensor
+    first: int
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """Rotary positions (2104.09864): queries and keys at position p are turned by row p of cosine and sine [P, D/2].
+
+    The halves of a head are turned against each other: (a, b) becomes (a cosine - b sine, b cosine + a sine).
+    """
+
+    cosine: Tensor
+    sine: Tensor
+
+
+@dataclass(frozen=True)
 class Attention:
-    """Projections of one attention: query, key, value [H*D, E], output [E, H*D]. scale multiplies the scores."""
+    """Projections of one attention: query [H*D, E], key, value [G*D, E], output [E, H*D]. scale multiplies the scores.
+
+    n_key_heads: G, of which each serves H/G heads of the query (2305.13245); None for as many as the query has.
+    relative: the bias of this layer alone; a bias that all layers share is the stack's.
+    rotary: None in cross-attention and where positions are added to the embeddings.
+    window: the farthest keys that a query sees, as distances (before, after); None for all.
+    soft_cap: scores become soft_cap * tanh(score / soft_cap) (2408.00118, section 2).
+    query_norm, key_norm: of every head's query and key, weight [D], before they are turned (2302.05442).
+    block_norm: norm of the summed blocks that an encoder's queries see as well; their size is the stack's.
+    """
 
     query: Linear
     key: Linear
@@ -49,10 +80,27 @@ class Attention:
     output: Linear
     n_heads: int
     scale: float
+    n_key_heads: int | None = None
+    relative: RelativePositions | None = None
+    rotary: Rotary | None = None
+    window: tuple[int, int] | None = None
+    soft_cap: float | None = None
+    query_norm: Norm | None = None
+    key_norm: Norm | None = None
+    block_norm: Norm | None = None
 
     @property
     def head_size(self) -> int:
         return self.query.weight.shape[0] // self.n_heads
+
+    @property
+    def key_heads(self) -> int:
+        return self.n_key_heads or self.n_heads
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is softmax(query . key + mask) with a key head for every head, which kernels of ours compute."""
+        return self.key_heads == self.n_heads and self.soft_cap is None
 
 
 @dataclass(frozen=True)
@@ -66,15 +114,41 @@ class FeedForward:
 
 
 @dataclass(frozen=True)
+class Experts:
+    """A mixture of experts (2101.03961): each row goes to the expert of the largest probability, which multiplies it.
+
+    router: [n, E], whose softmax is the probability of each expert.
+    capacity: how many tokens of a sequence an expert takes, first come first served; the others' rows become zero.
+    """
+
+    router: Linear
+    experts: tuple[FeedForward, ...]
+    capacity: int
+
+    @property
+    def inner(self) -> Linear:
+        return self.experts[0].inner
+
+
+@dataclass(frozen=True)
 class Block:
-    """One layer. Encoder blocks have no cross-attention."""
+    """One layer. Encoder blocks have no cross-attention.
+
+    The norms called `after` are of a sublayer's output, before it is added to the residual (2408.00118).
+    is_merged: self-attention sees the keys and values of the source as well, those of `cross_attention`, under one
+    softmax (2512.14856); there is no sublayer of its own then, and no cross_norm.
+    """
 
     self_attention: Attention
     self_norm: Norm
-    feed_forward: FeedForward
+    feed_forward: FeedForward | Experts
     feed_forward_norm: Norm
     cross_attention: Attention | None = None
     cross_norm: Norm | None = None
+    after_self: Norm | None = None
+    after_cross: Norm | None = None
+    after_feed_forward: Norm | None = None
+    is_merged: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,22 +156,25 @@ class PositionTable:
     """Row `offset + t` of table [P, E] is added at position t.
 
     padding_id: if set, a padding token gets row `padding_id` instead and does not advance the position (M2M100).
+    padding_row_moves: a padding token of the decoder gets row `padding_id + t` (FSMT).
     """
 
     table: Tensor
     offset: int = 0
     padding_id: int | None = None
+    padding_row_moves: bool = False
 
 
 @dataclass(frozen=True)
-class RelativePositions:
-    """Bias added to the scores of every layer, by head and distance (1910.10683, section 2.1).
+class SummedBlocks:
+    """Transient global attention of an encoder (2112.07916, section 3.1.2): one more key for each block.
 
-    by_distance [H, n]: column i is for the distance key - query = first + i. A distance beyond an end takes that end's.
+    A block is `size` tokens. Its key and value are those of the sum of its tokens; tokens after the last whole block
+    belong to it. relative: the bias for the distance block - block of the query.
     """
 
-    by_distance: Tensor
-    first: int
+    size: int
+    relative: RelativePositions
 
 
 @dataclass(frozen=True)
@@ -122,14 +199,22 @@ class Stem:
 
 @dataclass(frozen=True)
 class Stack:
-    """Encoder or decoder: embedding [V, E] (or a stem), positions, blocks, and the norms around them."""
+    """Encoder or decoder: embedding [V, E] (or a stem), positions, blocks, and the norms around them.
+
+    positions: a table that is added to the embeddings, a bias of the scores that all layers share, or None where the
+    attention of each layer has its own. token_norm is of tokens without positions, embedding_norm of their sum.
+    replaced_token: an id and the vector [E] that it has in place of its scaled embedding.
+    """
 
     embedding: Tensor | Stem
     embedding_scale: float
-    positions: PositionTable | RelativePositions
+    positions: PositionTable | RelativePositions | None
     blocks: tuple[Block, ...]
     embedding_norm: Norm | None = None
     final_norm: Norm | None = None
+    token_norm: Norm | None = None
+    blocks_seen: SummedBlocks | None = None
+    replaced_token: tuple[int, Tensor] | None = None
 
     @property
     def width(self) -> int:
@@ -140,10 +225,21 @@ class Stack:
 
 
 @dataclass(frozen=True)
+class HeadTransform:
+    """norm(activation(dense(x))), which BERT computes before its output projection."""
+
+    dense: Linear
+    activation: str
+    norm: Norm
+
+
+@dataclass(frozen=True)
 class Transformer:
     """norm_first: whether blocks are pre-norm. head: [V, E] and bias [V]. head_scale multiplies the head's input.
 
     alignment_heads: (layer, head) of the cross-attention weights that the decoder step gives; None for all of them.
+    decoder_norm_first: the decoder's, if it is not the encoder's. bridge: projects the encoder's states to the width
+    that cross-attention reads. head_transform: before the head. soft_cap: of the logits, as `Attention.soft_cap`.
     """
 
     EMITTER: ClassVar[str] = ".transformer"
@@ -154,6 +250,10 @@ class Transformer:
     head: Linear
     head_scale: float = 1.0
     alignment_heads: tuple[tuple[int, int], ...] | None = None
+    decoder_norm_first: bool | None = None
+    bridge: Linear | None = None
+    head_transform: HeadTransform | None = None
+    soft_cap: float | None = None
 
     def sizes(self) -> dict[str, int]:
         """Sizes for the manifest."""

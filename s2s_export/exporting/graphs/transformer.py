@@ -6,42 +6,38 @@ matrix product. Heads are split only around attention. Projections of the same i
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import onnx
-import torch
 
 from ...runtime.sources.audio_features import INPUT_FEATURES
 from ...runtime.sources.token_ids import INPUT_IDS
+from .biases import (
+    DecoderBiases,
+    EncoderMasks,
+    ancestor_mask,
+    decoder_relative_bias,
+    encoder_relative_bias,
+    source_mask_bias,
+)
 from .builder import FLOAT, INT64, Dimension, GraphBuilder
+from .experts import emit_experts
 from .functions import NATIVE, PLUGIN_ATTRIBUTES, PLUGINS
+from .general_attention import Angles, attend, attend_to_both, attend_to_cache, soft_capped, split_heads
+from .layers import activation, feed_forward, joint, merge_heads, normed
 from .structure import (
     Attention,
     Block,
-    FeedForward,
-    Linear,
+    Experts,
     Norm,
     PositionTable,
-    RelativePositions,
     Stack,
     Stem,
     Transformer,
 )
+from .summed_blocks import BlockKeys
 from .weights import WeightStore
-
-MASKED = -1e9  # added to the scores of hidden positions; its exp is 0 in fp32
-ACTIVATIONS: dict[str, list[tuple[str, dict[str, Any]]]] = {
-    "relu": [("Relu", {})],
-    "gelu": [("Gelu", {})],
-    "gelu_new": [("Gelu", {"approximate": "tanh"})],
-    "gelu_pytorch_tanh": [("Gelu", {"approximate": "tanh"})],
-    "tanh": [("Tanh", {})],
-    "sigmoid": [("Sigmoid", {})],
-    "linear": [],
-}
-GATED_BY_SIGMOID = {"silu": 1.0, "swish": 1.0, "quick_gelu": 1.702}  # x * sigmoid(a * x)
-KNOWN_ACTIVATIONS = sorted([*ACTIVATIONS, *GATED_BY_SIGMOID])
 
 
 def emit(model: Transformer, store: WeightStore) -> dict[str, onnx.ModelProto]:
@@ -58,9 +54,8 @@ def _encoder(model: Transformer, store: WeightStore) -> onnx.ModelProto:
     stack = model.encoder
     width = stack.width
     if isinstance(stack.embedding, Stem):
-        ids = g.input(
-            INPUT_FEATURES, FLOAT, ["B", stack.embedding.convolutions[0].weight.shape[1], stack.embedding.n_frames]
-        )
+        n_bands = stack.embedding.convolutions[0].weight.shape[1]
+        ids, source_mask = g.input(INPUT_FEATURES, FLOAT, ["B", n_bands, stack.embedding.n_frames]), ""
     else:
         ids = g.input(INPUT_IDS, INT64, ["B", "S"])
         source_mask = g.input("source_mask", INT64, ["B", "S"])
@@ -74,23 +69,25 @@ def _encoder(model: Transformer, store: WeightStore) -> onnx.ModelProto:
         batch, length = g.size(x, 0), g.size(x, 1)
         if isinstance(stack.positions, PositionTable):
             x = g.op("Add", [x, _encoder_positions(g, stack.positions, ids, length)])
-        else:
-            mask = g.op("Add", [mask, _encoder_relative_bias(g, stack.positions, length)])  # [B,H,S,S]
+        elif stack.positions is not None:
+            mask = g.op("Add", [mask, encoder_relative_bias(g, stack.positions, length)])  # [B,H,S,S]
+        angles = Angles(g, g.range(length))
+        masks = EncoderMasks(g, mask, length)
+        seen = stack.blocks_seen
+        blocks = None if seen is None else BlockKeys(g, seen, source_mask, length)
         x = g.reshape(x, [-1, width])  # [B*S,E]
         if stack.embedding_norm:
-            x = _norm(g, x, stack.embedding_norm)
+            x = normed(g, x, stack.embedding_norm)
         for i, block in enumerate(stack.blocks):
             with g.scope(f"layer{i}"):
-                x = _residual(
-                    g,
-                    x,
-                    block.self_norm,
-                    model.norm_first,
-                    lambda h, a=block.self_attention: _encoder_attention(g, h, a, mask, batch, length),
-                )
-                x = _feed_forward_block(g, x, block, model.norm_first)
+
+                def self_attention(h: str, a: Attention = block.self_attention) -> str:
+                    return _encoder_attention(g, h, a, masks.of(a), angles, batch, length, blocks)
+
+                x = _residual(g, x, block.self_norm, model.norm_first, self_attention, block.after_self)
+                x = _feed_forward_block(g, x, block, model.norm_first, sequences=(batch, length))
         if stack.final_norm:
-            x = _norm(g, x, stack.final_norm)
+            x = normed(g, x, stack.final_norm)
         states = g.reshape(x, [batch, length, width])
     g.output(states, "encoder_states", FLOAT, ["B", "S", width])
     return g.model()
@@ -102,14 +99,19 @@ def _cross_kv_init(model: Transformer, store: WeightStore) -> onnx.ModelProto:
     states = g.input("encoder_states", FLOAT, ["B", "S", width])
     batch, length = g.size(states, 0), g.size(states, 1)
     rows = g.reshape(states, [-1, width])
+    if model.bridge is not None:
+        with g.scope("bridge"):
+            rows = g.linear(rows, model.bridge.weight, model.bridge.bias, "bridge")
     for i, block in enumerate(model.decoder.blocks):
         attention = block.cross_attention
         assert attention is not None
         with g.scope(f"decoder/layer{i}/cross"):
-            both = _joint(g, rows, [attention.key, attention.value], "key_value")
-            shape: list[Dimension] = ["B", attention.n_heads, "S", attention.head_size]
+            both = joint(g, rows, [attention.key, attention.value], "key_value")
+            shape: list[Dimension] = ["B", attention.key_heads, "S", attention.head_size]
             for value, name in zip(both, ("key", "value"), strict=True):
-                heads = _split_heads(g, value, attention, batch, length)
+                heads = split_heads(g, value, attention.key_heads, attention.head_size, batch, length)
+                if name == "key" and attention.key_norm is not None:
+                    heads = normed(g, heads, attention.key_norm)
                 g.output(heads, f"cross_{name}.{i}", FLOAT, shape)
     return g.model()
 
@@ -123,34 +125,53 @@ def _decoder_step(model: Transformer, store: WeightStore) -> onnx.ModelProto:
     ancestors = g.input("ancestors", INT64, ["B", "K", "C"])
     source_mask = g.input("source_mask", INT64, ["B", "S"])
     batch, beams = g.size(token, 0), g.size(token, 1)
+    norm_first = model.norm_first if model.decoder_norm_first is None else model.decoder_norm_first
     caches = []
     attention_weights = []
     with g.scope("decoder"):
         cross_mask = source_mask_bias(g, source_mask)  # [B,1,1,S]
-        self_mask = _ancestor_mask(g, ancestors, position, batch, beams)  # [B,1,K,N]
+        self_mask = ancestor_mask(g, ancestors, position, batch, beams)  # [B,1,K,N]
         x = g.reshape(_embed(g, stack, token), [-1, width])  # [R,E]
-        bias = None
+        shared = None
         if isinstance(stack.positions, PositionTable):
             x = g.op("Add", [x, _decoder_positions(g, stack.positions, token, position)])
-        else:
-            bias = _decoder_relative_bias(g, stack.positions, position, g.size(ancestors, 2))  # [1,H,1,C]
+        elif stack.positions is not None:
+            shared = decoder_relative_bias(g, stack.positions, position, g.size(ancestors, 2))  # [1,H,1,C]
+        angles = Angles(g, position)
+        biases = DecoderBiases(g, shared, position, ancestors)
         if stack.embedding_norm:
-            x = _norm(g, x, stack.embedding_norm)
+            x = normed(g, x, stack.embedding_norm)
         for i, block in enumerate(stack.blocks):
             with g.scope(f"layer{i}"):
                 cross = block.cross_attention
-                assert cross is not None and block.cross_norm is not None
-                kv_shape: list[Dimension] = ["B", cross.n_heads, "S", cross.head_size]
+                assert cross is not None and (block.is_merged or block.cross_norm is not None)
+                kv_shape: list[Dimension] = ["B", cross.key_heads, "S", cross.head_size]
                 cross_key = g.input(f"cross_key.{i}", FLOAT, kv_shape)
                 cross_value = g.input(f"cross_value.{i}", FLOAT, kv_shape)
-                cache_shape: list[Dimension] = ["B", block.self_attention.n_heads, "N", block.self_attention.head_size]
+                own = block.self_attention
+                cache_shape: list[Dimension] = ["B", own.key_heads, "N", own.head_size]
                 cache = [g.input(f"self_{name}.{i}", FLOAT, cache_shape) for name in ("key", "value")]
 
+                def merged_attention(
+                    h: str,
+                    a: Attention = own,
+                    cache: list[str] = cache,
+                    source: tuple[str, str] = (cross_key, cross_value),
+                    shape: list[Dimension] = cache_shape,
+                ) -> str:
+                    heads = _heads(g, h, a, angles, batch, beams)
+                    mixed, weights, updated = attend_to_both(
+                        g, a, heads, cache, source, self_mask, cross_mask, position, biases.of(a), batch, beams
+                    )
+                    caches.append((updated, shape))
+                    attention_weights.append(weights)
+                    return g.linear(merge_heads(g, mixed, a), a.output.weight, a.output.bias, "output")
+
                 def self_attention(
-                    h: str, block: Block = block, cache: list[str] = cache, shape: list[Dimension] = cache_shape
+                    h: str, a: Attention = own, cache: list[str] = cache, shape: list[Dimension] = cache_shape
                 ) -> str:
                     rows, updated = _self_attention(
-                        g, h, block.self_attention, cache, self_mask, ancestors, position, bias, batch, beams
+                        g, h, a, cache, self_mask, ancestors, position, biases.of(a), angles, batch, beams
                     )
                     caches.append((updated, shape))
                     return rows
@@ -162,15 +183,22 @@ def _decoder_step(model: Transformer, store: WeightStore) -> onnx.ModelProto:
                     attention_weights.append(weights)
                     return rows
 
-                x = _residual(g, x, block.self_norm, model.norm_first, self_attention)
-                x = _residual(g, x, block.cross_norm, model.norm_first, cross_attention)
-                x = _feed_forward_block(g, x, block, model.norm_first)
+                first = merged_attention if block.is_merged else self_attention
+                x = _residual(g, x, block.self_norm, norm_first, first, block.after_self)
+                if block.cross_norm is not None:
+                    x = _residual(g, x, block.cross_norm, norm_first, cross_attention, block.after_cross)
+                x = _feed_forward_block(g, x, block, norm_first)
         if stack.final_norm:
-            x = _norm(g, x, stack.final_norm)
+            x = normed(g, x, stack.final_norm)
     with g.scope("head"):
         if model.head_scale != 1.0:
             x = g.op("Mul", [x, g.constant(model.head_scale, np.float32)])
+        if (transform := model.head_transform) is not None:
+            x = g.linear(x, transform.dense.weight, transform.dense.bias, "transform")
+            x = normed(g, activation(g, x, transform.activation), transform.norm)
         logits = g.linear(x, model.head.weight, model.head.bias, "head")
+        if model.soft_cap is not None:
+            logits = soft_capped(g, logits, model.soft_cap)
     emit_candidates(g, logits, model.head.weight.shape[0], batch, beams)
     _emit_attention(g, model, attention_weights)
     for i, (updated, shape) in enumerate(caches):
@@ -246,7 +274,11 @@ def _embed(g: GraphBuilder, stack: Stack, ids: str) -> str:
     x = g.op("Gather", [g.weight("embedding", stack.embedding), ids], axis=0)
     if stack.embedding_scale != 1.0:
         x = g.op("Mul", [x, g.constant(stack.embedding_scale, np.float32)])
-    return x
+    if stack.replaced_token is not None:
+        token, vector = stack.replaced_token
+        is_it = g.op("Unsqueeze", [g.op("Equal", [ids, g.constant(token)]), g.constant([-1])])
+        x = g.op("Where", [is_it, g.weight("replaced", vector), x])
+    return x if stack.token_norm is None else normed(g, x, stack.token_norm)
 
 
 def _encoder_positions(g: GraphBuilder, positions: PositionTable, ids: str, length: str) -> str:
@@ -267,6 +299,8 @@ def _decoder_positions(g: GraphBuilder, positions: PositionTable, token: str, po
     row = g.op("Add", [position, g.constant(positions.offset)]) if positions.offset else position
     if positions.padding_id is not None:
         padding = g.constant([positions.padding_id])
+        if positions.padding_row_moves:
+            padding = g.op("Add", [position, padding])
         row = g.op("Where", [_is_not(g, g.reshape(token, [-1]), positions.padding_id), row, padding])  # [R]
     return g.op("Gather", [table, row], axis=0)  # [1,E] or [R,E]
 
@@ -275,113 +309,89 @@ def _is_not(g: GraphBuilder, ids: str, token: int) -> str:
     return g.op("Not", [g.op("Equal", [ids, g.constant(token)])])
 
 
-def _encoder_relative_bias(g: GraphBuilder, positions: RelativePositions, length: str) -> str:
-    steps = g.range(length)
-    key, query = g.op("Unsqueeze", [steps, g.constant([0])]), g.op("Unsqueeze", [steps, g.constant([1])])
-    bias = _bias_of(g, positions, g.op("Sub", [key, query]))  # [H,S,S]
-    return g.op("Unsqueeze", [bias, g.constant([0])])
-
-
-def _decoder_relative_bias(g: GraphBuilder, positions: RelativePositions, position: str, capacity: str) -> str:
-    bias = _bias_of(g, positions, g.op("Sub", [g.range(capacity), position]))  # [H,C]
-    return g.op("Unsqueeze", [bias, g.constant([0, 2])])
-
-
-def _bias_of(g: GraphBuilder, positions: RelativePositions, distance: str) -> str:
-    last = positions.first + positions.by_distance.shape[1] - 1
-    near = g.op("Min", [g.op("Max", [distance, g.constant(positions.first)]), g.constant(last)])
-    column = g.op("Sub", [near, g.constant(positions.first)])
-    return g.op("Gather", [g.weight("relative_bias", positions.by_distance.float()), column], axis=1)
-
-
-# Masks
-
-
-def source_mask_bias(g: GraphBuilder, source_mask: str) -> str:
-    """[B,S] of 0 and 1 -> additive [B,1,1,S]."""
-    seen = g.op("Unsqueeze", [g.op("Cast", [source_mask], to=onnx.TensorProto.BOOL), g.constant([1, 2])])
-    return g.op("Where", [seen, g.constant(0.0, np.float32), g.constant(MASKED, np.float32)])
-
-
-def _ancestor_mask(g: GraphBuilder, ancestors: str, position: str, batch: str, beams: str) -> str:
-    """ancestors [B,K,C] -> additive [B,1,K,N]: beam k sees slot t*K + j if ancestors[b,k,t] == j and t <= position."""
-    last = g.constant([3])
-    same = g.op("Equal", [g.op("Unsqueeze", [ancestors, last]), g.range(beams)])  # [B,K,C,K]
-    past = g.op("LessOrEqual", [g.range(g.size(ancestors, 2)), position])  # [C]
-    seen = g.op("And", [same, g.op("Unsqueeze", [past, g.constant([1])])])
-    mask = g.op("Where", [seen, g.constant(0.0, np.float32), g.constant(MASKED, np.float32)])
-    # N is read from the caches and not computed as C*K: TensorRT knows the caches' size when it builds.
-    return g.reshape(mask, [batch, 1, beams, g.size("self_key.0", 2)])
-
-
 # Layers
 
 
-def _norm(g: GraphBuilder, x: str, norm: Norm) -> str:
-    weight = g.weight("norm", norm.weight)
-    if norm.bias is None:
-        return g.op("RMSNormalization", [x, weight], axis=-1, epsilon=norm.epsilon)
-    return g.op("LayerNormalization", [x, weight, g.weight("norm_bias", norm.bias)], axis=-1, epsilon=norm.epsilon)
+def _residual(
+    g: GraphBuilder, x: str, norm: Norm, norm_first: bool, sublayer: Callable[[str], str], after: Norm | None = None
+) -> str:
+    """after: norm of what the sublayer computes, before it is added."""
+    found = sublayer(normed(g, x, norm) if norm_first else x)
+    total = g.op("Add", [x, found if after is None else normed(g, found, after)])
+    return total if norm_first else normed(g, total, norm)
 
 
-def _residual(g: GraphBuilder, x: str, norm: Norm, norm_first: bool, sublayer) -> str:  # type: ignore[no-untyped-def]
-    if norm_first:
-        return g.op("Add", [x, sublayer(_norm(g, x, norm))])
-    return _norm(g, g.op("Add", [x, sublayer(x)]), norm)
+def _feed_forward_block(
+    g: GraphBuilder, x: str, block: Block, norm_first: bool, sequences: tuple[str, str] | None = None
+) -> str:
+    """sequences: the sizes B and S where rows are tokens of whole sequences, as in the encoder."""
+
+    def sublayer(h: str) -> str:
+        layer = block.feed_forward
+        if isinstance(layer, Experts):
+            return emit_experts(g, h, layer, lambda rows, expert: feed_forward(g, rows, expert), sequences)
+        return feed_forward(g, h, layer)
+
+    return _residual(g, x, block.feed_forward_norm, norm_first, sublayer, block.after_feed_forward)
 
 
-def _feed_forward_block(g: GraphBuilder, x: str, block: Block, norm_first: bool) -> str:
-    return _residual(g, x, block.feed_forward_norm, norm_first, lambda h: _feed_forward(g, h, block.feed_forward))
-
-
-def _feed_forward(g: GraphBuilder, x: str, layer: FeedForward) -> str:
-    with g.scope("feed_forward"):
-        if layer.gate is None:
-            hidden = _activation(g, g.linear(x, layer.inner.weight, layer.inner.bias, "inner"), layer.activation)
-        else:
-            gate, inner = _joint(g, x, [layer.gate, layer.inner], "gate_inner")
-            hidden = g.op("Mul", [_activation(g, gate, layer.activation), inner])
-        return g.linear(hidden, layer.outer.weight, layer.outer.bias, "outer")
-
-
-def _activation(g: GraphBuilder, x: str, name: str) -> str:
-    if name in GATED_BY_SIGMOID:
-        factor = GATED_BY_SIGMOID[name]
-        inside = x if factor == 1.0 else g.op("Mul", [x, g.constant(factor, np.float32)])
-        return g.op("Mul", [x, g.op("Sigmoid", [inside])])
-    for op_type, attributes in ACTIVATIONS[name]:
-        x = g.op(op_type, [x], **attributes)
-    return x
-
-
-def _joint(g: GraphBuilder, rows: str, parts: list[Linear], stem: str) -> list[str]:
-    """Several projections of the same rows, computed by one product and split afterwards."""
-    weight = torch.cat([part.weight for part in parts])
-    bias = None
-    if any(part.bias is not None for part in parts):
-        bias = torch.cat([torch.zeros(p.weight.shape[0]) if p.bias is None else p.bias.float() for p in parts])
-    sizes = g.constant([part.weight.shape[0] for part in parts])
-    return g.ops("Split", [g.linear(rows, weight, bias, stem), sizes], len(parts), axis=-1)
-
-
-def _split_heads(g: GraphBuilder, rows: str, attention: Attention, batch: str, length: str) -> str:
-    """[B*S, H*D] -> [B,H,S,D]"""
-    return g.transpose(g.reshape(rows, [batch, length, attention.n_heads, attention.head_size]), [0, 2, 1, 3])
-
-
-def _merge_heads(g: GraphBuilder, x: str, attention: Attention) -> str:
-    """[B,H,S,D] -> [B*S, H*D]"""
-    return g.reshape(g.transpose(x, [0, 2, 1, 3]), [-1, attention.n_heads * attention.head_size])
-
-
-def _encoder_attention(g: GraphBuilder, x: str, attention: Attention, mask: str, batch: str, length: str) -> str:
+def _encoder_attention(
+    g: GraphBuilder,
+    x: str,
+    attention: Attention,
+    mask: str,
+    angles: Angles,
+    batch: str,
+    length: str,
+    blocks: BlockKeys | None,
+) -> str:
     with g.scope("self"):
-        parts = _joint(g, x, [attention.query, attention.key, attention.value], "query_key_value")
-        query, key, value = (_split_heads(g, part, attention, batch, length) for part in parts)
-        if attention.scale != 1.0:
-            query = g.op("Mul", [query, g.constant(attention.scale, np.float32)])
-        mixed = g.op("TRT_Attention", [query, key, value, mask], domain=NATIVE)
-        return g.linear(_merge_heads(g, mixed, attention), attention.output.weight, attention.output.bias, "output")
+        if blocks is None or attention.block_norm is None:
+            query, key, value = _heads(g, x, attention, angles, batch, length)
+        else:
+            query, key, value = _heads_with_blocks(g, x, attention, blocks, batch, length)
+            mask = g.op("Concat", [mask, blocks.mask], axis=3)
+        if not attention.is_plain:
+            mixed, _ = attend(g, attention, query, key, value, mask)
+        else:
+            if attention.scale != 1.0:
+                query = g.op("Mul", [query, g.constant(attention.scale, np.float32)])
+            mixed = g.op("TRT_Attention", [query, key, value, mask], domain=NATIVE)
+        return g.linear(merge_heads(g, mixed, attention), attention.output.weight, attention.output.bias, "output")
+
+
+def _heads_with_blocks(
+    g: GraphBuilder, x: str, attention: Attention, blocks: BlockKeys, batch: str, length: str
+) -> list[str]:
+    """Queries [B,H,S,D]; keys and values [B,H,S+G,D] of the tokens and of the blocks that they are in."""
+    assert attention.block_norm is not None
+    width = attention.query.weight.shape[1]
+    sums = normed(g, blocks.sums(x, batch, length, width), attention.block_norm)
+    rows = g.op("Concat", [x, sums], axis=0)  # so that both are multiplied by one stored weight
+    parts = joint(g, rows, [attention.query, attention.key, attention.value], "query_key_value")
+    sizes = g.op("Concat", [g.size(x, 0), g.size(sums, 0)], axis=0)
+    found: list[str] = []
+    for part in parts:
+        of_tokens, of_blocks = g.ops("Split", [part, sizes], 2, axis=0)
+        heads = split_heads(g, of_tokens, attention.n_heads, attention.head_size, batch, length)
+        if found:  # queries are of tokens only
+            others = split_heads(g, of_blocks, attention.n_heads, attention.head_size, batch, blocks.n_blocks)
+            heads = g.op("Concat", [heads, others], axis=2)
+        found.append(heads)
+    return found
+
+
+def _heads(g: GraphBuilder, x: str, attention: Attention, angles: Angles, batch: str, length: str) -> list[str]:
+    """Queries [B,H,S,D], keys and values [B,G,S,D] of the rows x [B*S,E], turned by their positions."""
+    parts = joint(g, x, [attention.query, attention.key, attention.value], "query_key_value")
+    counts = (attention.n_heads, attention.key_heads, attention.key_heads)
+    heads = [split_heads(g, part, n, attention.head_size, batch, length) for part, n in zip(parts, counts, strict=True)]
+    for i, norm in enumerate((attention.query_norm, attention.key_norm)):
+        if norm is not None:
+            heads[i] = normed(g, heads[i], norm)
+    if attention.rotary is not None:
+        heads[:2] = [angles.turn(part, attention.rotary) for part in heads[:2]]
+    return heads
 
 
 def _self_attention(
@@ -393,19 +403,22 @@ def _self_attention(
     ancestors: str,
     position: str,
     bias: str | None,
+    angles: Angles,
     batch: str,
     beams: str,
 ) -> tuple[str, list[str]]:
-    """x [R,E] -> rows [R,E] and the updated caches."""
+    """x [R,E] -> rows [R,E] and the updated caches. bias [1,H,1,C], or None."""
     with g.scope("self"):
-        parts = _joint(g, x, [attention.query, attention.key, attention.value], "query_key_value")
-        heads = [_split_heads(g, part, attention, batch, beams) for part in parts]
-        inputs = [*heads, *cache, mask, ancestors, position]
-        op_type = "BeamSelfAttention"
-        if bias is not None:
-            op_type, inputs = "BeamSelfAttentionBias", [*inputs, bias]
-        mixed, *updated = g.ops(op_type, inputs, 3, PLUGINS, scale=attention.scale, **PLUGIN_ATTRIBUTES)
-        rows = g.linear(_merge_heads(g, mixed, attention), attention.output.weight, attention.output.bias, "output")
+        heads = _heads(g, x, attention, angles, batch, beams)
+        if attention.is_plain:
+            inputs = [*heads, *cache, mask, ancestors, position]
+            op_type = "BeamSelfAttention"
+            if bias is not None:
+                op_type, inputs = "BeamSelfAttentionBias", [*inputs, bias]
+            mixed, *updated = g.ops(op_type, inputs, 3, PLUGINS, scale=attention.scale, **PLUGIN_ATTRIBUTES)
+        else:
+            mixed, updated = attend_to_cache(g, attention, heads, cache, mask, position, bias, batch, beams)
+        rows = g.linear(merge_heads(g, mixed, attention), attention.output.weight, attention.output.bias, "output")
         return rows, updated
 
 
@@ -415,8 +428,12 @@ def _cross_attention(
     """x [R,E] -> rows [R,E] and the attention weights [B,H,K,S]."""
     with g.scope("cross"):
         query = g.linear(x, attention.query.weight, attention.query.bias, "query")
-        query = _split_heads(g, query, attention, batch, beams)
-        mixed = g.op("CrossAttention", [query, key, value, mask], PLUGINS, scale=attention.scale, **PLUGIN_ATTRIBUTES)
-        weights = g.op("AttentionWeights", [query, key, mask], NATIVE, scale=attention.scale)
-        rows = g.linear(_merge_heads(g, mixed, attention), attention.output.weight, attention.output.bias, "output")
+        query = split_heads(g, query, attention.n_heads, attention.head_size, batch, beams)
+        if attention.is_plain:
+            options = {"scale": attention.scale}
+            mixed = g.op("CrossAttention", [query, key, value, mask], PLUGINS, **options, **PLUGIN_ATTRIBUTES)
+            weights = g.op("AttentionWeights", [query, key, mask], NATIVE, **options)
+        else:
+            mixed, weights = attend(g, attention, query, key, value, mask)
+        rows = g.linear(merge_heads(g, mixed, attention), attention.output.weight, attention.output.bias, "output")
         return rows, weights

@@ -60,8 +60,10 @@ def test_every_family_is_served_by_every_pass_or_says_why(exported, name):
         if done.count == 0 and done.name != "int8 embedding":
             assert done.left, f"{done.name} did nothing to {name} and gave no reason"
     by_name = {done.name: done for done in passes["decoder_step"]}
-    assert by_name["cache slots chosen by the runtime"].count == bundle.manifest["sizes"]["decoder_layers"]
-    assert "24 values are not a multiple of 16" in by_name["int8 embedding"].line()
+    sizes = bundle.manifest["sizes"]
+    has_grouped_queries = name.startswith("t5gemma")  # whose attention is no BeamSelfAttention
+    assert by_name["cache slots chosen by the runtime"].count == (0 if has_grouped_queries else sizes["decoder_layers"])
+    assert f"{sizes['width']} values are not a multiple of 16" in by_name["int8 embedding"].line()
     assert "61 tokens" in by_name["two-step top-k"].line() or "53 tokens" in by_name["two-step top-k"].line()
 
 

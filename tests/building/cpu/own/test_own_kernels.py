@@ -404,7 +404,12 @@ def test_candidates_of_logits_that_are_no_numbers(library, n):
 # The passes
 
 
-@pytest.mark.parametrize("name", tiny_models.CONFIGS)
+# An expert's rows are chosen at run time, and T5Gemma's attention is of no kind that a kernel computes.
+WHOLE = [name for name in tiny_models.CONFIGS if not name.startswith(("switch_transformers", "t5gemma"))]
+TRANSFORMED_HEADS = ("bert-bert", "xlmr-roberta")  # a product and an activation before the output projection
+
+
+@pytest.mark.parametrize("name", WHOLE)
 def test_every_family_is_rewritten_whole(exported, name):
     bundle = bundles.read(exported(name)[1])
     graphs, passes = cpu.rewrite(bundle, recipes.load("cpu-int8"), own=True)
@@ -412,11 +417,12 @@ def test_every_family_is_rewritten_whole(exported, name):
     counts = {done.name: done.count for done in passes["decoder_step"]}
     assert counts["attention over the cache"] == counts["attention over the source"] == layers
     assert counts["output projection with candidates"] == counts["packed embeddings"] == 1
-    assert counts["packed products"] == 6 * layers
+    more = int(name in TRANSFORMED_HEADS)
+    assert counts["packed products"] == 6 * layers + more
     assert counts["fused residuals"] == counts["fused norms"] == 3 * layers
     encoder = {done.name: done.count for done in passes["encoder"]}
     assert encoder["fused residuals"] == encoder["fused norms"] == 2 * bundle.manifest["sizes"]["encoder_layers"]
     # Gated layers multiply two halves of a product, which no operator takes in.
-    assert counts["fused activations"] == (0 if "gated" in name or name == "mt5" else layers)
+    assert counts["fused activations"] == (0 if "gated" in name or name in ("mt5", "umt5") else layers + more)
     left = {node.op_type for graph in graphs.values() for node in graph.nodes}
     assert not left & {"Gemm", "LogSoftmax", "TopK", "BeamSelfAttention"}

@@ -1,0 +1,18 @@
+"""Model types of transformers that generate from a source and are refused, with the reason. See docs/families.md."""
+
+from __future__ import annotations
+
+REFUSED = {
+    "nllb-moe": "transformers sends every token to experts 0 and 1, whatever the router chooses, so that there is no "
+    "right output to agree with",
+    "prophetnet": "its logits come from a second stream of queries, whose position bias is computed from hidden "
+    "states; the decoder step has one stream",
+    "pegasus_x": "its encoder passes global tokens from layer to layer beside the source's own",
+    "seamless_m4t": "it is several models in one; text to text among them has no checkpoint of its own",
+    "seamless_m4t_v2": "it is several models in one; text to text among them has no checkpoint of its own",
+    "speech-encoder-decoder": "its encoder reads sound",
+    "speech_to_text": "its encoder reads sound",
+    "moonshine": "its encoder reads sound",
+    "vision-encoder-decoder": "its encoder reads pictures",
+    "pix2struct": "its encoder reads pictures",
+}
