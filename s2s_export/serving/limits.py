@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import InvalidOption
 from ..runtime.decoding import GenerationOptions
+from ..runtime.text.tokenizer import check_text
 from .failures import Refused
 
 
@@ -39,11 +40,13 @@ class Limits:
             raise InvalidOption("; ".join(wrong))
 
     def check_texts(self, texts: Any) -> None:
-        """Raises Refused."""
+        """Raises Refused, and InputError for text that is not valid Unicode."""
         if len(texts) > self.max_texts:
             raise Refused(
                 413, f"the request has {len(texts)} texts; expected at most {self.max_texts}; send it in parts"
             )
+        for text in texts:
+            check_text(text)  # before any library sees a lone surrogate
         n = sum(map(len, texts))
         if n > self.max_characters:
             raise Refused(
