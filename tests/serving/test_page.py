@@ -42,9 +42,9 @@ def test_typing_translates_and_alignments_show(served, browser, width, tmp_path)
     focused = page.evaluate("document.activeElement.getAttribute('aria-label')")
     assert "looks at" in focused
     page.select_option("#target", "de")
-    page.wait_for_function("document.getElementById('best').textContent === 'halb vier'")
+    page.locator("#best", has_text="halb vier").wait_for()
     page.fill("#source", "seventeen")
-    page.wait_for_function("document.getElementById('best').textContent === 'siebzehn'")
+    page.locator("#best", has_text="siebzehn").wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.locator("summary", has_text="Options").click()
     page.fill("#num_beams", "99")
