@@ -19,7 +19,10 @@ manifest.json, format version 1, holds (their types are below, in `_MANIFEST`)
     sizes                     integers by name: vocabulary_size, decoder_layers, heads, head_size, ...
     limits                    max_source_length, max_target_length in tokens; null where there is none
     source                    what the model reads: its kind, by the name of a file of runtime/sources/ ("token_ids"
-                              where it is left out), and pad_token_id, which fills shorter lists of ids, or null
+                              where it is left out), pad_token_id, which fills shorter lists of ids, or null, and what
+                              else the kind needs (of audio_features n_bands and n_frames)
+    speech                    of a speech model: the ids and numbers that its prompts and times need
+                              (runtime/speech/tokens.py has the list); left out for others
     generation                the checkpoint's generation defaults by their Hugging Face names, nulls left out
     tokenizer                 what `text.load` needs, or null
     graphs                    for each graph its file, inputs and outputs: name, dtype, shape in dimension letters
@@ -50,6 +53,7 @@ from .schema import (
     Unreadable,
     all_of,
     anything,
+    boolean,
     either,
     file_name,
     integer,
@@ -78,6 +82,22 @@ _VALUES = list_of(record({"name": text, "dtype": one_of(*DTYPES), "shape": list_
 GRAPH: Check = record({"file": file_name, "inputs": _VALUES, "outputs": _VALUES})
 FILES: Check = mapping_of(record({"bytes": integer(0), "sha256": text}), key=file_name)
 _LIMIT = null_or(integer(1))
+_IDS = list_of(integer(0))
+SPEECH: Check = record(
+    {
+        **dict.fromkeys(("startoftranscript", "endoftext", "notimestamps"), integer(0)),
+        "lang_to_id": mapping_of(integer(0)),
+        "task_to_id": mapping_of(integer(0)),
+        "is_multilingual": boolean,
+        "alignment_heads": list_of(list_of(integer(0))),
+        "median_filter_width": integer(1),
+    },
+    optional={
+        **dict.fromkeys(("startofprev", "nospeech", "max_initial_timestamp_index"), null_or(integer(0))),
+        "forced_decoder_ids": null_or(list_of(list_of(null_or(integer(0))))),
+        "return_timestamps": boolean,
+    },
+)
 _PARITY = record({"graph": text, "output": text, "max_error": number, "relative": number})
 _MANIFEST: Check = record(
     {
@@ -86,10 +106,14 @@ _MANIFEST: Check = record(
         "precision": text,
         "decoder": one_of("attention", "recurrent"),
         "sizes": all_of(
-            mapping_of(integer(0)), record({"vocabulary_size": integer(1), "source_vocabulary_size": integer(1)})
+            mapping_of(integer(0)),
+            record({"vocabulary_size": integer(1)}, optional={"source_vocabulary_size": integer(1)}),
         ),
         "limits": record({"max_source_length": _LIMIT, "max_target_length": _LIMIT}),
-        "source": record({"pad_token_id": null_or(integer(0))}, optional={"kind": text}),
+        "source": record(
+            {"pad_token_id": null_or(integer(0))},
+            optional={"kind": text, "n_bands": integer(1), "n_frames": integer(2)},
+        ),
         "generation": mapping_of(anything),
         "graphs": record(dict.fromkeys(GRAPHS, GRAPH)),
         "files": FILES,
@@ -98,6 +122,7 @@ _MANIFEST: Check = record(
         "tokenizer": null_or(mapping_of(anything)),  # its keys are checked by runtime/text/entry.py
         "provenance": mapping_of(anything),
         "parity": record({}, {"outputs": list_of(_PARITY)}),
+        "speech": SPEECH,
     },
 )
 

@@ -72,6 +72,16 @@ def _export_recurrent(name: str, checkpoint: Path, path: Path) -> None:
     s2s_export.export(checkpoint, path)
 
 
+@pytest.fixture(scope="session")
+def number_words(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of the shipped translator, with its tokenizer."""
+    import s2s_export
+
+    path = tmp_path_factory.mktemp("numbers") / "number-words.bundle"
+    s2s_export.export(Path(__file__).parents[1] / "examples" / "models" / "number-words", path)
+    return path
+
+
 @pytest.fixture
 def copied(bundled: Any, tmp_path: Path) -> Callable[[str], Path]:
     """copied(name) -> a copy of that bundle for one test to build in."""

@@ -132,7 +132,9 @@ def test_a_kind_of_source_in_a_folder_is_found_and_used(drop: Drop, copied: Any,
     usual = before.generate(SOURCES, alignments=True, **search)
     given = [before.backend.encode([ids])["encoder_states"][0] for ids in SOURCES]  # type: ignore[attr-defined]
     read_vectors(path)
-    with pytest.raises(BundleError, match="of the kind 'vectors', but this version knows token_ids; upgrade"):
+    with pytest.raises(
+        BundleError, match="of the kind 'vectors', but this version knows audio_features, token_ids; upgrade"
+    ):
         s2s_export.load(path, backend=backend)
     drop(sources, "vectors.py")
     session = s2s_export.load(path, backend=backend)

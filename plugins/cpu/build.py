@@ -9,8 +9,10 @@ not.
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
-import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from .. import build
@@ -65,21 +67,25 @@ def library(*without: str, sanitize: bool = False) -> Path:
     sets = INSTRUCTION_SETS if platform.machine() in ("x86_64", "AMD64") else {"plain": ()}
     sets = {name: chosen for name, chosen in sets.items() if name not in without}
     with_sets = tuple(f"-DWITH_{name.upper()}" for name in sets)
-    folder = build.ROOT / FOLDER
 
     def compile_to(output: Path) -> str:
-        with tempfile.TemporaryDirectory() as scratch:
-            objects = []
-            report = ""
-            for name, chosen in sets.items():
-                objects.append(f"{scratch}/{name}.o")
-                kernels = [f"-DKERNELS={name}", *chosen, "-c", str(folder / "kernels.cpp"), "-o", objects[-1]]
-                report += build.run([compiler, *flags, *kernels])
-            linked = [*with_sets, str(folder / "operators.cpp"), *objects, *LINK, "-o", str(output)]
-            return report + build.run([compiler, *flags, *linked])
+        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:  # each waits for a compiler of its own
+            objects = list(pool.map(lambda name: kernels(compiler, flags, name), sets))
+        linked = [*with_sets, str(build.ROOT / FOLDER / "operators.cpp"), *map(str, objects), *LINK, "-o", str(output)]
+        return str(build.run([compiler, *flags, *linked]))
 
     recipe = (compiler, *flags, *LINK, *(word for name, chosen in sets.items() for word in (name, *chosen)))
     return build.cached(FOLDER, NAME, recipe, compile_to)
+
+
+def kernels(compiler: str, flags: Sequence[str], name: str) -> Path:
+    """The kernels compiled for one of INSTRUCTION_SETS: an object file, which libraries share."""
+    command = [compiler, *flags, f"-DKERNELS={name}", *INSTRUCTION_SETS[name], "-c"]
+
+    def compile_to(output: Path) -> str:
+        return str(build.run([*command, str(build.ROOT / FOLDER / "kernels.cpp"), "-o", str(output)]))
+
+    return build.cached(FOLDER, f"{name}.o", command, compile_to)
 
 
 def instruction_set(path: Path) -> str:

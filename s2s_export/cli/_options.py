@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
 import click
@@ -40,8 +40,11 @@ FLAGS: dict[str, tuple[Any, str]] = {
 }
 
 
-def generation_options(command: F) -> F:
+def generation_options(command: F, without: Collection[str] = ()) -> F:
+    """without: options that the command has in another form."""
     for name, (kind, text) in reversed(FLAGS.items()):
+        if name in without:
+            continue
         flag = f"--{name.replace('_', '-')}"
         if kind is bool:
             command = click.option(flag, name, is_flag=True, default=None, help=text)(command)

@@ -22,6 +22,7 @@ from ._common import (
     tell_choice,
     worker_option,
 )
+from ._search_options import ensemble_options
 
 if TYPE_CHECKING:
     from ..runtime.cases import Case
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 @worker_option
 @search_option
 @shortlist_option
+@ensemble_options
 @click.option(
     "--resume", is_flag=True, help="Continue an interrupted run: keep the results in --output and add the missing ones."
 )
@@ -59,6 +61,8 @@ def command(
     workers: int | None,
     search: str,
     shortlist: bool,
+    ensemble: tuple[str, ...],
+    ensemble_average: str,
     resume: bool,
     truncate: bool,
     quiet: bool,
@@ -85,7 +89,17 @@ def command(
         and os.path.samefile(output_path, input_path.name)
     ):
         raise UsageError(f"--output and --input are the same file, {output_path}; expected two different ones")
-    session = load(bundle, backend, target, threads, workers=workers, shortlist=shortlist, search=search)
+    session = load(
+        bundle,
+        backend,
+        target,
+        threads,
+        workers=workers,
+        shortlist=shortlist,
+        search=search,
+        ensemble=ensemble,
+        ensemble_average=ensemble_average,
+    )
     tell_choice(session, backend, quiet)
     lines = list(read_lines(input_path))
     cases: Iterator[Case] = (

@@ -21,10 +21,12 @@ from ._common import (
     worker_option,
 )
 from ._options import generation_options, given
+from ._search_options import ensemble_options, finishing_of, search_options
 
 if TYPE_CHECKING:
     from ..runtime.cases import Outcome
     from ..runtime.decoding import GenerationOptions
+    from ..runtime.finishing import Finishing
     from ..runtime.session import Session
 
 
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 @search_option
 @shortlist_option
 @generation_options
+@search_options
+@ensemble_options
 @click.option("--source-lang", help="Language of the source, for models with several.")
 @click.option("--target-lang", help="Language to translate into, for models with several.")
 @click.option("--truncate", is_flag=True, help="Cut sources that are longer than the model allows.")
@@ -63,6 +67,8 @@ def command(
     scores: bool,
     alignments: str | None,
     stream: bool,
+    ensemble: tuple[str, ...],
+    ensemble_average: str,
     quiet: bool,
     as_json: bool,
     **options: Any,
@@ -74,7 +80,7 @@ def command(
     same, and the exit status is 1.
     """
     from ..runtime.alignments import check_path, write_alignments
-    from ..runtime.cases import read_sources, window_size
+    from ..runtime.cases import finished, read_sources, window_size
     from ..runtime.scheduling import DEFAULT_BATCH_SIZE
     from ..runtime.session import load
 
@@ -84,16 +90,30 @@ def command(
         raise UsageError("--stream prints text while it is decoded; leave out --json and --alignments")
     one_by_one = bool(text) or stream  # a text on the command line gets all cores
     n_workers = workers or (1 if one_by_one else None)
-    session = load(bundle, backend, target, threads, workers=n_workers, shortlist=shortlist, search=search)
+    session = load(
+        bundle,
+        backend,
+        target,
+        threads,
+        workers=n_workers,
+        shortlist=shortlist,
+        search=search,
+        ensemble=ensemble,
+        ensemble_average=ensemble_average,
+    )
     tell_choice(session, backend, quiet)
     languages = {"source_lang": source_lang, "target_lang": target_lang}
+    finishing = finishing_of(options, session, stream=stream)
     chosen = session.options(target_lang=target_lang, **given(options))
     if stream and chosen.num_return_sequences > 1:
         raise UsageError("--stream prints only the best hypothesis; leave out --num-return-sequences")
     batch_size = batch_size or DEFAULT_BATCH_SIZE
     windows = _windows(text, 1 if stream else window_size(session, batch_size))
     # A blank line gives as many lines of output as the others.
-    printer = Printer(session, as_json, scores, n_blank=0 if stream else chosen.num_return_sequences)
+    printer = Printer(
+        session, as_json, scores, n_blank=0 if stream else chosen.num_return_sequences, finishing=finishing
+    )
+    wants_alignments = bool(alignments) or finishing.wants_alignments
     aligned: list[tuple[list[int], list[Any]]] = []
     rate = Rate("translating")
     with bar(len(text), "translating", quiet) as advance:
@@ -103,8 +123,9 @@ def command(
             if stream:
                 outcomes = _stream(session, sources[0], failures.get(0), chosen)
             else:
-                outcomes = _outcomes(session, sources, failures, chosen, batch_size, first, bool(alignments))
+                outcomes = _outcomes(session, sources, failures, chosen, batch_size, first, wants_alignments)
             for place, outcome in outcomes:
+                outcome = finished(session, finishing, _shown(lines[place]), sources[place], outcome)
                 printer.print(first + place, lines[place], outcome)
                 n_tokens = len(outcome[0].token_ids) if outcome and not isinstance(outcome, str) else 0
                 advance(1, rate.add(1, n_tokens))
@@ -193,9 +214,10 @@ def _stream(
 class Printer:
     """Prints the outcome of each line: its hypotheses, or an empty line and a message on stderr."""
 
-    def __init__(self, session: Session, as_json: bool, scores: bool, n_blank: int) -> None:
+    def __init__(self, session: Session, as_json: bool, scores: bool, n_blank: int, finishing: Finishing) -> None:
         """n_blank: how many empty lines to print for a blank line."""
         self._session, self._as_json, self._scores, self._n_blank = session, as_json, scores, n_blank
+        self._finishing = finishing
         self.n_failed = 0
 
     def print(self, number: int, line: str | bytes, outcome: Outcome) -> None:
@@ -204,24 +226,31 @@ class Printer:
         error = outcome if isinstance(outcome, str) else None
         hypotheses = [] if isinstance(outcome, str) else outcome
         if self._as_json:
-            click.echo(to_json(_record(self._session, line, hypotheses, error)))
+            click.echo(to_json(_record(self._session, line, hypotheses, error, self._finishing)))
         elif error is not None:
             click.echo()
         else:
             for hypothesis in hypotheses:
                 score = f"{hypothesis.score:.4f}\t" if self._scores else ""
                 click.echo(f"{score}{hypothesis.text}")
-            if not hypotheses:
-                click.echo("\n" * self._n_blank, nl=False)
+            # A source that gives fewer outputs than the others, such as a blank line, gives as many lines.
+            click.echo("\n" * (self._n_blank - len(hypotheses)), nl=False)
         if error is not None:
             self.n_failed += 1
             click.echo(f"s2s: line {number + 1}: {error}", err=True)
 
 
-def _record(session: Session, line: str | bytes, hypotheses: list[Any], error: str | None) -> dict[str, Any]:
+def _shown(line: str | bytes) -> str:
+    return line if isinstance(line, str) else line.decode("utf-8", errors="replace")
+
+
+def _record(
+    session: Session, line: str | bytes, hypotheses: list[Any], error: str | None, finishing: Finishing
+) -> dict[str, Any]:
     from ..runtime.cases import describe
 
-    source = line if isinstance(line, str) else line.decode("utf-8", errors="replace")
+    source = _shown(line)
     if error is not None:
         return {"source": source, "error": error}
-    return {"source": source, "outputs": [describe(h) for h in hypotheses], "backend": session.backend.name}
+    outputs = [{**describe(h), **finishing.details(session, h)} for h in hypotheses]
+    return {"source": source, "outputs": outputs, "backend": session.backend.name}

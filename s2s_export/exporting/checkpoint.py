@@ -6,9 +6,13 @@ Runs at export and for comparison only; transformers loads its own formats, a re
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import re
+import shutil
+import tempfile
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from ..errors import CheckpointError, MissingExtra, UnsupportedModel
-from . import adapters, families
+from . import adapters, ctranslate2, families
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".index.json")
 COMPILED = "_orig_mod."  # what torch.compile puts before every name
@@ -28,7 +32,8 @@ class Checkpoint:
     """A folder in Hugging Face's format, or one that `s2s train` wrote. `config` is config.json as it stands.
 
     adapter: the folder of a LoRA adapter that is merged into the model, or None.
-    notices: sentences about what was found while loading and changes no result, for the caller to show.
+    notices: sentences about what was found while loading and changes no result, for the caller to show. keeps: what
+    must live as long as this, the temporary folder of a model that was converted.
     """
 
     path: Path
@@ -37,6 +42,7 @@ class Checkpoint:
     family: ModuleType
     adapter: Path | None = None
     notices: list[str] = field(default_factory=list)
+    keeps: Any = None
 
     @property
     def model_type(self) -> str:
@@ -48,7 +54,8 @@ class Checkpoint:
             model = loader(self.path, self.config)
         else:
             with adapters.without_adapter(self.path) as base:
-                model = load_transformers_model(base, self.config, self.notices)
+                auto_class = getattr(self.family, "AUTO_CLASS", "AutoModelForSeq2SeqLM")
+                model = load_transformers_model(base, self.config, self.notices, auto_class)
         if self.adapter is not None:
             model = adapters.merge(model, self.adapter)
         _check_finite(self.path, model)
@@ -67,10 +74,26 @@ class Checkpoint:
         return digest.hexdigest()
 
 
+class _TemporaryFolder:
+    """A folder that is removed with the last reference to this."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="s2s-checkpoint-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+
+
 def open_checkpoint(path: str | Path) -> Checkpoint:
     """Read config.json and find the family; no weights yet. What can't be exported is refused before any writing."""
     require_export_packages()
     given = _locate(path)
+    if ctranslate2.is_one(given):
+        converted = _TemporaryFolder()
+        ctranslate2.convert(given, converted.path)
+        return dataclasses.replace(_open(converted.path), name=given.name, keeps=converted)
+    return _open(given)
+
+
+def _open(given: Path) -> Checkpoint:
     base = adapters.base_of(given)
     if base is not None:
         adapters.require_peft()
@@ -127,8 +150,10 @@ def _locate(path: str | Path) -> Path:
         ) from error
 
 
-def load_transformers_model(path: Path, config: dict[str, Any], notices: list[str] | None = None) -> Any:
-    """AutoModelForSeq2SeqLM in fp32 with eager attention; missing or misshapen weights are errors, not warnings.
+def load_transformers_model(
+    path: Path, config: dict[str, Any], notices: list[str] | None = None, auto_class: str = "AutoModelForSeq2SeqLM"
+) -> Any:
+    """A model of `auto_class` in fp32 with eager attention; missing or misshapen weights are errors, not warnings.
 
     Names that begin with `_orig_mod.`, as torch.compile leaves them behind, are read without it. notices: gets a
     sentence about weights that the model does not use.
@@ -141,16 +166,17 @@ def load_transformers_model(path: Path, config: dict[str, Any], notices: list[st
     options["ignore_mismatched_sizes"] = True  # reported below, with the tensors' names
     major, minor = (int(part) for part in transformers.__version__.split(".")[:2])
     options["dtype" if (major, minor) >= (4, 56) else "torch_dtype"] = torch.float32
+    load = getattr(transformers, auto_class).from_pretrained
     with quiet_transformers():
         try:
-            model, info = transformers.AutoModelForSeq2SeqLM.from_pretrained(path, **options)
+            model, info = load(path, **options)
         except Exception as error:
             nested = _nested_options(path)
             hint = f"; generation_config.json gives an object for {_some(nested)}, remove it" if nested else ""
             raise CheckpointError(f"{path}: transformers can't load it ({first_line(error)}){hint}") from error
         if any(name.startswith(COMPILED) for name in info["unexpected_keys"]):
             options["key_mapping"] = {f"^{re.escape(COMPILED)}": ""}
-            model, info = transformers.AutoModelForSeq2SeqLM.from_pretrained(path, **options)
+            model, info = load(path, **options)
     if missing := sorted(info["missing_keys"]):
         raise CheckpointError(
             f"{path}: the weights lack {_some(missing)}, which config.json asks for; restore the checkpoint"

@@ -179,7 +179,9 @@ def _manifest(
         "source": {
             "kind": getattr(source.family, "SOURCE_KIND", token_ids.KIND.name),
             "pad_token_id": getattr(model.config, "pad_token_id", None),
+            **(source.family.source(model) if hasattr(source.family, "source") else {}),
         },
+        **({"speech": source.family.speech(model)} if hasattr(source.family, "speech") else {}),
         "generation": generation_defaults(model),
         "tokenizer": tokenizer,
         "graphs": graphs,

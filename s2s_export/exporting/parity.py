@@ -85,12 +85,12 @@ class TransformersReference:
 
     @torch.no_grad()
     def encode(self, inputs: Inputs) -> dict[str, torch.Tensor]:
-        return {"encoder_states": self.model.get_encoder()(**_named(inputs))[0]}
+        return {"encoder_states": self.model.get_encoder()(**named(inputs))[0]}
 
     @torch.no_grad()
     def cross(self, inputs: Inputs) -> dict[str, torch.Tensor]:
         start = torch.zeros((inputs[MASK].shape[0], 1), dtype=torch.int64)
-        out = self.model(**_named(inputs), decoder_input_ids=start, use_cache=True)
+        out = self.model(**named(inputs), decoder_input_ids=start, use_cache=True)
         found = {}
         for i, (key, value) in enumerate(_cross_cache(out)):
             found[f"cross_key.{i}"], found[f"cross_value.{i}"] = key, value
@@ -100,7 +100,7 @@ class TransformersReference:
     def step(self, inputs: Inputs, history: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         repeats = history.shape[0] // inputs[MASK].shape[0]
         out = self.model(
-            **{name: value.repeat_interleave(repeats, 0) for name, value in _named(inputs).items()},
+            **{name: value.repeat_interleave(repeats, 0) for name, value in named(inputs).items()},
             decoder_input_ids=history,
             use_cache=False,
             output_attentions=True,
@@ -109,7 +109,7 @@ class TransformersReference:
         return out.logits[:, -1], weights
 
 
-def _named(inputs: Inputs) -> dict[str, torch.Tensor]:
+def named(inputs: Inputs) -> dict[str, torch.Tensor]:
     """The same by transformers' names."""
     return {"attention_mask" if name == MASK else name: value for name, value in inputs.items()}
 

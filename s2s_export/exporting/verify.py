@@ -20,7 +20,8 @@ import numpy as np
 from ..bundle import read
 from ..errors import InvalidOption
 from ..runtime.session import Session, load
-from ..runtime.sources import Source
+from ..runtime.sources import Source, SourceKind
+from ..runtime.speech.prompts import beginning
 from .checkpoint import open_checkpoint, quiet_transformers
 from .tolerances import SCORE_TOLERANCE, TOKEN_AGREEMENT
 
@@ -149,6 +150,9 @@ def _compare_search(
     sources = sources[:N_SOURCES]
     limit = min(MAX_NEW_TOKENS, (session.bundle.max_target_length or MAX_NEW_TOKENS + 1) - 1)
     options = {**options, "max_new_tokens": limit}
+    if session.speech is not None:  # the search itself, behind a prompt: windows and times are not compared here
+        language = next(iter(session.speech.lang_to_id.values()), None)
+        options["decoder_input_ids"] = beginning(session.speech, language, None, timestamps=False)
     found = session.generate(sources, **options)
     precision = session.bundle.manifest["precision"]
     padding = session.bundle.manifest["source"]["pad_token_id"]
@@ -156,7 +160,7 @@ def _compare_search(
     n_equal = n_ties = 0
     worst = reference_error = 0.0
     for source, (best, *_) in zip(sources, found, strict=True):
-        out = run_generate(model, family, source, options)
+        out = run_generate(model, family, session.kind, source, options)
         tokens, score = out.sequences[0].tolist(), getattr(out, "sequences_scores", None)
         n = max(len(tokens), len(best.token_ids))
         fill = tokens[-1]
@@ -173,17 +177,20 @@ def _compare_search(
     return SearchAgreement(options, len(sources), n_equal, n_ties, worst, needed, reference_error)
 
 
-def run_generate(model: Any, family: Any, source: list[int], options: dict[str, Any]) -> Any:
+def run_generate(model: Any, family: Any, kind: SourceKind, source: Source, options: dict[str, Any]) -> Any:
     """What `generate` returns for one source, with its logits."""
     import torch
 
+    from .parity import named, tensors
+
     generate = getattr(family, "generate", None) or type(model).generate
-    ids = torch.tensor([source])
+    inputs = named(tensors(kind.prepare([source])))
+    if "decoder_input_ids" in options:
+        options = {**options, "decoder_input_ids": torch.tensor([options["decoder_input_ids"]])}
     with torch.no_grad(), quiet_transformers():
         return generate(
-            model, input_ids=ids, attention_mask=torch.ones_like(ids), return_dict_in_generate=True, output_scores=True,
-            output_logits=True, **options,
-        )  # fmt: skip
+            model, **inputs, return_dict_in_generate=True, output_scores=True, output_logits=True, **options
+        )
 
 
 def replay_error(reference: Reference, inputs: Inputs, out: Any, prompt_length: int, padding: int | None) -> float:

@@ -1,11 +1,13 @@
 """Writes alignments: those of all sources as JSON, or one as a heat map (arXiv 1409.0473, figure 3).
 
-Row t of an alignment has the attention weight of each source token when target token t was predicted.
+Row t of an alignment has the attention weight of each source token when target token t was predicted. Beside it stands
+the token's probability.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -46,7 +48,7 @@ def write_alignments(
 
 
 def describe(session: Session, source: Source, hypothesis: Hypothesis) -> dict[str, Any]:
-    """The source and target tokens and the weights [T, S] of a hypothesis that has an alignment."""
+    """The tokens, the weights [T, S] and the target tokens' probabilities of a hypothesis that has an alignment."""
     weights = hypothesis.alignment
     assert weights is not None
     target = hypothesis.token_ids[len(hypothesis.token_ids) - len(weights) :]
@@ -54,12 +56,13 @@ def describe(session: Session, source: Source, hypothesis: Hypothesis) -> dict[s
         "source_tokens": session.source_tokens(source),
         "target_tokens": session.target_tokens(target),
         "weights": [[round(float(value), 5) for value in row] for row in weights],
+        "probabilities": [round(math.exp(min(0.0, score)), 5) for score in hypothesis.token_scores],
         "text": hypothesis.text,
     }
 
 
 def draw(path: str, record: dict[str, Any]) -> None:
-    """A heat map: source tokens along the top, target tokens down the side."""
+    """A heat map: source tokens along the top, target tokens with their probabilities down the side."""
     try:
         import matplotlib
     except ImportError as error:
@@ -72,7 +75,8 @@ def draw(path: str, record: dict[str, Any]) -> None:
     figure, axes = pyplot.subplots(figsize=size, layout="constrained")
     image = axes.imshow(record["weights"], cmap="gray_r", vmin=0.0, vmax=1.0, aspect="auto")
     axes.set_xticks(range(len(source)), source, rotation=90)
-    axes.set_yticks(range(len(target)), target)
+    sure = record["probabilities"]
+    axes.set_yticks(range(len(target)), [f"{token}  {p:.0%}" for token, p in zip(target, sure, strict=True)])
     axes.xaxis.tick_top()
     figure.colorbar(image, ax=axes, label="attention weight")
     try:

@@ -1,8 +1,9 @@
 """Decodes files line by line: the JSON lines of `s2s generate`, and lines of text.
 
-In: {"id": "7", "text": "..."} or {"id": "7", "input_ids": [..]}, plus `source_lang`, `target_lang` and any generation
-option by its Hugging Face name. Out, in input order: {"id": "7", "outputs": [{"token_ids": [..], "score": -0.31,
-"text": "..."}], "backend": "onnxruntime"}, or {"id": "7", "error": "..."} for a line that fails.
+In: {"id": "7", "text": "..."} or {"id": "7", "input_ids": [..]}, plus `source_lang`, `target_lang`, any generation
+option by its Hugging Face name, and what is done to the outputs: `confidence`, `mbr`, `keep`, `keep_unknown`. Out, in
+input order: {"id": "7", "outputs": [{"token_ids": [..], "score": -0.31, "text": "..."}], "backend": "onnxruntime"}, or
+{"id": "7", "error": "..."} for a line that fails.
 
 Lines with equal options are decoded in batches together, within a window of the input: results come out in input
 order, and a window of many batches is enough to sort them by length. A line that fails, for whatever reason, does not
@@ -20,27 +21,38 @@ from typing import Any, NoReturn
 
 from ..errors import InputError, explain, is_failure
 from .decoding import GenerationOptions, Hypothesis
+from .finishing import Finishing
 from .scheduling import DEFAULT_BATCH_SIZE
 from .session import Session
 from .sources import Source
+from .speech import formats
 from .text import from_utf8
 
 DEEPEST_ID = 20  # how deep lists and objects in an id may be nested
 CONTENT = ("text", "input_ids", "audio")
 WINDOW = 16  # batches of each worker that are sorted by length together; at most so many are lost when killed
 
+AS_DECODED = Finishing()  # nothing is done to outputs
+Key = tuple[GenerationOptions, bool]
 Failure = str  # what is wrong, in one sentence
 Outcome = list[Hypothesis] | Failure  # what one line gave
 
 
 @dataclass(frozen=True)
 class Case:
-    """One line after parsing: what to decode and how, or why it can't be decoded."""
+    """One line after parsing: what to decode and how, or why it can't be decoded. text: None where ids were given."""
 
     id: Any
     source: Source | None = None
     options: GenerationOptions | None = None
     error: Failure | None = None
+    text: str | None = None
+    finishing: Finishing = AS_DECODED
+
+    @property
+    def key(self) -> Key | None:
+        """Lines with equal keys are decoded together."""
+        return None if self.options is None else (self.options, self.finishing.wants_alignments)
 
 
 def read_case(session: Session, line: bytes, number: int, *, truncate: bool = False) -> Case:
@@ -56,12 +68,30 @@ def read_case(session: Session, line: bytes, number: int, *, truncate: bool = Fa
             found = " and ".join(f"'{key}'" for key in given) or "none"
             raise InputError(f"found {found}; expected exactly one of {', '.join(map(repr, _fields(session)))}")
         content = fields.pop(given[0])
+        finishing = _finishing(session, fields)
         options = session.options(target_lang=languages["target_lang"], **fields)
-        return Case(name, _source(session, given[0], content, languages, truncate), options)
+        source = _source(session, given[0], content, languages, truncate)
+        return Case(name, source, options, text=content if given[0] == "text" else None, finishing=finishing)
     except BaseException as error:
         if not is_failure(error):
             raise
         return Case(name, error=explain(error))
+
+
+def _finishing(session: Session, fields: dict[str, Any]) -> Finishing:
+    """Takes what is done to outputs out of the fields of a line."""
+    keep = fields.pop("keep", None)
+    keep = [keep] if isinstance(keep, str) else keep or []
+    if not isinstance(keep, list) or not all(isinstance(pattern, str) for pattern in keep):
+        raise InputError(f"'keep' is {keep!r}; expected a pattern or a list of them")
+    flags = {}
+    for name in ("confidence", "mbr", "keep_unknown"):
+        flags[name] = fields.pop(name, False)
+        if not isinstance(flags[name], bool):
+            raise InputError(f"'{name}' is {flags[name]!r}; expected true or false")
+    found = Finishing(keep=tuple(keep), **flags)
+    found.check(session)
+    return found
 
 
 def _parse(line: bytes, number: int) -> dict[str, Any]:
@@ -222,10 +252,10 @@ def decode_cases(
     already. They are only counted, since sampling depends on a line's position among those with equal options.
     """
     cases = iter(cases)
-    counts: dict[GenerationOptions, int] = defaultdict(int)
+    counts: dict[Key, int] = defaultdict(int)
     for case in islice(cases, n_skipped):
-        if case.options is not None:
-            counts[case.options] += 1
+        if case.key is not None:
+            counts[case.key] += 1
     while window := list(islice(cases, window_size(session, batch_size))):
         yield from _decode_window(session, window, counts, batch_size, progress)
 
@@ -233,25 +263,30 @@ def decode_cases(
 def _decode_window(
     session: Session,
     window: Sequence[Case],
-    counts: dict[GenerationOptions, int],
+    counts: dict[Key, int],
     batch_size: int,
     progress: Callable[[int, int], None] | None,
 ) -> Iterator[dict[str, Any]]:
-    groups: dict[GenerationOptions, list[int]] = {}
+    groups: dict[Key, list[int]] = {}
     done: dict[int, dict[str, Any]] = {}
     for place, case in enumerate(window):
-        if case.options is None:
+        if case.key is None:
             done[place] = {"id": case.id, "error": case.error}
         else:
-            groups.setdefault(case.options, []).append(place)
+            groups.setdefault(case.key, []).append(place)
     first = 0  # the next to be yielded
-    for options, places in groups.items():
-        numbers = range(counts[options], counts[options] + len(places))
-        counts[options] += len(places)
+    for key, places in groups.items():
+        options, alignments = key
+        numbers = range(counts[key], counts[key] + len(places))
+        counts[key] += len(places)
         sources = [window[place].source for place in places]
-        for index, outcome in decode_each(session, sources, options, batch_size=batch_size, source_numbers=numbers):
+        found = decode_each(
+            session, sources, options, batch_size=batch_size, alignments=alignments, source_numbers=numbers
+        )
+        for index, outcome in found:
             case = window[places[index]]
-            done[places[index]] = {"id": case.id, **_result(session, outcome)}
+            outcome = finished(session, case.finishing, case.text, case.source, outcome)
+            done[places[index]] = {"id": case.id, **_result(session, outcome, case.finishing)}
             if progress:
                 progress(1, 0 if isinstance(outcome, str) or not outcome else len(outcome[0].token_ids))
             while first in done:
@@ -262,10 +297,26 @@ def _decode_window(
         first += 1
 
 
-def _result(session: Session, outcome: Outcome) -> dict[str, Any]:
+def finished(session: Session, finishing: Finishing, text: str | None, source: Source, outcome: Outcome) -> Outcome:
+    """The outcome after what is done to outputs; a failure of that is the source's own."""
+    if isinstance(outcome, str):
+        return outcome
+    try:
+        return finishing.apply(session, text, source, outcome)
+    except BaseException as error:
+        if not is_failure(error):
+            raise
+        return explain(error)
+
+
+def _result(session: Session, outcome: Outcome, finishing: Finishing) -> dict[str, Any]:
     if isinstance(outcome, str):
         return {"error": outcome}
-    return {"outputs": [describe(hypothesis) for hypothesis in outcome], "backend": session.backend.name}
+    outputs = [{**describe(hypothesis), **finishing.details(session, hypothesis)} for hypothesis in outcome]
+    result = {"outputs": outputs, "backend": session.backend.name}
+    if outcome and outcome[0].segments is not None:
+        result["segments"] = [formats.describe(part, i) for i, part in enumerate(outcome[0].segments)]
+    return result
 
 
 def describe(hypothesis: Hypothesis) -> dict[str, Any]:

@@ -11,17 +11,25 @@ from __future__ import annotations
 import dataclasses
 import os
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..bundle import Bundle, read
-from ..errors import InputError, InvalidOption, UsageError
-from . import backends, decoding, memory, scheduling, searching, text
+from ..errors import BundleError, InputError, InvalidOption, UsageError
+from . import backends, decoding, memory, scheduling, scoring, searching, text, text_options
 from .decoding import GenerationOptions, Hypothesis
+from .decoding.scoring import Score
+from .ensembles import EnsembleBackend
 from .scheduling import DEFAULT_BATCH_SIZE, available_cores
 from .sources import Source, kind_of
+from .sources.audio_features import AudioFeatures
+from .speech import options as speech_options
+from .speech.generate import SpeechSearch
+from .speech.tokens import SpeechTokens
+from .speech.transcribe import TranscribeOptions, Transcriber, Transcription
 
 if TYPE_CHECKING:
     from .shortlist.state import Shortlist
@@ -39,6 +47,8 @@ def load(
     shortlist: bool = False,
     verify: bool = True,
     search: str = "auto",
+    ensemble: Sequence[str | os.PathLike[str]] = (),
+    ensemble_average: str = "log_probs",
 ) -> Session:
     """Open a bundle.
 
@@ -53,6 +63,8 @@ def load(
     verify: compare every file that will be used, an engine's included, with its sha256. Results are remembered until a
         file is touched: 300 MB of weights take 0.3 to 0.5 s of one core at first and 1 ms later (hashing.py).
     search: where the search runs: "device", "host", or "auto" for the device if the backend has one (searching.py).
+    ensemble: further bundles with the same vocabulary, which decode together with this one (ensembles.py).
+    ensemble_average: "log_probs", or "probs".
 
     Raises BundleError, BackendUnavailable, EngineError, InvalidOption, UnknownOption.
     """
@@ -64,6 +76,12 @@ def load(
     executor = backends.open_backend(opened, backend, target, threads)
     if workers is None and not backends.declared()[executor.name].computes_on_cores:
         n_workers = 1
+    if ensemble:
+        if shortlist or search not in ("auto", "host"):
+            raise InvalidOption("an ensemble decodes with the search on the host, and without a shortlist")
+        others = [read(path, verify=verify) for path in ensemble]
+        members = [backends.open_backend(other, executor.name, target, threads) for other in others]
+        executor = EnsembleBackend([opened, *others], [executor, *members], ensemble_average)
     session = Session(opened, executor, n_workers, search)
     if shortlist:
         from .shortlist.state import open_shortlist
@@ -83,11 +101,20 @@ class Session:
         self.kind = kind_of(bundle)
         self.backend = backend
         self.workers = workers
+        self.speech = SpeechTokens.of(bundle)
         me = weakref.proxy(self)  # weak, so that session and searcher are no reference cycle
         self.searcher = searching.choose(backend, search, lambda batch, options: me.begin(batch, options), self.kind)
+        self._speech_search = self._open_speech()
         self.shortlist: Shortlist | None = None
         entry = bundle.manifest.get("tokenizer")
         self._tokenizer = text.load(bundle.path / "tokenizer", entry) if entry else None
+
+    def _open_speech(self) -> SpeechSearch | None:
+        if self.speech is None:
+            return None
+        if not isinstance(self.kind, AudioFeatures):
+            raise BundleError(f"{self.bundle.path}: has speech tokens but reads '{self.kind.name}'; export it again")
+        return SpeechSearch(self.bundle, self.backend, self.searcher, self.kind, self.speech)
 
     @property
     def tokenizer(self) -> text.Tokenizer:
@@ -110,9 +137,33 @@ class Session:
         )
 
     def options(self, /, *, target_lang: str | None = None, **overrides: Any) -> GenerationOptions:
-        """The options of a call, checked: what is given, then the checkpoint's defaults, then transformers' own."""
+        """The options of a call, checked: what is given, then the checkpoint's defaults, then transformers' own.
+
+        Some may be given as text (text_options.py): target_prefix, typed_prefix, terms, force_words, stop_strings,
+        choices, regex.
+        """
         if target_lang is not None:
             overrides = {**self.tokenizer.target_overrides(target_lang), **overrides}
+        own: dict[str, Any] = {}
+        if self.speech is not None:
+            overrides, own = speech_options.take(overrides, self.speech)
+        if not text_options.NAMES.isdisjoint(overrides):
+            overrides = self._texts.to_ids(overrides, self._resolve)
+        chosen = self._resolve(overrides)
+        if chosen.stop_strings and chosen.stop_strings.decode is None:  # the checkpoint's own
+            chosen.stop_strings.decode = self.tokenizer.decode
+        if self.shortlist is not None and any(not guide.token_ids() for guide in chosen.guides or ()):
+            raise InvalidOption(
+                "regex and typed_prefix choose among all tokens, of which a shortlist has few; leave --shortlist out"
+            )
+        if chosen.coverage_penalty and not self.has_attention:
+            raise InvalidOption(
+                f"coverage_penalty is {chosen.coverage_penalty}, but a model of the family "
+                f"'{self.bundle.manifest['family']}' has no attention to the source; leave it out"
+            )
+        return chosen if self.speech is None else speech_options.combine(chosen, own)
+
+    def _resolve(self, overrides: Mapping[str, Any]) -> GenerationOptions:
         return decoding.resolve(
             self.bundle.manifest["generation"],
             overrides,
@@ -121,13 +172,18 @@ class Session:
             reads_source_ids=self.kind.has_ids,
         )
 
+    @cached_property
+    def _texts(self) -> text_options.TextOptions:
+        return text_options.TextOptions(self.tokenizer, self.bundle)
+
     def encode(
         self, source: str, *, source_lang: str | None = None, target_lang: str | None = None, truncate: bool = False
     ) -> list[int]:
         """Ids of a text, checked against the bundle's limits. Raises InputError where the model reads no token ids."""
         if not self.kind.has_ids:
             raise InputError(
-                f"the source is text, but the model reads '{self.kind.name}'; give sources of that kind to `generate`"
+                f"the source is text, but the model reads '{self.kind.name}'; give such sources to `generate`"
+                f"{', or sound to `transcribe`' if self.speech is not None else ''}"
             )
         ids = self.tokenizer.encode(source, source_lang=source_lang, target_lang=target_lang)
         checked: list[int] = self.check_source(ids, truncate=truncate)
@@ -226,12 +282,12 @@ class Session:
 
         wanted: asked before each step about each source by its index; one that is not wanted leaves and gets [].
         on_prefix: called with an index and the token ids that have become final since the last call.
-        A search on a device makes all its steps by itself: there `wanted` is asked only before the first one, and
-        `on_prefix` is called once, with all tokens.
+        A search on a device makes all its steps by itself, and speech is decoded in several passes: there `wanted` is
+        asked only before the first step, and `on_prefix` is called once, with all tokens.
         """
         if self.computes_on_cores:
             memory.check(self.bundle, len(batch), options)
-        searcher = self.searcher
+        searcher = self._speech_search or self.searcher
         if isinstance(searcher, searching.HostSearch):
             found = searcher.decode(
                 batch,
@@ -301,9 +357,26 @@ class Session:
         batch_size: int = DEFAULT_BATCH_SIZE,
         **options: Any,
     ) -> list[str]:
-        """The best hypothesis of each text."""
+        """The best hypothesis of each text.
+
+        options: generation options; target_prefix and typed_prefix may be lists with one for each text, "" for none.
+        """
         if isinstance(texts, str):
             raise UsageError("translate takes a list of texts, found one text; write [text]")
+        if parts := text_options.by_prefix(options, len(texts)):
+            found = [""] * len(texts)
+            for of_part, places in parts:
+                some = self.translate(
+                    [texts[i] for i in places],
+                    source_lang=source_lang,
+                    target_lang=target_lang,
+                    truncate=truncate,
+                    batch_size=batch_size,
+                    **of_part,
+                )
+                for place, text_found in zip(places, some, strict=True):
+                    found[place] = text_found
+            return found
         chosen = self.options(target_lang=target_lang, **options)
         sources = []
         for number, line in enumerate(texts):
@@ -312,6 +385,95 @@ class Session:
             except InputError as error:
                 raise InputError(f"text {number}: {error}") from None
         return [best[0].text or "" for best in self.decode(sources, chosen, batch_size=batch_size)]
+
+    def score(
+        self,
+        sources: Sequence[str | Source],
+        targets: Sequence[str | Ids],
+        *,
+        source_lang: str | None = None,
+        target_lang: str | None = None,
+        truncate: bool = False,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        **options: Any,
+    ) -> list[Score]:
+        """How likely the model finds each target as the output for its source (scoring.py).
+
+        Texts, or sources of the model's kind and target token ids. Of the options only those of the decoder prompt
+        matter. Equal sources, as in an n-best list, are encoded once. Raises InputError, which names the pair.
+        """
+        if isinstance(sources, str) or isinstance(targets, str) or len(sources) != len(targets):
+            raise UsageError(
+                f"score takes a list of sources and a list of as many targets, found {len(sources)} and {len(targets)}"
+            )
+        chosen = self.options(target_lang=target_lang, **options)
+        pairs = []
+        for number, (source, target) in enumerate(zip(sources, targets, strict=True)):
+            try:
+                pairs.append(
+                    self.check_pair(
+                        source, target, chosen, source_lang=source_lang, target_lang=target_lang, truncate=truncate
+                    )
+                )
+            except InputError as error:
+                raise InputError(f"pair {number}: {error}") from None
+        found: list[Score | None] = [None] * len(pairs)
+        for place, score in self.score_each(pairs, chosen, batch_size=batch_size):
+            found[place] = score
+        return [score for score in found if score is not None]
+
+    def check_pair(
+        self,
+        source: str | Source,
+        target: str | Ids,
+        options: GenerationOptions,
+        *,
+        source_lang: str | None = None,
+        target_lang: str | None = None,
+        truncate: bool = False,
+    ) -> tuple[Source, list[int]]:
+        """A pair as `score_each` takes it: a text becomes ids, a target's with the end token. Raises InputError."""
+        if isinstance(source, str):
+            source = self.encode(source, source_lang=source_lang, target_lang=target_lang, truncate=truncate)
+        else:
+            source = self.check_source(source, truncate=truncate)
+        if isinstance(target, str):
+            target = [*self.tokenizer.encode_target(target), *options.eos_token_id[:1]]
+        return source, scoring.check_target(target, options, self.bundle)
+
+    def score_each(
+        self, pairs: Sequence[tuple[Source, Ids]], options: GenerationOptions, *, batch_size: int = DEFAULT_BATCH_SIZE
+    ) -> Iterator[tuple[int, Score]]:
+        """The index and score of each checked pair, as batches finish."""
+        return scoring.score_pairs(
+            self.backend.begin,
+            self.kind.length,
+            [source for source, _ in pairs],
+            [target for _, target in pairs],
+            scoring.prompt_of(options),
+            batch_size=batch_size,
+            workers=self.workers,
+        )
+
+    def transcribe(self, audio: Any, **options: Any) -> Transcription:
+        """The segments of sound of any length, as they are ready; `finish()` gives the whole transcript.
+
+        audio: a file's name or bytes, samples at 16 kHz, or (samples, rate). options: those of
+        `speech.transcribe.TranscribeOptions` (language, task, timestamps, temperature, thresholds, vad, ...) and
+        generation options by their Hugging Face names.
+        """
+        if self._speech_search is None:
+            raise UsageError(f"{self.bundle.path}: reads '{self.kind.name}' and no sound; use translate or generate")
+        names = {field.name for field in dataclasses.fields(TranscribeOptions)}
+        own = {name: value for name, value in options.items() if name in names}
+        if isinstance(own.get("temperature"), (int, float)):
+            own["temperature"] = (float(own["temperature"]),)
+        for name in ("temperature", "clip"):
+            if name in own:
+                own[name] = tuple(own[name])
+        generation = self.options(**{name: value for name, value in options.items() if name not in names})
+        samples = self.check_source(audio)
+        return Transcriber(self._speech_search, self.tokenizer).open(samples, TranscribeOptions(**own), generation)
 
     def stream(
         self,
@@ -354,4 +516,8 @@ class Session:
     def _with_text(self, hypothesis: Hypothesis) -> Hypothesis:
         if self._tokenizer is None:
             return hypothesis
-        return dataclasses.replace(hypothesis, text=self._tokenizer.decode(hypothesis.token_ids))
+        segments = hypothesis.segments
+        if segments is not None:
+            segments = tuple(dataclasses.replace(s, text=self._tokenizer.decode(s.tokens)) for s in segments)
+        text_of_all = self._tokenizer.decode(hypothesis.token_ids)
+        return dataclasses.replace(hypothesis, text=text_of_all, segments=segments)

@@ -80,10 +80,15 @@ both = pytest.mark.parametrize("bias", [False, True], ids=["plain", "bias"])
 @both
 class TestRandom:
     def test_self(self, element: str, bias: bool) -> None:
-        sweep_self(1, 250, element, bias)
+        sweep_self(1, 80, element, bias)
 
     def test_cross(self, element: str, bias: bool) -> None:
-        sweep_cross(2, 250, element, bias)
+        sweep_cross(2, 80, element, bias)
+
+    @pytest.mark.slow
+    def test_many(self, element: str, bias: bool) -> None:
+        sweep_self(3, 1000, element, bias)
+        sweep_cross(4, 1000, element, bias)
 
     def test_every_head_size_and_beam_count(self, element: str, bias: bool) -> None:
         for head_size in HEAD_SIZES:

@@ -268,3 +268,22 @@ def test_many_clients_at_random(session):
         mine = [(job.source, ids) for job, ids in found if job.options == options]
         alone = session.decode([item for item, _ in mine], options)
         assert [ids for _, ids in mine] == [of_source[0].token_ids for of_source in alone]
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.5}, {"num_beams": 2, "force_words_ids": [[209]]}],
+    ids=["groups", "constrained"],
+)
+def test_one_may_leave_every_kind_of_search(session, how):
+    options = session.options(max_new_tokens=12, min_new_tokens=10, **how)
+    sources = [source(6, seed) for seed in range(3)]
+    alone = [of_source[0].token_ids for of_source in session.decode(sources, options)]
+    n_asked = [0, 0, 0]
+
+    def wanted(i):
+        n_asked[i] += 1
+        return i != 1 or n_asked[1] < 4
+
+    found = session.decode_batch(sources, options, wanted=wanted)
+    assert found[1] == [] and [found[i][0].token_ids for i in (0, 2)] == [alone[0], alone[2]]

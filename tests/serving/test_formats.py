@@ -239,3 +239,8 @@ def test_what_is_not_there_is_told_in_the_shape_of_the_format(served):
     assert served.get("/v1/nothing").json()["error"]["code"] == "not_found"
     assert set(served.get("/v2/translate").json()) == {"message"}
     assert served.get("/translate").status == 405
+
+
+def test_no_file_of_the_server_is_read(served):
+    answer = served.post("/v1/s2s/generate", {"audio": "/etc/passwd"})
+    assert answer.status == 400 and "'text' and 'input_ids' only" in answer.json()["error"]

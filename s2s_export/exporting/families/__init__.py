@@ -11,7 +11,10 @@ and, for a model that transformers itself can't load, run or generate with,
     Reference(model)            the model seen as the three graphs, see parity.Reference
     generate(model, **options)  instead of the model's own method
 
+    AUTO_CLASS                  the class of transformers that loads it, instead of AutoModelForSeq2SeqLM
     SOURCE_KIND                 what it reads, by the name of a file of runtime/sources/, instead of token ids
+    source(model)               what the manifest says of its sources beside kind and pad_token_id
+    speech(model)               the manifest's `speech` section (runtime/speech/tokens.py)
 
 and, where positions are computed and not stored,
 

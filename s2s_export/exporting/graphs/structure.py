@@ -101,20 +101,50 @@ class RelativePositions:
 
 
 @dataclass(frozen=True)
-class Stack:
-    """Encoder or decoder: embedding [V, E], positions, blocks, and the norms around them."""
+class Convolution:
+    """Along time: weight [out, in, width], bias [out]. Padded by width // 2 zeros at both ends, then GELU."""
 
-    embedding: Tensor
+    weight: Tensor
+    bias: Tensor
+    stride: int
+
+
+@dataclass(frozen=True)
+class Stem:
+    """What an encoder of sound has in place of an embedding: convolutions, one behind the other (2212.04356).
+
+    n_frames: T of the features [B, F, T] that it takes, always the same; F is the first convolution's `in`.
+    """
+
+    convolutions: tuple[Convolution, ...]
+    n_frames: int
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Encoder or decoder: embedding [V, E] (or a stem), positions, blocks, and the norms around them."""
+
+    embedding: Tensor | Stem
     embedding_scale: float
     positions: PositionTable | RelativePositions
     blocks: tuple[Block, ...]
     embedding_norm: Norm | None = None
     final_norm: Norm | None = None
 
+    @property
+    def width(self) -> int:
+        """E"""
+        if isinstance(self.embedding, Stem):
+            return self.embedding.convolutions[-1].weight.shape[0]
+        return self.embedding.shape[1]
+
 
 @dataclass(frozen=True)
 class Transformer:
-    """norm_first: whether blocks are pre-norm. head: [V, E] and bias [V]. head_scale multiplies the head's input."""
+    """norm_first: whether blocks are pre-norm. head: [V, E] and bias [V]. head_scale multiplies the head's input.
+
+    alignment_heads: (layer, head) of the cross-attention weights that the decoder step gives; None for all of them.
+    """
 
     EMITTER: ClassVar[str] = ".transformer"
 
@@ -123,14 +153,15 @@ class Transformer:
     norm_first: bool
     head: Linear
     head_scale: float = 1.0
+    alignment_heads: tuple[tuple[int, int], ...] | None = None
 
     def sizes(self) -> dict[str, int]:
         """Sizes for the manifest."""
-        attention = self.decoder.blocks[0].self_attention
+        attention, source = self.decoder.blocks[0].self_attention, self.encoder.embedding
         return {
             "vocabulary_size": self.head.weight.shape[0],
-            "source_vocabulary_size": self.encoder.embedding.shape[0],
-            "width": self.decoder.embedding.shape[1],
+            **({} if isinstance(source, Stem) else {"source_vocabulary_size": source.shape[0]}),
+            "width": self.decoder.width,
             "encoder_layers": len(self.encoder.blocks),
             "decoder_layers": len(self.decoder.blocks),
             "heads": attention.n_heads,

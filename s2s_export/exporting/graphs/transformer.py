@@ -12,10 +12,22 @@ import numpy as np
 import onnx
 import torch
 
+from ...runtime.sources.audio_features import INPUT_FEATURES
 from ...runtime.sources.token_ids import INPUT_IDS
 from .builder import FLOAT, INT64, Dimension, GraphBuilder
 from .functions import NATIVE, PLUGIN_ATTRIBUTES, PLUGINS
-from .structure import Attention, Block, FeedForward, Linear, Norm, PositionTable, RelativePositions, Stack, Transformer
+from .structure import (
+    Attention,
+    Block,
+    FeedForward,
+    Linear,
+    Norm,
+    PositionTable,
+    RelativePositions,
+    Stack,
+    Stem,
+    Transformer,
+)
 from .weights import WeightStore
 
 MASKED = -1e9  # added to the scores of hidden positions; its exp is 0 in fp32
@@ -44,13 +56,22 @@ def emit(model: Transformer, store: WeightStore) -> dict[str, onnx.ModelProto]:
 def _encoder(model: Transformer, store: WeightStore) -> onnx.ModelProto:
     g = GraphBuilder("encoder", store)
     stack = model.encoder
-    width = stack.embedding.shape[1]
-    ids = g.input(INPUT_IDS, INT64, ["B", "S"])
-    source_mask = g.input("source_mask", INT64, ["B", "S"])
-    batch, length = g.size(ids, 0), g.size(ids, 1)
+    width = stack.width
+    if isinstance(stack.embedding, Stem):
+        ids = g.input(
+            INPUT_FEATURES, FLOAT, ["B", stack.embedding.convolutions[0].weight.shape[1], stack.embedding.n_frames]
+        )
+    else:
+        ids = g.input(INPUT_IDS, INT64, ["B", "S"])
+        source_mask = g.input("source_mask", INT64, ["B", "S"])
     with g.scope("encoder"):
-        mask = source_mask_bias(g, source_mask)  # [B,1,1,S]
-        x = _embed(g, stack, ids)  # [B,S,E]
+        if isinstance(stack.embedding, Stem):
+            mask = g.constant(np.zeros((1, 1, 1, 1)), np.float32)  # all of a window is looked at
+            x = _convolve(g, stack.embedding, ids)  # [B,S,E]
+        else:
+            mask = source_mask_bias(g, source_mask)  # [B,1,1,S]
+            x = _embed(g, stack, ids)  # [B,S,E]
+        batch, length = g.size(x, 0), g.size(x, 1)
         if isinstance(stack.positions, PositionTable):
             x = g.op("Add", [x, _encoder_positions(g, stack.positions, ids, length)])
         else:
@@ -77,7 +98,7 @@ def _encoder(model: Transformer, store: WeightStore) -> onnx.ModelProto:
 
 def _cross_kv_init(model: Transformer, store: WeightStore) -> onnx.ModelProto:
     g = GraphBuilder("cross_kv_init", store)
-    width = model.encoder.embedding.shape[1]
+    width = model.encoder.width
     states = g.input("encoder_states", FLOAT, ["B", "S", width])
     batch, length = g.size(states, 0), g.size(states, 1)
     rows = g.reshape(states, [-1, width])
@@ -96,7 +117,7 @@ def _cross_kv_init(model: Transformer, store: WeightStore) -> onnx.ModelProto:
 def _decoder_step(model: Transformer, store: WeightStore) -> onnx.ModelProto:
     g = GraphBuilder("decoder_step", store)
     stack = model.decoder
-    width = stack.embedding.shape[1]
+    width = stack.width
     token = g.input("token", INT64, ["B", "K"])
     position = g.input("position", INT64, [1])
     ancestors = g.input("ancestors", INT64, ["B", "K", "C"])
@@ -151,14 +172,26 @@ def _decoder_step(model: Transformer, store: WeightStore) -> onnx.ModelProto:
             x = g.op("Mul", [x, g.constant(model.head_scale, np.float32)])
         logits = g.linear(x, model.head.weight, model.head.bias, "head")
     emit_candidates(g, logits, model.head.weight.shape[0], batch, beams)
-    last = g.constant([2])
-    by_layer = g.op("Concat", [g.op("Unsqueeze", [w, last]) for w in attention_weights], axis=2)  # [B,H,L,K,S]
-    sizes = ["B", "K", len(attention_weights), stack.blocks[0].cross_attention.n_heads, "S"]  # type: ignore[union-attr]
-    g.output(g.transpose(by_layer, [0, 3, 2, 1, 4]), "attention", FLOAT, sizes)
+    _emit_attention(g, model, attention_weights)
     for i, (updated, shape) in enumerate(caches):
         for name, value in zip(("key", "value"), updated, strict=True):
             g.output(value, f"self_{name}_out.{i}", FLOAT, shape)
     return g.model()
+
+
+def _emit_attention(g: GraphBuilder, model: Transformer, weights: list[str]) -> None:
+    """The output of cross-attention weights [B,K,L,H,S], of the weights [B,H,K,S] of each layer.
+
+    With alignment heads L is 1 and H their number: the heads of one layer, as far as anybody who reads them knows.
+    """
+    if model.alignment_heads is None:
+        by_layer = g.op("Concat", [g.op("Unsqueeze", [w, g.constant([2])]) for w in weights], axis=2)  # [B,H,L,K,S]
+        n_heads = model.decoder.blocks[0].cross_attention.n_heads  # type: ignore[union-attr]
+        g.output(g.transpose(by_layer, [0, 3, 2, 1, 4]), "attention", FLOAT, ["B", "K", len(weights), n_heads, "S"])
+        return
+    chosen = [g.op("Gather", [weights[layer], g.constant([head])], axis=1) for layer, head in model.alignment_heads]
+    heads = g.transpose(g.op("Concat", chosen, axis=1), [0, 2, 1, 3])  # [B,K,A,S]
+    g.output(g.op("Unsqueeze", [heads, g.constant([2])]), "attention", FLOAT, ["B", "K", 1, len(chosen), "S"])
 
 
 def emit_candidates(g: GraphBuilder, logits: str, n_vocabulary: int, batch: str, beams: str) -> None:
@@ -197,7 +230,19 @@ def emit_candidates(g: GraphBuilder, logits: str, n_vocabulary: int, batch: str,
 # Embeddings and positions
 
 
+def _convolve(g: GraphBuilder, stem: Stem, features: str) -> str:
+    """[B,F,T] -> [B,S,E]"""
+    x = features
+    for i, layer in enumerate(stem.convolutions):
+        with g.scope(f"convolution{i}"):
+            padding = layer.weight.shape[2] // 2
+            inputs = [x, g.weight("weight", layer.weight), g.weight("weight_bias", layer.bias)]
+            x = g.op("Gelu", [g.op("Conv", inputs, strides=[layer.stride], pads=[padding, padding])])
+    return g.transpose(x, [0, 2, 1])
+
+
 def _embed(g: GraphBuilder, stack: Stack, ids: str) -> str:
+    assert not isinstance(stack.embedding, Stem)
     x = g.op("Gather", [g.weight("embedding", stack.embedding), ids], axis=0)
     if stack.embedding_scale != 1.0:
         x = g.op("Mul", [x, g.constant(stack.embedding_scale, np.float32)])

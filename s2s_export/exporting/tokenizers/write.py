@@ -134,6 +134,7 @@ def _write_fast(tokenizer: Any, folder: Path) -> dict[str, Any]:
         "steady_decoder": all(_is_steady(decoder) for decoder in decoders),
         "byte_fallback": any(decoder["type"] == "ByteFallback" for decoder in decoders),
     }
+    entry["options"]["drop_timestamps"] = "WhisperTokenizer" in class_names(tokenizer)
     forced = getattr(tokenizer, "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output", None)
     if forced is False and backend["model"].get("type") == "BPE":  # transformers 5
         entry["decode"]["clean_up_tokenization_spaces"] = False

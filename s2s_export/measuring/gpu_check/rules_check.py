@@ -22,9 +22,13 @@ from ...runtime.device_search.rules import serialise
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
-# By the name of each option: a value that activates its rule.
+# By the name of each option whose rule runs on a device: a value that activates it.
 FILTERS: dict[str, Any] = {name: option.example for name, option in rules.options().items() if option.kind == "filter"}
-EDITS: dict[str, Any] = {name: option.example for name, option in rules.options().items() if name not in FILTERS}
+EDITS: dict[str, Any] = {
+    name: option.example
+    for name, option in rules.options().items()
+    if name not in FILTERS and option.example is not None
+}
 # For exponentials, logarithms and sums over the vocabulary, which differ in their last digits.
 RELATIVE = ABSOLUTE = 4e-6
 MOST_UNEQUAL = 0.02  # of a filter's rows, in which a token is exactly at the threshold

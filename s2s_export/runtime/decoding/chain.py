@@ -45,8 +45,16 @@ class Scored:
 class Chain:
     """The rules that `options` switch on, in order."""
 
-    def __init__(self, options: GenerationOptions, vocabulary_size: int, *, dense: bool = False) -> None:
-        self._rules: list[Rule] = active(options, vocabulary_size)
+    def __init__(
+        self,
+        options: GenerationOptions,
+        vocabulary_size: int,
+        *,
+        dense: bool = False,
+        more: Sequence[Rule] = (),
+    ) -> None:
+        """more: rules of the search itself, after those of the options."""
+        self._rules: list[Rule] = [*active(options, vocabulary_size), *more]
         self._vocabulary_size = vocabulary_size
         self._is_dense = dense or any(isinstance(rule, DenseRule) for rule in self._rules)
         self.reads_history = any(rule.reads_history for rule in self._rules)
@@ -150,7 +158,8 @@ class Plan:
         if shift is not None:
             scores = scores + shift[..., None]
         if probe is None or not probe.n_changed:
-            return candidates, scores
+            is_nothing_allowed = probe is not None and any(edit.kind in ("only", "keep") for edit in probe.edits)
+            return candidates, np.full_like(scores, MINUS_INFINITY) if is_nothing_allowed else scores
         if result.probe_log_probs is None:
             raise ValueError("the decode state returned no probe_log_probs, expected them for a query with probe_ids")
         probed = result.probe_log_probs if shift is None else result.probe_log_probs + shift[..., None]
@@ -159,7 +168,7 @@ class Plan:
         for edit, places in zip(probe.edits, probe.places, strict=True):
             flat = apply_edit(flat, places, edit)
         changed = np.where(probe.counts, flat[:-1].reshape(n, -1), MINUS_INFINITY)
-        if any(edit.kind == "only" for edit in probe.edits):
+        if any(edit.kind in ("only", "keep") for edit in probe.edits):
             kept = np.full_like(scores, MINUS_INFINITY)
         else:
             kept = np.where(probe.holds(candidates.reshape(n, -1)).reshape(scores.shape), MINUS_INFINITY, scores)
@@ -169,6 +178,8 @@ class Plan:
 
 def edit_dense(scores: Floats, edit: Edit) -> Floats:
     """Apply an edit to the whole distribution [B, K, V], which may be overwritten."""
+    if edit.kind == "look":
+        return scores
     n_sources, n_beams, vocabulary_size = scores.shape
     ids = _by_row(edit.ids, (n_sources, n_beams))
     rows = (np.arange(n_sources * n_beams) * vocabulary_size)[:, None]
@@ -178,7 +189,9 @@ def edit_dense(scores: Floats, edit: Edit) -> Floats:
 
 def apply_edit(scores: Floats, places: Ints, edit: Edit) -> Floats:
     """Apply an edit, whose tokens are at `places`, to scores [n + 1] in place. The last score belongs to no token."""
-    if edit.kind == "ban":
+    if edit.kind == "look":
+        pass
+    elif edit.kind == "ban":
         scores[places] = MINUS_INFINITY
     elif edit.kind == "add":
         sums = np.zeros_like(scores)
@@ -192,6 +205,10 @@ def apply_edit(scores: Floats, places: Ints, edit: Edit) -> Floats:
         with np.errstate(over="ignore", invalid="ignore"):
             growth = np.abs(before) * np.float32(edit.amount)
             scores[places] = np.where(np.isfinite(before), before + growth, before)
+    elif edit.kind == "keep":
+        before = scores[places]
+        scores = np.full_like(scores, MINUS_INFINITY)
+        scores[places] = before
     else:
         scores = np.full_like(scores, MINUS_INFINITY)
         scores[places] = np.float32(0.0)

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from .constrained import ConstrainedSearch
 from .draws import Draws
+from .groups import GroupSearch
 from .hypothesis import Hypothesis
 from .options import GenerationOptions
 from .rows import RowSearch
@@ -106,8 +108,7 @@ def _make(
     source_lengths: Sequence[int] | None = None,
 ) -> Search:
     draws = Draws(options.seed, range(len(sources)) if source_numbers is None else source_numbers)
-    kind = BeamSearch if options.num_beams > 1 else RowSearch
-    return kind(
+    return _kind(options)(
         state,
         sources,
         options,
@@ -116,4 +117,13 @@ def _make(
         keep_history=keep_history,
         leave_early=leave_early,
         source_lengths=source_lengths,
+        source_numbers=source_numbers,
     )
+
+
+def _kind(options: GenerationOptions) -> type[BeamSearch] | type[RowSearch]:
+    if options.return_alternatives or (options.num_beam_groups or 1) > 1:
+        return GroupSearch
+    if options.force_words_ids or options.terms:
+        return ConstrainedSearch
+    return BeamSearch if options.num_beams > 1 else RowSearch

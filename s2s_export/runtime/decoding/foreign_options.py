@@ -59,15 +59,11 @@ def _at_most(bound: float) -> Callable[[Any], bool]:
 
 # By name: a function that says whether a value changes nothing.
 NO_OPS: Mapping[str, Callable[[Any], bool]] = {
-    "num_beam_groups": _at_most(1),
-    "diversity_penalty": lambda value: value is None or value == 0,
     "penalty_alpha": _at_most(0),
     "guidance_scale": lambda value: value is None or value == 1,
     "constraints": _unset,
-    "force_words_ids": _unset,
     "forced_decoder_ids": _unset,
     "watermarking_config": _unset,
-    "stop_strings": _unset,
     "max_time": _unset,
     "dola_layers": _unset,
     "token_healing": _off,
@@ -78,7 +74,6 @@ NO_OPS: Mapping[str, Callable[[Any], bool]] = {
     "assistant_early_exit": _unset,
     "logits_processor": _unset,
     "stopping_criteria": _unset,
-    "prefix_allowed_tokens_fn": _unset,
     "streamer": _unset,
     "negative_prompt_ids": _unset,
     "negative_prompt_attention_mask": _unset,

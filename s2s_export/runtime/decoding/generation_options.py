@@ -71,6 +71,8 @@ class GenerationOptions:
     @property
     def n_rows(self) -> int:
         """K: the beams, or the independent samples, that a decode state must hold for every source."""
+        if dict(self.of_rules).get("return_alternatives"):  # a beam search for each
+            return self.num_beams * self.num_return_sequences
         return max(self.num_beams, self.num_return_sequences)
 
     @property

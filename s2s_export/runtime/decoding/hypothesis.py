@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from .state import Floats
 
@@ -16,7 +17,8 @@ class Hypothesis:
     token_scores: for each generated token, its log-probability after the decoding rules.
     alignment [T, S] float32: the attention to each source position when the generated token was predicted, as the mean
     over the heads of the last decoder layer. alignment_heads [L, H, T, S]: of every head. Both None unless asked for.
-    text: None until a tokenizer has decoded it.
+    text: None until a tokenizer has decoded it. segments: of speech with times, the parts of the text
+    (`speech.segments.Segment`); None for all else.
     """
 
     token_ids: list[int]
@@ -25,3 +27,4 @@ class Hypothesis:
     alignment: Floats | None = None
     alignment_heads: Floats | None = None
     text: str | None = None
+    segments: tuple[Any, ...] | None = None

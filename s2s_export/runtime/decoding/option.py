@@ -16,7 +16,7 @@ class Option:
     """A generation option, named as generate() names it.
 
     convert: what a value may be (option_values.py). default: transformers' own.
-    example: a value that switches the rule on, with which it is checked on a GPU.
+    example: a value that switches the rule on, with which it is checked on a GPU; None where it has no device form.
     kind: when the rule is active. "edit": in every search. "sampling": only when sampling. "filter": only when
         sampling, and it keeps a part of the distribution: rounding decides about a token at the very threshold.
     sampling_range: checked only when sampling, since a value outside it is harmless elsewhere, and common.

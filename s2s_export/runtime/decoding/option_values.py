@@ -184,3 +184,72 @@ def _ids(value: Any, expected: str, read: Callable[[Any], int | None] = _integer
     if any(item is None for item in found):
         raise BadValue(expected)
     return tuple(item for item in found if item is not None)
+
+
+class StopStrings(tuple[str, ...]):
+    """Texts that end an output, with what decides whether a text has one.
+
+    decode: the tokenizer's, from ids to text. It is no part of what two of them are compared by.
+    """
+
+    decode: Callable[[Sequence[int]], str] | None = None
+
+    def end(self, ids: Sequence[int]) -> bool:
+        """Whether the text of these generated ids holds one of the strings."""
+        if self.decode is None:
+            raise ValueError("stop_strings have no tokenizer; give them to a session whose bundle has one")
+        text = self.decode(ids)
+        return any(stop in text for stop in self)
+
+
+def stop_strings(value: Any) -> StopStrings:
+    """A text or a list of texts, none of them empty."""
+    items = [value] if isinstance(value, str) else _list(value)
+    if not items or not all(isinstance(item, str) and item for item in items):
+        raise BadValue("a text or a list of texts, none of them empty")
+    if isinstance(value, StopStrings):
+        return value
+    return StopStrings(items)
+
+
+def force_words(value: Any) -> tuple[tuple[tuple[int, ...], ...], ...]:
+    """generate()'s form: a list of phrases [ids], or of lists of alternative phrases [[ids], ..]."""
+    expected = "a non-empty list of phrases, or of lists of alternative phrases, of at least one token id each"
+    items = _list(value)
+    if not items:
+        raise BadValue(expected)
+    found = []
+    for item in items:
+        inner = _list(item)
+        if not inner:
+            raise BadValue(expected)
+        ways = inner if _list(inner[0]) is not None else [inner]
+        found.append(tuple(dict.fromkeys(_ids(way, expected) for way in ways)))
+        if not all(found[-1]):
+            raise BadValue(expected)
+    return tuple(found)
+
+
+def terms(value: Any) -> Any:
+    """What `Glossary` (constraints.py) says terms are; a session makes one of a file or of texts."""
+    from .constraints import Glossary
+
+    if not isinstance(value, Glossary):
+        raise BadValue("a Glossary, or in a session the name of a file of source TAB target lines")
+    return value
+
+
+def guides(value: Any) -> Any:
+    """A Guide or several (guide.py)."""
+    from .guide import Guide
+
+    items = [value] if isinstance(value, Guide) else _list(value)
+    if not items or not all(isinstance(item, Guide) for item in items):
+        raise BadValue("a Guide or a list of them, or in a session `choices` or `regex`")
+    return tuple(items)
+
+
+def function(value: Any) -> Any:
+    if not callable(value):
+        raise BadValue("a function of a source's number and its token ids, which returns the ids that may follow")
+    return value

@@ -21,9 +21,10 @@ from dataclasses import fields
 from typing import Any
 
 from ...errors import InvalidOption, UnknownOption
-from . import foreign_options, rules
+from . import foreign_options, rules, search_options
 from . import option_values as values
 from .generation_options import GenerationOptions
+from .option import Option
 
 __all__ = ["GenerationOptions", "resolve", "token_ids_of"]
 
@@ -131,7 +132,7 @@ def _convert_into(found: dict[str, Any], name: str, value: Any, problems: dict[s
 
 
 def _require_no_source_rules(chosen: Mapping[str, Any], problems: dict[str, str]) -> None:
-    for name, option in rules.options().items():
+    for name, option in _declared().items():
         if option.reads_source and chosen[name] not in (None, option.default):
             problems[name] = f"{name} is {chosen[name]}, but the model's sources have no token ids for it to read"
 
@@ -151,11 +152,12 @@ def _contradictions(chosen: Mapping[str, Any]) -> list[tuple[tuple[str, ...], bo
     suppressed = set(chosen["suppress_tokens"] or ())
     forced_bos = {chosen["forced_bos_token_id"]} - {None}
     forced_eos = set(chosen["forced_eos_token_id"] or ())
+    alternatives = bool(chosen["return_alternatives"])
     beams = ("num_beams", "num_return_sequences", "do_sample")
     found = [
-        (beams, n_beams == 1 and n_returned > 1 and not samples,
+        (beams, n_beams == 1 and n_returned > 1 and not samples and not alternatives,
          f"num_return_sequences is {n_returned}, expected 1 where num_beams is 1 and do_sample is not set"),
-        (beams, 1 < n_beams < n_returned,
+        (beams, 1 < n_beams < n_returned and not alternatives,
          f"num_return_sequences is {n_returned}, expected at most num_beams, {n_beams}"),
         (("forced_bos_token_id", "suppress_tokens"), bool(forced_bos) and forced_bos <= suppressed,
          f"forced_bos_token_id {chosen['forced_bos_token_id']} is also in suppress_tokens"),
@@ -168,6 +170,7 @@ def _contradictions(chosen: Mapping[str, Any]) -> list[tuple[tuple[str, ...], bo
          chosen["decoder_start_token_id"] is None and chosen["bos_token_id"] is None,
          "decoder_start_token_id and bos_token_id are both unset, expected one of them"),
     ]  # fmt: skip
+    found += search_options.contradictions(chosen)
     ranges = {name: option.sampling_range for name, option in rules.options().items() if option.sampling_range}
     for name, (fits, expected) in ranges.items():
         value = chosen[name]
@@ -201,6 +204,12 @@ def _settle_lengths(
         max_length = longest
     if prompt_length >= max_length:
         messages.append(f"the decoder prompt has {prompt_length} tokens, expected fewer than max_length, {max_length}")
+    for guide in chosen["guides"] or ():
+        if guide.longest is not None and prompt_length + guide.longest >= max_length:
+            messages.append(
+                f"a choice has {guide.longest} tokens and an end token, but there is room for "
+                f"{max_length - prompt_length}; raise max_new_tokens or leave it out"
+            )
     chosen["max_length"] = max_length
     if chosen["min_new_tokens"] is not None:
         chosen["min_length"] = chosen["min_new_tokens"] + prompt_length
@@ -210,17 +219,22 @@ def _settle_lengths(
 def _global_defaults() -> dict[str, Any]:
     """What transformers sets where neither the user nor the checkpoint does (its `_get_default_generation_params`)."""
     own = {field.name: field.default for field in fields(GenerationOptions) if field.name != "of_rules"}
-    return {**own, "max_length": 20, **{name: option.default for name, option in rules.options().items()}}
+    return {**own, "max_length": 20, **{name: option.default for name, option in _declared().items()}}
 
 
 def _converters() -> dict[str, values.Convert]:
     """Of every option, by name."""
-    return {**_CONVERT, **{name: option.convert for name, option in rules.options().items()}}
+    return {**_CONVERT, **{name: option.convert for name, option in _declared().items()}}
+
+
+def _declared() -> dict[str, Option]:
+    """The options that are declared elsewhere: by rules, and for searches of our own."""
+    return {**rules.options(), **search_options.OPTIONS}
 
 
 def _token_ids() -> dict[str, Callable[[Any], Iterable[int]]]:
     """How token ids are found in a value, of every option that has some."""
-    of_rules = {name: option.token_ids for name, option in rules.options().items() if option.token_ids is not None}
+    of_rules = {name: option.token_ids for name, option in _declared().items() if option.token_ids is not None}
     return {**_TOKEN_IDS, **of_rules}
 
 

@@ -11,8 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from .draws import Draws
+from .endings import Endings
 from .hypothesis import Hypothesis
 from .options import GenerationOptions
+from .search import allowed, is_guided
 from .state import DecodeState, Floats, Ints
 from .steps import LEAVE_AT, Steps
 
@@ -34,6 +36,7 @@ class RowSearch:
         keep_history: bool = False,
         leave_early: bool = True,
         source_lengths: Sequence[int] | None = None,
+        source_numbers: Sequence[int] | None = None,
     ) -> None:
         self.steps = Steps(
             state,
@@ -43,7 +46,9 @@ class RowSearch:
             keep_history=keep_history,
             whole_distribution=bool(options.do_sample),
             source_lengths=source_lengths,
+            source_numbers=source_numbers,
         )
+        self._endings = Endings(options, self.steps)
         self.results: list[list[Hypothesis]] = [[] for _ in sources]
         self._options = options
         self._draws = draws
@@ -60,10 +65,9 @@ class RowSearch:
         tokens, log_probs = self._choose()
         tokens = np.where(self._is_finished, self._fill, tokens)
         self._n_generated += ~self._is_finished
-        for eos in self._options.eos_token_id:
-            self._is_finished |= tokens == eos
+        self._is_finished |= self._endings.of(tokens, None)
         self.steps.append(tokens, None, log_probs)
-        if self._is_finished.all() or self.steps.length >= self._options.max_length:
+        if self._is_finished.all():
             self._report(np.arange(len(self.steps.present)))
             return False
         if self._leave_early:
@@ -105,7 +109,9 @@ class RowSearch:
                 total = sum(hypothesis.token_scores)
                 hypothesis.score = total / float(n) ** self._options.length_penalty
                 found.append(hypothesis)
-            self.results[self.steps.present[source]] = found
+            self.results[self.steps.present[source]] = (
+                allowed(found, self._options) if is_guided(self._options) else found
+            )
 
     def stable(self, source: int) -> list[int]:
         """The final tokens, including the prompt, of the first output of a source in the batch."""

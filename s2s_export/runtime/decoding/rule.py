@@ -5,7 +5,7 @@ Letters: B sources, K beams, V vocabulary, n tokens that a rule names.
 A rule changes the scores of the next token, like one of transformers' logits processors. In beam search the scores are
 log-probabilities, with one beam they are logits. There are two kinds of rules.
 
-*Sparse*: at each step, the rule names the few tokens that it changes, and one of five ways of changing them, in an
+*Sparse*: at each step, the rule names the few tokens that it changes, and one of seven ways of treating them, in an
 `Edit`. This one definition is executed in three ways: on the whole distribution [B, K, V], on the best M tokens and the
 probed ones (`chain.py`), and on a GPU, where an edit is a list of ids with an opcode and a number. Each rule's
 docstring says under "Device:" of which constants its edit consists.
@@ -41,9 +41,11 @@ class Edit:
         scale  x = x * amount where x < 0, x / amount elsewhere
         grow   x = x + |x| * amount where x is finite
         only   x = 0, and the score of every token that is not named becomes -inf
+        keep   x stays, and the score of every token that is not named becomes -inf
+        look   nothing changes, but the search sees the token, however unlikely it is
     """
 
-    kind: Literal["ban", "add", "scale", "grow", "only"]
+    kind: Literal["ban", "add", "scale", "grow", "only", "keep", "look"]
     ids: Ints
     amount: float | Floats = 0.0
 
@@ -54,11 +56,13 @@ class View:
 
     length: tokens so far, including the prompt. sources [B, S] int64, padded with NO_TOKEN.
     history: returns the tokens so far, [B, K, length] int64; for rules with `reads_history` only.
+    numbers [B]: the numbers by which the caller tells sources apart; None where nobody gave any.
     """
 
     length: int
     sources: Ints
     history: Callable[[], Ints]
+    numbers: Ints | None = None
 
 
 class Rule:

@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .chain import Chain, Scored
+from .coverage import Coverage
 from .hypothesis import Hypothesis
 from .numerics import along
 from .options import GenerationOptions
-from .rule import NO_TOKEN, View
+from .rule import NO_TOKEN, Rule, View
 from .state import DecodeState, Floats, Ints, StepQuery, StepResult
 
 # Closed sources leave the batch once they are this share of it, because leaving copies tables and caches.
@@ -52,6 +53,7 @@ class Steps:
     """Feeds `state` and records the steps.
 
     present [B]: indices of the original sources that are still in the batch. length: tokens so far, with the prompt.
+    source_lengths: S of every source, also of those that have left. coverage: only with `coverage_penalty`.
     """
 
     def __init__(
@@ -64,7 +66,10 @@ class Steps:
         keep_history: bool = False,
         whole_distribution: bool = False,
         source_lengths: Sequence[int] | None = None,
+        source_numbers: Sequence[int] | None = None,
+        rules: Sequence[Rule] = (),
     ) -> None:
+        """rules: those of the search itself, after the options' own. The other arguments are those of `decode`."""
         n_sources, n_rows = state.n_sources, options.n_rows
         if len(sources) != n_sources or state.n_beams != n_rows:
             raise ValueError(
@@ -77,16 +82,18 @@ class Steps:
         self.present = np.arange(n_sources)
         self.prompt = list(options.prompt)
         self.length = len(self.prompt)
-        self._chain = Chain(options, state.vocabulary_size, dense=whole_distribution)
+        self._chain = Chain(options, state.vocabulary_size, dense=whole_distribution, more=rules)
         self._sources = _padded(sources)
-        self._source_lengths = [len(source) for source in sources] if source_lengths is None else source_lengths
+        self.source_lengths = [len(source) for source in sources] if source_lengths is None else source_lengths
+        self._numbers = np.arange(n_sources) if source_numbers is None else np.asarray(source_numbers)
+        self.coverage = Coverage(n_rows, self.source_lengths) if options.coverage_penalty else None
         self._alignments = alignments
         self._attention: list[Floats] = []
         self._tokens = Table(n_sources, n_rows, np.int64)
         self._parents = Table(n_sources, n_rows, np.int64)
         self._scores = Table(n_sources, n_rows, np.float32)
         self._history: Ints | None = None
-        if keep_history or self._chain.reads_history:
+        if keep_history or self._chain.reads_history or options.stop_strings:
             self._history = np.tile(np.asarray(self.prompt, dtype=np.int64), (n_sources, n_rows, 1))
         self._next_tokens, self._next_parents = self._feed_prompt()
 
@@ -95,8 +102,9 @@ class Steps:
 
         logits: whether the choice is made on logits and not on log-probabilities, as with one beam.
         """
-        view = View(self.length, self._sources, self.history)
-        plan = self._chain.plan(view, (len(self.present), self.n_rows), n_best, attention=bool(self._alignments))
+        view = View(self.length, self._sources, self.history, self._numbers)
+        wants_attention = bool(self._alignments) or self.coverage is not None
+        plan = self._chain.plan(view, (len(self.present), self.n_rows), n_best, attention=wants_attention)
         result = self.state.step(self._next_tokens, self._next_parents, plan.query)
         self._keep_attention(result)
         return plan.read(result, logits=logits and not self._chain.shift_invariant)
@@ -112,6 +120,8 @@ class Steps:
         self._scores.append(scores)
         if self._history is not None:
             self._history = np.concatenate([along(self._history, parents), tokens[:, :, None]], axis=2)
+        if self.coverage is not None:
+            self.coverage.follow(parents)
         self._next_tokens, self._next_parents = tokens, parents
         self.length += 1
 
@@ -126,6 +136,9 @@ class Steps:
         self.state.keep(staying)
         self.present = self.present[staying]
         self._sources = self._sources[staying]
+        self._numbers = self._numbers[staying]
+        if self.coverage is not None:
+            self.coverage.keep(staying)
         for table in (self._tokens, self._parents, self._scores):
             table.keep(staying)
         self._attention = [attention[staying] for attention in self._attention]
@@ -164,7 +177,7 @@ class Steps:
         return found
 
     def _align(self, found: Hypothesis, source: int, rows: list[int]) -> None:
-        length = self._source_lengths[self.present[source]] or None
+        length = self.source_lengths[self.present[source]] or None
         looked = [self._attention[step][source, row] for step, row in enumerate(rows)]
         if not looked:
             return
@@ -176,13 +189,15 @@ class Steps:
             found.alignment = np.stack(looked)[:, :length]
 
     def _keep_attention(self, result: StepResult) -> None:
-        if not self._alignments:
+        if not self._alignments and self.coverage is None:
             return
         if result.attention is None:
             raise ValueError("the decode state returned no attention, expected it for a query with attention=True")
+        if self.coverage is not None:
+            self.coverage.add(result.attention[:, :, -1].mean(axis=2))
         if self._alignments == "heads":
             self._attention.append(result.attention.copy())
-        else:
+        elif self._alignments:
             self._attention.append(result.attention[:, :, -1].mean(axis=2))  # [B, K, S]
 
     def _feed_prompt(self) -> tuple[Ints, Ints]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ... import plugin_sources
 from ...errors import InvalidOption
+from ..decoding import search_options
 from ..decoding.device_form import DeviceForm
 from ..decoding.options import GenerationOptions
 from ..decoding.rule import Rule
@@ -36,14 +37,16 @@ class DeviceRules:
 
 
 def serialise(options: GenerationOptions, vocabulary_size: int) -> DeviceRules:
-    """The rules that these options switch on. Raises InvalidOption for those without a device form, all together."""
+    """The rules that these options switch on. Raises InvalidOption for those without a device form, all together, and
+    for options of the search that only the host's has."""
     rules = active(options, vocabulary_size)
     forms = [rule.device_form(options.max_length) for rule in rules]
     missing = [_option(rule) for rule, form in zip(rules, forms, strict=True) if form is None]
+    missing += search_options.in_use(options)
     if missing:
         raise InvalidOption(
             f"{', '.join(missing)} can't be applied on a device; expected options whose rules have a device form "
-            f"({', '.join(with_form())}); leave it out, or decode on a CPU backend"
+            f"({', '.join(with_form())}); leave it out, or load with search='host'"
         )
     structures = plugin_sources.module("beam_search.structures")
     records = bytearray()

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ...bundle import Bundle
-from ...errors import InputError
+from ...errors import BundleError, InputError
 from ..text import Tokenizer
 from . import MASK, SourceKind
 
@@ -29,6 +29,8 @@ class TokenIds:
     def __init__(self, bundle: Bundle) -> None:
         self._padding: int | None = bundle.manifest["source"]["pad_token_id"]
         self._limit = bundle.max_source_length
+        if "source_vocabulary_size" not in bundle.manifest["sizes"]:
+            raise BundleError(f"{bundle.path}: the manifest lacks sizes.source_vocabulary_size; export it again")
         self._size = int(bundle.manifest["sizes"]["source_vocabulary_size"])
         self._generation = bundle.manifest["generation"]
 

@@ -15,10 +15,22 @@ from s2s_export.errors import BundleError, nearest
 from s2s_export.runtime.text import kinds
 from s2s_export.runtime.text.entry import Entry
 from s2s_export.runtime.text.lines import lines_of, read_lines, without_end
+from s2s_export.runtime.text.spelling import continues_word, spell
 from s2s_export.runtime.text.stream import StreamDecoder
 from s2s_export.runtime.text.tokenizer import Tokenizer, from_utf8
 
-__all__ = ["StreamDecoder", "Tokenizer", "from_utf8", "known_kinds", "lines_of", "load", "read_lines", "without_end"]
+__all__ = [
+    "StreamDecoder",
+    "Tokenizer",
+    "continues_word",
+    "from_utf8",
+    "known_kinds",
+    "lines_of",
+    "load",
+    "read_lines",
+    "spell",
+    "without_end",
+]
 
 
 def known_kinds() -> list[str]:

@@ -65,6 +65,15 @@ class Tokenizer(ABC):
         check_text(text)
         return self._encode_target(text)
 
+    def encode_inner(self, text: str) -> list[int]:
+        """Ids of a source text without special tokens. Raises InputError."""
+        check_text(text)
+        return self._encode(text)
+
+    def raw_text(self, ids: Sequence[int]) -> str:
+        """As `decode`, before clean-up. Raises InputError."""
+        return self._decode(check_ids(ids), True)
+
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """Text of one hypothesis: `AutoTokenizer.decode(ids, skip_special_tokens=...)`. Raises InputError."""
         text = self._decode(check_ids(ids), skip_special_tokens)

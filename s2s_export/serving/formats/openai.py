@@ -161,8 +161,8 @@ def _entry(name: str) -> dict[str, Any]:
 
 
 async def audio(call: Call) -> Response:
-    """Until a model that reads speech is served, clients learn here why there is no answer."""
-    raise Refused(501, "no model of this server reads speech, so there is no transcription", "not_supported")
+    """Speech is not served yet: clients learn here why there is no answer."""
+    raise Refused(501, "this server does not transcribe speech yet; use `s2s transcribe`", "not_supported")
 
 
 def _error_body(failure: Failure) -> dict[str, Any]:

@@ -29,6 +29,10 @@ async def generate(call: Call) -> Response:
     aligned, streams = flag_in(fields, "alignments"), flag_in(fields, "stream")
     for name in ("model", "alignments", "stream"):
         fields.pop(name, None)
+    if not model.session.kind.has_ids or "audio" in fields:  # a line of `s2s generate` names a file of this machine
+        raise Refused(
+            400, "this server decodes 'text' and 'input_ids' only; give one of them to a model that reads text"
+        )
     if "source_lang" in fields or "target_lang" in fields:
         _own_codes(model, fields)
     texts = [fields["text"]] if isinstance(fields.get("text"), str) else []

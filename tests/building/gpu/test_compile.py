@@ -11,7 +11,7 @@ import json
 
 import pytest
 from small import recipe, shrunk
-from tiny_names import FAMILIES, RECURRENT
+from tiny_names import FAMILIES, RECURRENT, STRUCTURES
 
 import s2s_export
 from s2s_export import bundle
@@ -50,8 +50,14 @@ def compiled(trt, bundled, tmp_path):
     return make
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [
+        pytest.param(target, name, marks=() if target == "rtx-fp16" or name in STRUCTURES else pytest.mark.slow)
+        for target in TARGETS
+        for name in FAMILIES
+    ],
+)
 def test_a_decoder_step_compiles_from_the_layers_it_should(compiled, bundled, name, target):
     small = shrunk(target)
     assert small.compute_capabilities == ("8.6", "8.9", "12.0")

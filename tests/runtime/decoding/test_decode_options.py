@@ -79,7 +79,7 @@ def test_values_come_from_the_user_then_the_checkpoint_then_transformers() -> No
     wanted = settled_by_generate(defaults, overrides)
     options = resolved(defaults, **overrides)
     for name, ours in options.values().items():
-        if name in ("seed", "decoder_input_ids"):
+        if name in ("seed", "decoder_input_ids") or not hasattr(wanted, name):
             continue
         theirs = getattr(wanted, name)
         if name == "eos_token_id":
@@ -114,10 +114,9 @@ def test_a_key_that_transformers_does_not_read_is_passed_over_in_a_checkpoint() 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("num_beam_groups", 2), ("diversity_penalty", 0.5), ("penalty_alpha", 0.6), ("guidance_scale", 2.0),
-        ("constraints", [object()]), ("force_words_ids", [[3]]), ("stop_strings", "a"), ("max_time", 1.0),
-        ("watermarking_config", {}), ("dola_layers", "low"), ("assistant_model", 1),
-        ("token_healing", True), ("prefix_allowed_tokens_fn", max), ("streamer", 1),
+        ("penalty_alpha", 0.6), ("guidance_scale", 2.0), ("constraints", [object()]), ("max_time", 1.0),
+        ("watermarking_config", {}), ("dola_layers", "low"), ("assistant_model", 1), ("token_healing", True),
+        ("streamer", 1),
         ("cache_implementation", "quantized"), ("use_mtp", True),
     ],
 )  # fmt: skip

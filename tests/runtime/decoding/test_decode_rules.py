@@ -12,6 +12,7 @@ from transformers.generation.configuration_utils import GenerationConfig
 
 from s2s_export.runtime.decoding import StepResult, resolve
 from s2s_export.runtime.decoding.chain import Chain
+from s2s_export.runtime.decoding.guide import Choices
 from s2s_export.runtime.decoding.rule import View
 from s2s_export.runtime.decoding.rules import active, modules
 
@@ -53,8 +54,16 @@ CASES: dict[str, list[dict[str, Any]]] = {
     "typical_p": [{**SAMPLING, "typical_p": p} for p in (0.2, 0.9)],
     "epsilon_cutoff": [{**SAMPLING, "epsilon_cutoff": e} for e in (0.01, 0.2)],
     "eta_cutoff": [{**SAMPLING, "eta_cutoff": e} for e in (0.01, 0.3)],
+    "prefix_bias": [{"target_prefix_ids": [5, 6, 7], "prefix_bias_beta": beta} for beta in (0.2, 0.9)],
+    "presence_penalty": [{"presence_penalty": 1.5}, {"presence_penalty": -0.5}],
+    "frequency_penalty": [{"frequency_penalty": 0.7}],
+    "min_length_ratio": [{"min_length_ratio": 0.6}],
+    "guides": [{"guides": [Choices([[5, 6], [5, 7, 8], [4]])]}],
+    "prefix_allowed_tokens": [{"prefix_allowed_tokens_fn": lambda source, ids: [3 + len(ids), 7, EOS]}],
     "renormalize": [{"renormalize_logits": True, "suppress_tokens": [3, 4]}],
 }  # fmt: skip
+OURS = ("PrefixBias", "PresencePenalty", "FrequencyPenalty", "MinLengthRatio", "Guides", "PrefixAllowedTokens")
+OF_TRANSFORMERS = vars(GenerationConfig())
 TOGETHER: list[dict[str, Any]] = [
     {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2, "bad_words_ids": [[3], [4, 5]], "min_length": 5,
      "suppress_tokens": [8, 9], "sequence_bias": {(6,): 1.0, (5, 7): 2.0},
@@ -74,7 +83,7 @@ def test_every_rule_has_cases() -> None:
 
 def test_the_order_is_that_of_transformers() -> None:
     """With an option of every rule set, its processors and our rules come in one order."""
-    given = {name: value for cases in CASES.values() for name, value in cases[0].items()}
+    given = {name: value for cases in CASES.values() for name, value in cases[0].items() if name in OF_TRANSFORMERS}
     given |= {"top_k": 5, "forced_bos_token_id": 12, "min_length": 3}
     model = tiny_model("marian", V, 0)
     processors = processors_of_transformers(model, given, np.array([5, 6, EOS]))
@@ -86,7 +95,8 @@ def test_the_order_is_that_of_transformers() -> None:
         "SuppressTokens", "SuppressTokensAtBegin", "Temperature", "TopH", "TopK", "TopP", "MinP", "Typical", "Epsilon",
         "Eta", "LogitNormalization",
     ]  # fmt: skip
-    assert len(rules) == len(theirs) == len(wanted) == len(modules())
+    rules = [rule for rule in rules if rule not in OURS]
+    assert len(rules) == len(theirs) == len(wanted) == len(modules()) - len(OURS)
     for name, processor in zip(wanted, theirs, strict=True):
         assert processor.startswith(name), theirs
     same = {
@@ -113,8 +123,39 @@ def processed_by_transformers(
     given: dict[str, Any], text: np.ndarray, source: np.ndarray, scores: np.ndarray
 ) -> np.ndarray:
     """scores [K, V] after its processors. text [K, T]. source [S]."""
+    if not given.keys() <= OF_TRANSFORMERS.keys():
+        return np.stack(
+            [defined(given, row.tolist(), source, of_row) for row, of_row in zip(text, scores, strict=True)]
+        )
     processors = processors_of_transformers(tiny_model("marian", V, 0), given, source)
     return processors(torch.tensor(text), torch.tensor(scores)).numpy()
+
+
+def defined(given: dict[str, Any], text: list[int], source: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """scores [V] after a rule that transformers has not, written out token by token."""
+    out = scores.astype(np.float64)
+    written = text[1:]  # without the prompt
+    if "prefix_bias_beta" in given:
+        prefix, beta = given["target_prefix_ids"], given["prefix_bias_beta"]
+        if len(written) < len(prefix) and written == prefix[: len(written)]:
+            shares = np.exp(out - out.max())
+            shares *= (1 - beta) / shares.sum()
+            shares[prefix[len(written)]] += beta
+            out = np.log(shares)
+    for token in range(V):
+        out[token] -= given.get("presence_penalty", 0.0) * (token in written)
+        out[token] -= given.get("frequency_penalty", 0.0) * written.count(token)
+    if len(written) < given.get("min_length_ratio", 0.0) * len(source):
+        out[EOS] = -np.inf
+    allowed = set(range(V))
+    if "guides" in given:
+        (choices,) = (guide.key for guide in given["guides"])
+        begun = [choice for choice in choices if list(choice[: len(written)]) == written]
+        allowed = {choice[len(written)] if len(choice) > len(written) else EOS for choice in begun}
+    if "prefix_allowed_tokens_fn" in given:
+        allowed = set(given["prefix_allowed_tokens_fn"](0, np.asarray(text)))
+    out[[token for token in range(V) if token not in allowed]] = -np.inf
+    return out
 
 
 def as_dense(ids: np.ndarray | None, scores: np.ndarray) -> np.ndarray:
@@ -154,6 +195,8 @@ def test_sparse_and_dense_are_transformers(given: dict[str, Any]) -> None:
                 threshold = -np.sort(-wanted, axis=-1)[..., n_best - 1 : n_best]
                 assert looked[(wanted >= threshold) & np.isfinite(wanted)].all()
                 n_compared += int(looked.sum())
+    if "guides" in given:
+        return  # which allows few tokens
     assert n_compared >= 8 * 2 * 2 * 6  # Steps, kinds of plan, kinds of score, rows: at least a token of each.
 
 

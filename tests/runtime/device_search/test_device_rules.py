@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from s2s_export.runtime.decoding.draws import Draws
 from s2s_export.runtime.decoding.rule import Rule
 from s2s_export.runtime.decoding.rules import active
 from s2s_export.runtime.decoding.rules.min_p import MinP
-from s2s_export.runtime.device_search.rules import forms, serialise
+from s2s_export.runtime.device_search.rules import forms, serialise, with_form
 
 if missing_compiler():
     pytest.skip(str(missing_compiler()), allow_module_level=True)
@@ -91,15 +92,32 @@ def test_what_is_checked_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_rule_is_checked() -> None:
     """Each file of decoding/rules has an option in the list of what a GPU is checked with, which switches it on."""
     values = {**EDITS, **FILTERS}
-    for module in forms():
+    for module in with_form():
         (name,) = [name for name in values if name.startswith(module)]
         given = {"do_sample": name in (*FILTERS, "temperature"), name: values[name], "decoder_start_token_id": 1}
         options = resolved({**given, "eos_token_id": 2, "max_length": 9}, V)
         assert module in [type(rule).__module__.rpartition(".")[2] for rule in active(options, V)]
 
 
-def test_every_rule_has_a_form() -> None:
-    assert all(forms().values()), forms()
+def test_every_rule_of_transformers_has_a_form() -> None:
+    """Those without one are not generate()'s, but one, which is a function in Python."""
+    without = {"prefix_bias", "presence_penalty", "min_length_ratio", "guides"}
+    assert {name for name, has_form in forms().items() if not has_form} == {*without, "prefix_allowed_tokens"}
+    assert {*with_form(), *without, "prefix_allowed_tokens"} == set(forms())
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [({"patience": 2.0}, "patience"), ({"num_beam_groups": 2, "diversity_penalty": 0.5}, "num_beam_groups"),
+     ({"stop_strings": ["x"]}, "stop_strings"), ({"force_words_ids": [[5]]}, "force_words_ids"),
+     ({"coverage_penalty": 0.2}, "coverage_penalty"), ({"max_length_ratio": 1.5}, "max_length_ratio"),
+     ({"presence_penalty": 0.2}, "presence_penalty"), ({"return_alternatives": True}, "return_alternatives"),
+     ({"target_prefix_ids": [5], "prefix_bias_beta": 0.2}, "prefix_bias")],
+)  # fmt: skip
+def test_what_only_the_hosts_search_has_is_refused_by_name(given: Any, name: str) -> None:
+    options = resolved({"num_beams": 2, **given, "decoder_start_token_id": 1, "eos_token_id": 2}, V)
+    with pytest.raises(InvalidOption, match=rf"^{name} can't be applied on a device; .*search='host'"):
+        serialise(options, V)
 
 
 def test_a_rule_without_a_form_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,8 @@
 The template in tokenizer.json is not used but that of the manifest entry, so that calls can have different source
 languages. Options: `split_special_tokens` (true: special tokens written in a text are ordinary text), `steady_decoder`
 (true: more tokens never change the text of earlier ones, except within a run of byte tokens; if false, a stream gets
-its whole text at the end) and `byte_fallback` (true: there are byte tokens).
+its whole text at the end), `byte_fallback` (true: there are byte tokens) and `drop_timestamps` (true: what is spelled
+as a time, `<|0.02|>`, is left out of every text, as Whisper's tokenizer does).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from s2s_export.runtime.text import files
 from s2s_export.runtime.text.entry import Entry
 from s2s_export.runtime.text.tokenizer import Tokenizer, check_ids
 
+_TIMESTAMP = re.compile(r"<\|\d+\.\d+\|>")
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
@@ -26,6 +28,7 @@ class FastTokenizer(Tokenizer):
         self._tokenizer = tokenizer
         self._tokenizer.encode_special_tokens = bool(entry.options.get("split_special_tokens", False))
         self._steady = bool(entry.options.get("steady_decoder", False))
+        self._drops_timestamps = bool(entry.options.get("drop_timestamps", False))
         self._byte_fallback = bool(entry.options.get("byte_fallback", True))
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
@@ -35,7 +38,8 @@ class FastTokenizer(Tokenizer):
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def _decode(self, ids: list[int], skip_special_tokens: bool) -> str:
-        return str(self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens))
+        text = str(self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens))
+        return _TIMESTAMP.sub("", text) if self._drops_timestamps else text
 
     def _finished(self, ids: list[int], skip_special_tokens: bool) -> list[int]:
         if not self._steady:

@@ -20,6 +20,7 @@ class ScriptedState:
         self.n_sources, self.n_beams, self.vocabulary_size = n_sources, n_beams, vocabulary_size
         self._numbers = np.arange(n_sources)
         self._text = np.zeros((n_sources, n_beams, 0), dtype=np.int64)
+        self._sources: list[list[int]] = []
         self.n_rows_run = 0
         self.queries: list[StepQuery] = []
 
@@ -34,7 +35,24 @@ class ScriptedState:
                 for source, rows in zip(self._numbers, self._text, strict=True)
             ]
         ).astype(np.float32)
-        return seen_through(query, logits)
+        result = seen_through(query, logits)
+        if query.attention:
+            result.attention = self._attention()
+        return result
+
+    def with_attention(self, sources: list[list[int]]) -> ScriptedState:
+        """The state, which then has random attention to the positions of each source, by its tokens and the text."""
+        self._sources = sources
+        return self
+
+    def _attention(self) -> np.ndarray:
+        """[B, K, 1, 1, S]"""
+        out = np.zeros((*self._text.shape[:2], max(map(len, self._sources))), dtype=np.float32)
+        for b, k in np.ndindex(*out.shape[:2]):
+            source = self._sources[self._numbers[b]]
+            seed = np.random.default_rng([7, *source, *self._text[b, k].tolist()])
+            out[b, k, : len(source)] = seed.dirichlet(np.ones(len(source)))
+        return out[:, :, None, None]
 
     def keep(self, sources: np.ndarray) -> None:
         self._text, self._numbers = self._text[sources], self._numbers[sources]

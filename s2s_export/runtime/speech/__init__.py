@@ -1,0 +1,12 @@
+"""Speech to text: prompts, windows of 30 s, times. What `Session.generate` and `Session.transcribe` do with sound.
+
+tokens      the special ids of a speech model, from the bundle
+prompts     what the decoder is told: language, task, whether times are wanted, earlier text
+windows     one window of sound: encode once, then detect, decode, align as often as needed
+loop        window after window through long audio, segment by segment
+words       when each word was spoken
+transcribe  all of it together, with what OpenAI's whisper calls the fallback
+activity    where somebody speaks
+formats     a transcript as text, subtitles, tables or JSON
+picture     its words over the waveform
+"""

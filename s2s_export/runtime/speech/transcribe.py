@@ -1,0 +1,338 @@
+"""`Session.transcribe`: sound of any length to segments with text, times and words.
+
+Thresholds and their defaults are those of OpenAI's whisper: a window whose text repeats itself (zlib makes it 2.4
+times smaller) or is unlikely is decoded again at a higher temperature, and one that nobody speaks in is passed over.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ...errors import InvalidOption
+from ..audio.log_mel import HOP, SAMPLE_RATE
+from ..decoding.generation_options import GenerationOptions
+from ..decoding.state import Floats
+from ..text import Tokenizer
+from . import activity
+from .formats import Transcript
+from .generate import SpeechSearch
+from .loop import Fallback, Passage, Track, run
+from .prompts import TASKS, beginning, language_id
+from .segments import SECONDS_PER_FRAME, Segment, Word
+from .words import token_times, words
+
+TIMES = ("none", "segment", "word")
+LEAST_NO_SPEECH_ALONE = 0.9  # with such a probability of silence a window is passed over, however likely its text is
+
+
+@dataclass(frozen=True)
+class TranscribeOptions:
+    """What a transcription is asked for; names and meanings are OpenAI's, for generation options Hugging Face's.
+
+    language: code or name, found from the first window if None. timestamps: "none", "segment" or "word". temperature:
+    the temperatures tried one after the other. The three thresholds: None switches one off. condition_on_previous_text:
+    whether a window is told the text before it. initial_prompt: text before the first window; hotwords: before every
+    one. vad: leave out where nobody speaks. batched: decode the parts in which somebody speaks side by side, each by
+    itself. batch_size: how many. clip: (start, end) in seconds, the parts to transcribe.
+    hallucination_silence_threshold: seconds of silence around improbable words, which are then left out; needs the
+    times of words.
+    """
+
+    language: str | None = None
+    task: str = "transcribe"
+    timestamps: str = "segment"
+    temperature: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+    compression_ratio_threshold: float | None = 2.4
+    logprob_threshold: float | None = -1.0
+    no_speech_threshold: float | None = 0.6
+    condition_on_previous_text: bool = False
+    initial_prompt: str | None = None
+    hotwords: str | None = None
+    vad: bool = False
+    batched: bool = False
+    batch_size: int = 8
+    clip: tuple[tuple[float, float | None], ...] = ()
+    hallucination_silence_threshold: float | None = None
+
+    def check(self) -> None:
+        """Raises one InvalidOption that names everything that is wrong."""
+        problems = []
+        if self.timestamps not in TIMES:
+            problems.append(f"timestamps is {self.timestamps!r}, expected one of {', '.join(TIMES)}")
+        if self.task not in TASKS:
+            problems.append(f"task is {self.task!r}, expected one of {', '.join(TASKS)}")
+        if not self.temperature or any(not 0 <= t <= 100 for t in self.temperature):
+            problems.append(f"temperature is {self.temperature}, expected numbers from 0 on")
+        if self.batch_size < 1:
+            problems.append(f"batch_size is {self.batch_size}, expected at least 1")
+        if self.hallucination_silence_threshold is not None and self.timestamps != "word":
+            problems.append("hallucination_silence_threshold needs timestamps='word'")
+        for start, end in self.clip:
+            if start < 0 or (end is not None and end <= start):
+                problems.append(f"clip has {start}-{end}, expected an end behind a start, in seconds")
+        if problems:
+            raise InvalidOption("; ".join(problems))
+
+
+class Transcription:
+    """An iterator of segments as they are ready, in order. language, language_probability: known from the beginning.
+
+    seconds_done: how much of the audio has been read. `finish()` decodes the rest and returns the whole.
+    """
+
+    def __init__(self, duration: float, language: str | None, probability: float | None) -> None:
+        self.duration = duration
+        self.language = language
+        self.language_probability = probability
+        self.seconds_done = 0.0
+        self._segments: list[Segment] = []
+        self._source: Iterator[tuple[float, list[Segment]]] = iter(())
+        self._waiting: list[Segment] = []
+
+    def __iter__(self) -> Transcription:
+        return self
+
+    def __next__(self) -> Segment:
+        while not self._waiting:
+            self.seconds_done, found = next(self._source)
+            self._waiting = list(found)
+        segment = self._waiting.pop(0)
+        self._segments.append(segment)
+        return segment
+
+    def so_far(self) -> Transcript:
+        """What has been returned up to now."""
+        return Transcript(tuple(self._segments), self.language, self.duration, self.language_probability)
+
+    def finish(self) -> Transcript:
+        for _ in self:
+            pass
+        return self.so_far()
+
+
+class Transcriber:
+    """Transcribes with one bundle."""
+
+    def __init__(self, search: SpeechSearch, tokenizer: Tokenizer) -> None:
+        self._search = search
+        self._tokenizer = tokenizer
+
+    def open(self, samples: Floats, options: TranscribeOptions, generation: GenerationOptions) -> Transcription:
+        """samples [L] at 16 kHz."""
+        options.check()
+        probability = None
+        language = options.language
+        speech = self._search.speech
+        if speech.is_multilingual and speech.lang_to_id and language is None:
+            language, probability = self._detect(samples)
+        start = self._search_start(language, options)
+        code = None if language is None else language
+        found = Transcription(
+            len(samples) / SAMPLE_RATE, code or ("en" if not speech.is_multilingual else None), probability
+        )
+        work = self._batched if options.batched else self._in_order
+        found._source = work(samples, start, options, generation, found.language)
+        return found
+
+    def _detect(self, samples: Floats) -> tuple[str, float]:
+        n = self._search.kind.n_samples
+        first = samples[:n]
+        if options_regions := activity.regions(samples[: 10 * n]):
+            first = samples[options_regions[0][0] : options_regions[0][0] + n]
+        encoded = self._search.decoder.encode([self._search.kind.features(first)])
+        shares = self._search.decoder.languages(encoded)[0]
+        token = max(shares, key=shares.__getitem__)
+        return token[2:-2], shares[token]
+
+    def _search_start(self, language: str | None, options: TranscribeOptions) -> list[int]:
+        speech = self._search.speech
+        known = None if language is None else language_id(speech, language)
+        task = options.task if speech.task_to_id or options.task != "transcribe" else None
+        return beginning(speech, known, task, timestamps=options.timestamps != "none" or not options.batched)
+
+    def _fallback(self, options: TranscribeOptions) -> Fallback:
+        return Fallback(
+            options.temperature, options.compression_ratio_threshold, options.logprob_threshold,
+            options.no_speech_threshold, lambda tokens: self._tokenizer.decode(tokens).strip(),
+            None if options.no_speech_threshold is None else max(LEAST_NO_SPEECH_ALONE, options.no_speech_threshold),
+        )  # fmt: skip
+
+    def _ids(self, text: str | None) -> tuple[int, ...]:
+        if not text or not text.strip():
+            return ()
+        return tuple(self._tokenizer.encode_target(" " + text.strip()))
+
+    def _track(self, features: Floats, start: list[int], options: TranscribeOptions, **more: Any) -> Track:
+        return Track(
+            features, features.shape[1], start, initial=self._ids(options.initial_prompt),
+            hot=self._ids(options.hotwords), condition=options.condition_on_previous_text, **more,
+        )  # fmt: skip
+
+    def _run(
+        self, tracks: Sequence[Track], options: TranscribeOptions, generation: GenerationOptions, batch_size: int,
+        timestamps: bool = True, adjust: Callable[[Passage], Passage] | None = None,
+    ) -> Iterator[Passage]:  # fmt: skip
+        return run(
+            self._search.decoder, tracks, generation, self._fallback(options), timestamps=timestamps,
+            attention=options.timestamps == "word", window_frames=self._search.kind.n_frames,
+            max_target_length=self._search.max_target_length, vocabulary_size=self._search.vocabulary_size,
+            batch_size=batch_size, adjust=adjust,
+        )  # fmt: skip
+
+    def _in_order(
+        self, samples: Floats, start: list[int], options: TranscribeOptions, generation: GenerationOptions,
+        language: str | None,
+    ) -> Iterator[tuple[float, list[Segment]]]:  # fmt: skip
+        """One window behind the other, in each clip."""
+        parts = [
+            (int(a * SAMPLE_RATE), min(len(samples), len(samples) if b is None else int(b * SAMPLE_RATE)))
+            for a, b in (options.clip or ((0.0, None),))
+        ]
+        kept = samples
+        spans: list[activity.Region] = []
+        if options.vad:
+            spans = [
+                (max(a, x), min(b, y)) for a, b in parts for x, y in activity.regions(samples) if max(a, x) < min(b, y)
+            ]
+            if not spans:
+                return
+            kept = np.concatenate([samples[a:b] for a, b in spans])
+            parts = [(0, len(kept))]
+        elif activity.is_silent(samples):
+            return
+        features = self._search.whole_features(kept)
+        to_seconds = _mapping(spans)
+        for a, b in parts:
+            if b <= a:
+                continue
+            track = self._track(features, start, options, seek=a // HOP, end=min(-(-b // HOP), features.shape[1]))
+            # Where the audio is shorter than a window, what is behind its end is no sound.
+            track.n_frames = min(track.n_frames, max(1, -(-len(kept) // HOP)))
+
+            def adjust(passage: Passage) -> Passage:
+                return self._finished(passage, options, language)
+
+            for passage in self._run([track], options, generation, 1, adjust=adjust):
+                shifted = [_moved(segment, to_seconds) for segment in passage.segments]
+                yield float(to_seconds((passage.seek + passage.n_frames) * SECONDS_PER_FRAME)), shifted
+
+    def _batched(
+        self, samples: Floats, start: list[int], options: TranscribeOptions, generation: GenerationOptions,
+        language: str | None,
+    ) -> Iterator[tuple[float, list[Segment]]]:  # fmt: skip
+        """The parts with speech, up to a window each, side by side."""
+        window = self._search.kind.n_samples
+        rules = activity.Rules(least_silence=0.16, most_speech=window / SAMPLE_RATE)
+        spans = activity.chunks(activity.regions(samples, rules), window)
+        wants_times = options.timestamps != "none"
+        for first in range(0, len(spans), options.batch_size):
+            some = spans[first : first + options.batch_size]
+            tracks = [
+                self._track(
+                    self._search.kind.features(samples[a:b]), start, options, number=first + i, end=-(-(b - a) // HOP)
+                )
+                for i, (a, b) in enumerate(some)
+            ]
+            done: list[list[Segment]] = [[] for _ in some]
+            for passage in self._run(tracks, options, generation, len(tracks), timestamps=wants_times):
+                finished = self._finished(passage, options, language)
+                offset = some[passage.track][0] / SAMPLE_RATE
+                done[passage.track] += [_moved(segment, partial(operator.add, offset)) for segment in finished.segments]
+            yield some[-1][1] / SAMPLE_RATE, [segment for of_track in done for segment in of_track]
+
+    def _finished(self, passage: Passage, options: TranscribeOptions, language: str | None) -> Passage:
+        """With text and words; segments without text or length are left out."""
+        times: list[float] = []
+        window = passage.window
+        if options.timestamps == "word" and window.attention is not None and window.token_ids:
+            offset = passage.seek * SECONDS_PER_FRAME
+            width = self._search.speech.median_filter_width
+            found = token_times(window.attention, max(1, min(passage.n_frames, self._search.kind.n_frames) // 2), width)
+            times = [offset + t for t in found.tolist()][: len(window.token_ids)]
+            times += [times[-1] if times else offset] * (len(window.token_ids) - len(times))
+        segments = []
+        for segment in passage.segments:
+            text = self._tokenizer.decode(segment.tokens)
+            if not text.strip():
+                continue
+            spoken: tuple[Word, ...] | None = None
+            if times:
+                begin = times[segment.first - 1] if segment.first else passage.seek * SECONDS_PER_FRAME
+                spoken = tuple(
+                    words(
+                        segment.tokens, times[segment.first : segment.last],
+                        window.hypotheses[0].token_scores[segment.first : segment.last], self._tokenizer.decode,
+                        self._search.speech.timestamp_begin, self._search.speech.endoftext, language, begin,
+                    )
+                )  # fmt: skip
+            segments.append(dataclasses.replace(segment, text=text, words=spoken))
+        if options.hallucination_silence_threshold is not None:
+            segments = _without_hallucinations(segments, passage, options.hallucination_silence_threshold)
+        return dataclasses.replace(passage, segments=segments)
+
+
+def _mapping(spans: Sequence[activity.Region]) -> Callable[[float], float]:
+    """Seconds in the joined spans -> seconds in the whole."""
+    if not spans:
+        return lambda seconds: seconds
+    lengths = [b - a for a, b in spans]
+    begins = np.concatenate([[0], np.cumsum(lengths)])
+
+    def whole(seconds: float) -> float:
+        at = seconds * SAMPLE_RATE
+        i = int(np.clip(np.searchsorted(begins, at, side="right") - 1, 0, len(spans) - 1))
+        return float(spans[i][0] + min(at - begins[i], lengths[i])) / SAMPLE_RATE
+
+    return whole
+
+
+def _moved(segment: Segment, to_seconds: Callable[[float], float]) -> Segment:
+    spoken = segment.words
+    if spoken is not None:
+        spoken = tuple(
+            dataclasses.replace(
+                word, start=round(float(to_seconds(word.start)), 2), end=round(float(to_seconds(word.end)), 2)
+            )
+            for word in spoken
+        )
+    return dataclasses.replace(
+        segment,
+        start=round(float(to_seconds(segment.start)), 3),
+        end=round(float(to_seconds(segment.end)), 3),
+        words=spoken,
+    )
+
+
+def _anomaly(word: Word) -> float:
+    """How unlike speech a word is, as OpenAI's whisper and faster-whisper reckon."""
+    duration = word.end - word.start
+    return (word.probability < 0.15) + max(0.0, 0.133 - duration) * 15 + max(0.0, duration - 2.0)
+
+
+def _without_hallucinations(segments: Sequence[Segment], passage: Passage, threshold: float) -> list[Segment]:
+    """Without segments of improbable words that stand between silences."""
+    begin = passage.seek * SECONDS_PER_FRAME
+    end = begin + passage.n_frames * SECONDS_PER_FRAME
+
+    def is_suspect(segment: Segment) -> bool:
+        spoken = [w for w in segment.words or () if w.word.strip() and any(c.isalnum() for c in w.word)][:8]
+        score = sum(_anomaly(word) for word in spoken)
+        return bool(spoken) and (score >= 3 or score + 0.01 >= len(spoken))
+
+    suspects = [is_suspect(segment) for segment in segments]
+    kept = []
+    for i, segment in enumerate(segments):
+        before = begin if i == 0 else segments[i - 1].end
+        after = end if i + 1 == len(segments) else segments[i + 1].start
+        quiet_before = segment.start - before >= threshold or (i > 0 and suspects[i - 1]) or i == 0
+        quiet_after = after - segment.end >= threshold or (i + 1 < len(segments) and suspects[i + 1])
+        if not (suspects[i] and quiet_before and quiet_after):
+            kept.append(segment)
+    return kept

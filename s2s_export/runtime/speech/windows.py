@@ -1,0 +1,196 @@
+"""Windows of sound, a batch at a time: encoded once, then decoded as often as needed.
+
+Letters: B windows, F mel bands, T frames of a window, A alignment heads, S positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .. import decoding
+from ..backends import Backend
+from ..decoding.generation_options import GenerationOptions
+from ..decoding.hypothesis import Hypothesis
+from ..decoding.state import DecodeState, Floats, Ints, StepQuery, StepResult
+from .options import search_of
+from .tokens import SpeechTokens
+
+
+@dataclass(frozen=True)
+class DecodedWindow:
+    """One window's text.
+
+    token_ids: without prompt and endoftext. hypotheses: the outputs of the search, best first, whole. avg_logprob: mean
+    log-probability of the generated tokens, endoftext included. no_speech_prob: None unless asked for.
+    attention [A, n, S]: for each generated token but the last one the attention when it was fed; None unless asked for.
+    """
+
+    token_ids: list[int]
+    hypotheses: list[Hypothesis]
+    avg_logprob: float
+    no_speech_prob: float | None
+    temperature: float
+    attention: Floats | None = None
+
+
+class EncodedWindows:
+    """B encoded windows. A backend that can't begin twice from what it encoded (a GPU's) encodes again."""
+
+    def __init__(self, backend: Backend, features: Sequence[Floats], values: dict[str, Any] | None) -> None:
+        self._backend = backend
+        self._features = features
+        self._values = values
+        self._first: Floats | None = None
+
+    def __len__(self) -> int:
+        return len(self._features)
+
+    def rows(self, indices: Sequence[int]) -> EncodedWindows:
+        """Some of them."""
+        if list(indices) == list(range(len(self))):
+            return self
+        n = len(self)
+        values = None if self._values is None else {
+            name: np.ascontiguousarray(value[list(indices)]) if len(value) == n else value
+            for name, value in self._values.items()
+        }  # fmt: skip
+        found = EncodedWindows(self._backend, [self._features[i] for i in indices], values)
+        if self._first is not None:
+            found._first = self._first[list(indices)]
+        return found
+
+    def begin(self, n_rows: int) -> DecodeState:
+        if self._values is None:
+            return self._backend.begin(self._features, n_rows)
+        return self._backend.start(dict(self._values), n_rows)  # type: ignore[attr-defined,no-any-return]
+
+    def first_log_probs(self, startoftranscript: int) -> Floats:
+        """[B, V] after startoftranscript alone: what language and silence are read from."""
+        if self._first is None:
+            start = np.full((len(self), 1), startoftranscript, dtype=np.int64)
+            result = self.begin(1).step(start, np.zeros_like(start), StepQuery(dense=True))
+            assert result.log_probs is not None
+            self._first = result.log_probs[:, 0].copy()
+        return self._first
+
+
+class WindowDecoder:
+    """Decodes windows with one backend's graphs and the search of `decoding`."""
+
+    def __init__(self, backend: Backend, speech: SpeechTokens, max_target_length: int) -> None:
+        self._backend = backend
+        self.speech = speech
+        self.max_target_length = max_target_length
+
+    def encode(self, features: Sequence[Floats]) -> EncodedWindows:
+        """features: B arrays [F, T]."""
+        can_keep = hasattr(self._backend, "encode") and hasattr(self._backend, "start")
+        values = self._backend.encode(features) if can_keep else None  # type: ignore[attr-defined]
+        return EncodedWindows(self._backend, features, values)
+
+    def languages(self, encoded: EncodedWindows) -> list[dict[str, float]]:
+        """The probability of each language token, of each window."""
+        names, ids = list(self.speech.lang_to_id), list(self.speech.lang_to_id.values())
+        scores = encoded.first_log_probs(self.speech.startoftranscript)[:, ids]
+        shares = np.exp(scores - scores.max(axis=1, keepdims=True))
+        shares /= shares.sum(axis=1, keepdims=True)
+        return [dict(zip(names, map(float, row), strict=True)) for row in shares]
+
+    def decode(
+        self,
+        encoded: EncodedWindows,
+        prompts: Sequence[Sequence[int]],
+        options: GenerationOptions,
+        *,
+        timestamps: bool,
+        temperature: float = 0.0,
+        no_speech: bool = False,
+        attention: bool = False,
+        source_numbers: Sequence[int] | None = None,
+    ) -> list[DecodedWindow]:
+        """Decode each window behind its own prompt. Windows with the same prompt share a batch.
+
+        temperature: above 0 tokens are drawn, with one beam. no_speech: whether `no_speech_prob` is wanted.
+        """
+        groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for i, prompt in enumerate(prompts):
+            groups[tuple(prompt)].append(i)
+        found: list[DecodedWindow | None] = [None] * len(encoded)
+        changes: dict[str, Any] = {"renormalize_logits": options.num_beams == 1 or temperature > 0}
+        if temperature > 0:
+            changes |= {"do_sample": True, "temperature": temperature, "num_beams": 1, "num_return_sequences": 1}
+        for prompt, places in groups.items():
+            begin = self.speech.timestamp_begin if timestamps else None
+            chosen = search_of(options, prompt, begin, self.max_target_length, **changes)
+            numbers = places if source_numbers is None else [source_numbers[place] for place in places]
+            some = encoded.rows(places)
+            state: Any = some.begin(chosen.n_rows)
+            watch = _Watch(state, prompt.index(self.speech.startoftranscript)) if no_speech else None
+            with np.errstate(all="ignore"):
+                outputs = decoding.decode(
+                    watch or state,
+                    [()] * len(places),
+                    chosen,
+                    alignments="heads" if attention else False,
+                    source_numbers=numbers,
+                    source_lengths=[0] * len(places),
+                )
+            for row, (place, hypotheses) in enumerate(zip(places, outputs, strict=True)):
+                silence = None if watch is None else watch.probability(row, self.speech.nospeech)
+                found[place] = self._window(hypotheses, len(prompt), silence, temperature)
+        return [window for window in found if window is not None]
+
+    def _window(
+        self, hypotheses: list[Hypothesis], n_prompt: int, silence: float | None, temperature: float
+    ) -> DecodedWindow:
+        best = hypotheses[0]
+        ids = best.token_ids[n_prompt:]
+        attention = None
+        if best.alignment_heads is not None:
+            attention = best.alignment_heads[0][:, 1:]  # row t: the attention when token t was predicted
+        mean = sum(best.token_scores) / max(1, len(best.token_scores))
+        if ids and ids[-1] == self.speech.endoftext:
+            ids = ids[:-1]
+        return DecodedWindow(ids, hypotheses, mean, silence, temperature, attention)
+
+
+class _Watch:
+    """A decode state that remembers the distribution behind one token of the prompt."""
+
+    def __init__(self, state: DecodeState, at: int) -> None:
+        self._state = state
+        self._at = at
+        self._n_steps = 0
+        self._log_probs: Floats | None = None
+        self.vocabulary_size = state.vocabulary_size
+
+    @property
+    def n_sources(self) -> int:
+        return self._state.n_sources
+
+    @property
+    def n_beams(self) -> int:
+        return self._state.n_beams
+
+    def step(self, tokens: Ints, parents: Ints, query: StepQuery) -> StepResult:
+        is_it = self._n_steps == self._at
+        self._n_steps += 1
+        result = self._state.step(tokens, parents, dataclasses.replace(query, dense=True) if is_it else query)
+        if is_it:
+            assert result.log_probs is not None
+            self._log_probs = result.log_probs[:, 0].copy()
+        return result
+
+    def keep(self, sources: Ints) -> None:
+        self._state.keep(sources)
+
+    def probability(self, row: int, token: int | None) -> float | None:
+        if token is None or self._log_probs is None:
+            return None
+        return float(np.exp(self._log_probs[row, token]))
