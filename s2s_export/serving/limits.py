@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -52,6 +53,11 @@ class Limits:
             raise Refused(
                 413, f"the request has {n} characters; expected at most {self.max_characters}; send it in parts"
             )
+
+    def check_given(self, options: Mapping[str, Any]) -> None:
+        """Options as a client gives them, before the session reads them. Raises Refused for one that names a file."""
+        if isinstance(options.get("terms"), str):
+            raise Refused(400, "'terms' is a string, the name of a file for the command line; expected pairs of texts")
 
     def check_options(self, options: GenerationOptions) -> None:
         """Raises Refused."""

@@ -244,3 +244,11 @@ def test_what_is_not_there_is_told_in_the_shape_of_the_format(served):
 def test_no_file_of_the_server_is_read(served):
     answer = served.post("/v1/s2s/generate", {"audio": "/etc/passwd"})
     assert answer.status == 400 and "'text' and 'input_ids' only" in answer.json()["error"]
+    terms = {"terms": "/etc/passwd"}
+    for path, fields in (
+        ("/v1/s2s/generate", {"text": "21st", **terms}),
+        ("/v2/models/en-mul/infer", {**kserve(["21st"]), "parameters": terms}),
+        ("/models/en-mul", {"inputs": "21st", "parameters": {"generate_parameters": terms}}),
+    ):
+        answer = served.post(path, fields)
+        assert answer.status == 400 and "expected pairs of texts" in answer.json()["error"]

@@ -30,6 +30,7 @@ async def infer(call: Call) -> Response:
         raise Refused(400, "the body has no 'inputs'; expected a text or a list of texts")
     texts = texts_in([fields["inputs"]] if isinstance(fields["inputs"], str) else fields["inputs"], "inputs")
     parameters = _parameters(fields.get("parameters"))
+    call.state.limits.check_given(parameters)
     source, target = (parameters.pop(name, None) for name in LANGUAGES)
     for name, code in zip(LANGUAGES, (source, target), strict=True):
         if code is not None and not isinstance(code, str):

@@ -55,6 +55,7 @@ async def infer(call: Call) -> Response:
     parameters = _mapping(request.get("parameters"), "parameters")
     codes = model.codes(*(_text(parameters, name) for name in ("source_lang", "target_lang")))
     given = {name: value for name, value in parameters.items() if name not in (*OWN, *codes)}
+    call.state.limits.check_given(given)
     session = model.session
     options = session.options(target_lang=codes["target_lang"], **given)
     call.state.limits.check_options(options)

@@ -33,6 +33,7 @@ async def generate(call: Call) -> Response:
         raise Refused(
             400, "this server decodes 'text' and 'input_ids' only; give one of them to a model that reads text"
         )
+    call.state.limits.check_given(fields)
     if "source_lang" in fields or "target_lang" in fields:
         _own_codes(model, fields)
     texts = [fields["text"]] if isinstance(fields.get("text"), str) else []
