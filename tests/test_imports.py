@@ -40,7 +40,17 @@ def test_every_module_of_the_runtime_is_importable_with_the_export_packages_bloc
     run(code + "s2s_export.load")
 
 
-@pytest.mark.parametrize("command", ["--help", "doctor", "translate --help", "export --help", "build --list"])
+def test_every_module_of_the_server_is_importable_with_the_export_packages_blocked():
+    code = "import importlib, pkgutil, s2s_export.serving as serving\n"
+    run(
+        code
+        + "for m in pkgutil.walk_packages(serving.__path__, 's2s_export.serving.'): importlib.import_module(m.name)"
+    )
+
+
+@pytest.mark.parametrize(
+    "command", ["--help", "doctor", "translate --help", "export --help", "build --list", "serve --help"]
+)
 def test_commands_start_without_the_export_packages(command):
     run(f"import sys; sys.argv = ['s2s'] + {command.split()!r}\nfrom s2s_export.cli import main\nmain()")
 

@@ -43,7 +43,10 @@ class HostSearch:
         *,
         alignments: bool | str = False,
         source_numbers: Sequence[int] | None = None,
+        wanted: Callable[[int], bool] | None = None,
+        on_prefix: Callable[[int, list[int]], None] | None = None,
     ) -> list[list[Hypothesis]]:
+        """wanted, on_prefix: of `decoding.decode`."""
         with quiet():
             state = self._begin(sources, options)
             return decoding.decode(
@@ -53,6 +56,8 @@ class HostSearch:
                 alignments=alignments,
                 source_numbers=source_numbers,
                 source_lengths=[self._kind.length(source) for source in sources],
+                wanted=wanted,
+                on_prefix=on_prefix,
             )
 
     def stream(self, source: Source, options: GenerationOptions) -> Iterator[list[int]]:

@@ -264,18 +264,63 @@ class Session:
                 "don't ask for one"
             )
 
-        declared = backends.declared().get(self.backend.name)
-
         def decode_batch(indices: list[int]) -> list[list[Hypothesis]]:
-            batch = [sources[i] for i in indices]
-            if declared is not None and declared.computes_on_cores:
-                memory.check(self.bundle, len(batch), options)
-            hypotheses = (self._speech_search or self.searcher).decode(
-                batch, options, alignments=alignments, source_numbers=[numbers[i] for i in indices]
-            )
-            return [[self._with_text(hypothesis) for hypothesis in of_source] for of_source in hypotheses]
+            batch, of_batch = [sources[i] for i in indices], [numbers[i] for i in indices]
+            return self.decode_batch(batch, options, alignments=alignments, source_numbers=of_batch)
 
         yield from scheduling.run(batches, decode_batch, self.workers)
+
+    def decode_batch(
+        self,
+        batch: Sequence[Source],
+        options: GenerationOptions,
+        *,
+        alignments: bool | str = False,
+        source_numbers: Sequence[int] | None = None,
+        wanted: Callable[[int], bool] | None = None,
+        on_prefix: Callable[[int, list[int]], None] | None = None,
+    ) -> list[list[Hypothesis]]:
+        """The hypotheses of checked sources that are decoded as one batch, in the caller's thread.
+
+        wanted: asked before each step about each source by its index; one that is not wanted leaves and gets [].
+        on_prefix: called with an index and the token ids that have become final since the last call.
+        A search on a device makes all its steps by itself, and speech is decoded in several passes: there `wanted` is
+        asked only before the first step, and `on_prefix` is called once, with all tokens.
+        """
+        if self.computes_on_cores:
+            memory.check(self.bundle, len(batch), options)
+        searcher = self._speech_search or self.searcher
+        if isinstance(searcher, searching.HostSearch):
+            found = searcher.decode(
+                batch,
+                options,
+                alignments=alignments,
+                source_numbers=source_numbers,
+                wanted=wanted,
+                on_prefix=on_prefix,
+            )
+        else:
+            numbers = range(len(batch)) if source_numbers is None else source_numbers
+            staying = [i for i in range(len(batch)) if wanted is None or wanted(i)]
+            found = [[] for _ in batch]
+            if staying:
+                of_staying = searcher.decode(
+                    [batch[i] for i in staying],
+                    options,
+                    alignments=alignments,
+                    source_numbers=[numbers[i] for i in staying],
+                )
+                for i, hypotheses in zip(staying, of_staying, strict=True):
+                    found[i] = hypotheses
+                    if on_prefix and hypotheses:
+                        on_prefix(i, hypotheses[0].token_ids)
+        return [[self._with_text(hypothesis) for hypothesis in of_source] for of_source in found]
+
+    @property
+    def computes_on_cores(self) -> bool:
+        """Whether the graphs run on CPU cores, not on a GPU."""
+        declared = backends.declared().get(self.backend.name)
+        return declared is not None and declared.computes_on_cores
 
     def warm_up(
         self,

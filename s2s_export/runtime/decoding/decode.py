@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
+
 from .constrained import ConstrainedSearch
 from .draws import Draws
 from .groups import GroupSearch
@@ -26,6 +28,7 @@ def decode(
     source_numbers: Sequence[int] | None = None,
     leave_early: bool = True,
     source_lengths: Sequence[int] | None = None,
+    wanted: Callable[[int], bool] | None = None,
 ) -> list[list[Hypothesis]]:
     """The outputs of every source, best first; samples in the order of their rows.
 
@@ -36,28 +39,43 @@ def decode(
     source_numbers: the numbers on which random draws depend; the sources' indices if None.
     leave_early: whether closed sources leave the batch. This changes no output.
     source_lengths: S of each source, to which its alignment is cut; the number of its ids if None.
+    wanted: asked before each step about the sources that are still in the batch, by their indices. One that is not
+    wanted any more leaves, and its outputs are []. This changes no output of the others.
     """
     search = _make(
         state, sources, options, alignments, on_prefix is not None, source_numbers, leave_early, source_lengths
     )
-    if on_prefix is None:
-        while search.advance():
-            pass
-        return search.results
     n_told = [0] * len(sources)
     goes_on = True
-    while goes_on:
+    while goes_on and _let_unwanted_leave(search, wanted):
         goes_on = search.advance()
+        if on_prefix is None:
+            continue
         in_batch = {int(source): place for place, source in enumerate(search.steps.present)}
         for source in range(len(sources)):
             if search.results[source]:
                 sure = search.results[source][0].token_ids
-            else:
+            elif source in in_batch:
                 sure = search.stable(in_batch[source])
+            else:  # it left because nobody wants it
+                continue
             if len(sure) > n_told[source]:
                 on_prefix(source, sure[n_told[source] :])
                 n_told[source] = len(sure)
     return search.results
+
+
+def _let_unwanted_leave(search: Search, wanted: Callable[[int], bool] | None) -> bool:
+    """Whether any source is left."""
+    if wanted is None:
+        return True
+    present = search.steps.present.tolist()
+    staying = [place for place, source in enumerate(present) if search.results[source] or wanted(source)]
+    if not any(not search.results[present[place]] for place in staying):
+        return False
+    if len(staying) < len(present):
+        search.leave(np.array(staying, dtype=np.int64))
+    return True
 
 
 def decode_stream(

@@ -123,7 +123,9 @@ class GroupSearch(BeamSearch):
         if settled.sum() < max(1.0, LEAVE_AT * len(settled)) or settled.all():
             return
         self._report(np.flatnonzero(settled))
-        staying = np.flatnonzero(~settled)
+        self.leave(np.flatnonzero(~settled))
+
+    def leave(self, staying: Ints) -> None:
         self.steps.leave(staying)
         self._unexpanded = self._unexpanded[:, staying]
         for beams in self._groups:

@@ -93,7 +93,10 @@ class RowSearch:
         if finished.sum() < max(1.0, LEAVE_AT * len(finished)):
             return
         self._report(np.flatnonzero(finished))
-        staying = np.flatnonzero(~finished)
+        self.leave(np.flatnonzero(~finished))
+
+    def leave(self, staying: Ints) -> None:
+        """Keep only these sources (ascending indices) in the batch. The others get no further results."""
         self.steps.leave(staying)
         self._is_finished, self._n_generated = self._is_finished[staying], self._n_generated[staying]
 

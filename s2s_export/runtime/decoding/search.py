@@ -93,7 +93,10 @@ class BeamSearch:
         if settled.sum() < max(1.0, LEAVE_AT * len(settled)):
             return
         self._report(np.flatnonzero(settled))
-        staying = np.flatnonzero(~settled)
+        self.leave(np.flatnonzero(~settled))
+
+    def leave(self, staying: Ints) -> None:
+        """Keep only these sources (ascending indices) in the batch. The others get no further results."""
         self.steps.leave(staying)
         self._beams.keep(staying)
 

@@ -1,0 +1,103 @@
+"""`s2s serve`: flags and printing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..errors import InvalidOption, MissingExtra
+from ._common import output_options, search_option, session_options, shortlist_option, tell
+
+
+@click.command("serve", short_help="Serve bundles over HTTP, with a page to try them on.")
+@click.argument("bundles", nargs=-1, required=True, metavar="BUNDLE...")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at; 0.0.0.0 for all.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
+@click.option("--api-key", "api_keys", multiple=True, envvar="S2S_API_KEYS", help="A key that clients must present.")
+@click.option("--api-key-file", type=click.Path(dir_okay=False, exists=True), help="A file with a key in each line.")
+@click.option("--tls-certificate", type=click.Path(), help="Certificate for HTTPS, in PEM.")
+@click.option("--tls-key", type=click.Path(), help="Its key, in PEM.")
+@click.option("--cors-origin", "cors_origins", multiple=True, help="A web site whose pages may ask; * for all.")
+@click.option(
+    "--workers", type=click.IntRange(min=1), help="Batches decoded side by side. [default: one for each core]"
+)
+@click.option("--max-queue-tokens", type=click.IntRange(min=1), default=65536, show_default=True,
+              help="Source tokens that may wait.")  # fmt: skip
+@click.option("--max-queue", type=click.IntRange(min=1), default=4096, show_default=True, help="Texts that may wait.")
+@click.option("--max-body", type=int, default=2 << 20, show_default=True, help="Bytes of a request.")
+@click.option("--max-texts", type=int, default=256, show_default=True, help="Texts of a request.")
+@click.option("--max-characters", type=int, default=100_000, show_default=True, help="Characters of a request.")
+@click.option("--max-beams", type=int, default=16, show_default=True, help="Beams, or samples, of a text.")
+@click.option("--max-new-tokens", type=int, help="New tokens that a text may ask for.")
+@click.option("--timeout", type=float, default=30.0, show_default=True, help="Seconds that a request may take.")
+@click.option("--drain-delay", type=float, default=5.0, show_default=True,
+              help="Seconds between SIGTERM and the end of listening.")  # fmt: skip
+@click.option("--drain-timeout", type=float, default=30.0, show_default=True,
+              help="Seconds for what is under way then.")  # fmt: skip
+@session_options
+@search_option
+@shortlist_option
+@output_options
+def command(
+    bundles: tuple[str, ...],
+    host: str,
+    port: int,
+    api_keys: tuple[str, ...],
+    api_key_file: str | None,
+    tls_certificate: str | None,
+    tls_key: str | None,
+    cors_origins: tuple[str, ...],
+    workers: int | None,
+    max_queue_tokens: int,
+    max_queue: int,
+    backend: str,
+    target: str | None,
+    threads: int | None,
+    batch_size: int | None,
+    search: str,
+    shortlist: bool,
+    quiet: bool,
+    as_json: bool,
+    **limits: Any,
+) -> None:
+    """Serve each BUNDLE over HTTP: a folder, or NAME=FOLDER.
+
+    A name that ends with a language pair, such as en-fr or opus-mt-en-de, says what the bundle translates where its
+    tokenizer does not. Clients of LibreTranslate, DeepL, OpenAI, KServe or Triton, and Hugging Face can be pointed at
+    it as they are (docs/serving.md), and the page at / tries the models. SIGTERM lets what is under way finish.
+    With --json, each request is a line of JSON on stderr.
+    """
+    try:
+        from ..serving.calls import State
+        from ..serving.limits import Limits
+        from ..serving.metrics import Metrics
+        from ..serving.models import open_models
+        from ..serving.server import Address, listen, log_to_stderr, make_server, notify_ready
+    except ModuleNotFoundError as error:
+        raise MissingExtra(str(error.name).replace("_", "-"), "serve", "serving over HTTP") from error
+    checked = Limits(**limits)
+    address = Address(host, port, tls_certificate, tls_key)
+    keys = [*api_keys]
+    if api_key_file:
+        keys += [line.strip() for line in Path(api_key_file).read_text("utf-8").splitlines() if line.strip()]
+        if not keys:
+            raise InvalidOption(f"{api_key_file}: has no key; expected one in each line")
+    log_to_stderr(as_json, quiet)
+    listening = listen(address)
+    metrics = Metrics()
+    models = open_models(
+        bundles, workers=workers, batch_size=batch_size, max_entries=max_queue, max_tokens=max_queue_tokens,
+        on_batch=metrics.on_batch, progress=lambda text: tell(text, quiet), backend=backend, target=target,
+        threads=threads or 1, search=search, shortlist=shortlist,
+    )  # fmt: skip
+    metrics.watch(models)
+    state = State(models, checked, metrics, tuple(keys))
+    where = f"{address.scheme}://{host}:{listening.getsockname()[1]}"
+
+    def on_ready() -> None:
+        tell(f"serving {', '.join(models.by_name)} at {where}", quiet)
+        notify_ready()
+
+    make_server(state, address, cors_origins=cors_origins, on_ready=on_ready).run(sockets=[listening])

@@ -1,0 +1,178 @@
+"""What a server serves: bundles, by their names and by their language pairs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import InvalidOption, nearest
+from ..runtime.scheduling import DEFAULT_BATCH_SIZE
+from ..runtime.session import Session, load
+from . import languages
+from .batcher import Batcher, BatchReport
+from .failures import Refused
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+WARM_UP_LENGTHS = (8, 32)  # source tokens
+
+
+@dataclass(frozen=True)
+class Named:
+    """A bundle as it is given to `s2s serve`: PATH, or NAME=PATH."""
+
+    name: str
+    path: Path
+
+    @classmethod
+    def of(cls, argument: str) -> Named:
+        name, separator, path = argument.partition("=")
+        if not separator:
+            name, path = Path(argument).resolve().name, argument
+        if not NAME.fullmatch(name):
+            raise InvalidOption(
+                f"'{name}' can't be the name of a model; expected letters, digits, dots, dashes and underscores; "
+                "write NAME=PATH"
+            )
+        return cls(name, Path(path))
+
+
+class Model:
+    """A bundle that is open, with its batcher and its languages.
+
+    sources: two-letter codes of the languages that it reads, empty where nothing says them. targets: two-letter code of
+    each language that it writes -> the tokenizer's own code, None where the model has only one.
+    """
+
+    def __init__(self, name: str, session: Session, batcher: Batcher) -> None:
+        self.name = name
+        self.session = session
+        self.batcher = batcher
+        self.sources: Mapping[str, str | None]
+        self.targets: Mapping[str, str | None]
+        self.sources, self.targets = _languages(name, session)
+
+    @property
+    def is_text_to_text(self) -> bool:
+        return self.session.has_tokenizer and self.session.kind.has_ids
+
+    def codes(self, source: str | None, target: str | None) -> dict[str, Any]:
+        """`source_lang` and `target_lang` as the tokenizer has them, from codes of clients. Raises Refused."""
+        return {
+            "source_lang": self._code(source, self.sources, "source"),
+            "target_lang": self._code(target, self.targets, "target"),
+        }
+
+    def _code(self, code: str | None, known: Mapping[str, str | None], side: str) -> str | None:
+        if code is None:
+            return None
+        own = self.session.tokenizer.languages
+        if code in own:
+            return code
+        if languages.base(code) not in known:
+            raise Refused(400, f"{code} is not supported as a {side} language{nearest(code, known)}")
+        return known[languages.base(code)]
+
+
+def _languages(name: str, session: Session) -> tuple[dict[str, str | None], dict[str, str | None]]:
+    if not session.has_tokenizer:
+        return {}, {}
+    entry = session.tokenizer.entry
+    pair = languages.pair_in(name) or ("", "")
+    own: dict[str, str | None] = {languages.base(code): code for code in reversed(list(entry.languages))}
+    source = pair[0] or languages.base(entry.source_lang or "")
+    target = pair[1] or languages.base(entry.target_lang or "")
+    if entry.languages and entry.target_language_by != "source_prefix":
+        return own, own
+    known_targets = own or ({target: None} if target and target != languages.MANY else {})
+    return ({source: None} if source else {}), known_targets
+
+
+class Models:
+    """All that a server serves, in the order in which it was given."""
+
+    def __init__(self, models: Sequence[Model]) -> None:
+        self.by_name = {model.name: model for model in models}
+
+    def __iter__(self) -> Iterator[Model]:
+        return iter(self.by_name.values())
+
+    @property
+    def first(self) -> Model:
+        return next(iter(self.by_name.values()))
+
+    def named(self, name: str | None) -> Model:
+        """The model of a name, the first one for None. Raises Refused."""
+        if name is None:
+            return self.first
+        if name not in self.by_name:
+            raise Refused(404, f"there is no model '{name}'{nearest(name, self.by_name)}", "model_not_found")
+        return self.by_name[name]
+
+    def sources(self) -> dict[str, list[str]]:
+        """Each source language with the languages into which it is translated."""
+        found: dict[str, list[str]] = {}
+        for model in self:
+            for source in model.sources:
+                into = found.setdefault(source, [])
+                into += [target for target in model.targets if target != source and target not in into]
+        return found
+
+    def for_pair(self, source: str, target: str) -> Model:
+        """The first model that translates between two languages. Raises Refused."""
+        reading = [model for model in self if languages.base(source) in model.sources]
+        if not reading:
+            raise Refused(400, f"{source} is not supported")
+        for model in reading:
+            if languages.base(target) in model.targets:
+                return model
+        raise Refused(400, f"{target} is not supported")
+
+    def close(self, timeout: float | None) -> None:
+        for model in self:
+            model.batcher.close(timeout)
+
+
+def open_models(
+    bundles: Sequence[str],
+    *,
+    workers: int | None = None,
+    batch_size: int | None = None,
+    max_entries: int = 4096,
+    max_tokens: int = 65536,
+    on_batch: Callable[[str, BatchReport], None] | None = None,
+    progress: Callable[[str], None] = lambda text: None,
+    **loading: Any,
+) -> Models:
+    """Open bundles, warm them up and start their workers.
+
+    loading: of `load`, such as `backend`. progress: told what happens, a line each. Raises what `load` raises, and
+    InvalidOption.
+    """
+    named = [Named.of(bundle) for bundle in bundles]
+    names = [each.name for each in named]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise InvalidOption(f"two bundles have the name '{min(twice)}'; expected different ones; write NAME=PATH")
+    found = []
+    for each in named:
+        progress(f"{each.name}: loading {each.path}")
+        session = load(each.path, **{"threads": 1, **loading})  # one thread for each worker
+        progress(f"{each.name}: warming up on {session.backend.name}")
+        limit = session.bundle.max_source_length or WARM_UP_LENGTHS[-1]
+        session.warm_up([min(length, limit) for length in WARM_UP_LENGTHS])
+        batcher = Batcher(
+            session,
+            workers=workers,
+            max_entries=max_entries,
+            max_tokens=max_tokens,
+            on_batch=_named(on_batch, each.name),
+            batch_size=batch_size or DEFAULT_BATCH_SIZE,
+        )
+        found.append(Model(each.name, session, batcher))
+    return Models(found)
+
+
+def _named(on_batch: Callable[[str, BatchReport], None] | None, name: str) -> Callable[[BatchReport], None] | None:
+    return None if on_batch is None else lambda report: on_batch(name, report)

@@ -1,0 +1,146 @@
+"""Sockets and signals around the application.
+
+SIGTERM: "not ready" at once, and new requests are still answered for `drain_delay` seconds, the time that a load
+balancer needs to look elsewhere; then no connection is accepted any more, and what is under way has `drain_timeout`
+seconds. A second signal cuts the delay short. uvicorn ends the process by the signal, so its status is 143.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import FrameType
+
+import uvicorn
+
+from ..errors import InvalidOption
+from .app import make_app
+from .calls import State
+
+MOST_CONNECTIONS = 2048
+KEEP_ALIVE = 15  # seconds
+
+
+@dataclass(frozen=True)
+class Address:
+    """host, port: where to listen; port 0 takes a free one. certificate, key: files for TLS."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    certificate: str | None = None
+    key: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.certificate is None) != (self.key is None):
+            raise InvalidOption("TLS needs a certificate and a key; one of them is given; give both")
+        for path in (self.certificate, self.key):
+            if path is not None and not os.path.isfile(path):
+                raise InvalidOption(f"{path}: there is no such file; expected a certificate or key in PEM")
+
+    @property
+    def scheme(self) -> str:
+        return "https" if self.certificate else "http"
+
+
+class Server(uvicorn.Server):
+    """uvicorn's, which drains before it stops."""
+
+    def __init__(self, config: uvicorn.Config, state: State, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._state = state
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._on_ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._state.status == "draining" or not self._state.limits.drain_delay:
+            self._state.status = "draining"
+            super().handle_exit(sig, frame)
+            return
+        self._state.status = "draining"
+        stop = super().handle_exit
+        timer = threading.Timer(self._state.limits.drain_delay, lambda: stop(sig, frame))
+        timer.daemon = True
+        timer.start()
+
+
+def listen(address: Address) -> socket.socket:
+    """A socket at the address. Raises InvalidOption where that can't be had."""
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    found = socket.socket(family, socket.SOCK_STREAM)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        found.bind((address.host, address.port))
+    except (OSError, OverflowError) as error:
+        found.close()
+        what = getattr(error, "strerror", None) or error
+        raise InvalidOption(f"can't listen at {address.host}:{address.port} ({what}); choose another port") from None
+    return found
+
+
+def make_server(
+    state: State,
+    address: Address,
+    *,
+    cors_origins: Sequence[str] = (),
+    on_ready: Callable[[], None] = lambda: None,
+) -> Server:
+    """A server that `run(sockets=[listen(address)])` runs until a signal. on_ready: called once it answers."""
+    config = uvicorn.Config(
+        make_app(state, cors_origins=cors_origins),
+        log_config=None,
+        access_log=False,
+        lifespan="on",
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=max(1, round(state.limits.drain_timeout)),
+        limit_concurrency=MOST_CONNECTIONS,
+        ssl_certfile=address.certificate,
+        ssl_keyfile=address.key,
+        server_header=False,
+    )
+    return Server(config, state, on_ready)
+
+
+def log_to_stderr(as_json: bool, quiet: bool) -> None:
+    """One line a request on stderr, as JSON or as text. No line holds a text, a key or a header."""
+
+    class Lines(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            message = record.getMessage()
+            try:
+                fields = json.loads(message)
+            except ValueError:
+                fields = {"message": message}
+            if record.exc_info:
+                fields["exception"] = self.formatException(record.exc_info)
+            if as_json:
+                when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
+                return json.dumps({"time": when, "level": record.levelname.lower(), **fields})
+            return " ".join(str(value) for value in fields.values())
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Lines())
+    log = logging.getLogger("s2s.serving")
+    log.handlers = [handler]
+    log.setLevel(logging.WARNING if quiet else logging.INFO)
+    log.propagate = False
+
+
+def notify_ready() -> None:
+    """Tell systemd (Type=notify) that the server answers; nothing where systemd didn't start it."""
+    where = os.environ.get("NOTIFY_SOCKET")
+    if not where:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out:
+        out.connect("\0" + where[1:] if where.startswith("@") else where)
+        out.sendall(b"READY=1")
