@@ -26,8 +26,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from ..errors import InputError, InvalidOption, S2SError, explain, is_failure
+from ..runtime.cores import available_cores
 from ..runtime.decoding import GenerationOptions, Hypothesis
-from ..runtime.scheduling import DEFAULT_BATCH_SIZE, MOST_TOKENS, available_cores
+from ..runtime.scheduling import DEFAULT_BATCH_SIZE, MOST_TOKENS
 from ..runtime.session import Session
 from ..runtime.sources import Source
 
