@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -186,7 +187,12 @@ def as_dense(ids: np.ndarray | None, scores: np.ndarray) -> np.ndarray:
     return out
 
 
-@pytest.mark.parametrize("given", [given for cases in CASES.values() for given in cases] + TOGETHER, ids=repr)
+def label(given: dict[str, Any]) -> str:
+    """repr, without the addresses of objects: each process of a parallel run must give a test the same name."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(given))
+
+
+@pytest.mark.parametrize("given", [given for cases in CASES.values() for given in cases] + TOGETHER, ids=label)
 def test_sparse_and_dense_are_transformers(given: dict[str, Any]) -> None:
     chance = np.random.default_rng(len(repr(given)))
     options = resolve(START, given, vocabulary_size=V)
