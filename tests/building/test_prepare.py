@@ -125,7 +125,7 @@ def _changed(ready: Path, **values: object) -> None:
     [
         ({"made_from": {}}, "from another version of this bundle"),
         ({"prepared_with": "0.0.1"}, "prepared by s2s_export 0.0.1"),
-        ({"graphs": {}}, "graphs lacks"),
+        ({"graphs": {}}, "lacks graphs.encoder"),
         ({"recipe": {"flavour": "tensorrt-rtx", "precision": "fp17"}}, "fp17"),
     ],
 )

@@ -147,7 +147,7 @@ def test_every_option_is_explained() -> None:
 
     text = (Path(__file__).parents[2] / "docs" / "options.md").read_text(encoding="utf-8")
     known = resolve({}, {"bos_token_id": 0}, vocabulary_size=9).values()
-    internal = {"target_prefix_ids"}  # what target_prefix becomes
+    internal = {"target_prefix_ids", "timestamp_begin"}  # what target_prefix and return_timestamps become
     for name in {*known, *search_options.OPTIONS, *NAMES, "confidence", "mbr", "keep", "keep_unknown"} - internal:
         assert f"`{name}`" in text, name
 

@@ -167,12 +167,8 @@ def test_code_that_a_bundle_brings_never_runs(copy, tmp_path, monkeypatch, way):
     if way == "named as operators":
         changes |= {"operators": "operators.so", "format_version": 1}
     change(copy, **changes)
-    if way == "as the library beside graphs":
-        s2s_export.load(copy).generate([[5, 6, 7]])
-    else:
-        words = "never loaded from a bundle" if way == "named as operators" else "can't load it"
-        with pytest.raises(S2SError, match=words):
-            s2s_export.load(copy)
+    with pytest.raises(S2SError, match="never loaded from a bundle"):
+        s2s_export.load(copy)
     assert not (tmp_path / "it ran").exists()
 
 

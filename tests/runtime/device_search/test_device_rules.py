@@ -101,7 +101,7 @@ def test_every_rule_is_checked() -> None:
 
 def test_every_rule_of_transformers_has_a_form() -> None:
     """Those without one are not generate()'s, but one, which is a function in Python."""
-    without = {"prefix_bias", "presence_penalty", "min_length_ratio", "guides"}
+    without = {"prefix_bias", "presence_penalty", "min_length_ratio", "guides", "timestamps"}
     assert {name for name, has_form in forms().items() if not has_form} == {*without, "prefix_allowed_tokens"}
     assert {*with_form(), *without, "prefix_allowed_tokens"} == set(forms())
 

@@ -14,7 +14,7 @@ ORDER = 145
 # timestamp_begin: the id of <|0.00|>, all ids from it on being times, and the id below it <|notimestamps|>. Set by
 # whoever makes the prompt (runtime/speech/). Of models without times there is none.
 OPTIONS = {
-    "timestamp_begin": Option(values.token_id, example=30, token_ids=lambda token: [token]),
+    "timestamp_begin": Option(values.token_id, token_ids=lambda token: [token]),
     "max_initial_timestamp_index": Option(values.integer(0)),
 }
 
