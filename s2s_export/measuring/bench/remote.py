@@ -22,17 +22,26 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 
 
 class Worker:
-    """A process that holds one contestant. Use as a context manager, or call `close`."""
+    """A process that holds one contestant. Use as a context manager, or call `close`.
 
-    def __init__(self, threads: int, python: str | None = None, environment: Mapping[str, str] | None = None) -> None:
+    threads: of numeric libraries, 0 to leave that to them. module: what the process runs.
+    """
+
+    def __init__(
+        self,
+        threads: int,
+        python: str | None = None,
+        environment: Mapping[str, str] | None = None,
+        module: str = "s2s_export.measuring.bench.worker",
+    ) -> None:
         package = Path(__file__).resolve().parents[3]
         path = [str(package), *filter(None, [os.environ.get("PYTHONPATH")])]
-        variables = {name: str(threads) for name in THREAD_VARIABLES}
+        variables = {name: str(threads) for name in THREAD_VARIABLES} if threads else {}
         offline = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": os.pathsep.join(path)}
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         try:
             self._process = subprocess.Popen(
-                [python or sys.executable, "-m", "s2s_export.measuring.bench.worker"],
+                [python or sys.executable, "-m", module],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._log,
