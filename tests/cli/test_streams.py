@@ -59,12 +59,16 @@ def test_a_folder_name_that_is_not_utf8(numbers, tmp_path):
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="Linux' limit on addresses")
 @pytest.mark.parametrize("kilobytes", [350_000, 300_000, 225_000, 160_000])
 def test_little_memory_is_one_sentence_or_enough(numbers, kilobytes):
-    """How much is enough depends on the machine's threads; docs/reliability.md has a floor."""
+    """How much is enough depends on the machine's threads; docs/reliability.md has a floor.
+
+    In a narrow band the C library itself ends the process, with a line and a status of its own.
+    """
     done = shell(f'ulimit -v {kilobytes}; "$0" translate "$1" -q "$2"', numbers, LINE)
     if done.returncode == 0:
         assert (done.stdout, done.stderr) == (b"zwei\n", b"")
     else:
-        assert done.returncode == 1 and done.stdout == b"" and done.stderr.count(b"\n") == 1, done.stderr
+        by_libc = done.returncode == 127 and done.stderr.startswith(b"cannot allocate memory for thread-local data")
+        assert (done.returncode == 1 or by_libc) and done.stdout == b"" and done.stderr.count(b"\n") == 1, done.stderr
         assert b"memory" in done.stderr or b"thread" in done.stderr
 
 
