@@ -59,6 +59,11 @@ def is_silent(samples: Floats) -> bool:
     return bool(_rms(samples).max(initial=0.0) < QUIETEST)
 
 
+def loud_seconds(samples: Floats) -> float:
+    """How long the sound is that is no quieter than 34 dB below its loudest parts."""
+    return float(_loudness(samples).sum()) * FRAME / SAMPLE_RATE
+
+
 def silero() -> Path | None:
     """The file of Silero's network."""
     for package, name in FILES:

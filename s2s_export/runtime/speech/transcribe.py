@@ -29,6 +29,10 @@ from .segments import SECONDS_PER_FRAME, Segment, Word
 from .words import token_times, words
 
 TIMES = ("none", "segment", "word")
+# Text over music is sparse, needed another temperature, and the model half doubts that anybody speaks: such a window is
+# passed over from this share of no_speech_threshold on, with fewer words for each second of loud sound than this.
+DOUBT_OF_SPARSE_TEXT = 0.4
+LEAST_WORDS_PER_SECOND = 0.5
 LEAST_NO_SPEECH_ALONE = 0.9  # with such a probability of silence a window is passed over, however likely its text is
 
 
@@ -217,7 +221,8 @@ class Transcriber:
             track.n_frames = min(track.n_frames, max(1, -(-len(kept) // HOP)))
 
             def adjust(passage: Passage) -> Passage:
-                return self._finished(passage, options, language)
+                sound = kept[passage.seek * HOP : passage.seek * HOP + self._search.kind.n_samples]
+                return self._finished(self._without_music(passage, sound, options), options, language)
 
             for passage in self._run([track], options, generation, 1, adjust=adjust):
                 shifted = [_moved(segment, to_seconds) for segment in passage.segments]
@@ -276,6 +281,20 @@ class Transcriber:
         if options.hallucination_silence_threshold is not None:
             segments = _without_hallucinations(segments, passage, options.hallucination_silence_threshold)
         return dataclasses.replace(passage, segments=segments)
+
+    def _without_music(self, passage: Passage, samples: Floats, options: TranscribeOptions) -> Passage:
+        """Without segments where the text is as sparse and doubtful as what models write over music."""
+        window = passage.window
+        threshold = options.no_speech_threshold
+        if (
+            threshold is None
+            or window.temperature == 0
+            or (window.no_speech_prob or 0.0) < DOUBT_OF_SPARSE_TEXT * threshold
+        ):
+            return passage
+        n_words = len(self._tokenizer.decode(window.token_ids).split())
+        is_sparse = n_words < LEAST_WORDS_PER_SECOND * activity.loud_seconds(samples)
+        return dataclasses.replace(passage, segments=[]) if is_sparse else passage
 
 
 def _mapping(spans: Sequence[activity.Region]) -> Callable[[float], float]:

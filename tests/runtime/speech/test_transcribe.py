@@ -16,9 +16,10 @@ from s2s_export.cli import s2s
 from s2s_export.errors import InputError, InvalidOption
 from s2s_export.runtime.speech import activity, formats
 from s2s_export.runtime.speech.formats import WRITERS, Lines, Transcript
-from s2s_export.runtime.speech.loop import Fallback
+from s2s_export.runtime.speech.loop import Fallback, Passage
 from s2s_export.runtime.speech.segments import Segment, Word, cut
 from s2s_export.runtime.speech.tokens import SpeechTokens
+from s2s_export.runtime.speech.transcribe import TranscribeOptions, Transcriber
 from s2s_export.runtime.speech.windows import DecodedWindow
 
 PLAIN: dict[str, Any] = {"no_speech_threshold": None, "logprob_threshold": None, "compression_ratio_threshold": None}
@@ -112,6 +113,22 @@ def test_fallback_rules() -> None:
     assert not rules.is_silence(window(-0.5, 0.9))  # likely text: somebody speaks
     assert Fallback(no_speech_alone=0.9).is_silence(window(-0.1, 0.95))
     assert Fallback().ratio([258] * 40, 300) > 5 and Fallback(text_of=lambda ids: "").ratio([1], 300) == 0
+
+
+def test_sparse_and_doubtful_text_over_loud_sound_is_left_out(pairs: Any) -> None:
+    session = pairs().session
+    transcriber = Transcriber(session._speech_search, session.tokenizer)
+    words = session.tokenizer.encode_target("a b c d e f")
+    loud, short = clip(1, 20.0), clip(1, 5.0)
+
+    def is_kept(sound: Any, silence: float, temperature: float, **options: Any) -> bool:
+        window = DecodedWindow(words, [], -0.5, silence, temperature)
+        passage = Passage(0, 0, 80, [Segment(0.0, 0.8, tuple(words))], window)
+        return bool(transcriber._without_music(passage, sound, TranscribeOptions(**options)).segments)
+
+    assert not is_kept(loud, 0.3, 0.2)
+    assert is_kept(short, 0.3, 0.2) and is_kept(loud, 0.2, 0.2) and is_kept(loud, 0.3, 0.0)
+    assert is_kept(loud, 0.9, 0.4, no_speech_threshold=None)
 
 
 def test_tokens_are_cut_at_pairs_of_times() -> None:
