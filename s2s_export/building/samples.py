@@ -12,6 +12,7 @@ from ..runtime import text
 from ..runtime.sources import Source, kind_of
 
 SEED = 1706
+MOST_WINDOWS = 4  # of sound: each takes as long to encode as a hundred sentences
 LENGTHS = (1, 3, 5, 8, 12, 16, 24, 32)  # tokens of random sources
 # Of different lengths and registers, with numbers, names and punctuation. Any language serves: what is measured is how
 # large activations become, and every tokenizer can write these.
@@ -58,6 +59,7 @@ def sources(bundle: Bundle, count: int, file: str = "") -> tuple[list[Source], s
         return [
             found[i % len(found)] for i in range(min(count, len(found)))
         ], f"{min(count, len(found))} built-in sentences"
+    count = count if reads_text else min(count, MOST_WINDOWS)
     return _random(bundle, count), f"{count} sources of random {'ids' if reads_text else 'values'}"
 
 
