@@ -27,6 +27,7 @@ from ._common import output_options, search_option, session_options, shortlist_o
               help="Source tokens that may wait.")  # fmt: skip
 @click.option("--max-queue", type=click.IntRange(min=1), default=4096, show_default=True, help="Texts that may wait.")
 @click.option("--max-body", type=int, default=2 << 20, show_default=True, help="Bytes of a request.")
+@click.option("--max-audio", type=int, default=32 << 20, show_default=True, help="Bytes of a request with sound.")
 @click.option("--max-texts", type=int, default=256, show_default=True, help="Texts of a request.")
 @click.option("--max-characters", type=int, default=100_000, show_default=True, help="Characters of a request.")
 @click.option("--max-beams", type=int, default=16, show_default=True, help="Beams, or samples, of a text.")

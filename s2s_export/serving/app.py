@@ -140,6 +140,7 @@ class Guard:
         self._app = app
         self._state = state
         self._known = known
+        self._audio_paths = {each.path for of in known for each in of.endpoints if each.takes_audio}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -176,7 +177,10 @@ class Guard:
             )
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
-        limit = self._state.limits.max_body
+        limits = self._state.limits
+        kind = dict(scope["headers"]).get(b"content-type", b"")
+        brings_sound = scope["path"] in self._audio_paths or kind.startswith(b"audio/")
+        limit = limits.max_audio if brings_sound else limits.max_body
         too_large = Refused(413, f"the body is larger than the {limit} bytes that this server takes; send it in parts")
         length = dict(scope["headers"]).get(b"content-length", b"0")
         if length.isdigit() and int(length) > limit:

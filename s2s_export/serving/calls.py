@@ -8,7 +8,7 @@ errors of this package, which are turned into the format's shape in one place (a
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl
@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from ..errors import MissingExtra
 from .failures import Failure, Refused
 from .limits import Limits
 from .metrics import Metrics
@@ -72,6 +73,30 @@ class Call:
         if self._fields is None:
             self._fields = self._read_fields(lists)
         return self._fields
+
+    async def form(self) -> dict[str, list[str | bytes]]:
+        """A body that is multipart/form-data: each field's values, files as bytes. Raises Refused, MissingExtra."""
+        try:
+            from starlette.formparsers import MultiPartException, MultiPartParser
+        except ImportError as error:
+            raise MissingExtra("python-multipart", "serve", "reading a form with a file") from error
+        kind = self.request.headers.get("content-type", "")
+        if not kind.lower().startswith("multipart/form-data"):
+            raise Refused(415, f"the body is {kind[:60] or 'of no type'}; expected multipart/form-data with a file")
+
+        async def body() -> AsyncGenerator[bytes, None]:
+            yield self.body
+
+        parser = MultiPartParser(self.request.headers, body(), max_files=4, max_fields=64, max_part_size=len(self.body))
+        try:
+            parsed = await parser.parse()
+        except (MultiPartException, ValueError, KeyError, AssertionError) as error:
+            raise Refused(400, f"the form can't be read ({_short(error)}); expected multipart/form-data") from None
+        found: dict[str, list[str | bytes]] = {}
+        for name, value in parsed.multi_items():
+            found.setdefault(name, []).append(value if isinstance(value, str) else await value.read())
+        await parsed.close()
+        return found
 
     def _read_fields(self, lists: Sequence[str]) -> dict[str, Any]:
         kind = self.request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -160,12 +185,13 @@ Handler = Callable[[Call], Coroutine[Any, Any, Response]]
 
 @dataclass(frozen=True)
 class Endpoint:
-    """is_open: answered without a key."""
+    """is_open: answered without a key. takes_audio: its body may be as large as `Limits.max_audio` says."""
 
     method: str
     path: str
     handler: Handler
     is_open: bool = False
+    takes_audio: bool = False
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,15 @@ from .failures import Refused
 
 @dataclass(frozen=True)
 class Limits:
-    """max_body: bytes of a request. max_texts: of a request. max_characters: of all its texts together.
+    """max_body: bytes of a request; max_audio: of one that brings sound. max_texts: of a request. max_characters: of
+    all its texts together.
     max_beams: beams or samples of a text. max_new_tokens: that a text may ask for; None for the model's own limit.
     timeout: seconds for a request, unless it asks for less. body_timeout: seconds to send its body in.
     drain_delay: seconds between "not ready" and the end of listening. drain_timeout: seconds for what is under way.
     """
 
     max_body: int = 2 << 20
+    max_audio: int = 32 << 20
     max_texts: int = 256
     max_characters: int = 100_000
     max_beams: int = 16

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,6 +51,8 @@ class Model:
         self.name = name
         self.session = session
         self.batcher = batcher
+        self.transcribing: asyncio.Semaphore | None = None  # how many transcriptions may run; made in the event loop
+        self.n_waiting_to_transcribe = 0
         self.sources: Mapping[str, str | None]
         self.targets: Mapping[str, str | None]
         self.sources, self.targets = _languages(name, session)

@@ -11,7 +11,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from .. import translating
+from .. import transcribing, translating
 from ..calls import Call, Endpoint, Format, json_response, plain_error, texts_in
 from ..failures import Refused
 from ..models import Model
@@ -22,9 +22,15 @@ PASSED_OVER = ("clean_up_tokenization_spaces", "truncation")
 
 async def infer(call: Call) -> Response:
     model = call.state.models.named(str(call.path["model"]))
-    translating.require_text(model)
-    if call.request.headers.get("content-type", "").startswith("audio/"):
+    brings_sound = call.request.headers.get("content-type", "").startswith("audio/")
+    if brings_sound and model.session.speech is None:
         raise Refused(400, f"the model '{model.name}' reads text, not audio; send JSON")
+    if model.session.speech is not None:
+        if not brings_sound:
+            raise Refused(400, f"the model '{model.name}' reads sound; send the file with a Content-Type of audio/...")
+        found_text = await transcribing.transcribe(call, model, call.body, {})
+        return json_response({"text": found_text.text})
+    translating.require_text(model)
     fields = call.object()
     if "inputs" not in fields:
         raise Refused(400, "the body has no 'inputs'; expected a text or a list of texts")

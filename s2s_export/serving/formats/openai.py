@@ -1,4 +1,5 @@
-"""OpenAI's API for text-to-text: chat completions and models. The last user message is the source.
+"""OpenAI's API: chat completions for text-to-text, the last user message being the source; transcriptions and
+translations of speech; models.
 
 A model's name is the bundle's, or NAME:LANG for a model of several target languages.
 """
@@ -8,20 +9,23 @@ from __future__ import annotations
 import math
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from ...runtime.decoding import GenerationOptions, Hypothesis
 from ...runtime.sources import Source
-from .. import translating
+from ...runtime.speech import formats
+from ...runtime.speech import languages as speech_languages
+from .. import languages, transcribing, translating
 from ..calls import Call, Endpoint, Format, flag_in, integer_in, json_response, text_in
 from ..failures import Failure, Refused
 from ..models import Model
 from . import _events
 
 UNSUPPORTED = ("tools", "functions", "stop", "logit_bias", "logprobs", "frequency_penalty", "presence_penalty", "audio")
+SHAPES = ("json", "text", "srt", "vtt", "verbose_json")  # of transcripts
 NUMBERS = {"temperature": "temperature", "top_p": "top_p"}
 
 
@@ -160,9 +164,82 @@ def _entry(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": 0, "owned_by": "s2s"}
 
 
-async def audio(call: Call) -> Response:
-    """Speech is not served yet: clients learn here why there is no answer."""
-    raise Refused(501, "this server does not transcribe speech yet; use `s2s transcribe`", "not_supported")
+async def transcriptions(call: Call) -> Response:
+    return await _speech(call, "transcribe")
+
+
+async def translations(call: Call) -> Response:
+    return await _speech(call, "translate")
+
+
+async def _speech(call: Call, task: str) -> Response:
+    if not any(model.session.speech is not None for model in call.state.models):
+        transcribing.model_named(call.state.models, None)  # refuses, before the body is looked into
+    form = await call.form()
+    fields = {name: values[0] for name, values in form.items() if name != "file" and isinstance(values[0], str)}
+    sound = form.get("file", [b""])[0]
+    if not isinstance(sound, bytes) or not sound:
+        raise Refused(400, "the form has no file 'file'; expected the sound", "missing_file")
+    model = transcribing.model_named(call.state.models, text_in(fields, "model"))
+    shape = text_in(fields, "response_format", "json")
+    if shape not in SHAPES:
+        raise Refused(400, f"'response_format' is {str(shape)[:60]!r}; expected one of {', '.join(SHAPES)}")
+    options = _speech_options(form, fields, model, task)
+    if flag_in(fields, "stream"):
+        if shape not in ("json", "text"):
+            raise Refused(400, f"'stream' gives text, and 'response_format' is {shape!r}; leave one of them out")
+        return await _events.respond(_heard(call, model, sound, options), lambda failure: _error_body(failure))
+    found = await transcribing.transcribe(call, model, sound, options)
+    if shape == "json":
+        return json_response({"text": found.text})
+    if shape == "verbose_json":
+        return json_response(_verbose(found, task, words=options["timestamps"] == "word"))
+    return PlainTextResponse(formats.WRITERS[shape](found, formats.Lines()))
+
+
+def _speech_options(
+    form: Mapping[str, Sequence[str | bytes]], fields: Mapping[str, Any], model: Model, task: str
+) -> dict[str, Any]:
+    options: dict[str, Any] = {"task": task, "timestamps": "segment"}
+    granularities = form.get("timestamp_granularities[]") or form.get("timestamp_granularities") or ()
+    for each in granularities:
+        if each not in ("word", "segment"):
+            raise Refused(400, f"'timestamp_granularities' has {str(each)[:60]!r}; expected 'word' or 'segment'")
+    if "word" in granularities:
+        options["timestamps"] = "word"
+    speech = model.session.speech
+    assert speech is not None
+    if fields.get("language") and (speech.is_multilingual or languages.base(str(fields["language"])) != "en"):
+        options["language"] = fields["language"]
+    if fields.get("prompt"):
+        options["initial_prompt"] = fields["prompt"]
+    if fields.get("temperature"):
+        try:
+            temperature = float(fields["temperature"])
+        except ValueError:
+            raise Refused(400, f"'temperature' is {str(fields['temperature'])[:60]!r}; expected a number") from None
+        if not 0 <= temperature <= 1:
+            raise Refused(400, f"'temperature' is {temperature:g}; expected 0 to 1")
+        if temperature:  # 0: the model's own way, which raises it where text is bad
+            options["temperature"] = temperature
+    return options
+
+
+async def _heard(call: Call, model: Model, sound: bytes, options: dict[str, Any]) -> AsyncIterator[Any]:
+    async for part in transcribing.stream(call, model, sound, options):
+        if isinstance(part, formats.Transcript):
+            yield {"type": "transcript.text.done", "text": part.text}
+        else:
+            yield {"type": "transcript.text.delta", "delta": part.text}
+
+
+def _verbose(found: formats.Transcript, task: str, *, words: bool) -> dict[str, Any]:
+    record = formats.record(found)
+    name = speech_languages.NAMES.get(found.language or "", found.language)
+    segments = record["segments"]
+    heard = [{key: word[key] for key in ("word", "start", "end")} for s in segments for word in s.pop("words", ())]
+    answer = {"task": task, "language": name, "duration": found.duration, "text": found.text, "segments": segments}
+    return {**answer, "words": heard} if words else answer
 
 
 def _error_body(failure: Failure) -> dict[str, Any]:
@@ -180,8 +257,8 @@ FORMAT = Format(
         Endpoint("POST", "/v1/chat/completions", chat),
         Endpoint("GET", "/v1/models", list_models),
         Endpoint("GET", "/v1/models/{model}", one_model),
-        Endpoint("POST", "/v1/audio/transcriptions", audio),
-        Endpoint("POST", "/v1/audio/translations", audio),
+        Endpoint("POST", "/v1/audio/transcriptions", transcriptions, takes_audio=True),
+        Endpoint("POST", "/v1/audio/translations", translations, takes_audio=True),
     ),
     prefixes=("/v1/",),
     error=error,

@@ -1,0 +1,105 @@
+"""Speech for the formats: the sound in a request's body becomes a transcript.
+
+Sound is taken from the body alone, never from a file that a request names. A transcription runs in a thread of its own,
+as many at a time as the model has workers; it ends with the segment that it is at when its client leaves or its time is
+up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator
+from typing import Any
+
+from ..errors import InputError
+from ..runtime.speech.formats import Transcript
+from ..runtime.speech.segments import Segment
+from .batcher import Overloaded
+from .calls import Call
+from .failures import Refused
+from .models import Model, Models
+
+MOST_WAITING = 8  # transcriptions that wait, for each that runs
+ANY = "whisper-1"  # the name that OpenAI's clients give: the first model that transcribes
+
+
+def model_named(models: Models, name: str | None) -> Model:
+    """The speech model of a name. Raises Refused, and InputError for one that reads no sound."""
+    speaking = [model for model in models if model.session.speech is not None]
+    if not speaking:
+        raise Refused(501, "no model of this server transcribes speech; serve a bundle of Whisper", "not_supported")
+    model = speaking[0] if name in (None, ANY) and name not in models.by_name else models.named(name)
+    if model.session.speech is None:
+        raise InputError(f"the model '{model.name}' reads no sound; name another one")
+    return model
+
+
+async def transcribe(call: Call, model: Model, sound: bytes, options: dict[str, Any]) -> Transcript:
+    """All of it. Raises Refused, Overloaded, and what `Session.transcribe` raises."""
+    work = _Work(model, sound, options)
+    async for _ in work.segments(call):
+        pass
+    return work.so_far()
+
+
+async def stream(
+    call: Call, model: Model, sound: bytes, options: dict[str, Any]
+) -> AsyncIterator[Segment | Transcript]:
+    """Segments as they are ready, and the whole at the end."""
+    work = _Work(model, sound, options)
+    async for segment in work.segments(call):
+        yield segment
+    yield work.so_far()
+
+
+class _Work:
+    """One transcription."""
+
+    def __init__(self, model: Model, sound: bytes, options: dict[str, Any]) -> None:
+        if not sound:
+            raise Refused(400, "the request has no sound; expected an audio file")
+        self._model = model
+        self._sound = sound
+        self._options = options
+        self._found: Any = None
+        self._stop = threading.Event()
+
+    def so_far(self) -> Transcript:
+        found: Transcript = self._found.so_far()
+        return found
+
+    async def segments(self, call: Call) -> AsyncIterator[Segment]:
+        async with _turn(self._model):
+            try:
+                self._found = await asyncio.to_thread(self._model.session.transcribe, self._sound, **self._options)
+                while (segment := await asyncio.to_thread(self._next)) is not None:
+                    yield segment
+            finally:
+                self._stop.set()
+
+    def _next(self) -> Segment | None:
+        return None if self._stop.is_set() else next(self._found, None)
+
+
+@contextlib.asynccontextmanager
+async def _turn(model: Model) -> AsyncIterator[None]:
+    """Waits until the model has a worker for one more transcription. Raises Overloaded where too many wait."""
+    if model.transcribing is None:
+        model.transcribing = asyncio.Semaphore(model.batcher.workers)
+    if model.n_waiting_to_transcribe >= MOST_WAITING * model.batcher.workers:
+        raise Overloaded(
+            f"{model.n_waiting_to_transcribe} transcriptions are waiting, and there is no room for more; send it again "
+            "later",
+            5.0,
+        )
+    model.n_waiting_to_transcribe += 1
+    try:
+        await model.transcribing.acquire()
+    finally:
+        model.n_waiting_to_transcribe -= 1
+    try:
+        yield
+    finally:
+        model.transcribing.release()
