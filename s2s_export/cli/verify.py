@@ -35,7 +35,8 @@ def command(
         print_json({"is_close": result.is_close, "fault": result.fault, "outputs": [o.record() for o in result.outputs],
                     "searches": [{**asdict(s), "is_enough": s.is_enough} for s in result.searches]})  # fmt: skip
     else:
-        for line in [*(o.line() for o in result.outputs), *(s.line() for s in result.searches)]:
+        of = "portable " if any(s.engine for s in result.searches) else ""  # an engine's own graphs are not compared
+        for line in [*(of + o.line() for o in result.outputs), *(s.line() for s in result.searches)]:
             click.echo(line)
     if result.fault:
         raise ParityError(f"{bundle} against {checkpoint}: {result.fault}")

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import shutil
+
 import pytest
 import transformers
 from tiny_names import RECURRENT
 
+from s2s_export.building.build import build
+from s2s_export.errors import ParityError
 from s2s_export.exporting.families import marian, reference
 from s2s_export.exporting.verify import verify
 from s2s_export.reference.hf import GenerateWrapper
@@ -56,3 +62,25 @@ def test_another_search_over_the_same_logits_is_no_broken_reference(bundled, mon
     assert not found.is_close and not any(s.is_reference_broken for s in found.searches)
     assert "OUTSIDE TOLERANCE" in found.searches[0].line()
     assert "graphs agree with PyTorch and the tokens differ" in found.fault
+
+
+def test_an_engine_of_lower_precision_is_judged_by_its_tokens(exported, copied, monkeypatch):
+    build(path := copied("t5"), "cpu-int8")
+    found = verify(path, exported("t5")[0], target="cpu-int8")
+    assert all(s.is_lossy and s.engine == "cpu-int8" for s in found.searches)
+    assert all(0 <= s.tokens_before <= 1 for s in found.searches)
+    assert "tokens of cpu-int8 (" in found.searches[0].line()
+    assert "% of the tokens before the first that differs" in found.searches[0].line()
+    wrong = [dataclasses.replace(s, tokens_before=0.1) for s in found.searches]
+    assert "judge it on your own data with s2s evaluate" in dataclasses.replace(found, searches=wrong).fault
+    whole = [dataclasses.replace(s, tokens_before=0.9, n_equal=0) for s in found.searches]
+    assert dataclasses.replace(found, searches=whole).fault is None
+
+
+def test_another_checkpoint_is_recognised_before_it_is_loaded(bundled, exported, tmp_path):
+    checkpoint = tmp_path / "other"
+    shutil.copytree(exported("t5")[0], checkpoint)
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps({**config, "dropout_rate": 0.2}))
+    with pytest.raises(ParityError, match="was exported from 't5', whose weights or config.json are not those of"):
+        verify(bundled("t5"), checkpoint)
