@@ -57,5 +57,5 @@ def test_commands_start_without_the_export_packages(command):
 
 def test_a_missing_extra_is_one_sentence(tmp_path):
     code = "from s2s_export.errors import MissingExtra\nimport s2s_export\n"
-    code += "try: s2s_export.export('a', 'b')\nexcept MissingExtra as error: print(error)"
+    code += f"try: s2s_export.export({str(tmp_path)!r}, 'b')\nexcept MissingExtra as error: print(error)"
     assert "pip install 's2s-export[export]'" in run(code)

@@ -87,6 +87,8 @@ class _TemporaryFolder:
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
     """Read config.json and find the family; no weights yet. What can't be exported is refused before any writing."""
+    if not _may_be_on_the_hub(path):
+        _locate(path)  # a wrong path is told before torch is imported, which takes seconds
     require_export_packages()
     given = _locate(path)
     if ctranslate2.is_one(given):
@@ -152,6 +154,11 @@ def require_export_packages() -> None:
             raise MissingExtra(package, "export", "reading a checkpoint") from error
 
 
+def _may_be_on_the_hub(path: str | Path) -> bool:
+    text = str(path)
+    return not Path(path).exists() and text.count("/") == 1 and HUB_ID.fullmatch(text) is not None
+
+
 def _locate(path: str | Path) -> Path:
     folder = Path(path)
     if folder.is_dir():
@@ -159,7 +166,7 @@ def _locate(path: str | Path) -> Path:
     if folder.exists():
         raise CheckpointError(f"{folder}: is a file; expected a checkpoint folder")
     text = str(path)
-    if text.count("/") != 1 or not HUB_ID.fullmatch(text):
+    if not _may_be_on_the_hub(path):
         raise CheckpointError(f"{folder}: no such folder; expected a checkpoint folder or a Hugging Face hub id")
     try:
         from huggingface_hub import snapshot_download

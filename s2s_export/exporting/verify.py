@@ -141,10 +141,10 @@ def verify(
 
     Raises what opening either raises; disagreement is in the result.
     """
-    from . import parity
-
     opened = read(bundle_path)
     source = open_checkpoint(os.fspath(checkpoint))
+    from . import parity  # needs torch, which takes seconds: a wrong path is told first
+
     made_from = opened.manifest.get("provenance", {}).get("checkpoint_sha256")
     if source.model_type != opened.manifest["model_type"]:
         raise InvalidOption(

@@ -118,6 +118,11 @@ class Session:
             raise BundleError(f"{self.bundle.path}: has speech tokens but reads '{self.kind.name}'; export it again")
         return SpeechSearch(self.bundle, self.backend, self.searcher, self.kind, self.speech)
 
+    def __repr__(self) -> str:
+        target = getattr(self.backend, "target", None) or "portable graphs"
+        family = self.bundle.manifest["family"]
+        return f"<Session of {self.bundle.path} ({family}) on {self.backend.name}, {target}, {self.workers} worker(s)>"
+
     @property
     def tokenizer(self) -> text.Tokenizer:
         """Raises UsageError for a bundle whose checkpoint had no tokenizer."""
