@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
@@ -17,6 +19,7 @@ from ._common import (
     search_option,
     session_options,
     shortlist_option,
+    tell,
     tell_choice,
     worker_option,
 )
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
 @click.command("translate", short_help="Translate text.")
 @click.argument("bundle", type=click.Path())
 @click.argument("text", nargs=-1)
+@click.option("--input", "input_file", type=click.File("rb"), help="Translate the lines of this file.")
+@click.option("--output", type=click.Path(dir_okay=False), help="Write here what would go to standard output.")
 @session_options
 @worker_option
 @search_option
@@ -54,6 +59,8 @@ if TYPE_CHECKING:
 def command(
     bundle: str,
     text: tuple[str, ...],
+    input_file: BinaryIO | None,
+    output: str | None,
     backend: str,
     target: str | None,
     threads: int | None,
@@ -73,7 +80,7 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Translate each TEXT, or each line of standard input, with BUNDLE. Output order is input order.
+    """Translate each TEXT, or each line of a file or of standard input, with BUNDLE. Output order is input order.
 
     With --num-return-sequences N every source gives N lines, best first. A blank line gives a blank line. A line that
     fails (too long, not UTF-8) gives an empty line and a message on stderr; the other lines are translated all the
@@ -86,6 +93,11 @@ def command(
 
     if alignments:
         check_path(alignments)
+    if text and input_file is not None:
+        raise UsageError("found TEXT and --input; expected one of them")
+    for given_text in text:
+        if is_a_file(given_text):
+            tell(f"'{given_text}' is translated as a text; for the lines of that file: --input {given_text}", quiet)
     if stream and (as_json or alignments):
         raise UsageError("--stream prints text while it is decoded; leave out --json and --alignments")
     one_by_one = bool(text) or stream  # a text on the command line gets all cores
@@ -108,7 +120,8 @@ def command(
     if stream and chosen.num_return_sequences > 1:
         raise UsageError("--stream prints only the best hypothesis; leave out --num-return-sequences")
     batch_size = batch_size or DEFAULT_BATCH_SIZE
-    windows = _windows(text, 1 if stream else window_size(session, batch_size))
+    stdin = sys.stdin.buffer if input_file is None else input_file
+    windows = _windows(text, stdin, 1 if stream else window_size(session, batch_size))
     # A blank line gives as many lines of output as the others.
     printer = Printer(
         session, as_json, scores, n_blank=0 if stream else chosen.num_return_sequences, finishing=finishing
@@ -116,7 +129,7 @@ def command(
     wants_alignments = bool(alignments) or finishing.wants_alignments
     aligned: list[tuple[list[int], list[Any]]] = []
     rate = Rate("translating")
-    with bar(len(text), "translating", quiet) as advance:
+    with _writing(output), bar(len(text), "translating", quiet) as advance:
         for first, lines, n_known in windows:
             advance(0, "", n_known)
             sources, failures = read_sources(session, lines, truncate=truncate, **languages)
@@ -137,7 +150,26 @@ def command(
         raise click.exceptions.Exit(1)
 
 
-def _windows(text: tuple[str, ...], size: int) -> Iterator[tuple[int, list[str | bytes], int]]:
+def is_a_file(text: str) -> bool:
+    """Whether a text on the command line is also the name of a file."""
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # too long for a name, or with a NUL
+        return False
+
+
+@contextlib.contextmanager
+def _writing(path: str | None) -> Iterator[None]:
+    """What is printed inside goes to the file, line by line, so that it stays if the process is killed."""
+    if path is None:
+        yield
+        return
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", encoding="utf-8", buffering=1) as file, contextlib.redirect_stdout(file):
+        yield
+
+
+def _windows(text: tuple[str, ...], stdin: BinaryIO, size: int) -> Iterator[tuple[int, list[str | bytes], int]]:
     """Windows of the input: the number of the first line, the lines, and by how many the total known so far grows.
 
     A window ends when it is full or, for input that is typed or piped slowly, when no further line has arrived yet.
@@ -149,7 +181,7 @@ def _windows(text: tuple[str, ...], size: int) -> Iterator[tuple[int, list[str |
     from ..runtime.text import without_end
 
     first = 0
-    for lines in arriving(sys.stdin.buffer, size):
+    for lines in arriving(stdin, size):
         yield first, [without_end(line, first + place) for place, line in enumerate(lines)], len(lines)
         first += len(lines)
 

@@ -59,6 +59,15 @@ def test_the_shipped_model_translates_its_test_set(numbers):
     assert right >= 0.95 * len(pairs)
 
 
+def test_from_a_file_into_a_file(numbers, tmp_path):
+    (tmp_path / "in.txt").write_bytes(b"\xef\xbb\xbf>>deu<< twenty-one\r\n\r\n>>fra<< two\r\n")
+    done = s2s("translate", numbers, "--input", tmp_path / "in.txt", "--output", tmp_path / "new" / "out.txt", check=0)
+    assert done.stdout == "" and (tmp_path / "new" / "out.txt").read_text() == "einundzwanzig\n\ndeux\n"
+    hint = s2s("translate", numbers, tmp_path / "in.txt", "--max-new-tokens", 2, check=0).stderr
+    assert f"for the lines of that file: --input {tmp_path / 'in.txt'}" in hint
+    assert "found TEXT and --input" in s2s("translate", numbers, "x", "--input", tmp_path / "in.txt", check=2).stderr
+
+
 def test_lines_that_fail_do_not_take_the_others_with_them(numbers):
     long = " ".join(["twenty"] * 400)
     stdin = b">>deu<< twenty-one\n\n\xff\xfe\n" + f">>deu<< {long}\n".encode() + b">>fra<< two\n"
