@@ -15,10 +15,10 @@ import ctypes
 import errno
 import os
 import re
+import secrets
 import shutil
 import stat
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -32,7 +32,7 @@ except ImportError:  # not a POSIX system: nothing is locked, and leftovers of o
 NEW = ".s2s-new"
 PATIENCE = 2.0  # seconds to wait for another run's lock, which it holds for milliseconds
 PREVIOUS = ".s2s-previous"
-_RANDOM = r"[a-z0-9_]{8}"  # what tempfile puts into a name
+_RANDOM = r"[a-z0-9_]{8}"  # what stands in a hidden name, by this version and those before it
 _AT_FDCWD = -100
 _NOREPLACE, _EXCHANGE = 1, 2  # flags of renameat2
 _UNABLE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM)  # the system or its file system lacks renameat2
@@ -53,17 +53,18 @@ def folder(path: str | os.PathLike[str], *, replace: bool) -> Iterator[Path]:
     that appears in the meantime, is replaced; if not, raises Appeared. Raises OSError that names `path`.
     """
     final = resolved(path)
-    with naming(final):
-        final.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(final.parent):
-            _put_back(final)
-            _remove_leftovers(final)
-            if os.path.ismount(final):
-                raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
-            work = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=NEW, dir=final.parent))
-            lock = _lock(work)
+    work, lock = _hidden(final), None
     _ours.add(str(work))
-    try:
+    try:  # its name is known before it is made: Ctrl-C may come at any moment
+        with naming(final):
+            final.parent.mkdir(parents=True, exist_ok=True)
+            with _locked(final.parent):
+                _put_back(final)
+                _remove_leftovers(final)
+                if os.path.ismount(final):
+                    raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+                work.mkdir(mode=0o700)
+                lock = _lock(work)
         work.chmod(_mode(final, 0o777))
         yield work
         with naming(final):
@@ -88,21 +89,27 @@ def file(path: str | os.PathLike[str]) -> Iterator[Path]:
             yield Path(path)
         return
     final = resolved(path)
+    work, lock = _hidden(final), None
     with naming(final):
-        with _locked(final.parent):
-            _remove_leftovers(final)
-            lock, name = tempfile.mkstemp(prefix=f".{final.name}.", suffix=NEW, dir=final.parent)
-            _try_lock(lock)
-        work = Path(name)
         try:
+            with _locked(final.parent):
+                _remove_leftovers(final)
+                lock = os.open(work, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+                _try_lock(lock)
             yield work
             work.chmod(_mode(final, 0o666))
             os.fsync(lock)
             work.replace(final)
         finally:
-            os.close(lock)
+            if lock is not None:
+                os.close(lock)
             with suppress(OSError):
                 work.unlink()
+
+
+def _hidden(final: Path) -> Path:
+    """A new hidden name beside a path, by which `_remove_leftovers` knows what a killed run left."""
+    return final.parent / f".{final.name}.{secrets.token_hex(4)}{NEW}"
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

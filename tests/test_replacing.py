@@ -168,3 +168,18 @@ def test_a_pipe_is_written_as_it_is(tmp_path):
     assert os.read(read, 100) == b"through"
     for end in (read, write):
         os.close(end)
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_ctrl_c_right_after_the_hidden_name_was_made_leaves_nothing(tmp_path, monkeypatch, kind):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    made = {
+        "folder": lambda: replacing.folder(tmp_path / "a", replace=True),
+        "file": lambda: replacing.file(tmp_path / "a"),
+    }
+    monkeypatch.setattr(replacing, {"folder": "_lock", "file": "_try_lock"}[kind], interrupt)
+    with pytest.raises(KeyboardInterrupt), made[kind]():
+        pass
+    assert list(tmp_path.iterdir()) == []
