@@ -110,6 +110,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return ""
 
 
+NOT_MAPPED = ("failed to map segment", "annot allocate memory")  # what the dynamic linker says of too little memory
 LONGEST = 600  # characters of one of our messages; longer ones quote something long
 LONGEST_FOREIGN = 300  # characters of another library's message
 
@@ -118,6 +119,8 @@ def explain(error: BaseException) -> str:
     """Any error as one sentence that fits a screen: ours as it is, another library's with its type, shortened."""
     if isinstance(error, S2SError):
         return shortened(error, LONGEST)
+    if isinstance(error, ImportError) and any(words in str(error) for words in NOT_MAPPED):
+        return f"there is not enough memory to load {error.name or 'a library'}; raise the limit (ulimit -v) or free some"
     if isinstance(error, MemoryError):
         return "out of memory; use a smaller batch size, fewer beams or a shorter source"
     if isinstance(error, RecursionError):

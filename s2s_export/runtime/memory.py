@@ -45,7 +45,7 @@ def least_bytes(bundle: Bundle, n_rows: int) -> int:
 
 def available() -> int | None:
     """Bytes that this process may still allocate, or None if the system does not say."""
-    found = [limit for limit in (_of_system(), _of_cgroup(), _of_process()) if limit is not None]
+    found = [limit for limit in (_of_system(), _of_cgroup(), left_of_process()) if limit is not None]
     return min(found, default=None)
 
 
@@ -65,8 +65,8 @@ def _of_cgroup() -> int | None:
     return max(0, limit - used)
 
 
-def _of_process() -> int | None:
-    """What is left of the address space if `ulimit -v` limits it, else None."""
+def left_of_process() -> int | None:
+    """Bytes that are left of the address space if `ulimit -v` limits it, else None."""
     try:
         import resource
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Protocol, runtime_checkable
 
 from ...bundle import Bundle
@@ -89,7 +90,12 @@ class SearchesItself(Protocol):
 
 def declared() -> dict[str, Declaration]:
     """Every backend by the name that users give."""
-    files = [info.name for info in pkgutil.iter_modules(__path__) if not info.name.startswith("_")]
+    return dict(_found(tuple(__path__)))
+
+
+@lru_cache(maxsize=2)
+def _found(folders: tuple[str, ...]) -> dict[str, Declaration]:
+    files = [info.name for info in pkgutil.iter_modules(folders) if not info.name.startswith("_")]
     found: list[Declaration] = [importlib.import_module(f"{__name__}.{name}").BACKEND for name in files]
     return {backend.name: backend for backend in found}
 

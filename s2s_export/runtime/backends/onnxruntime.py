@@ -7,6 +7,7 @@ decoder steps: one with `max_rows` serves batches of at most so many rows, and i
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from ...engines import PORTABLE, RECORD, folder_of, read, rebuild, refuse_stale,
 from ...engines import names as engine_names
 from ...errors import BackendError, BackendUnavailable, BuildError, BundleError, EngineError, InvalidOption
 from ...schema import shown
-from .. import cores
+from .. import cores, memory
 from ..decoding.state import DecodeState, Ints, StepQuery, StepResult
 from ..sources import Source, kind_of
 from ._declaration import Declaration
@@ -50,10 +51,15 @@ NO_ROOM = (
 ROOM = (
     "free some, or raise the limit on this process (400 MB of address space, `ulimit -v`, are the least that was tried)"
 )
+LEAST_ROOM = 195 << 20  # bytes of address space: what importing it and opening the smallest bundle took
 QUIET = 4  # ONNX Runtime's log level: what ends the process. Errors are raised too, and told once, in our sentence
 
 
 def unavailable() -> str | None:
+    # Where it can't allocate a few bytes for a thread, the C library ends the process: so the room is looked at before.
+    left = memory.left_of_process() if "onnxruntime" not in sys.modules else None
+    if left is not None and left < LEAST_ROOM:
+        return f"there is not enough memory to load onnxruntime; {ROOM}"
     try:
         import onnxruntime
     except ImportError as error:
