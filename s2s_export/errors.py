@@ -120,7 +120,8 @@ def explain(error: BaseException) -> str:
     if isinstance(error, S2SError):
         return shortened(error, LONGEST)
     if isinstance(error, ImportError) and any(words in str(error) for words in NOT_MAPPED):
-        return f"there is not enough memory to load {error.name or 'a library'}; raise the limit (ulimit -v) or free some"
+        what = error.name or "a library"
+        return f"there is not enough memory to load {what}; free some, or raise the limit on this process (ulimit -v)"
     if isinstance(error, MemoryError):
         return "out of memory; use a smaller batch size, fewer beams or a shorter source"
     if isinstance(error, RecursionError):
