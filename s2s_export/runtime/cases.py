@@ -57,21 +57,39 @@ class Case:
 
 def read_case(session: Session, line: bytes, number: int, *, truncate: bool = False) -> Case:
     """Parse a line. Never raises: what is wrong with it becomes its `error`. Without an `id`, the id is its number."""
-    name: Any = str(number)
     try:
         fields = _parse(line, number)
+    except BaseException as error:
+        if not is_failure(error):
+            raise
+        return Case(str(number), error=explain(error))
+    return case_of(session, fields, number, truncate=truncate)
+
+
+def case_of(
+    session: Session, fields: dict[str, Any], number: int, *, content: Any = None, truncate: bool = False
+) -> Case:
+    """Like `read_case`, of a line's fields. content: the source, if it does not come with them, as its kind takes it."""
+    name: Any = str(number)
+    fields = dict(fields)
+    try:
         if "id" in fields:
             name = _id(fields.pop("id"))
         languages = {key: _language(key, fields.pop(key, None)) for key in ("source_lang", "target_lang")}
         given = [key for key in dict.fromkeys((*CONTENT, session.kind.field)) if key in fields]
-        if len(given) != 1:
+        if len(given) != (content is None):
             found = " and ".join(f"'{key}'" for key in given) or "none"
-            raise InputError(f"found {found}; expected exactly one of {', '.join(map(repr, _fields(session)))}")
-        content = fields.pop(given[0])
+            expected = f"exactly one of {', '.join(map(repr, _fields(session)))}" if content is None else "none of them"
+            raise InputError(f"found {found}; expected {expected}")
+        value = fields.pop(given[0]) if given else content
         finishing = _finishing(session, fields)
         options = session.options(target_lang=languages["target_lang"], **fields)
-        source = _source(session, given[0], content, languages, truncate)
-        return Case(name, source, options, text=content if given[0] == "text" else None, finishing=finishing)
+        if given:
+            source = _source(session, given[0], value, languages, truncate)
+        else:
+            source = session.check_source(value, truncate=truncate)
+        text = value if given == ["text"] else None
+        return Case(name, source, options, text=text, finishing=finishing)
     except BaseException as error:
         if not is_failure(error):
             raise
@@ -286,7 +304,7 @@ def _decode_window(
         for index, outcome in found:
             case = window[places[index]]
             outcome = finished(session, case.finishing, case.text, case.source, outcome)
-            done[places[index]] = {"id": case.id, **_result(session, outcome, case.finishing)}
+            done[places[index]] = {"id": case.id, **result_of(session, outcome, case.finishing)}
             if progress:
                 progress(1, 0 if isinstance(outcome, str) or not outcome else len(outcome[0].token_ids))
             while first in done:
@@ -309,7 +327,7 @@ def finished(session: Session, finishing: Finishing, text: str | None, source: S
         return explain(error)
 
 
-def _result(session: Session, outcome: Outcome, finishing: Finishing) -> dict[str, Any]:
+def result_of(session: Session, outcome: Outcome, finishing: Finishing) -> dict[str, Any]:
     if isinstance(outcome, str):
         return {"error": outcome}
     outputs = [{**describe(hypothesis), **finishing.details(session, hypothesis)} for hypothesis in outcome]

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import cache
 from typing import Any
 
-from ..errors import MissingExtra
+from ..errors import InputError, MissingExtra, nearest
+from ..runtime.session import Session
 
 # ISO 639-1, ISO 639-3 (several where models use several), English name.
 _TABLE = """
@@ -57,6 +58,46 @@ def pair_in(name: str) -> tuple[str, str] | None:
     source, target = (base(code) for code in match.groups())
     known = {*NAMES, MANY}
     return (source, target) if source in known and target in known else None
+
+
+class OfModel:
+    """The languages of a model: what its tokenizer says, or else its name.
+
+    sources: two-letter codes of the languages that it reads, empty where nothing says them. targets: two-letter code of
+    each language that it writes. Both with the tokenizer's own code, None where the model has only one.
+    """
+
+    def __init__(self, name: str, session: Session) -> None:
+        self.sources: dict[str, str | None] = {}
+        self.targets: dict[str, str | None] = {}
+        self._own: Collection[str] = ()
+        if not session.has_tokenizer:
+            return
+        entry = session.tokenizer.entry
+        self._own = session.tokenizer.languages
+        pair = pair_in(name) or ("", "")
+        own: dict[str, str | None] = {base(code): code for code in reversed(list(entry.languages))}
+        source = pair[0] or base(entry.source_lang or "")
+        target = pair[1] or base(entry.target_lang or "")
+        if entry.languages and entry.target_language_by != "source_prefix":
+            self.sources, self.targets = own, own
+        else:
+            self.sources = {source: None} if source else {}
+            self.targets = own or ({target: None} if target and target != MANY else {})
+
+    def codes(self, source: str | None, target: str | None) -> dict[str, Any]:
+        """`source_lang` and `target_lang` as the tokenizer has them, from codes of clients. Raises InputError."""
+        return {
+            "source_lang": self._code(source, self.sources, "source"),
+            "target_lang": self._code(target, self.targets, "target"),
+        }
+
+    def _code(self, code: str | None, known: Mapping[str, str | None], side: str) -> str | None:
+        if code is None or code in self._own:
+            return code
+        if base(code) not in known:
+            raise InputError(f"{code} is not supported as a {side} language{nearest(code, known)}")
+        return known[base(code)]
 
 
 _one_at_a_time = threading.Lock()  # the identifier is set to the languages of a call

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,11 +41,7 @@ class Named:
 
 
 class Model:
-    """A bundle that is open, with its batcher and its languages.
-
-    sources: two-letter codes of the languages that it reads, empty where nothing says them. targets: two-letter code of
-    each language that it writes -> the tokenizer's own code, None where the model has only one.
-    """
+    """A bundle that is open, with its batcher and its languages."""
 
     def __init__(self, name: str, session: Session, batcher: Batcher) -> None:
         self.name = name
@@ -53,44 +49,11 @@ class Model:
         self.batcher = batcher
         self.transcribing: asyncio.Semaphore | None = None  # how many transcriptions may run; made in the event loop
         self.n_waiting_to_transcribe = 0
-        self.sources: Mapping[str, str | None]
-        self.targets: Mapping[str, str | None]
-        self.sources, self.targets = _languages(name, session)
+        self.languages = languages.OfModel(name, session)
 
     @property
     def is_text_to_text(self) -> bool:
         return self.session.has_tokenizer and self.session.kind.has_ids
-
-    def codes(self, source: str | None, target: str | None) -> dict[str, Any]:
-        """`source_lang` and `target_lang` as the tokenizer has them, from codes of clients. Raises Refused."""
-        return {
-            "source_lang": self._code(source, self.sources, "source"),
-            "target_lang": self._code(target, self.targets, "target"),
-        }
-
-    def _code(self, code: str | None, known: Mapping[str, str | None], side: str) -> str | None:
-        if code is None:
-            return None
-        own = self.session.tokenizer.languages
-        if code in own:
-            return code
-        if languages.base(code) not in known:
-            raise Refused(400, f"{code} is not supported as a {side} language{nearest(code, known)}")
-        return known[languages.base(code)]
-
-
-def _languages(name: str, session: Session) -> tuple[dict[str, str | None], dict[str, str | None]]:
-    if not session.has_tokenizer:
-        return {}, {}
-    entry = session.tokenizer.entry
-    pair = languages.pair_in(name) or ("", "")
-    own: dict[str, str | None] = {languages.base(code): code for code in reversed(list(entry.languages))}
-    source = pair[0] or languages.base(entry.source_lang or "")
-    target = pair[1] or languages.base(entry.target_lang or "")
-    if entry.languages and entry.target_language_by != "source_prefix":
-        return own, own
-    known_targets = own or ({target: None} if target and target != languages.MANY else {})
-    return ({source: None} if source else {}), known_targets
 
 
 class Models:
@@ -118,18 +81,18 @@ class Models:
         """Each source language with the languages into which it is translated."""
         found: dict[str, list[str]] = {}
         for model in self:
-            for source in model.sources:
+            for source in model.languages.sources:
                 into = found.setdefault(source, [])
-                into += [target for target in model.targets if target != source and target not in into]
+                into += [target for target in model.languages.targets if target != source and target not in into]
         return found
 
     def for_pair(self, source: str, target: str) -> Model:
         """The first model that translates between two languages. Raises Refused."""
-        reading = [model for model in self if languages.base(source) in model.sources]
+        reading = [model for model in self if languages.base(source) in model.languages.sources]
         if not reading:
             raise Refused(400, f"{source} is not supported")
         for model in reading:
-            if languages.base(target) in model.targets:
+            if languages.base(target) in model.languages.targets:
                 return model
         raise Refused(400, f"{target} is not supported")
 

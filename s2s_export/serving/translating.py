@@ -78,7 +78,7 @@ async def _translate_one(call: Call, text: str, ask: Ask) -> Translated:
         return Translated(text, [], source, confidence, len(text))
     else:
         model = call.state.models.for_pair(source, ask.target)
-    codes = model.codes(source, ask.target)
+    codes = model.languages.codes(source, ask.target)
     session = model.session
     options = session.options(target_lang=codes["target_lang"], **ask.options)
     call.state.limits.check_options(options)

@@ -41,10 +41,13 @@ async def infer(call: Call) -> Response:
     for name, code in zip(LANGUAGES, (source, target), strict=True):
         if code is not None and not isinstance(code, str):
             raise Refused(400, f"'{name}' is no string; expected the code of a language")
-    if target is None and len(model.targets) != 1:
+    if target is None and len(model.languages.targets) != 1:
         return await _generated(call, model, texts, parameters)
     ask = translating.Ask(
-        source or next(iter(model.sources), "en"), target or next(iter(model.targets)), model, options=parameters
+        source or next(iter(model.languages.sources), "en"),
+        target or next(iter(model.languages.targets)),
+        model,
+        options=parameters,
     )
     found = await translating.translate(call, texts, ask)
     return json_response([{"translation_text": each.text} for each in found])

@@ -53,7 +53,7 @@ async def infer(call: Call) -> Response:
     texts = _texts(request, binary)
     call.state.limits.check_texts(texts)
     parameters = _mapping(request.get("parameters"), "parameters")
-    codes = model.codes(*(_text(parameters, name) for name in ("source_lang", "target_lang")))
+    codes = model.languages.codes(*(_text(parameters, name) for name in ("source_lang", "target_lang")))
     given = {name: value for name, value in parameters.items() if name not in (*OWN, *codes)}
     call.state.limits.check_given(given)
     session = model.session

@@ -37,7 +37,7 @@ async def chat(call: Call) -> Response:
             raise Refused(400, f"'{name}' is not supported by this server; leave it out", "unsupported_parameter")
     text = _last_user_message(fields.get("messages"))
     call.state.limits.check_texts([text])
-    codes = model.codes(None, target)
+    codes = model.languages.codes(None, target)
     options = model.session.options(target_lang=codes["target_lang"], **_options(fields))
     call.state.limits.check_options(options)
     source = await translating.off_loop(len(text), lambda: model.session.encode(text, **codes))
@@ -148,8 +148,8 @@ async def list_models(call: Call) -> Response:
     entries = []
     for model in call.state.models:
         names = [model.name]
-        if len(model.targets) > 1:
-            names += [f"{model.name}:{target}" for target in model.targets]
+        if len(model.languages.targets) > 1:
+            names += [f"{model.name}:{target}" for target in model.languages.targets]
         entries += [_entry(name) for name in names]
     return json_response({"object": "list", "data": entries})
 

@@ -65,7 +65,7 @@ def _own_codes(model: Model, fields: dict[str, Any]) -> None:
     """Languages as the tokenizer has them, from codes such as "fr". Wrong types are left to `read_case`."""
     given = {name: fields.get(name) for name in ("source_lang", "target_lang")}
     if all(code is None or isinstance(code, str) for code in given.values()):
-        fields.update(model.codes(given["source_lang"], given["target_lang"]))
+        fields.update(model.languages.codes(given["source_lang"], given["target_lang"]))
 
 
 def _result(model: Model, case: Case, hypotheses: list[Hypothesis], aligned: bool) -> dict[str, Any]:
@@ -104,8 +104,8 @@ def _card(model: Model) -> dict[str, Any]:
         "workers": model.batcher.workers,
         "has_alignments": session.has_attention,
         "has_text": model.is_text_to_text,
-        "source_languages": _named(model.sources),
-        "target_languages": _named(model.targets),
+        "source_languages": _named(model.languages.sources),
+        "target_languages": _named(model.languages.targets),
         "bytes": session.bundle.n_bytes,
     }
 
