@@ -69,7 +69,7 @@ def read_case(session: Session, line: bytes, number: int, *, truncate: bool = Fa
 def case_of(
     session: Session, fields: dict[str, Any], number: int, *, content: Any = None, truncate: bool = False
 ) -> Case:
-    """Like `read_case`, of a line's fields. content: the source, if it does not come with them, as its kind takes it."""
+    """Like `read_case`, of a line's fields. content: the source where they do not hold it, as its kind takes it."""
     name: Any = str(number)
     fields = dict(fields)
     try:

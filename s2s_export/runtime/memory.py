@@ -8,17 +8,13 @@ that could not have worked.
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 from ..bundle import Bundle
 from ..errors import InputError
+from . import free_memory
 from .decoding import GenerationOptions
 
 FLOAT = 4  # bytes
 SLOTS = 16  # slots of a cache that are allocated at first
-MEMINFO = Path("/proc/meminfo")
-CGROUP = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current"))
 
 
 def check(bundle: Bundle, n_sources: int, options: GenerationOptions) -> None:
@@ -26,7 +22,7 @@ def check(bundle: Bundle, n_sources: int, options: GenerationOptions) -> None:
     wanted = least_bytes(bundle, n_sources * options.n_rows)
     if wanted < 1 << 28:  # small enough not to check
         return
-    free = available()
+    free = free_memory.available()
     if free is not None and wanted > free:
         name, value = ("num_beams", options.num_beams)
         if options.num_return_sequences > value:
@@ -41,42 +37,6 @@ def least_bytes(bundle: Bundle, n_rows: int) -> int:
     sizes: dict[str, int] = bundle.manifest["sizes"]
     width = 2 * sizes.get("decoder_layers", 0) * sizes.get("heads", 0) * sizes.get("head_size", 0)
     return n_rows * FLOAT * (bundle.vocabulary_size + width * SLOTS)
-
-
-def available() -> int | None:
-    """Bytes that this process may still allocate, or None if the system does not say."""
-    found = [limit for limit in (_of_system(), _of_cgroup(), left_of_process()) if limit is not None]
-    return min(found, default=None)
-
-
-def _of_system() -> int | None:
-    try:
-        lines = MEMINFO.read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration, ValueError, IndexError):
-        return None
-
-
-def _of_cgroup() -> int | None:
-    try:
-        limit, used = (int(path.read_text()) for path in CGROUP)
-    except (OSError, ValueError):  # "max": no limit
-        return None
-    return max(0, limit - used)
-
-
-def left_of_process() -> int | None:
-    """Bytes that are left of the address space if `ulimit -v` limits it, else None."""
-    try:
-        import resource
-
-        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-        if limit == resource.RLIM_INFINITY:
-            return None
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-    except (ImportError, OSError, ValueError):
-        return None
-    return max(0, limit - pages * os.sysconf("SC_PAGE_SIZE"))
 
 
 def _size(n_bytes: int) -> str:

@@ -21,7 +21,7 @@ from ...engines import PORTABLE, RECORD, folder_of, read, rebuild, refuse_stale,
 from ...engines import names as engine_names
 from ...errors import BackendError, BackendUnavailable, BuildError, BundleError, EngineError, InvalidOption
 from ...schema import shown
-from .. import cores, memory
+from .. import cores, free_memory
 from ..decoding.state import DecodeState, Ints, StepQuery, StepResult
 from ..sources import Source, kind_of
 from ._declaration import Declaration
@@ -57,7 +57,7 @@ QUIET = 4  # ONNX Runtime's log level: what ends the process. Errors are raised 
 
 def unavailable() -> str | None:
     # Where it can't allocate a few bytes for a thread, the C library ends the process: so the room is looked at before.
-    left = memory.left_of_process() if "onnxruntime" not in sys.modules else None
+    left = free_memory.left_of_process() if "onnxruntime" not in sys.modules else None
     if left is not None and left < LEAST_ROOM:
         return f"there is not enough memory to load onnxruntime; {ROOM}"
     try:
