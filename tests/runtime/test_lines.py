@@ -10,7 +10,7 @@ import pytest
 
 import s2s_export
 from s2s_export.errors import BackendError, InvalidOption
-from s2s_export.runtime import cases, memory, results
+from s2s_export.runtime import cases, free_memory, memory, results
 
 MODEL = Path(__file__).parents[2] / "examples" / "models" / "number-words"
 GOOD = b'{"id": "good", "text": ">>deu<< twenty-one"}'
@@ -145,9 +145,9 @@ def test_a_score_that_is_no_number_is_null():
 
 
 def test_memory_that_is_there_is_not_refused(session, monkeypatch):
-    monkeypatch.setattr(memory, "available", lambda: 1 << 40)
+    monkeypatch.setattr(free_memory, "available", lambda: 1 << 40)
     memory.check(session.bundle, 16, session.options(num_beams=1000))
-    monkeypatch.setattr(memory, "available", lambda: None)
+    monkeypatch.setattr(free_memory, "available", lambda: None)
     memory.check(session.bundle, 16, session.options(num_beams=10**9))
 
 
