@@ -23,9 +23,11 @@ from ._common import (
     worker_option,
 )
 from ._search_options import ensemble_options
+from ._shards import shard_option
 
 if TYPE_CHECKING:
     from ..runtime.cases import Case
+    from ..runtime.sharding import Shard
 
 
 @click.command("generate", short_help="Decode a file of JSON lines: text or token ids, any option.")
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 @click.option(
     "--resume", is_flag=True, help="Continue an interrupted run: keep the results in --output and add the missing ones."
 )
+@shard_option
 @click.option("--truncate", is_flag=True, help="Cut sources that are longer than the model allows.")
 @output_options
 def command(
@@ -64,6 +67,7 @@ def command(
     ensemble: tuple[str, ...],
     ensemble_average: str,
     resume: bool,
+    shard: Shard | None,
     truncate: bool,
     quiet: bool,
     as_json: bool,
@@ -81,6 +85,10 @@ def command(
     from ..runtime.session import load
     from ..runtime.text import read_lines
 
+    if shard is not None:
+        if output_path == "-":
+            raise UsageError("--shard writes a file for each shard; give --output the name of a file instead of -")
+        output_path = shard.part(output_path)
     if resume and output_path == "-":
         raise UsageError("--resume continues a file; give --output the name of a file instead of -")
     if (
@@ -102,17 +110,19 @@ def command(
     )
     tell_choice(session, backend, quiet)
     lines = list(read_lines(input_path))
+    part = range(len(lines)) if shard is None else shard.of_items(len(lines))
+    lines = lines[: part.stop]
     cases: Iterator[Case] = (
         read_case(session, line, number, truncate=truncate) for number, line in enumerate(lines, 1)
     )
     ids = None
     if resume:
         known = list(cases)
-        cases, ids = iter(known), [case.id for case in known]
+        cases, ids = iter(known), [case.id for case in known[part.start :]]
     rate = Rate("decoding")
-    with Results(output_path, ids) as results, bar(len(lines), "decoding", quiet) as advance:
+    with Results(output_path, ids) as results, bar(len(part), "decoding", quiet) as advance:
         n_skipped = len(results.done)
-        tell(f"continuing after {n_skipped} of {len(lines)} lines", quiet or not resume)
+        tell(f"continuing after {n_skipped} of {len(part)} lines", quiet or not resume)
         advance(n_skipped, "")
         failures = [(result["id"], result["error"]) for result in results.done if "error" in result]
         found = decode_cases(
@@ -120,7 +130,7 @@ def command(
             cases,
             batch_size=batch_size or DEFAULT_BATCH_SIZE,
             progress=lambda n, tokens: advance(n, rate.add(n, tokens)),
-            n_skipped=n_skipped,
+            n_skipped=part.start + n_skipped,
         )
         n_written = 0
         try:
@@ -131,10 +141,10 @@ def command(
                     failures.append((result["id"], result["error"]))
         except KeyboardInterrupt:
             done = n_skipped + n_written
-            raise Interrupted(f"{output_path} has {done} of {len(lines)} results; continue with --resume") from None
+            raise Interrupted(f"{output_path} has {done} of {len(part)} results; continue with --resume") from None
     if as_json:
-        print_json({"lines": len(lines), "failed": len(failures), "backend": session.backend.name})
+        print_json({"lines": len(part), "failed": len(failures), "backend": session.backend.name})
     if failures:
         name, message = failures[0]
-        click.echo(f"s2s: {len(failures)} of {len(lines)} lines failed, the first: id {name}: {message}", err=True)
+        click.echo(f"s2s: {len(failures)} of {len(part)} lines failed, the first: id {name}: {message}", err=True)
         raise click.exceptions.Exit(1)

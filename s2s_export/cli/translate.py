@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 import click
 
@@ -25,12 +26,14 @@ from ._common import (
 )
 from ._options import generation_options, given
 from ._search_options import ensemble_options, finishing_of, search_options
+from ._shards import shard_option
 
 if TYPE_CHECKING:
     from ..runtime.cases import Outcome
     from ..runtime.decoding import GenerationOptions
     from ..runtime.finishing import Finishing
     from ..runtime.session import Session
+    from ..runtime.sharding import Shard
 
 
 @click.command("translate", short_help="Translate text.")
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
 @click.argument("text", nargs=-1)
 @click.option("--input", "input_file", type=click.File("rb"), help="Translate the lines of this file.")
 @click.option("--output", type=click.Path(dir_okay=False), help="Write here what would go to standard output.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted run: keep what --output holds, add the rest.")
+@shard_option
 @session_options
 @worker_option
 @search_option
@@ -61,6 +66,8 @@ def command(
     text: tuple[str, ...],
     input_file: BinaryIO | None,
     output: str | None,
+    resume: bool,
+    shard: Shard | None,
     backend: str,
     target: str | None,
     threads: int | None,
@@ -88,6 +95,7 @@ def command(
     """
     from ..runtime.alignments import check_path, write_alignments
     from ..runtime.cases import finished, read_sources, window_size
+    from ..runtime.results import open_lines
     from ..runtime.scheduling import DEFAULT_BATCH_SIZE
     from ..runtime.session import load
 
@@ -95,6 +103,8 @@ def command(
         check_path(alignments)
     if text and input_file is not None:
         raise UsageError("found TEXT and --input; expected one of them")
+    if resume or shard is not None:
+        _check_parts(input_file, output, resume, alignments, stream)
     for given_text in text:
         if is_a_file(given_text):
             tell(f"'{given_text}' is translated as a text; for the lines of that file: --input {given_text}", quiet)
@@ -120,16 +130,29 @@ def command(
     if stream and chosen.num_return_sequences > 1:
         raise UsageError("--stream prints only the best hypothesis; leave out --num-return-sequences")
     batch_size = batch_size or DEFAULT_BATCH_SIZE
-    stdin = sys.stdin.buffer if input_file is None else input_file
-    windows = _windows(text, stdin, 1 if stream else window_size(session, batch_size))
-    # A blank line gives as many lines of output as the others.
-    printer = Printer(
-        session, as_json, scores, n_blank=0 if stream else chosen.num_return_sequences, finishing=finishing
-    )
+    # A blank line gives as many lines of output as the others, and so does one that fails.
+    n_each = 1 if stream or as_json else chosen.num_return_sequences
+    file, n_done = (None, 0)
+    if output is not None:
+        file, n_done = open_lines(output if shard is None else shard.part(output), n_each if resume else None)
+    size = 1 if stream else window_size(session, batch_size)
+    if resume or shard is not None:
+        assert input_file is not None
+        part = _part(input_file, shard)
+        if n_done > len(part):
+            raise UsageError(
+                f"{output} holds the output of {n_done} lines, but there are {len(part)} to translate; it is not of "
+                "this work: leave out --resume to begin anew, or name another file"
+            )
+        tell(f"continuing after {n_done} of {len(part)} lines", quiet or not resume)
+        windows = _windows_of(input_file, part[n_done:], size)
+    else:
+        windows = _windows(text, sys.stdin.buffer if input_file is None else input_file, size)
+    printer = Printer(session, as_json, scores, n_blank=0 if stream else n_each, finishing=finishing)
     wants_alignments = bool(alignments) or finishing.wants_alignments
     aligned: list[tuple[list[int], list[Any]]] = []
     rate = Rate("translating")
-    with _writing(output), bar(len(text), "translating", quiet) as advance:
+    with _writing(file), bar(len(text), "translating", quiet) as advance:
         for first, lines, n_known in windows:
             advance(0, "", n_known)
             sources, failures = read_sources(session, lines, truncate=truncate, **languages)
@@ -158,15 +181,44 @@ def is_a_file(text: str) -> bool:
         return False
 
 
+def _check_parts(
+    input_file: BinaryIO | None, output: str | None, resume: bool, alignments: str | None, stream: bool
+) -> None:
+    """Raises UsageError where work can't be done in parts."""
+    name = "--resume" if resume else "--shard"
+    if input_file is None or output is None:
+        raise UsageError(f"{name} is of the lines of a file; give --input and --output")
+    if not input_file.seekable():
+        raise UsageError(f"{name} needs to know how many lines there are; give --input a file that is no pipe")
+    if alignments or stream:
+        raise UsageError(f"{name} writes text; leave out --alignments and --stream")
+
+
+def _part(file: BinaryIO, shard: Shard | None) -> range:
+    """The lines of a file that are to be translated."""
+    n_lines = sum(1 for _ in file)
+    file.seek(0)
+    return range(n_lines) if shard is None else shard.of_items(n_lines)
+
+
 @contextlib.contextmanager
-def _writing(path: str | None) -> Iterator[None]:
+def _writing(file: TextIO | None) -> Iterator[None]:
     """What is printed inside goes to the file, line by line, so that it stays if the process is killed."""
-    if path is None:
+    if file is None:
         yield
         return
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", encoding="utf-8", buffering=1) as file, contextlib.redirect_stdout(file):
+    with file, contextlib.redirect_stdout(file):
         yield
+
+
+def _windows_of(file: BinaryIO, part: range, size: int) -> Iterator[tuple[int, list[str | bytes], int]]:
+    """Like `_windows`, of these lines of a file."""
+    from ..runtime.text import without_end
+
+    chosen = itertools.islice(file, part.start, part.stop)
+    for first in range(part.start, part.stop, size):
+        lines = list(itertools.islice(chosen, size))
+        yield first, [without_end(line, first + place) for place, line in enumerate(lines)], len(lines)
 
 
 def _windows(text: tuple[str, ...], stdin: BinaryIO, size: int) -> Iterator[tuple[int, list[str | bytes], int]]:
@@ -260,7 +312,7 @@ class Printer:
         if self._as_json:
             click.echo(to_json(_record(self._session, line, hypotheses, error, self._finishing)))
         elif error is not None:
-            click.echo()
+            click.echo("\n" * max(1, self._n_blank), nl=False)
         else:
             for hypothesis in hypotheses:
                 score = f"{hypothesis.score:.4f}\t" if self._scores else ""

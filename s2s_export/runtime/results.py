@@ -1,17 +1,19 @@
-"""The file to which `s2s generate` appends results line by line, and which --resume continues.
+"""The files to which results are appended line by line, and which --resume continues.
 
-Line n of the file is the result of line n of the input. If a killed run left an incomplete last line, it is removed,
-and so is a last line that is not JSON (a power cut may leave zeros).
+Line n of the file of `s2s generate` is the result of line n of the input. If a killed run left an incomplete last line,
+it is removed, and so is a last line that is not JSON (a power cut may leave zeros). `s2s translate` writes text, so
+many lines for each line of the input.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 from ..errors import InvalidOption
 from .cases import to_json
@@ -98,6 +100,26 @@ class Results:
         except OSError:
             if error is None:
                 raise
+
+
+def open_lines(path: str, n_each: int | None = None) -> tuple[TextIO, int]:
+    """A file for lines of text, and for how many lines of the input it holds the output already.
+
+    n_each: to continue the file, how many lines each line of the input gives; None begins a new one. An output that a
+    killed run left incomplete is removed. Lines are passed to the system at once. Raises OSError.
+    """
+    place = Path(path)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    n_done = 0
+    if n_each is not None and place.exists():
+        if not place.is_file():
+            raise InvalidOption(f"{path}: is not a file; expected one that an earlier run left; leave out --resume")
+        with place.open("r+b") as file:
+            lines = file.read().split(b"\n")[:-1]
+            n_done = len(lines) // n_each
+            file.truncate(sum(len(line) + 1 for line in lines[: n_done * n_each]))
+    raw = place.open("wb" if n_each is None else "ab")
+    return io.TextIOWrapper(raw, encoding="utf-8", newline="\n", line_buffering=True), n_done
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
