@@ -15,6 +15,8 @@ from functools import lru_cache
 from typing import Protocol, runtime_checkable
 
 from ...bundle import Bundle
+from ...engines import PORTABLE, folder_of, read
+from ...engines import names as engine_names
 from ...errors import BackendUnavailable, UnknownOption
 from ..decoding import GenerationOptions, Hypothesis
 from ..decoding.state import DecodeState
@@ -118,10 +120,19 @@ def open_backend(bundle: Bundle, name: str = AUTO, target: str | None = None, th
     if name != AUTO and name not in known:
         raise UnknownOption(name, [AUTO, *known], "backend")
     reasons = []
-    for backend in by_preference() if name == AUTO else [known[name]]:
+    for backend in _may_run(bundle, target) if name == AUTO else [known[name]]:
         reason = backend.unavailable() or backend.incompatible_reason(bundle, target)
         if reason is None:
             return backend.open(bundle, target, threads)
         reasons.append(f"{backend.name}: {reason}")
     # The one that works everywhere is tried last, and why it does not is what matters most.
     raise BackendUnavailable("; ".join(reversed(reasons)))
+
+
+def _may_run(bundle: Bundle, target: str | None) -> list[Declaration]:
+    """Those that `auto` tries, best first: of a target that was built, the backends that run such engines."""
+    if target is None or target == PORTABLE or target not in engine_names(bundle):
+        return by_preference()
+    flavour = read(folder_of(bundle, target))["flavour"]
+    fitting = [backend for backend in by_preference() if flavour in backend.flavours]
+    return fitting or by_preference()
