@@ -12,7 +12,7 @@ import click
 
 from .. import replacing
 from ..errors import InvalidOption
-from ._common import tell
+from ..progress import Progress
 
 
 class Numbers(click.ParamType):
@@ -111,7 +111,8 @@ def command(
         checkpoint=checkpoint, choice=Choice(backends, targets, device), peers=peers, pythons=pythons, **given
     )
     line = shlex.join(["s2s", *sys.argv[1:]])
-    record = bench(bundle, options, line, lambda stage: tell(stage, quiet))
+    with Progress(quiet=quiet) as progress:
+        record = bench(bundle, options, line, progress.stage)
     if json_path == "-":
         click.echo(json.dumps(record))
     else:

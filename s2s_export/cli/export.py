@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from ._common import bar, output_options, print_json, tell
+from ..progress import Progress
+from ._common import output_options, print_json, tell
 
 
 @click.command("export", short_help="Export a checkpoint to a bundle.")
@@ -25,15 +26,8 @@ def command(checkpoint: str, bundle: str, quiet: bool, as_json: bool, **options:
     """
     from ..exporting.export import STAGES, export
 
-    with bar(len(STAGES), STAGES[0], quiet) as advance:
-        seen: list[str] = []
-
-        def progress(stage: str) -> None:
-            advance(1 if seen else 0, stage)
-            seen.append(stage)
-
-        report = export(checkpoint, bundle, progress=progress, **options)
-        advance(1, "done")
+    with Progress(STAGES[0], quiet=quiet) as progress:
+        report = export(checkpoint, bundle, progress=progress.rename, **options)
     if as_json:
         print_json({"bundle": str(report.path), "family": report.manifest["family"],
                     "bytes": sum(f["bytes"] for f in report.manifest["files"].values()),

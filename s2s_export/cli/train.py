@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +126,7 @@ def command(
                 f"found {len(pairs)} pairs, too few to hold out {HELD_OUT:.0%} of them; give more, or --validation-data"
             )
     given = {name: value for name, value in given.items() if value is not None}
-    progress = None if quiet else ProgressBar(sys.stderr)
+    progress = None if quiet else ProgressBar()
     try:
         report = train(
             checkpoint,

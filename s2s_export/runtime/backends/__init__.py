@@ -13,8 +13,10 @@ import pkgutil
 from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
+from ... import recipes
 from ...bundle import Bundle
-from ...errors import BackendUnavailable, UnknownOption
+from ...engines import PORTABLE, names, targets_of
+from ...errors import BackendUnavailable, UnknownOption, nearest
 from ..decoding import GenerationOptions, Hypothesis
 from ..decoding.state import DecodeState
 from ..sources import Source
@@ -106,11 +108,28 @@ def of_flavour(flavour: str) -> Declaration | None:
     return fitting[0] if fitting else None
 
 
+def passed_over(bundle: Bundle, taken: str) -> list[str]:
+    """Why `auto` took no backend that it prefers to the one taken, for those that work on this machine.
+
+    One for which nothing was built is named only where a CPU was taken instead.
+    """
+    found = []
+    for backend in by_preference():
+        if backend.name == taken:
+            break
+        reason = backend.incompatible_reason(bundle, None) if backend.unavailable() is None else None
+        if reason and (targets_of(bundle, backend.flavours) or declared()[taken].computes_on_cores):
+            found.append(f"{backend.name}: {reason}")
+    return found
+
+
 def open_backend(bundle: Bundle, name: str = AUTO, target: str | None = None, threads: int | None = None) -> Backend:
     """Open `bundle` on a backend; `auto` takes the first of `by_preference` that works here."""
     known = declared()
     if name != AUTO and name not in known:
         raise UnknownOption(name, [AUTO, *known], "backend")
+    if name == AUTO and target is not None and target not in (PORTABLE, *names(bundle)):
+        raise BackendUnavailable(_not_built(bundle, target))
     reasons = []
     for backend in by_preference() if name == AUTO else [known[name]]:
         reason = backend.unavailable() or backend.incompatible_reason(bundle, target)
@@ -119,3 +138,9 @@ def open_backend(bundle: Bundle, name: str = AUTO, target: str | None = None, th
         reasons.append(f"{backend.name}: {reason}")
     # The one that works everywhere is tried last, and why it does not is what matters most.
     raise BackendUnavailable("; ".join(reversed(reasons)))
+
+
+def _not_built(bundle: Bundle, target: str) -> str:
+    """What to say of a target for which the bundle has no engine of any flavour."""
+    run = f"run: s2s build {bundle.path} --target {target}" if target in recipes.names() else "see: s2s build --list"
+    return f"the bundle has no engine for target '{target}'{nearest(target, [PORTABLE, *names(bundle)])}; {run}"
