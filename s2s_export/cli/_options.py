@@ -8,9 +8,19 @@ from typing import Any, TypeVar
 
 import click
 
-from ..errors import InvalidOption
+from ..errors import InvalidOption, nearest
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Name(click.Choice):
+    """One of a few names; a wrong one is answered with the nearest."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        known = [str(choice) for choice in self.choices]
+        if str(value) not in known:
+            self.fail(f"{value!r} is unknown{nearest(str(value), known)}", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 class EarlyStopping(click.ParamType):

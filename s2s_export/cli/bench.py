@@ -13,6 +13,7 @@ import click
 from .. import replacing
 from ..errors import InvalidOption
 from ..progress import Progress
+from ._options import Name
 
 
 class Numbers(click.ParamType):
@@ -47,7 +48,7 @@ class Names(click.ParamType):
 @click.option(
     "--targets", type=Names(), help="Built engines, or 'portable' for the bundle's own graphs. [default: all]"
 )
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True,
+@click.option("--device", type=Name(["cpu", "cuda"]), default="cpu", show_default=True,
               help="Where all systems run. With cuda, the floor is computed from the GPU memory's speed.")  # fmt: skip
 @click.option("--peers", type=Names(), default="transformers,torch-compile,ctranslate2,optimum", show_default=True,
               help="Other systems to measure; '' for none.")  # fmt: skip

@@ -8,12 +8,13 @@ import click
 
 from ..progress import Progress
 from ._common import output_options, print_json, tell
+from ._options import Name
 
 
 @click.command("export", short_help="Export a checkpoint to a bundle.")
 @click.argument("checkpoint")
 @click.argument("bundle", type=click.Path())
-@click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16"]), default="fp32", show_default=True,
+@click.option("--precision", type=Name(["fp32", "fp16", "bf16"]), default="fp32", show_default=True,
               help="The type in which weights are stored.")  # fmt: skip
 @click.option("--max-source-length", type=click.IntRange(min=1), help="Most tokens of a source.")
 @click.option("--max-target-length", type=click.IntRange(min=1), help="Most tokens of a target.")

@@ -13,7 +13,7 @@ import click
 from ..errors import UsageError, explain, is_failure
 from ..progress import Progress
 from ._common import Interrupted, output_options, search_option, session_options, tell, tell_choice
-from ._options import generation_options, given
+from ._options import Name, generation_options, given
 
 if TYPE_CHECKING:
     from ..runtime.session import Session
@@ -62,9 +62,9 @@ class Clip(click.ParamType):
 @click.argument("bundle", type=click.Path())
 @click.argument("audio", nargs=-1, required=True)
 @click.option("--language", help="The language spoken, a code or a name. [default: found from the sound]")
-@click.option("--task", type=click.Choice(["transcribe", "translate"]), help="translate: into English.")
-@click.option("--timestamps", type=click.Choice(["none", "segment", "word"]), help="[default: segment]")
-@click.option("--format", "form", type=click.Choice(FORMATS), default="text", show_default=True)
+@click.option("--task", type=Name(["transcribe", "translate"]), help="translate: into English.")
+@click.option("--timestamps", type=Name(["none", "segment", "word"]), help="[default: segment]")
+@click.option("--format", "form", type=Name(FORMATS), default="text", show_default=True)
 @click.option("--output-dir", type=click.Path(file_okay=False), help="Write a file for each audio here.")
 @click.option("--temperature", type=Temperatures(), help="Tried one after the other. [default: 0,0.2,0.4,0.6,0.8,1]")
 @click.option(
