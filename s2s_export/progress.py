@@ -82,9 +82,10 @@ class Progress:
             if self._clock() - self._drawn_at >= QUICKEST:
                 self._draw()
 
-    def skip(self, steps: int) -> None:
-        """Steps that an earlier run did: they count as done, and not for the time that is left."""
+    def skip(self, steps: int, more: int = 0) -> None:
+        """Steps that an earlier run did: they count as done, and not for the time that is left. more: as above."""
         with self._lock:
+            self._total += more
             self._done += steps
             self._skipped += steps
 

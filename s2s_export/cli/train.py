@@ -109,6 +109,10 @@ def command(
     with the same data, and with other values of --max-steps, --evaluate-every, --patience, --metric-pairs, --device,
     --learning-rate and --clip-norm if you like. docs/training.md goes from your own data to a bundle.
     """
+    if model is None and start is None and not resume:
+        raise InvalidOption(f"found no --model; expected one of {', '.join(MODELS)}, or --from or --resume")
+    if start is not None and resume:
+        raise InvalidOption("--resume goes on with CHECKPOINT's own run, but --from is given too; expected one of them")
     for package in PACKAGES:
         if importlib.util.find_spec(package) is None:
             raise MissingExtra(package, "train", "s2s train")
@@ -123,8 +127,6 @@ def command(
         raise InvalidOption(
             "--languages and --n-pairs choose the built-in corpus, but --data is given too; leave out one or the other"
         )
-    if start is not None and resume:
-        raise InvalidOption("--resume goes on with CHECKPOINT's own run, but --from is given too; expected one of them")
     if threads is not None:
         torch.set_num_threads(threads)
     if data is not None:

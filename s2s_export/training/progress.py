@@ -23,8 +23,7 @@ class ProgressBar:
         if not self._is_open:
             self._is_open = True
             self._shown.__enter__()
-            self._shown.advance(0, more=step.max_steps)
-            self._shown.skip(max(0, step.step - 1))
+            self._shown.skip(max(0, step.step - 1), more=step.max_steps)
         if not step.step and step.evaluation:  # what a run began with
             self._shown.note(describe(step.evaluation))
             return

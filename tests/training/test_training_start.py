@@ -72,7 +72,8 @@ def test_training_goes_on_from_the_weights_of_another_run(first, pairs, tmp_path
 def test_a_start_that_training_makes_worse_is_kept(first, pairs, tmp_path):
     wrong = [Pair(pair.source, "x") for pair in pairs.train]
     report = train(
-        tmp_path / "b", None, wrong, pairs.test, start=first[0], options={**OPTIONS, "learning_rate": 5.0, "warmup_steps": 1}
+        tmp_path / "b", None, wrong, pairs.test, start=first[0],
+        options={**OPTIONS, "learning_rate": 5.0, "warmup_steps": 1},
     )  # fmt: skip
     assert report.best_step == 0
     kept, begun = load_checkpoint(tmp_path / "b").weights, load_checkpoint(first[0]).weights
