@@ -74,6 +74,7 @@ def train_one(name: str, folder: Path, pairs: list[Pair], validation: list[Pair]
     if measured["steps"] >= steps:
         return measured
     start, before = time.process_time(), measured["cpu_seconds"]
+    bar = ProgressBar(sys.stderr)
     try:
         report = train(
             folder,
@@ -84,7 +85,7 @@ def train_one(name: str, folder: Path, pairs: list[Pair], validation: list[Pair]
             vocab_size=300,
             options={**OPTIONS, "max_steps": steps},
             resume=folder.exists(),
-            on_progress=ProgressBar(sys.stderr),
+            on_progress=bar,
         )
         measured = {
             "parameters": report.n_parameters,
@@ -96,6 +97,7 @@ def train_one(name: str, folder: Path, pairs: list[Pair], validation: list[Pair]
             "history": [[line.step, line.training_loss, line.validation_loss] for line in report.history],
         }
     finally:
+        bar.clear()
         measured["cpu_seconds"] = before + time.process_time() - start
         note.write_text(json.dumps(measured, indent=1) + "\n")
     return measured

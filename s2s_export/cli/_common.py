@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import queue
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
@@ -88,34 +86,26 @@ def tell(message: str, quiet: bool) -> None:
         click.echo(message, err=True)
 
 
-def tell_choice(session: Session, backend: str, quiet: bool) -> None:
-    """Report the backend that `auto` chose, and why the search runs on the host if a GPU runs the graphs."""
-    tell(f"backend: {session.backend.name}", quiet or backend != "auto")
+def tell_choice(session: Session, backend: str, quiet: bool, target: str | None = None) -> None:
+    """Report what runs: the backend, the engine and its precision, what `auto` passed over although this machine has
+    it, and why the search runs on the host if a GPU runs the graphs. backend, target: as the user gave them."""
+    tell(f"backend: {session.backend.name}, {session.engine}", quiet)
+    if backend == "auto" and target is None:
+        for reason in session.passed_over():
+            tell(f"not taken: {reason}", quiet)
     if session.searcher.why:
         tell(f"search: on the host; {session.searcher.why}", quiet)
 
 
-def _ignore(steps: int, text: str = "", more: int = 0) -> None:
-    pass
-
-
-@contextmanager
-def bar(length: int, label: str, quiet: bool) -> Iterator[Callable[..., None]]:
-    """A progress bar on stderr when it is a terminal; yields `advance(steps, label, more)`.
-
-    more: by how many steps the total grows."""
-    if quiet or not sys.stderr.isatty():
-        yield _ignore
-        return
-    with click.progressbar(length=length, label=label, file=sys.stderr, width=30) as progress:
-
-        def advance(steps: int, text: str = "", more: int = 0) -> None:
-            progress.length = (progress.length or 0) + more
-            if text:
-                progress.label = text
-            progress.update(steps)
-
-        yield advance
+def count_lines(stream: BinaryIO) -> int:
+    """How many lines are left in a file; 0 for a pipe or a terminal, which can't be read twice."""
+    if not stream.seekable():
+        return 0
+    begin, n_lines, last = stream.tell(), 0, b"\n"
+    while block := stream.read(1 << 20):
+        n_lines, last = n_lines + block.count(b"\n"), block[-1:]
+    stream.seek(begin)
+    return n_lines + (last != b"\n")
 
 
 PAUSE = 0.05  # seconds to wait for another line before the lines so far are processed
@@ -158,10 +148,9 @@ def arriving(stream: BinaryIO, most: int) -> Iterator[list[bytes]]:
 
 
 class Rate:
-    """Text for a progress bar: a label, and sentences and tokens per second since the object was made."""
+    """Sentences and tokens per second since the object was made, as text for a progress bar."""
 
-    def __init__(self, label: str) -> None:
-        self._label = label
+    def __init__(self) -> None:
         self._begin = time.perf_counter()
         self._n_sentences = self._n_tokens = 0
 
@@ -169,4 +158,4 @@ class Rate:
         self._n_sentences += n_sentences
         self._n_tokens += n_tokens
         seconds = max(time.perf_counter() - self._begin, 1e-9)
-        return f"{self._label} {self._n_sentences / seconds:.1f} sentences/s {self._n_tokens / seconds:.0f} tokens/s"
+        return f"{self._n_sentences / seconds:.1f} sentences/s, {self._n_tokens / seconds:.0f} tokens/s"

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
 import click
 
+from ..errors import InvalidOption, nearest
+
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Name(click.Choice):
+    """One of a few names; a wrong one is answered with the nearest."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        known = [str(choice) for choice in self.choices]
+        if str(value) not in known:
+            self.fail(f"{value!r} is unknown{nearest(str(value), known)}", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 class EarlyStopping(click.ParamType):
@@ -56,3 +69,32 @@ def generation_options(command: F, without: Collection[str] = ()) -> F:
 def given(options: dict[str, Any]) -> dict[str, Any]:
     """The options that the user set; the others come from the checkpoint."""
     return {name: value for name, value in options.items() if value is not None}
+
+
+def further_options(command: F) -> F:
+    """--option NAME=VALUE: `named` puts what it holds among the options."""
+    return click.option(
+        "--option",
+        "further",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="Any other generation option by its Hugging Face name, its value as JSON or as text, such as "
+        "'bad_words_ids=[[5]]'; may be repeated. docs/options.md has them all.",
+    )(command)
+
+
+def named(further: Collection[str], options: dict[str, Any]) -> dict[str, Any]:
+    """The options that the user set, by flags and by --option. Raises InvalidOption."""
+    found = given(options)
+    for text in further:
+        name, equals, value = text.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or not name:
+            raise InvalidOption(f"--option is '{text}'; expected NAME=VALUE, such as --option num_beams=4")
+        if name in found:
+            raise InvalidOption(f"{name} is given twice; expected it once; leave out one of them")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found

@@ -12,7 +12,8 @@ import click
 
 from .. import replacing
 from ..errors import InvalidOption
-from ._common import tell
+from ..progress import Progress
+from ._options import Name
 
 
 class Numbers(click.ParamType):
@@ -47,7 +48,7 @@ class Names(click.ParamType):
 @click.option(
     "--targets", type=Names(), help="Built engines, or 'portable' for the bundle's own graphs. [default: all]"
 )
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True,
+@click.option("--device", type=Name(["cpu", "cuda"]), default="cpu", show_default=True,
               help="Where all systems run. With cuda, the floor is computed from the GPU memory's speed.")  # fmt: skip
 @click.option("--peers", type=Names(), default="transformers,torch-compile,ctranslate2,optimum", show_default=True,
               help="Other systems to measure; '' for none.")  # fmt: skip
@@ -111,7 +112,8 @@ def command(
         checkpoint=checkpoint, choice=Choice(backends, targets, device), peers=peers, pythons=pythons, **given
     )
     line = shlex.join(["s2s", *sys.argv[1:]])
-    record = bench(bundle, options, line, lambda stage: tell(stage, quiet))
+    with Progress(quiet=quiet) as progress:
+        record = bench(bundle, options, line, progress.stage)
     if json_path == "-":
         click.echo(json.dumps(record))
     else:

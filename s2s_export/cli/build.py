@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from ..errors import UsageError
+from ..progress import Progress
 from ._common import output_options, print_json, tell
 
 
@@ -55,12 +56,9 @@ def command(
             "s2s build BUNDLE --target NAME (see --list)"
         )
     changes = Changes(max_batch, max_beams, max_source_length, samples)
-
-    def progress(stage: str) -> None:
-        tell(f"{stage} ...", quiet)
-
     if prepare:
-        ready = building.prepare(bundle, prepare, changes=changes, progress=progress)
+        with Progress(quiet=quiet) as progress:
+            ready = building.prepare(bundle, prepare, changes=changes, progress=progress.stage)
         if as_json:
             print_json({"prepared": str(ready.folder), **ready.record})
             return
@@ -69,7 +67,8 @@ def command(
         click.echo(f"{ready.folder}  (copy the bundle, then: s2s build BUNDLE --target {ready.folder.name})")
         return
     assert target is not None
-    report = building.build(bundle, target, force=force, changes=changes, progress=progress)
+    with Progress(quiet=quiet) as progress:
+        report = building.build(bundle, target, force=force, changes=changes, progress=progress.stage)
     if as_json:
         print_json({"engine": str(report.path), "was_cached": report.was_cached, **report.engine})
         return

@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from ..errors import EngineError
-from ._common import output_options, print_json, tell
+from ..progress import Progress
+from ._common import output_options, print_json
 from ._options import generation_options, given
 
 
@@ -60,7 +61,8 @@ def command(
         targets, checkpoint, backend, threads, batch_size or DEFAULT_BATCH_SIZE, source_lang, target_lang, truncate,
         given(options),
     )  # fmt: skip
-    record = evaluate(bundle, data, chosen, lambda text: tell(text, quiet))
+    with Progress(quiet=quiet) as progress:
+        record = evaluate(bundle, data, chosen, progress.stage)
     if html is not None:
         Path(html).parent.mkdir(parents=True, exist_ok=True)
         replacing.write_text(html, page.render_page(record))

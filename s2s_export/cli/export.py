@@ -6,13 +6,15 @@ from typing import Any
 
 import click
 
-from ._common import bar, output_options, print_json, tell
+from ..progress import Progress
+from ._common import output_options, print_json, tell
+from ._options import Name
 
 
 @click.command("export", short_help="Export a checkpoint to a bundle.")
 @click.argument("checkpoint")
 @click.argument("bundle", type=click.Path())
-@click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16"]), default="fp32", show_default=True,
+@click.option("--precision", type=Name(["fp32", "fp16", "bf16"]), default="fp32", show_default=True,
               help="The type in which weights are stored.")  # fmt: skip
 @click.option("--max-source-length", type=click.IntRange(min=1), help="Most tokens of a source.")
 @click.option("--max-target-length", type=click.IntRange(min=1), help="Most tokens of a target.")
@@ -25,15 +27,8 @@ def command(checkpoint: str, bundle: str, quiet: bool, as_json: bool, **options:
     """
     from ..exporting.export import STAGES, export
 
-    with bar(len(STAGES), STAGES[0], quiet) as advance:
-        seen: list[str] = []
-
-        def progress(stage: str) -> None:
-            advance(1 if seen else 0, stage)
-            seen.append(stage)
-
-        report = export(checkpoint, bundle, progress=progress, **options)
-        advance(1, "done")
+    with Progress(STAGES[0], quiet=quiet) as progress:
+        report = export(checkpoint, bundle, progress=progress.rename, **options)
     if as_json:
         print_json({"bundle": str(report.path), "family": report.manifest["family"],
                     "bytes": sum(f["bytes"] for f in report.manifest["files"].values()),

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
+from ..progress import Progress
 from ._common import (
     Interrupted,
     Rate,
-    bar,
     output_options,
     print_json,
     search_option,
@@ -22,7 +22,8 @@ from ._common import (
     tell_choice,
     worker_option,
 )
-from ._search_options import ensemble_options
+from ._options import further_options, generation_options, named
+from ._search_options import ensemble_options, search_options
 from ._shards import shard_option
 
 if TYPE_CHECKING:
@@ -46,7 +47,12 @@ if TYPE_CHECKING:
 @worker_option
 @search_option
 @shortlist_option
+@generation_options
+@search_options
+@further_options
 @ensemble_options
+@click.option("--source-lang", help="Language of the sources, for models with several.")
+@click.option("--target-lang", help="Language to translate into, for models with several.")
 @click.option(
     "--resume", is_flag=True, help="Continue an interrupted run: keep the results in --output and add the missing ones."
 )
@@ -69,17 +75,20 @@ def command(
     resume: bool,
     shard: Shard | None,
     truncate: bool,
+    further: tuple[str, ...],
     quiet: bool,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Decode every line of a JSON-lines file with BUNDLE.
 
-    A line holds an id, a "text" or "input_ids", and any generation option by its Hugging Face name. A line that fails
+    A line holds an id, a "text" or "input_ids", and any generation option by its Hugging Face name. Options given here
+    hold for the lines that lack them; what neither says comes from the checkpoint. A line that fails
     gives {"id": ..., "error": ...}; the other lines are decoded all the same, and the exit status is 1. Results are
     written in input order as soon as they are ready. What an interrupted run wrote is kept, and --resume
     continues after it.
     """
-    from ..runtime.cases import decode_cases, read_case
+    from ..runtime.cases import check_defaults, decode_cases, read_case
     from ..runtime.results import Results
     from ..runtime.scheduling import DEFAULT_BATCH_SIZE
     from ..runtime.session import load
@@ -108,28 +117,30 @@ def command(
         ensemble=ensemble,
         ensemble_average=ensemble_average,
     )
-    tell_choice(session, backend, quiet)
+    tell_choice(session, backend, quiet, target)
+    defaults = named(further, options)
+    check_defaults(session, defaults)
     lines = list(read_lines(input_path))
     part = range(len(lines)) if shard is None else shard.of_items(len(lines))
     lines = lines[: part.stop]
     cases: Iterator[Case] = (
-        read_case(session, line, number, truncate=truncate) for number, line in enumerate(lines, 1)
+        read_case(session, line, number, truncate=truncate, defaults=defaults) for number, line in enumerate(lines, 1)
     )
     ids = None
     if resume:
         known = list(cases)
         cases, ids = iter(known), [case.id for case in known[part.start :]]
-    rate = Rate("decoding")
-    with Results(output_path, ids) as results, bar(len(part), "decoding", quiet) as advance:
+    rate = Rate()
+    with Results(output_path, ids) as results, Progress("decoding", len(part), quiet=quiet) as progress:
         n_skipped = len(results.done)
         tell(f"continuing after {n_skipped} of {len(part)} lines", quiet or not resume)
-        advance(n_skipped, "")
+        progress.skip(n_skipped)
         failures = [(result["id"], result["error"]) for result in results.done if "error" in result]
         found = decode_cases(
             session,
             cases,
             batch_size=batch_size or DEFAULT_BATCH_SIZE,
-            progress=lambda n, tokens: advance(n, rate.add(n, tokens)),
+            progress=lambda n, tokens: progress.advance(n, rate.add(n, tokens)),
             n_skipped=part.start + n_skipped,
         )
         n_written = 0

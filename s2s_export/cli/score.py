@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import InputError, explain, is_failure
-from ._common import Rate, bar, output_options, session_options, tell_choice, worker_option
+from ..progress import Progress
+from ._common import Rate, output_options, session_options, tell_choice, worker_option
 from ._search_options import ensemble_options
 
 if TYPE_CHECKING:
@@ -80,16 +82,16 @@ def command(
         ensemble=ensemble,
         ensemble_average=ensemble_average,
     )
-    tell_choice(session, backend, quiet)
+    tell_choice(session, backend, quiet, target)
     options = session.options(
         target_lang=target_lang, **({} if length_penalty is None else {"length_penalty": length_penalty})
     )
     size = batch_size or DEFAULT_BATCH_SIZE
     lines = list(read_lines(data))
-    rate, n_failed = Rate("scoring"), 0
+    rate, n_failed = Rate(), 0
     if not as_json and lines:
         click.echo(HEADER)
-    with bar(len(lines), "scoring", quiet) as advance:
+    with Progress("scoring", len(lines), quiet=quiet or sys.stdout.isatty()) as progress:
         for first in range(0, len(lines), WINDOW * size * session.workers):
             window = lines[first : first + WINDOW * size * session.workers]
             languages = {"source_lang": source_lang, "target_lang": target_lang, "truncate": truncate}
@@ -104,7 +106,7 @@ def command(
                 if failed:
                     n_failed += 1
                     click.echo(f"s2s: line {first + place + 1}: {outcome}", err=True)
-                advance(1, rate.add(1, 0 if isinstance(outcome, str) else len(outcome.token_ids)))
+                progress.advance(1, rate.add(1, 0 if isinstance(outcome, str) else len(outcome.token_ids)))
     if n_failed:
         raise click.exceptions.Exit(1)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from ._common import output_options, print_json, tell
+from ..progress import Progress
+from ._common import output_options, print_json
 
 
 @click.command("shortlist", short_help="Build the lexical shortlist of a bundle.")
@@ -30,7 +31,8 @@ def command(
     from ..building.shortlist.making import Options, make, summary
 
     options = Options(best=best, frequent=frequent, n_measured=n_measured)
-    record = make(bundle, data, options, lambda stage: tell(f"{stage} ...", quiet))
+    with Progress(quiet=quiet) as progress:
+        record = make(bundle, data, options, progress.stage)
     if as_json:
         print_json({key: value for key, value in record.items() if key not in ("targets", "files", "head")}
                    | {"targets": list(record["targets"])})  # fmt: skip

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from ..errors import InvalidOption, MissingExtra, TrainingError
 from ..reference import MODELS, ReferenceConfig
 from ..training.options import DEFAULT_VOCAB_SIZE, TrainingOptions
 from ._common import output_options, print_json, tell
+from ._options import Name
 
 N_PAIRS = 20000  # of the built-in corpus
 HELD_OUT = 0.05  # of the pairs, where no validation data is given
@@ -30,15 +30,19 @@ def option(name: str, kind: Any, text: str) -> Any:
     return click.option("--" + name.replace("_", "-"), name, type=kind, default=None, help=text + shown)
 
 
-@click.command("train")
+@click.command("train", short_help="Train a reference model on your own pairs of texts.")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option("--model", type=click.Choice(MODELS), required=True, help="The kind of model.")
+@click.option("--model", type=Name(MODELS), help="The kind of model; not needed with --from and --resume.")
 @click.option("--data", type=click.Path(path_type=Path), help="Pairs in UTF-8; each line is source, tab, target. "
               "[default: generated English numbers, dates, times and amounts]")  # fmt: skip
 @click.option("--validation-data", type=click.Path(path_type=Path), help="Pairs to validate on. "
               f"[default: {HELD_OUT:.0%} of the pairs, which are then not trained on]")  # fmt: skip
 @click.option("--languages", help="Target languages of the built-in corpus. [default: de,fr]")
 @click.option("--n-pairs", type=int, help=f"Size of the built-in corpus. [default: {N_PAIRS}]")
+@click.option(
+    "--from", "start", metavar="CHECKPOINT", type=click.Path(path_type=Path),
+    help="Begin with the weights, sizes and vocabulary of this checkpoint of `s2s train`, and train them further.",
+)  # fmt: skip
 @click.option("--resume", is_flag=True, help="Continue the interrupted run in CHECKPOINT.")
 @option("max_steps", int, "Updates of the weights.")
 @option("seed", int, "Seed of initial weights, batches and dropout.")
@@ -51,7 +55,8 @@ def option(name: str, kind: Any, text: str) -> Any:
 @option("patience", int, "Stop after this many evaluations without a better validation loss; 0: never.")
 @option("metric_pairs", int, "Validation pairs to translate at each evaluation; 0: loss only.")
 @option("device", str, "Where to train: auto, cpu, cuda or cuda:N.")
-@click.option("--vocab-size", type=int, help=f"Most subwords of the vocabulary. [default: {DEFAULT_VOCAB_SIZE}]")
+@click.option("--vocab-size", type=int, help="Most subwords of the vocabulary. "
+              f"[default: {DEFAULT_VOCAB_SIZE}, fewer for small data]")  # fmt: skip
 @option("d_model", int, "Width of embeddings.")
 @option("hidden_size", int, "Units of a recurrent layer. [default: d_model]")
 @option("encoder_layers", int, "Layers of the encoder.")
@@ -81,11 +86,12 @@ def option(name: str, kind: Any, text: str) -> Any:
 @output_options
 def command(
     checkpoint: Path,
-    model: str,
+    model: str | None,
     data: Path | None,
     validation_data: Path | None,
     languages: str | None,
     n_pairs: int | None,
+    start: Path | None,
     resume: bool,
     vocab_size: int | None,
     threads: int | None,
@@ -95,8 +101,18 @@ def command(
 ) -> None:
     """Train a reference model, and write it to the folder CHECKPOINT, which `s2s export` takes.
 
-    The weights with the best validation loss are kept. Ctrl-C saves the run, and --resume continues it exactly there.
+    \b
+    s2s train --model transformer --data pairs.tsv checkpoint
+    s2s export checkpoint bundle
+
+    The weights with the best validation loss are kept. Ctrl-C saves the run, and --resume continues it exactly there:
+    with the same data, and with other values of --max-steps, --evaluate-every, --patience, --metric-pairs, --device,
+    --learning-rate and --clip-norm if you like. docs/training.md goes from your own data to a bundle.
     """
+    if model is None and start is None and not resume:
+        raise InvalidOption(f"found no --model; expected one of {', '.join(MODELS)}, or --from or --resume")
+    if start is not None and resume:
+        raise InvalidOption("--resume goes on with CHECKPOINT's own run, but --from is given too; expected one of them")
     for package in PACKAGES:
         if importlib.util.find_spec(package) is None:
             raise MissingExtra(package, "train", "s2s train")
@@ -121,13 +137,16 @@ def command(
     if validation_data is not None:
         validation = read_pairs(validation_data)
     else:
+        given_pairs = pairs
         pairs, validation = split(pairs, fraction=HELD_OUT)
-        if not validation:
+        if not validation or not pairs:
+            which = "too few to hold out" if not validation else "all of which fall into the held-out"
             raise TrainingError(
-                f"found {len(pairs)} pairs, too few to hold out {HELD_OUT:.0%} of them; give more, or --validation-data"
+                f"found {len(given_pairs)} pairs, {which} {HELD_OUT:.0%} (chosen by a hash of the source); expected "
+                "some to train on and some to validate on; give more, or --validation-data"
             )
     given = {name: value for name, value in given.items() if value is not None}
-    progress = None if quiet else ProgressBar(sys.stderr)
+    progress = None if quiet else ProgressBar()
     try:
         report = train(
             checkpoint,
@@ -138,6 +157,8 @@ def command(
             options={name: value for name, value in given.items() if name in OPTIONS},
             vocab_size=vocab_size,
             resume=resume,
+            start=start,
+            on_notice=lambda text: tell(f"note: {text}", quiet),
             **({} if progress is None else {"on_progress": progress}),
         )
     except KeyboardInterrupt as interruption:

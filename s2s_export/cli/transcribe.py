@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError, explain, is_failure
+from ..progress import Progress
 from ._common import Interrupted, output_options, search_option, session_options, tell, tell_choice
-from ._options import generation_options, given
+from ._options import Name, generation_options, given
 
 if TYPE_CHECKING:
     from ..runtime.session import Session
@@ -63,9 +62,9 @@ class Clip(click.ParamType):
 @click.argument("bundle", type=click.Path())
 @click.argument("audio", nargs=-1, required=True)
 @click.option("--language", help="The language spoken, a code or a name. [default: found from the sound]")
-@click.option("--task", type=click.Choice(["transcribe", "translate"]), help="translate: into English.")
-@click.option("--timestamps", type=click.Choice(["none", "segment", "word"]), help="[default: segment]")
-@click.option("--format", "form", type=click.Choice(FORMATS), default="text", show_default=True)
+@click.option("--task", type=Name(["transcribe", "translate"]), help="translate: into English.")
+@click.option("--timestamps", type=Name(["none", "segment", "word"]), help="[default: segment]")
+@click.option("--format", "form", type=Name(FORMATS), default="text", show_default=True)
 @click.option("--output-dir", type=click.Path(file_okay=False), help="Write a file for each audio here.")
 @click.option("--temperature", type=Temperatures(), help="Tried one after the other. [default: 0,0.2,0.4,0.6,0.8,1]")
 @click.option(
@@ -135,7 +134,7 @@ def command(
     session = load(bundle, backend, target, threads, search=search)
     if session.speech is None:
         raise UsageError(f"{bundle}: its model reads no sound; expected a bundle of Whisper; use s2s translate")
-    tell_choice(session, backend, quiet)
+    tell_choice(session, backend, quiet, target)
     failed = False
     for name in audio:
         try:
@@ -172,35 +171,18 @@ def _transcribe(
     found = session.transcribe(samples, **options)
     if found.language_probability is not None:
         tell(f"language: {found.language} ({found.language_probability:.0%})", quiet)
-    with _progress(name, found.duration, quiet) as advance:
+    label, begin, done = Path(name).name, time.perf_counter(), 0
+    with Progress(label, max(1, round(found.duration)), quiet=quiet or (stream and sys.stdout.isatty())) as progress:
         try:
             for segment in found:
-                advance(found.seconds_done)
+                speed = found.seconds_done / max(time.perf_counter() - begin, 1e-9)
+                progress.advance(round(found.seconds_done) - done, f"seconds of audio, {speed:.1f} times real time")
+                done = round(found.seconds_done)
                 if stream:
                     click.echo(segment.text.strip())
-            advance(found.duration)
         except KeyboardInterrupt:
             return found.so_far(), False
     return found.so_far(), True
-
-
-@contextmanager
-def _progress(name: str, duration: float, quiet: bool) -> Iterator[Callable[[float], None]]:
-    """A bar in seconds of audio, with how many times faster than it is spoken; on a terminal only."""
-    if quiet or not sys.stderr.isatty():
-        yield lambda seconds: None
-        return
-    begin = time.perf_counter()
-    with click.progressbar(length=max(1, round(duration)), label=Path(name).name, file=sys.stderr, width=30) as bar:
-        done = 0
-
-        def advance(seconds: float) -> None:
-            nonlocal done
-            bar.label = f"{Path(name).name} {seconds / max(time.perf_counter() - begin, 1e-9):.1f}x"
-            bar.update(round(seconds) - done)
-            done = round(seconds)
-
-        yield advance
 
 
 def _write(text: str, name: str, form: str, folder: str | None, quiet: bool, *, named: bool) -> None:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 import click
 
 from ..errors import UsageError, explain, is_failure
+from ..progress import Progress
 from ._common import (
     Rate,
     arriving,
-    bar,
+    count_lines,
     output_options,
     search_option,
     session_options,
@@ -24,7 +25,7 @@ from ._common import (
     tell_choice,
     worker_option,
 )
-from ._options import generation_options, given
+from ._options import further_options, generation_options, named
 from ._search_options import ensemble_options, finishing_of, search_options
 from ._shards import shard_option
 
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 @shortlist_option
 @generation_options
 @search_options
+@further_options
 @ensemble_options
 @click.option("--source-lang", help="Language of the source, for models with several.")
 @click.option("--target-lang", help="Language to translate into, for models with several.")
@@ -59,6 +61,10 @@ if TYPE_CHECKING:
     type=click.Path(dir_okay=False),
     help="Write alignments: a .json file of all texts, or a .png, .svg or .pdf heat map of the first.",
 )
+@click.option(
+    "--alignment-layer", type=int, help="Decoder layer of the alignments, from 0; -1 is the last. [default: -1]"
+)
+@click.option("--alignment-head", type=int, help="Attention head of the alignments, from 0. [default: mean of all]")
 @click.option("--stream", is_flag=True, help="Print pieces of text as soon as they are final.")
 @output_options
 def command(
@@ -80,9 +86,12 @@ def command(
     truncate: bool,
     scores: bool,
     alignments: str | None,
+    alignment_layer: int | None,
+    alignment_head: int | None,
     stream: bool,
     ensemble: tuple[str, ...],
     ensemble_average: str,
+    further: tuple[str, ...],
     quiet: bool,
     as_json: bool,
     **options: Any,
@@ -93,14 +102,17 @@ def command(
     fails (too long, not UTF-8) gives an empty line and a message on stderr; the other lines are translated all the
     same, and the exit status is 1.
     """
-    from ..runtime.alignments import check_path, write_alignments
+    from ..runtime.alignments import Chosen, check_path, write_alignments
     from ..runtime.cases import finished, read_sources, window_size
     from ..runtime.results import open_lines
     from ..runtime.scheduling import DEFAULT_BATCH_SIZE
     from ..runtime.session import load
 
+    attention = Chosen(alignment_layer, alignment_head)
     if alignments:
         check_path(alignments)
+    elif attention != Chosen():
+        raise UsageError("--alignment-layer and --alignment-head choose what --alignments FILE writes; give it too")
     if text and input_file is not None:
         raise UsageError("found TEXT and --input; expected one of them")
     if resume or shard is not None:
@@ -123,10 +135,10 @@ def command(
         ensemble=ensemble,
         ensemble_average=ensemble_average,
     )
-    tell_choice(session, backend, quiet)
+    tell_choice(session, backend, quiet, target)
     languages = {"source_lang": source_lang, "target_lang": target_lang}
     finishing = finishing_of(options, session, stream=stream)
-    chosen = session.options(target_lang=target_lang, **given(options))
+    chosen = session.options(target_lang=target_lang, **named(further, options))
     if stream and chosen.num_return_sequences > 1:
         raise UsageError("--stream prints only the best hypothesis; leave out --num-return-sequences")
     batch_size = batch_size or DEFAULT_BATCH_SIZE
@@ -145,16 +157,20 @@ def command(
                 "this work: leave out --resume to begin anew, or name another file"
             )
         tell(f"continuing after {n_done} of {len(part)} lines", quiet or not resume)
+        known = len(part) - n_done
         windows = _windows_of(input_file, part[n_done:], size)
     else:
-        windows = _windows(text, sys.stdin.buffer if input_file is None else input_file, size)
+        stdin = sys.stdin.buffer if input_file is None else input_file
+        known = len(text) or count_lines(stdin)  # 0 for a pipe, whose lines are counted as they arrive
+        windows = _windows(text, stdin, size)
     printer = Printer(session, as_json, scores, n_blank=0 if stream else n_each, finishing=finishing)
-    wants_alignments = bool(alignments) or finishing.wants_alignments
+    wants_alignments = attention.wanted if alignments else finishing.wants_alignments
     aligned: list[tuple[list[int], list[Any]]] = []
-    rate = Rate("translating")
-    with _writing(file), bar(len(text), "translating", quiet) as advance:
+    rate = Rate()
+    is_shown = output is None and sys.stdout.isatty()  # what is printed there is progress enough
+    with _writing(file), Progress("translating", known, quiet=quiet or is_shown) as progress:
         for first, lines, n_known in windows:
-            advance(0, "", n_known)
+            progress.advance(0, more=0 if known else n_known)
             sources, failures = read_sources(session, lines, truncate=truncate, **languages)
             if stream:
                 outcomes = _stream(session, sources[0], failures.get(0), chosen)
@@ -164,11 +180,13 @@ def command(
                 outcome = finished(session, finishing, _shown(lines[place]), sources[place], outcome)
                 printer.print(first + place, lines[place], outcome)
                 n_tokens = len(outcome[0].token_ids) if outcome and not isinstance(outcome, str) else 0
-                advance(1, rate.add(1, n_tokens))
+                progress.advance(1, rate.add(1, n_tokens))
                 if alignments and outcome and not isinstance(outcome, str):
                     aligned.append((sources[place], outcome))
     if alignments:
-        write_alignments(alignments, session, [source for source, _ in aligned], [found for _, found in aligned])
+        write_alignments(
+            alignments, session, [source for source, _ in aligned], [found for _, found in aligned], attention
+        )
     if printer.n_failed:
         raise click.exceptions.Exit(1)
 
@@ -245,7 +263,7 @@ def _outcomes(
     options: GenerationOptions,
     batch_size: int,
     first: int,
-    alignments: bool,
+    alignments: bool | str,
 ) -> Iterator[tuple[int, Outcome]]:
     """The outcome of each line of a window, in order, once it and all before it are ready; [] for a blank line."""
     from ..runtime.cases import decode_each

@@ -7,6 +7,7 @@ from dataclasses import asdict
 import click
 
 from ..errors import ParityError
+from ..progress import Progress
 from ._common import output_options, print_json, search_option, session_options
 
 
@@ -30,7 +31,10 @@ def command(
     """Print the error of each graph and the agreement of decoded tokens with PyTorch; fail if out of tolerance."""
     from ..exporting.verify import verify
 
-    result = verify(bundle, checkpoint, backend=backend, target=target, threads=threads, search=search)
+    with Progress("read the checkpoint", quiet=quiet) as progress:
+        result = verify(
+            bundle, checkpoint, backend=backend, target=target, threads=threads, search=search, progress=progress.stage
+        )
     if as_json:
         print_json({"is_close": result.is_close, "fault": result.fault, "outputs": [o.record() for o in result.outputs],
                     "searches": [{**asdict(s), "is_enough": s.is_enough} for s in result.searches]})  # fmt: skip

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -136,8 +137,9 @@ def verify(
     target: str | None = None,
     threads: int | None = None,
     search: str = "auto",
+    progress: Callable[[str], None] = lambda stage: None,
 ) -> Verification:
-    """Compare a bundle with its checkpoint. Options are those of `load`.
+    """Compare a bundle with its checkpoint. Options are those of `load`. progress: called with each stage's name.
 
     Raises what opening either raises; disagreement is in the result.
     """
@@ -156,17 +158,18 @@ def verify(
             f"{bundle_path}: was exported from '{opened.manifest['provenance'].get('checkpoint')}', whose weights or "
             f"config.json are not those of {checkpoint}; verify with that checkpoint, or export this one"
         )
+    progress("load the model")
     model = source.load_model()
     make = getattr(source.family, "Reference", parity.TransformersReference)
     session = load(bundle_path, backend, target, threads, verify=False, search=search)
     reference = make(model)
     engine, is_lossy = _engine_of(session, target)
-    searches = [
-        dataclasses.replace(
-            _compare_search(session, model, reference, source.family, options), engine=engine, is_lossy=is_lossy
-        )
-        for options in SEARCHES
-    ]
+    searches = []
+    for options in SEARCHES:
+        progress(f"decode with num_beams={options['num_beams']}")
+        found = _compare_search(session, model, reference, source.family, options)
+        searches.append(dataclasses.replace(found, engine=engine, is_lossy=is_lossy))
+    progress("compare the graphs")
     return Verification(parity.measure(opened, reference), searches)
 
 

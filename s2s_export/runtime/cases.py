@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NoReturn
 
-from ..errors import InputError, explain, is_failure
+from ..errors import InputError, InvalidOption, explain, is_failure
 from .decoding import GenerationOptions, Hypothesis
 from .finishing import Finishing
 from .scheduling import DEFAULT_BATCH_SIZE
@@ -32,6 +33,7 @@ DEEPEST_ID = 20  # how deep lists and objects in an id may be nested
 CONTENT = ("text", "input_ids", "audio")
 WINDOW = 16  # batches of each worker that are sorted by length together; at most so many are lost when killed
 
+NO_DEFAULTS: Mapping[str, Any] = {}
 AS_DECODED = Finishing()  # nothing is done to outputs
 Key = tuple[GenerationOptions, bool]
 Failure = str  # what is wrong, in one sentence
@@ -55,19 +57,30 @@ class Case:
         return None if self.options is None else (self.options, self.finishing.wants_alignments)
 
 
-def read_case(session: Session, line: bytes, number: int, *, truncate: bool = False) -> Case:
-    """Parse a line. Never raises: what is wrong with it becomes its `error`. Without an `id`, the id is its number."""
+def read_case(
+    session: Session, line: bytes, number: int, *, truncate: bool = False, defaults: Mapping[str, Any] = NO_DEFAULTS
+) -> Case:
+    """Parse a line. Never raises: what is wrong with it becomes its `error`. Without an `id`, the id is its number.
+
+    defaults: fields for lines that lack them.
+    """
     try:
         fields = _parse(line, number)
     except BaseException as error:
         if not is_failure(error):
             raise
         return Case(str(number), error=explain(error))
-    return case_of(session, fields, number, truncate=truncate)
+    return case_of(session, fields, number, truncate=truncate, defaults=defaults)
 
 
 def case_of(
-    session: Session, fields: dict[str, Any], number: int, *, content: Any = None, truncate: bool = False
+    session: Session,
+    fields: dict[str, Any],
+    number: int,
+    *,
+    content: Any = None,
+    truncate: bool = False,
+    defaults: Mapping[str, Any] = NO_DEFAULTS,
 ) -> Case:
     """Like `read_case`, of a line's fields. content: the source where they do not hold it, as its kind takes it."""
     name: Any = str(number)
@@ -75,6 +88,7 @@ def case_of(
     try:
         if "id" in fields:
             name = _id(fields.pop("id"))
+        fields = {**defaults, **fields}
         languages = {key: _language(key, fields.pop(key, None)) for key in ("source_lang", "target_lang")}
         given = [key for key in dict.fromkeys((*CONTENT, session.kind.field)) if key in fields]
         if len(given) != (content is None):
@@ -94,6 +108,14 @@ def case_of(
         if not is_failure(error):
             raise
         return Case(name, error=explain(error))
+
+
+def check_defaults(session: Session, defaults: Mapping[str, Any]) -> None:
+    """Raises UnknownOption for a name that no line could have. Values are judged with a line's own options."""
+    fields = {key: value for key, value in defaults.items() if key not in ("source_lang", "target_lang")}
+    _finishing(session, fields)
+    with suppress(InvalidOption, InputError):
+        session.options(**fields)
 
 
 def _finishing(session: Session, fields: dict[str, Any]) -> Finishing:
@@ -206,7 +228,7 @@ def decode_each(
     options: GenerationOptions,
     *,
     batch_size: int = DEFAULT_BATCH_SIZE,
-    alignments: bool = False,
+    alignments: bool | str = False,
     source_numbers: Sequence[int] | None = None,
 ) -> Iterator[tuple[int, Outcome]]:
     """The index and outcome of each source, as they are ready. A source that fails does not affect the others.

@@ -39,6 +39,7 @@ class EnsembleBackend:
                     "one vocabulary; leave it out"
                 )
         self.name = members[0].name
+        self.target = getattr(members[0], "target", None)
         self._members = list(members)
         self._average = average
 

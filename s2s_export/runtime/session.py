@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import engines
 from ..bundle import Bundle, read
 from ..errors import BundleError, InputError, InvalidOption, UsageError
 from . import backends, decoding, memory, scheduling, scoring, searching, text, text_options
@@ -122,6 +123,20 @@ class Session:
         target = getattr(self.backend, "target", None) or "portable graphs"
         family = self.bundle.manifest["family"]
         return f"<Session of {self.bundle.path} ({family}) on {self.backend.name}, {target}, {self.workers} worker(s)>"
+
+    @property
+    def engine(self) -> str:
+        """What runs, with its precision: "cpu-int8 (int8)", or "portable graphs (fp32)"."""
+        target = getattr(self.backend, "target", None)
+        if target is not None:
+            record = engines.read(engines.folder_of(self.bundle, target))
+            return f"{target} ({record.get('precision', 'precision unknown')})"
+        stored = self.bundle.manifest["precision"]
+        return f"{engines.PORTABLE} graphs ({stored if stored == 'fp32' else f'{stored} weights'})"
+
+    def passed_over(self) -> list[str]:
+        """Why "auto" took none of the backends before this one that work on this machine, a sentence each."""
+        return backends.passed_over(self.bundle, self.backend.name)
 
     @property
     def tokenizer(self) -> text.Tokenizer:

@@ -12,7 +12,7 @@ from ..errors import InvalidOption
 DEFAULT_VOCAB_SIZE = 2000  # pieces
 # Options that may change when a run is resumed. Only the last two change what is learned; they are for resuming after a
 # loss that was not finite.
-MAY_CHANGE = ("max_steps", "patience", "device", "metric_pairs", "learning_rate", "clip_norm")
+MAY_CHANGE = ("max_steps", "patience", "evaluate_every", "device", "metric_pairs", "learning_rate", "clip_norm")
 
 
 @dataclass(frozen=True)

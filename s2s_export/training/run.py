@@ -117,13 +117,17 @@ class Run:
         load_weights(self.model, latest or checkpoint.weights)
         if latest:
             self.saved_at = self.state["step"]
-            self._restore_moments()
+            if self.saved_at:
+                self._restore_moments()
 
     def execute(self, n_skipped: int) -> Report:
         start = time.monotonic()
         stopped = "patience" if self._out_of_patience() else "max_steps"
         self.model.train()
         with torch.random.fork_rng(), interruptible() as interrupted:
+            if self.state.get("start") and not self.history:  # training must not leave it worse than it was
+                begun = self._evaluate()
+                self.on_progress(Progress(0, self.options.max_steps, begun.validation_loss, 0.0, 0.0, begun))
             while self.state["step"] < self.options.max_steps and not self._out_of_patience():
                 evaluation = self._step()
                 if evaluation and self._out_of_patience():

@@ -11,18 +11,21 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError, InvalidOption, TrainingError
-from ..reference import ReferenceConfig, build
+from ..reference import MODELS, ReferenceConfig, build
 from ..reference.checkpoint import Checkpoint, load_checkpoint, weights_of
 from .corpus import Pair
 from .data import check_size, encode_pairs
 from .options import DEFAULT_VOCAB_SIZE, MAY_CHANGE, TrainingOptions
 from .run import Evaluation, Progress, Report, Run
-from .tokenizer import Tokenizer, train_tokenizer
+from .tokenizer import UNK, Tokenizer, fitting_size, train_tokenizer
+
+LOOKED_AT = 5000  # pairs of the data in which unknown tokens are counted
+MOST_UNKNOWN = 0.001  # share of unknown tokens that nobody is told of
 
 
 def train(
     folder: str | Path,
-    model: str,
+    model: str | None,
     pairs: Sequence[Pair],
     validation: Sequence[Pair],
     *,
@@ -30,11 +33,15 @@ def train(
     vocab_size: int | None = None,
     options: Mapping[str, Any] | None = None,
     resume: bool = False,
+    start: str | Path | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_notice: Callable[[str], None] = lambda text: None,
 ) -> Report:
     """Train a reference model, and save its checkpoint in `folder`.
 
-    sizes: fields of ReferenceConfig. vocab_size: the most pieces that the tokenizer may have. options: fields of
+    model: None is that of `start`, or of the run that is resumed. sizes: fields of ReferenceConfig. vocab_size: the
+    most pieces that the tokenizer may have; None is what the data can teach. start: a checkpoint whose weights, sizes
+    and vocabulary the run begins with. on_notice: called with what a user should know. options: fields of
     TrainingOptions. Options that are not given have their defaults. resume: continue the run that wrote `folder`, with
     the same pairs. Options that are not given keep their values; options that are given must be the same as before,
     except for options.MAY_CHANGE.
@@ -48,15 +55,24 @@ def train(
         chosen = _continued(folder, checkpoint, sizes, vocab_size, given, digest)
         device = find_device(chosen.device)
     else:
-        chosen, vocab_size = TrainingOptions(**given), vocab_size or DEFAULT_VOCAB_SIZE
-        ReferenceConfig(model=model, vocab_size=vocab_size, **sizes)  # reports contradictions before any work is done
-        device = find_device(chosen.device)
+        chosen, device = TrainingOptions(**given), find_device(str(given.get("device", TrainingOptions.device)))
+        if start is None:
+            if model is None:
+                raise InvalidOption(f"no model is named; expected one of {', '.join(MODELS)}; give --model")
+            ReferenceConfig(model=model, vocab_size=vocab_size or DEFAULT_VOCAB_SIZE, **sizes)  # reports contradictions
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise TrainingError(
                 f"{folder} exists, expected a new folder; go on with its training by --resume, or give another one"
             )
-        checkpoint = _new_checkpoint(model, pairs, sizes, vocab_size, chosen, digest)
+        if start is not None:
+            checkpoint = _started(start, model, sizes, vocab_size, chosen, digest)
+        else:
+            assert model is not None
+            size = vocab_size or _fitting_size(pairs, on_notice)
+            checkpoint = _new_checkpoint(model, pairs, sizes, size, chosen, digest)
     tokenizer = Tokenizer(checkpoint.tokenizer or b"")
+    if start is not None and not resume:
+        _warn_of_unknown(pairs, tokenizer, start, on_notice)
     source_length, target_length = checkpoint.config.max_source_length, checkpoint.config.max_target_length
     examples, fitting = encode_pairs(pairs, tokenizer, source_length, target_length)
     held_out, references = encode_pairs(validation, tokenizer, source_length, target_length)
@@ -103,8 +119,59 @@ def _new_checkpoint(
         torch.manual_seed(options.seed)
         weights = weights_of(build(config))
     asked = {"vocab_size": vocab_size, "options": options.to_dict(), "data": digest}
-    counters = {"step": 0, "epoch": 0, "batch": 0, "losses": 0.0, "n_losses": 0, "best_step": 0, "history": []}
-    return Checkpoint(config, weights, tokenizer, training={**asked, **counters})
+    return Checkpoint(config, weights, tokenizer, training={**asked, **_counters()})
+
+
+def _fitting_size(pairs: Sequence[Pair], on_notice: Callable[[str], None]) -> int:
+    texts = [text for pair in pairs for text in pair]
+    size = fitting_size(texts, DEFAULT_VOCAB_SIZE)
+    if size < DEFAULT_VOCAB_SIZE:
+        on_notice(
+            f"the data is small ({sum(map(len, texts)):,} characters), so the vocabulary has at most {size} subwords "
+            f"instead of {DEFAULT_VOCAB_SIZE}: rarer ones would not be learned; --vocab-size chooses another size"
+        )
+    return size
+
+
+def _started(
+    start: str | Path,
+    model: str | None,
+    sizes: dict[str, Any],
+    vocab_size: int | None,
+    options: TrainingOptions,
+    digest: str,
+) -> Checkpoint:
+    """The checkpoint `start` before its first step on other data. Raises InvalidOption for options that it settles."""
+    found = load_checkpoint(start, expected=model)
+    asked = {**sizes, **({} if vocab_size is None else {"vocab_size": vocab_size})}
+    begun = found.config.to_dict()
+    if changed := [f"{name} is {value} and is {begun.get(name)} there" for name, value in asked.items()
+                   if begun.get(name) != value]:  # fmt: skip
+        raise InvalidOption(
+            f"the weights of {start} can't be trained further with other sizes: {'; '.join(changed)}; expected its "
+            "own; leave them out, or train anew without --from"
+        )
+    if not found.tokenizer:
+        raise CheckpointError(f"{start}: has no tokenizer.model, expected what `s2s train` writes; restore the file")
+    asked = {"vocab_size": found.config.vocab_size, "options": options.to_dict(), "data": digest}
+    training = {**asked, **_counters(), "start": Path(start).name}
+    return Checkpoint(found.config, found.weights, found.tokenizer, found.generation, training=training)
+
+
+def _warn_of_unknown(
+    pairs: Sequence[Pair], tokenizer: Tokenizer, start: str | Path, on_notice: Callable[[str], None]
+) -> None:
+    ids = [i for pair in pairs[:LOOKED_AT] for text in pair for i in tokenizer.encode(text)]
+    share = ids.count(UNK) / max(1, len(ids))
+    if share > MOST_UNKNOWN:
+        on_notice(
+            f"{share:.1%} of the tokens of the data are unknown to the vocabulary of {start}, which is kept; they "
+            "can't be learned: train anew without --from where they matter"
+        )
+
+
+def _counters() -> dict[str, Any]:
+    return {"step": 0, "epoch": 0, "batch": 0, "losses": 0.0, "n_losses": 0, "best_step": 0, "history": []}
 
 
 def _continued(

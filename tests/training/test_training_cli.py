@@ -75,7 +75,8 @@ def test_wrong_data_is_an_error(tmp_path):
 
 
 def test_usage_errors():
-    assert s2s_train("checkpoint").exit_code == 2
+    with pytest.raises(InvalidOption, match="found no --model; expected one of lstm"):
+        s2s_train("checkpoint")
     assert s2s_train("--model", "rnn", "checkpoint").exit_code == 2
     help_text = s2s_train("--help").stdout
     assert "--label-smoothing" in help_text and "[default: 0.1]" in help_text

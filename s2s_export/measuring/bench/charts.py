@@ -1,4 +1,4 @@
-"""Charts as SVG text: bars, lines and points. Colours come from the page's style sheet."""
+"""Charts: lines and points as SVG text, bars as HTML. Colours come from the page's style sheet."""
 
 from __future__ import annotations
 
@@ -7,9 +7,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH, HEIGHT = 620, 360  # of a chart with axes, in CSS pixels
-LEFT, RIGHT, TOP, BOTTOM = 62, 16, 16, 46  # margins
-BAR, GAP, LABEL = 20, 7, 190  # height of a bar, space after it, room for its label
+
+@dataclass(frozen=True)
+class Size:
+    """A chart with axes, in CSS pixels, with its margins. style: the class by which the page shows it or hides it."""
+
+    style: str
+    width: int
+    height: int
+    left: int
+    right: int
+    top: int = 16
+    bottom: int = 46
+
+
+# Every chart is drawn twice, and the page shows one: scaled down to a phone, the text of a wide one is too small.
+WIDE = Size("on-wide", 620, 360, 62, right=26)
+NARROW = Size("on-narrow", 340, 280, 66, right=24)
+FULL = 100.0  # per cent of a bar's track
+LINE_HEIGHT, TICK_WIDTH = 15, 46  # pixels that a line of text is high, and a number with its margins is wide
 
 
 @dataclass(frozen=True)
@@ -34,60 +50,73 @@ class Bar:
 
 
 def bars(rows: Sequence[Bar], unit: str) -> str:
-    """Horizontal bars, in the order given."""
+    """Horizontal bars, in the order given: names before them, or above them where there is little room."""
     if not rows:
         return ""
-    room = WIDTH - LABEL - 90
-    scale = room / (max(row.value for row in rows) or 1.0)
-    height = len(rows) * (BAR + GAP) + 4
+    largest = max(row.value for row in rows) or 1.0
     out = []
-    for i, row in enumerate(rows):
-        y = i * (BAR + GAP) + 2
-        length = max(1.0, row.value * scale)
-        middle = y + BAR / 2 + 4
-        out.append(f'<text class="name" x="{LABEL - 8}" y="{middle:.0f}" text-anchor="end">{escape(row.name)}</text>')
+    for row in rows:
+        floor = ""
+        if row.floor is not None and row.floor <= largest:
+            floor = f'<i class="floor" style="left:{FULL * row.floor / largest:.2f}%"></i>'
         out.append(
-            f'<rect class="c{row.colour}" x="{LABEL}" y="{y}" width="{length:.1f}" height="{BAR}" rx="2">'
-            f"<title>{escape(row.name)}: {row.value:.3g} {escape(unit)}</title></rect>"
+            f'<div class="bar" title="{escape(row.name)}: {row.value:.3g} {escape(unit)}">'
+            f'<span class="name">{escape(row.name)}</span>'
+            f'<span class="track"><i class="fill b{row.colour}" style="width:{FULL * row.value / largest:.2f}%"></i>'
+            f'{floor}</span><span class="value">{escape(row.note)}</span></div>'
         )
-        out.append(f'<text class="value" x="{LABEL + length + 6:.0f}" y="{middle:.0f}">{escape(row.note)}</text>')
-        if row.floor is not None and row.floor * scale <= room:
-            x = LABEL + row.floor * scale
-            out.append(f'<line class="floor" x1="{x:.1f}" x2="{x:.1f}" y1="{y - 2}" y2="{y + BAR + 2}"/>')
-    return _svg(WIDTH, height, out)
+    return f'<div class="bars">{"".join(out)}</div>'
 
 
 def lines(series: Sequence[Series], x_title: str, y_title: str, *, floors: Sequence[tuple[str, float]] = ()) -> str:
     """Points on logarithmic axes, joined by lines; `floors` are horizontal lines with names."""
-    points = [point for one in series for point in one.points]
-    if not points:
+    if not any(one.points for one in series):
         return ""
+    return "".join(_lines(size, series, x_title, y_title, floors) for size in (WIDE, NARROW))
+
+
+def _lines(
+    size: Size, series: Sequence[Series], x_title: str, y_title: str, floors: Sequence[tuple[str, float]]
+) -> str:
+    points = [point for one in series for point in one.points]
     ys = [y for _, y in points] + [y for _, y in floors]
-    x_axis, y_axis = _Axis([x for x, _ in points], LEFT, WIDTH - RIGHT), _Axis(ys, HEIGHT - BOTTOM, TOP)
+    right, low = size.width - size.right, size.height - size.bottom
+    x_axis, y_axis = _Axis([x for x, _ in points], size.left, right), _Axis(ys, low, size.top)
     out = []
-    for tick in y_axis.ticks:
+    for tick in _apart(y_axis.ticks, y_axis, LINE_HEIGHT):
         y = y_axis(tick)
-        out.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        out.append(f'<text class="tick" x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_number(tick)}</text>')
-    for tick in x_axis.ticks:
+        out.append(f'<line class="grid" x1="{size.left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        out.append(f'<text class="tick" x="{size.left - 6}" y="{y + 4:.1f}" text-anchor="end">{_number(tick)}</text>')
+    for tick in _apart(x_axis.ticks, x_axis, TICK_WIDTH):
         x = x_axis(tick)
-        out.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
-        y = HEIGHT - BOTTOM + 16
-        out.append(f'<text class="tick" x="{x:.1f}" y="{y}" text-anchor="middle">{_number(tick)}</text>')
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    out.append(f'<text class="axis" x="{middle:.0f}" y="{HEIGHT - 8}" text-anchor="middle">{escape(x_title)}</text>')
-    middle = (TOP + HEIGHT - BOTTOM) / 2
+        out.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{size.top}" y2="{low}"/>')
+        out.append(f'<text class="tick" x="{x:.1f}" y="{low + 16}" text-anchor="middle">{_number(tick)}</text>')
+    middle = (size.left + right) / 2
+    out.append(
+        f'<text class="axis" x="{middle:.0f}" y="{size.height - 8}" text-anchor="middle">{escape(x_title)}</text>'
+    )
+    middle = (size.top + low) / 2
     turned = f'transform="rotate(-90 14 {middle:.0f})"'
     out.append(f'<text class="axis" x="14" y="{middle:.0f}" text-anchor="middle" {turned}>{escape(y_title)}</text>')
-    for name, value in floors:
+    named_at: list[float] = []
+    for name, value in sorted(floors, key=lambda floor: y_axis(floor[1])):
         y = y_axis(value)
-        out.append(f'<line class="floor" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        out.append(
-            f'<text class="floorname" x="{WIDTH - RIGHT - 4}" y="{y - 5:.1f}" text-anchor="end">{escape(name)}</text>'
-        )
+        out.append(f'<line class="floor" x1="{size.left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        place = max([y - 5, *(before + LINE_HEIGHT for before in named_at)])  # never on another floor's name
+        named_at.append(place)
+        out.append(f'<text class="floorname" x="{right - 4}" y="{place:.1f}" text-anchor="end">{escape(name)}</text>')
     for one in series:
         out += _marks(one, x_axis, y_axis)
-    return _svg(WIDTH, HEIGHT, out)
+    return _svg(size, out)
+
+
+def _apart(ticks: Sequence[float], axis: _Axis, least: float) -> list[float]:
+    """The ticks whose labels have `least` pixels between them, so that none is written over another."""
+    shown: list[float] = []
+    for tick in ticks:
+        if not shown or abs(axis(tick) - axis(shown[-1])) >= least:
+            shown.append(tick)
+    return shown
 
 
 def _marks(one: Series, x_axis: _Axis, y_axis: _Axis) -> list[str]:
@@ -141,6 +170,6 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 10 or value == int(value) else f"{value:.3g}"
 
 
-def _svg(width: float, height: float, parts: Sequence[str]) -> str:
-    inside = "".join(parts)
-    return f'<svg viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" role="img">{inside}</svg>'
+def _svg(size: Size, parts: Sequence[str]) -> str:
+    view = f'viewBox="0 0 {size.width} {size.height}" width="{size.width}"'
+    return f'<svg class="{size.style}" {view} role="img">{"".join(parts)}</svg>'

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from . import verdict
 from .bandwidth import floor_of
 from .charts import Bar, Series, bars, legend, lines
 from .table import MIB, of_work, render, threads_text
@@ -16,25 +17,50 @@ OURS = ("#0b5fa5", "#74a9cf", "#1b7f4b", "#7bc8a4", "#5b3fa0", "#a897d8")
 PEERS = ("#d9480f", "#f0a202", "#a61e4d", "#8d6e63", "#5f6368")
 STYLE = """
 :root { color-scheme: light; }
+* { box-sizing: border-box; }
 body { font: 15px/1.5 system-ui, "Segoe UI", "Helvetica Neue", "DejaVu Sans", sans-serif; color: #1f2328;
-  max-width: 1360px; margin: 32px auto; padding: 0 24px; background: #fff; }
+  max-width: 1360px; margin: 32px auto; padding: 0 24px; background: #fff; overflow-wrap: anywhere; }
 h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 19px; margin: 36px 0 6px; }
 h3 { font-size: 15px; margin: 14px 0 6px; }
 p { margin: 4px 0 10px; max-width: 62em; } .quiet { color: #59636e; }
-.row { display: flex; flex-wrap: wrap; gap: 12px 40px; } figure { margin: 0; }
+.verdict { background: #f6f8fa; border-left: 4px solid #0b5fa5; padding: 8px 14px; margin: 12px 0; }
+.verdict p { margin: 4px 0; }
+.row { display: flex; flex-wrap: wrap; gap: 12px 40px; } figure { margin: 0; width: 620px; max-width: 100%; }
 figcaption { font-weight: 600; margin: 8px 0; }
 svg { max-width: 100%; height: auto; display: block; font: 12.5px system-ui, "DejaVu Sans", sans-serif; }
-.grid { stroke: #e4e8ec; } .tick, .value { fill: #59636e; } .axis { fill: #1f2328; } .name { fill: #1f2328; }
-.floor { stroke: #c2185b; stroke-width: 2; stroke-dasharray: 5 3; } .floorname { fill: #c2185b; }
+.on-narrow { display: none; }
+.grid { stroke: #e4e8ec; } .tick, .value { fill: #59636e; color: #59636e; } .axis, .name { fill: #1f2328; }
+line.floor { stroke: #c2185b; stroke-width: 2; stroke-dasharray: 5 3; } .floorname { fill: #c2185b; }
 polyline { fill: none; stroke-width: 2; }
-.legend { list-style: none; display: flex; flex-wrap: wrap; gap: 2px 20px; padding: 0; margin: 10px 0; }
+.bar { display: grid; grid-template-columns: 13em 1fr 7em; gap: 0 8px; align-items: center; font-size: 12.5px;
+  margin: 0 0 6px; line-height: 1.35; }
+.bar .name { text-align: right; }
+.track { position: relative; height: 20px; } .fill { position: absolute; inset: 0 auto 0 0; border-radius: 2px;
+  min-width: 1px; }
+i.floor { position: absolute; top: -2px; bottom: -2px; border-left: 2px dashed #c2185b; }
+.legend { list-style: none; display: flex; flex-wrap: wrap; gap: 2px 20px; padding: 6px 0; margin: 10px 0;
+  position: sticky; top: 0; background: #fff; border-bottom: 1px solid #e4e8ec; z-index: 1; }
 .dot { display: inline-block; width: 11px; height: 11px; border-radius: 50%; margin-right: 6px; }
 table { border-collapse: collapse; margin: 8px 0; font-variant-numeric: tabular-nums; font-size: 13.5px; }
-th, td { padding: 3px 10px; text-align: right; border-bottom: 1px solid #e4e8ec; white-space: nowrap; }
-th { font-weight: 600; border-bottom: 2px solid #c5ccd3; } td:first-child, th:first-child { text-align: left; }
-td:last-child, th:last-child { text-align: left; white-space: normal; }
-td.note { color: #a61e4d; min-width: 13em; } .wide { overflow-x: auto; }
-pre { background: #f6f8fa; padding: 14px; overflow-x: auto; font-size: 12px; line-height: 1.4; }
+th, td { padding: 3px 8px; text-align: right; border-bottom: 1px solid #e4e8ec; overflow-wrap: normal; }
+th { font-weight: 600; border-bottom: 2px solid #c5ccd3; vertical-align: bottom; }
+td:first-child, th:first-child { text-align: left; } td:last-child, th:last-child { text-align: left; }
+td.note { color: #a61e4d; } .wide { overflow-x: auto; }
+pre { background: #f6f8fa; padding: 14px; overflow-x: auto; font-size: 12px; line-height: 1.4; overflow-wrap: normal; }
+summary { cursor: pointer; }
+@media (max-width: 1000px) { table { font-size: 12.5px; } th, td { padding: 3px 5px; } }
+@media (max-width: 760px) {
+  body { margin: 16px auto; padding: 0 12px; } h1 { font-size: 22px; }
+  .on-wide { display: none; } .on-narrow { display: block; } .legend { font-size: 12.5px; gap: 0 12px; }
+  .bar { grid-template-columns: 1fr 6.5em; } .bar .name { grid-column: 1 / 3; text-align: left; }
+  table, tbody { display: block; } tr:has(th) { display: none; }
+  tr { display: grid; grid-template-columns: repeat(3, 1fr); gap: 0 10px; border-bottom: 1px solid #c5ccd3;
+    padding: 6px 0; }
+  td { display: block; border: 0; text-align: left; padding: 2px 0; }
+  td:first-child, td:last-child { grid-column: 1 / 4; } td:first-child { font-weight: 600; }
+  td[data-name]::before { content: attr(data-name); display: block; font-size: 11px; color: #59636e; }
+  td:empty { display: none; }
+}
 """
 
 
@@ -44,6 +70,7 @@ def render_page(record: dict[str, Any]) -> str:
     name = escape(str(record["model"]["name"]))
     parts = [
         f"<h1>{name}: decoding speed</h1>",
+        _verdict(record),
         _intro(record),
         legend([(label, colour) for label, colour in colours.items()]) if record["results"] else "",
         *(_step_bars(record, colours, threads) for threads in _threads(record)),
@@ -52,7 +79,8 @@ def render_page(record: dict[str, Any]) -> str:
         _numbers(record),
         _memory(record, colours),
         _absent(record),
-        f"<h2>All numbers</h2><pre>{escape(render(record))}</pre>",
+        "<h2>All numbers</h2><details><summary>as the command prints them</summary>"
+        f"<pre>{escape(render(record))}</pre></details>",
     ]
     style = STYLE + "".join(
         f".c{i} {{ fill: {c}; }} .l{i} {{ stroke: {c}; }} .b{i} {{ background: {c}; }}\n"
@@ -60,10 +88,17 @@ def render_page(record: dict[str, Any]) -> str:
     )
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{name}: decoding speed</title><style>{style}</style></head>\n<body>\n"
         + "\n".join(parts)
         + "\n</body></html>\n"
     )
+
+
+def _verdict(record: dict[str, Any]) -> str:
+    """What is seen below, in sentences."""
+    found = verdict.sentences(record)
+    return f'<div class="verdict">{"".join(f"<p>{escape(text)}</p>" for text in found)}</div>' if found else ""
 
 
 def _colours(record: dict[str, Any]) -> dict[str, int]:
@@ -174,12 +209,18 @@ def _curves(record: dict[str, Any], colours: dict[str, int], threads: int) -> st
     )
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], last: str = "note") -> str:
+    """A table; on a narrow screen each row is a block, whose cells have their column's name (data-name) above them.
+
+    last: the class of the last column's cells.
+    """
     head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
     body = ""
     for row in rows:
-        cells = "".join(f"<td>{escape(cell)}</td>" for cell in row[:-1])
-        body += f'<tr>{cells}<td class="note">{escape(row[-1])}</td></tr>'
+        cells = f"<td>{escape(row[0])}</td>"
+        for name, cell in zip(header[1:-1], row[1:-1], strict=True):
+            cells += f'<td data-name="{escape(name)}">{escape(cell)}</td>'
+        body += f'<tr>{cells}<td class="{last}">{escape(row[-1])}</td></tr>'
     return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
 
 
@@ -190,7 +231,7 @@ def _numbers(record: dict[str, Any]) -> str:
     for threads in _threads(record):
         for work in _works(record, threads):
             rows = [_number_row(result) for result in of_work(record, threads, work)]
-            parts.append(f"<h3>{_title(work)}, {threads_text(threads)}</h3>{_table(header, rows)}")
+            parts.append(f"<h3>{_title(work)}, {threads_text(threads)}</h3>{table(header, rows)}")
     if not parts:
         return ""
     reference = record["settings"].get("reference")
@@ -244,7 +285,7 @@ def _file(record: dict[str, Any], colours: dict[str, int]) -> str:
         f"{file['n_sentences']} sentences of {file['shortest']} to {file['longest']} tokens, "
         f"{file['num_beams']} beams. Every system at the setting that was fastest on the first {file['n_tuning']}."
     )
-    settings = _table(
+    settings = table(
         ("system", "seconds", "peak MiB", "equal sentences", "setting", "notes"),
         [
             (r["label"], f"{r['seconds']['p50']:.2f}", f"{r['peak_memory'] / MIB:.0f}",

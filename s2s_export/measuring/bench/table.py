@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 from typing import Any
 
+from . import verdict
+
 MIB = 2**20
 HEADER = (
     "system", "prec", "encoder", "first", "step", "p90", "p99", "sentence", "p90", "p99", "tok/s", "speed", "floor",
@@ -16,7 +18,7 @@ LEFT_ALIGNED = frozenset({0, 1, len(HEADER) - 1})
 
 def render(record: dict[str, Any]) -> str:
     """The machine, the floor, a block for each piece of work, loading times, and which systems could not run."""
-    parts = [_head(record)]
+    parts = [_head(record), "\n".join(verdict.sentences(record))]
     for threads, work in _works(record):
         parts.append(_block(record, threads, work))
     parts.append(_loading(record))

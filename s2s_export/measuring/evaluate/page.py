@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from ..bench.page import STYLE
+from ..bench.page import STYLE, table
 
 HEADER = ("", "exact match", "chrF", "BLEU", "equal to the first", "tokens/s", "peak MiB", "backend")
 MIB = 2**20
@@ -80,22 +79,16 @@ def render_page(record: dict[str, Any]) -> str:
         f"<h1>{name}: quality and speed</h1>",
         f'<p class="quiet">{about}</p>',
         *(f"<p>{escape(sentence)}</p>" for sentence in sentences(record)),
-        f'<div class="wide">{_table(HEADER, rows(record))}</div>',
+        table(HEADER, rows(record), last=""),
     ]
     if record["examples"]:
         parts.append("<h2>Where they differ</h2>")
         for example in record["examples"]:
             texts = [("reference", example["reference"]), *example["texts"].items()]
-            parts.append(f"<h3>{escape(example['source'])}</h3>" + _table(("", "text"), texts))
+            parts.append(f"<h3>{escape(example['source'])}</h3>" + table(("", "text"), texts, last=""))
     body = "\n".join(parts)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{name}: quality and speed</title><style>{STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
     )
-
-
-def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in line) + "</tr>" for line in lines)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

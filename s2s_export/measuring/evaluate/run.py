@@ -81,7 +81,7 @@ def evaluate(
     names = _names(bundle, options)
     results: list[Result] = []
     for name in names:
-        progress(f"{name} ...")
+        progress(name)
         results.append(_run(path, name, options, pairs, results, sacrebleu))
     return {
         "model": {"name": Path(path).name, **{key: bundle.manifest[key] for key in ("family", "model_type")}},

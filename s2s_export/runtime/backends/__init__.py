@@ -14,10 +14,10 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Protocol, runtime_checkable
 
+from ... import recipes
 from ...bundle import Bundle
-from ...engines import PORTABLE, folder_of, read
-from ...engines import names as engine_names
-from ...errors import BackendUnavailable, UnknownOption
+from ...engines import PORTABLE, folder_of, names, read, targets_of
+from ...errors import BackendUnavailable, UnknownOption, nearest
 from ..decoding import GenerationOptions, Hypothesis
 from ..decoding.state import DecodeState
 from ..sources import Source
@@ -114,11 +114,28 @@ def of_flavour(flavour: str) -> Declaration | None:
     return fitting[0] if fitting else None
 
 
+def passed_over(bundle: Bundle, taken: str) -> list[str]:
+    """Why `auto` took no backend that it prefers to the one taken, for those that work on this machine.
+
+    One for which nothing was built is named only where a CPU was taken instead.
+    """
+    found = []
+    for backend in by_preference():
+        if backend.name == taken:
+            break
+        reason = backend.incompatible_reason(bundle, None) if backend.unavailable() is None else None
+        if reason and (targets_of(bundle, backend.flavours) or declared()[taken].computes_on_cores):
+            found.append(f"{backend.name}: {reason}")
+    return found
+
+
 def open_backend(bundle: Bundle, name: str = AUTO, target: str | None = None, threads: int | None = None) -> Backend:
     """Open `bundle` on a backend; `auto` takes the first of `by_preference` that works here."""
     known = declared()
     if name != AUTO and name not in known:
         raise UnknownOption(name, [AUTO, *known], "backend")
+    if name == AUTO and target is not None and target not in (PORTABLE, *names(bundle)):
+        raise BackendUnavailable(_not_built(bundle, target))
     reasons = []
     for backend in _may_run(bundle, target) if name == AUTO else [known[name]]:
         reason = backend.unavailable() or backend.incompatible_reason(bundle, target)
@@ -131,8 +148,14 @@ def open_backend(bundle: Bundle, name: str = AUTO, target: str | None = None, th
 
 def _may_run(bundle: Bundle, target: str | None) -> list[Declaration]:
     """Those that `auto` tries, best first: of a target that was built, the backends that run such engines."""
-    if target is None or target == PORTABLE or target not in engine_names(bundle):
+    if target is None or target == PORTABLE or target not in names(bundle):
         return by_preference()
     flavour = read(folder_of(bundle, target))["flavour"]
     fitting = [backend for backend in by_preference() if flavour in backend.flavours]
     return fitting or by_preference()
+
+
+def _not_built(bundle: Bundle, target: str) -> str:
+    """What to say of a target for which the bundle has no engine of any flavour."""
+    run = f"run: s2s build {bundle.path} --target {target}" if target in recipes.names() else "see: s2s build --list"
+    return f"the bundle has no engine for target '{target}'{nearest(target, [PORTABLE, *names(bundle)])}; {run}"

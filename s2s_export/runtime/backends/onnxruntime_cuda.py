@@ -88,6 +88,7 @@ class OnnxRuntimeCudaBackend:
     name = NAME
 
     def __init__(self, bundle: Bundle, folder: Path, graphs: Mapping[str, Any], device: str = "cuda") -> None:
+        self.target = None if folder == bundle.path else folder.name
         self.bundle = bundle
         self.kind = kind_of(bundle)
         self.graphs = graphs

@@ -8,6 +8,7 @@ A contestant's module defines
     environment(folder)         optional: environment variables for the process of `open`; `folder` has been prepared
     prepare(job, folder)        optional: write into `folder` what `open` reads (a conversion). It runs and is timed in
                                 a process of its own, so that its memory does not count
+    WHY_TOKENS_DIFFER           optional: what is known of why its tokens in fp32 may be others than generate()'s
     open(job, folder) -> System in the worker process. Raises Absent with the reason if it can't run here
 
 The system itself is imported inside functions, so that it need not be installed.

@@ -22,6 +22,11 @@ PRECISIONS = {
     "cuda": {"fp16": ("float16", 2.0)},
 }
 IDS = "ids.json"
+WHY_TOKENS_DIFFER = (
+    "it never gives a Marian model's padding token a probability, which transformers only does with "
+    "renormalize_logits, so that scores differ by what that token has; and sums are added up in another order, which "
+    "decides where candidates nearly tie, as they do in models with random weights"
+)
 
 
 def entries(bundle: Bundle, choice: Choice) -> list[Entry]:
@@ -67,6 +72,21 @@ class Vocabulary:
         return self.words[ids] if isinstance(ids, int) else [self.words[i] for i in ids]
 
 
+def keep_start(model: Any) -> Any:
+    """A Marian model whose decoder may start from a zero embedding, as the conversion has it, without a difference.
+
+    Marian's own models start from zeros, and so does every conversion of that type. A checkpoint whose padding token,
+    which starts the decoder, has another embedding would become another model, with other tokens in fp32 too. Nothing
+    but the start is at position 0, so its embedding is added to the encoding of that position.
+    """
+    if model.config.model_type == "marian":
+        decoder, start = model.get_decoder(), model.config.decoder_start_token_id
+        scale = model.config.d_model**0.5 if model.config.scale_embedding else 1.0
+        positions = decoder.embed_positions.weight
+        positions.data[0] += scale * decoder.embed_tokens.weight.data[start]
+    return model
+
+
 def prepare(job: Job, folder: str) -> None:
     try:
         from ctranslate2.converters import TransformersConverter
@@ -78,6 +98,9 @@ def prepare(job: Job, folder: str) -> None:
     class Converter(TransformersConverter):
         def load_tokenizer(self, *arguments: Any, **options: Any) -> Vocabulary:
             return vocabulary
+
+        def load_model(self, *arguments: Any, **options: Any) -> Any:
+            return keep_start(super().load_model(*arguments, **options))
 
     try:
         Converter(str(checkpoint)).convert(str(Path(folder) / NAME), quantization=job.options["compute_type"])
