@@ -7,11 +7,10 @@ host, so the wheel stays py3-none-any. Editable installations compile when they 
 A wheel for one platform also has the operators for its CPUs (plugins/cpu), as `_data/kernels/cpu-HASH-MACHINE.so`:
 `scripts/wheel` asks for it.
 
-    S2S_EXPORT_CPU_KERNELS=require    compiled here; the wheel is one for this platform. Not set: left out
+Neither is compiled unless it is asked for (`scripts/wheel` does), so that `pip install .` takes seconds:
 
-    S2S_EXPORT_KERNELS=auto      compiled where there is an nvcc (the default); else left out, and said on stderr
-    S2S_EXPORT_KERNELS=require   no nvcc is an error
-    S2S_EXPORT_KERNELS=none      left out
+    S2S_EXPORT_CPU_KERNELS=require    the operators for this machine's CPUs; the wheel is one for this platform
+    S2S_EXPORT_KERNELS=require        the kernels for GPUs; no nvcc is an error
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 VARIABLE, CPU_VARIABLE = "S2S_EXPORT_KERNELS", "S2S_EXPORT_CPU_KERNELS"
-CHOICES = ("auto", "require", "none")
+CHOICES = ("require", "none")
 
 
 class KernelsHook(BuildHookInterface):  # type: ignore[type-arg]
@@ -34,7 +33,7 @@ class KernelsHook(BuildHookInterface):  # type: ignore[type-arg]
         if version == "editable":
             return
         self._add_operators(build_data)
-        choice = os.environ.get(VARIABLE, "auto")
+        choice = os.environ.get(VARIABLE, "none")
         if choice not in CHOICES:
             raise SystemExit(f"{VARIABLE} is '{choice}'; expected one of {', '.join(CHOICES)}; set one of these")
         if choice == "none":
@@ -47,10 +46,7 @@ class KernelsHook(BuildHookInterface):  # type: ignore[type-arg]
         try:
             build.find_nvcc()
         except BuildError as missing:
-            if choice == "require":
-                raise SystemExit(f"{VARIABLE} is 'require', and there is {missing}") from None
-            print(f"s2s-export: the wheel has no compiled GPU kernels: {missing}", file=sys.stderr)
-            return
+            raise SystemExit(f"{VARIABLE} is 'require', and there is {missing}") from None
         for folder in build.folders():
             print(f"s2s-export: compiling {folder} for {len(build.ARCHITECTURES)} architectures", file=sys.stderr)
             target = f"s2s_export/_data/{build.PACKAGED}/{build.packaged_name(folder)}"
