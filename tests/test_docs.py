@@ -29,6 +29,16 @@ FENCE = re.compile(
 )
 SHELL, PYTHON = ("console", "sh", "bash"), ("python",)
 ELSEWHERE = {"CONTRIBUTING.md": "tests/test_adding.py runs its examples"}
+# What is typed in a shell and not run here, by how it begins.
+NOT_RUN = {
+    "pip ": "installs, which every run of scripts/test does",
+    "scripts/": "run by CI, by their own tests, or for minutes",
+    "benchmarks/": "runs for half an hour",
+    "scp ": "needs another machine",
+    "s2s serve ": "runs until it is stopped; tests/serving starts it",
+    "s2s transcribe ": "needs a trained Whisper; tests/runtime/speech has it",
+    "s2s train ": "trains for minutes; tests/training",
+}
 
 
 @dataclass(frozen=True)
@@ -42,7 +52,8 @@ class Block:
         """What is typed: lines after "$ " with what continues them, or all lines where none is marked so."""
         lines = self.code.replace("\\\n", " ").splitlines()
         typed = [line[2:] for line in lines if line.startswith("$ ")]
-        return typed or [line for line in lines if self.language != "console" and line and not line.startswith("#")]
+        typed = typed or [line for line in lines if self.language != "console" and line and not line.startswith("#")]
+        return [line for line in typed if not line.startswith(tuple(NOT_RUN))]
 
 
 def blocks(page: Path) -> list[Block]:
@@ -113,14 +124,20 @@ def test_the_site_is_built_strictly(tmp_path):
 WITH_CODE = [page for page in PAGES if named(page) not in ELSEWHERE and any(b.why_not is None for b in blocks(page))]
 
 
-def prepare(folder: Path, bundle: Path) -> None:
-    """What pages take for granted."""
+def prepare(folder: Path, page: Path, bundle: Path) -> None:
+    """What a page takes for granted."""
     for name in ("examples", "scripts", "engines"):
         (folder / name).symlink_to(ROOT / name)
-    for name in ("BUNDLE", "bundle", "en-mul", "en-de"):
-        shutil.copytree(bundle, folder / name)
-    for name in ("CHECKPOINT", "checkpoint"):
+    for name in ("CHECKPOINT", "checkpoint", "opus-mt-en-de"):
         (folder / name).symlink_to(ROOT / "examples" / "models" / "number-words")
+    typed = "\n".join(
+        line for block in blocks(page) for line in (block.commands() if block.language in SHELL else [block.code])
+    )
+    for name in ("BUNDLE", "bundle", "en-mul", "en-de", "number-words.bundle"):
+        if not re.search(rf"s2s export \S+ {name}\s|s2s_export.export\(\S+ \"{name}\"", typed + "\n"):
+            shutil.copytree(bundle, folder / name)
+    (folder / "numbers.txt").write_text("dix-sept\nsiebzehn\n")
+    (folder / "glossary.tsv").write_text("seventeen\tsiebenzehn\n")
     (folder / "lines.txt").write_text(">>deu<< one\n>>fra<< two\n")
     (folder / "cases.jsonl").write_text('{"id": 1, "text": ">>deu<< one", "num_beams": 2}\n')
     pairs = (ROOT / "examples" / "data" / "number-words.test.tsv").read_text("utf-8").splitlines()[:20]
@@ -136,7 +153,7 @@ def test_its_code_runs(page, tmp_path, tmp_path_factory):
         import s2s_export
 
         s2s_export.export(ROOT / "examples" / "models" / "number-words", bundle)
-    prepare(tmp_path, bundle)
+    prepare(tmp_path, page, bundle)
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -145,6 +162,8 @@ def test_its_code_runs(page, tmp_path, tmp_path_factory):
     }
     for block in blocks(page):
         if block.why_not is not None or block.language not in (*SHELL, *PYTHON):
+            continue
+        if block.language in SHELL and not block.commands():
             continue
         script = (
             [sys.executable, "-c", block.code]
