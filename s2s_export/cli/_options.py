@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from ..errors import InvalidOption, nearest
+from ._help import GENERATION, option
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -60,9 +61,9 @@ def generation_options(command: F, without: Collection[str] = ()) -> F:
             continue
         flag = f"--{name.replace('_', '-')}"
         if kind is bool:
-            command = click.option(flag, name, is_flag=True, default=None, help=text)(command)
+            command = option(flag, name, section=GENERATION, is_flag=True, default=None, help=text)(command)
         else:
-            command = click.option(flag, name, type=kind, help=text)(command)
+            command = option(flag, name, section=GENERATION, type=kind, help=text)(command)
     return command
 
 
@@ -73,9 +74,10 @@ def given(options: dict[str, Any]) -> dict[str, Any]:
 
 def further_options(command: F) -> F:
     """--option NAME=VALUE: `named` puts what it holds among the options."""
-    return click.option(
+    return option(
         "--option",
         "further",
+        section=GENERATION,
         multiple=True,
         metavar="NAME=VALUE",
         help="Any other generation option by its Hugging Face name, its value as JSON or as text, such as "
