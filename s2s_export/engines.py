@@ -325,7 +325,7 @@ def beams_for(record: Mapping[str, Any], wanted: int) -> int:
             return int(beams)
     raise InvalidOption(
         f"{wanted} beams wanted, but the engine was built for at most {limits['max']}; "
-        "raise ranges.K in its recipe and build it again"
+        f"build it again with --max-beams {wanted}"
     )
 
 
@@ -335,7 +335,7 @@ def bucket(record: Mapping[str, Any], length: int) -> int:
     if length > limits["max"]:
         raise BackendError(
             f"a source has {length} tokens, but the engine was built for at most {limits['max']}; "
-            "raise ranges.S in its recipe and build it again"
+            f"build it again with --max-source-length {length}"
         )
     fitting = [size for size in record["recipe"]["buckets"] if length <= size <= limits["max"]]
     return int(max(min(fitting, default=length), limits["min"]))

@@ -128,6 +128,9 @@ def explain(error: BaseException) -> str:
         return "nested too deeply to be read; expected plain lists and objects"
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
         return "the system allows no further thread; raise the limit on memory (ulimit -v) or processes (ulimit -u)"
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        package = error.name.partition(".")[0]
+        return f"the package '{package}' is not installed, as it was with s2s-export; pip install {package}"
     if isinstance(error, OSError):
         where = f"{printable(error.filename)}: " if error.filename else ""
         return f"{where}{shortened(error.strerror or error, LONGEST_FOREIGN)}"

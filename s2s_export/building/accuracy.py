@@ -11,7 +11,6 @@ import numpy as np
 from ..bundle import Bundle
 from ..runtime.session import Session
 from ..runtime.sources import Source
-from ..runtime.text import from_utf8, lines_of
 from . import samples
 from .trial import LOW, MEANING
 
@@ -50,7 +49,7 @@ def _samples(session: Session, bundle: Bundle, path: str) -> tuple[list[Source],
     if not path:
         sources, origin = samples.sources(bundle, N_SOURCES)
         return sources, [], origin
-    lines = [from_utf8(line).split("\t") for line in lines_of(Path(path)) if line][:MOST_LINES]
+    lines = samples.columns_of(Path(path))[:MOST_LINES]
     targets = [fields[1] for fields in lines] if all(len(fields) > 1 for fields in lines) else []
     return [session.encode(fields[0], truncate=True) for fields in lines], targets, Path(path).name
 

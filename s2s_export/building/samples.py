@@ -63,16 +63,29 @@ def sources(bundle: Bundle, count: int, file: str = "") -> tuple[list[Source], s
     return _random(bundle, count), f"{count} sources of random {'ids' if reads_text else 'values'}"
 
 
+def columns_of(path: Path) -> list[list[str]]:
+    """What stands between tabs in each line of a file of samples. Raises InvalidOption."""
+    try:
+        lines = text.lines_of(path)
+    except OSError as error:
+        raise InvalidOption(f"{path}: can't be read ({error.strerror or error}); expected a source a line") from error
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            if line.strip():
+                found.append(text.from_utf8(line).split("\t"))
+        except InputError as error:
+            raise InvalidOption(f"{path}: line {number}: {error}") from error
+    if not found:
+        raise InvalidOption(f"{path}: has no lines; expected a source a line")
+    return found
+
+
 def _read(bundle: Bundle, count: int, path: Path) -> tuple[list[Source], str]:
     entry = bundle.manifest.get("tokenizer")
     if not entry:
         raise InvalidOption(f"{path}: can't be used as samples, as the bundle has no tokenizer; leave `samples` out")
-    try:
-        lines = [text.from_utf8(line).split("\t")[0] for line in text.lines_of(path) if line.strip()]
-    except (OSError, InputError) as error:
-        raise InvalidOption(f"{path}: can't be read as UTF-8 text ({error}); expected a source a line") from error
-    if not lines:
-        raise InvalidOption(f"{path}: has no lines; expected a source a line")
+    lines = [columns[0] for columns in columns_of(path)]
     tokenizer = text.load(bundle.path / "tokenizer", entry)
     spread = lines[:: max(1, len(lines) // count)][:count]
     limit = bundle.max_source_length

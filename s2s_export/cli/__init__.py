@@ -17,6 +17,7 @@ import click
 from ..errors import S2SError, explain, is_failure, printable
 from ..version import __version__
 from . import _streams as streams
+from ._help import write_commands
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
@@ -32,6 +33,11 @@ class Commands(click.Group):
         command: click.Command = importlib.import_module(f"{__name__}.{name}").command
         return command
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        names = self.list_commands(ctx)
+        found = [(name, command) for name in names if (command := self.get_command(ctx, name)) is not None]
+        write_commands(found, formatter)
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -45,7 +51,14 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="s2s")
 def s2s() -> None:
-    """Export trained sequence-to-sequence models, build engines for them, and decode with them."""
+    """Export trained sequence-to-sequence models, build engines for them, and decode with them.
+
+    \b
+    s2s export CHECKPOINT bundle
+    s2s translate bundle "A text."
+
+    `s2s COMMAND --help` explains each command.
+    """
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -14,6 +14,7 @@ import click
 
 from ..engines import PORTABLE
 from ..errors import printable
+from ._help import ENGINE, REPORTING, option
 
 if TYPE_CHECKING:
     from ..runtime.session import Session
@@ -27,40 +28,61 @@ class Interrupted(click.Abort):
 
 def output_options(command: F) -> F:
     """--quiet, --json, --debug."""
-    command = click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback on failure.")(command)
-    command = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")(command)
-    return click.option("--quiet", "-q", is_flag=True, help="No progress on stderr.")(command)
+    command = option(
+        "--debug", section=REPORTING, is_flag=True, expose_value=False, help="Show a traceback on failure."
+    )(command)
+    command = option("--json", "as_json", section=REPORTING, is_flag=True, help="Print the result as one JSON object.")(
+        command
+    )
+    return option("--quiet", "-q", section=REPORTING, is_flag=True, help="No progress on stderr.")(command)
 
 
 def session_options(command: F) -> F:
     """--backend, --target, --threads, --batch-size. `worker_option` adds --workers."""
-    for option in (
-        click.option("--batch-size", type=click.IntRange(min=1), help="Sources that are decoded together."),
-        click.option(
+    for one in (
+        option("--batch-size", section=ENGINE, type=click.IntRange(min=1), help="Sources that are decoded together."),
+        option(
             "--threads",
+            section=ENGINE,
             type=click.IntRange(min=1),
             help="CPU threads for each batch, up to the cores there are; by default at most 4.",
         ),
-        click.option("--no-engines", "target", flag_value=PORTABLE, help="Run the portable graphs: target 'portable'."),
-        click.option("--target", help="Which built engine of the bundle to use; see `s2s inspect`."),
-        click.option(
-            "--backend", default="auto", show_default=True, help="What executes the graphs; see `s2s doctor`."
+        option(
+            "--no-engines",
+            "target",
+            section=ENGINE,
+            flag_value=PORTABLE,
+            help="Run the portable graphs: target 'portable'.",
+        ),
+        option(
+            "--target",
+            section=ENGINE,
+            help="Which built engine of the bundle to use; see `s2s inspect`. [default: a GPU's only engine where that "
+            "GPU works; else cpu-fp32 if it is built, else the portable graphs]",
+        ),
+        option(
+            "--backend",
+            section=ENGINE,
+            default="auto",
+            show_default=True,
+            help="What executes the graphs; auto is the first in the list of `s2s doctor` that works here.",
         ),
     ):
-        command = option(command)
+        command = one(command)
     return command
 
 
 def shortlist_option(command: F) -> F:
     """--shortlist/--no-shortlist."""
     text = "Consider only the tokens that `s2s shortlist` found: faster, but a few outputs may change.  [default: no]"
-    return click.option("--shortlist/--no-shortlist", default=False, help=text)(command)
+    return option("--shortlist/--no-shortlist", section=ENGINE, default=False, help=text)(command)
 
 
 def search_option(command: F) -> F:
     """--search."""
-    return click.option(
+    return option(
         "--search",
+        section=ENGINE,
         default="auto",
         show_default=True,
         help="Where the search runs with a GPU: auto, device, host, or device-while, device-replay, device-queue.",
@@ -69,8 +91,9 @@ def search_option(command: F) -> F:
 
 def worker_option(command: F) -> F:
     """--workers."""
-    return click.option(
+    return option(
         "--workers",
+        section=ENGINE,
         type=click.IntRange(min=1),
         help="Batches decoded in parallel, with shared weights. [default: one for each core, for a file or stdin]",
     )(command)

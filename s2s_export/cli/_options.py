@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
 import click
 
-from ..errors import InvalidOption, nearest
+from ..errors import InvalidOption
+from ._help import GENERATION, option
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Name(click.Choice):
-    """One of a few names; a wrong one is answered with the nearest."""
+    """One of a few names; a wrong one is answered with all of them, and the nearest where one is near."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         known = [str(choice) for choice in self.choices]
         if str(value) not in known:
-            self.fail(f"{value!r} is unknown{nearest(str(value), known)}", param, ctx)
+            near = difflib.get_close_matches(str(value), known, n=1, cutoff=0.7)  # gpu is not near to cpu
+            meant = f"; did you mean '{near[0]}'?" if near else ""
+            self.fail(f"{value!r} is none of {', '.join(known)}{meant}", param, ctx)
         return super().convert(value, param, ctx)
 
 
@@ -60,9 +64,9 @@ def generation_options(command: F, without: Collection[str] = ()) -> F:
             continue
         flag = f"--{name.replace('_', '-')}"
         if kind is bool:
-            command = click.option(flag, name, is_flag=True, default=None, help=text)(command)
+            command = option(flag, name, section=GENERATION, is_flag=True, default=None, help=text)(command)
         else:
-            command = click.option(flag, name, type=kind, help=text)(command)
+            command = option(flag, name, section=GENERATION, type=kind, help=text)(command)
     return command
 
 
@@ -73,9 +77,10 @@ def given(options: dict[str, Any]) -> dict[str, Any]:
 
 def further_options(command: F) -> F:
     """--option NAME=VALUE: `named` puts what it holds among the options."""
-    return click.option(
+    return option(
         "--option",
         "further",
+        section=GENERATION,
         multiple=True,
         metavar="NAME=VALUE",
         help="Any other generation option by its Hugging Face name, its value as JSON or as text, such as "

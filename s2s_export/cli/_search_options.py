@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ..errors import InputError, UsageError
+from ._help import ENGINE, MORE, option
 
 if TYPE_CHECKING:
     from ..runtime.finishing import Finishing
@@ -48,31 +49,38 @@ FLAGS = {
 
 def search_options(command: F) -> F:
     """The flags of NUMBERS, TEXTS, LISTS, FLAGS, and --choices."""
-    choices = click.option(
-        "--choices", type=click.File("rb"), metavar="FILE", callback=_lines, help="Every output is a line of this file."
+    choices = option(
+        "--choices",
+        section=MORE,
+        type=click.File("rb"),
+        metavar="FILE",
+        callback=_lines,
+        help="Every output is a line of this file.",
     )
     command = choices(command)
     for name, text in reversed(FLAGS.items()):
-        command = click.option(_flag(name), name, is_flag=True, default=None, help=text)(command)
+        command = option(_flag(name), name, section=MORE, is_flag=True, default=None, help=text)(command)
     for name, text in reversed(LISTS.items()):
-        command = click.option(_flag(name), name, multiple=True, callback=_none, help=text)(command)
+        command = option(_flag(name), name, section=MORE, multiple=True, callback=_none, help=text)(command)
     for name, (metavar, text) in reversed(TEXTS.items()):
-        command = click.option(_flag(name), name, metavar=metavar, help=text)(command)
+        command = option(_flag(name), name, section=MORE, metavar=metavar, help=text)(command)
     for name, (kind, text) in reversed(NUMBERS.items()):
-        command = click.option(_flag(name), name, type=kind, help=text)(command)
+        command = option(_flag(name), name, section=MORE, type=kind, help=text)(command)
     return command
 
 
 def ensemble_options(command: F) -> F:
     """--ensemble and --ensemble-average."""
-    command = click.option(
+    command = option(
         "--ensemble-average",
+        section=ENGINE,
         default="log_probs",
         show_default=True,
         help="What an ensemble averages: log_probs (Marian) or probs (fairseq).",
     )(command)
-    return click.option(
+    return option(
         "--ensemble",
+        section=ENGINE,
         multiple=True,
         metavar="BUNDLE",
         help="Decode with the average of this bundle too, which has the same vocabulary; may be repeated.",

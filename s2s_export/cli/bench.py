@@ -13,6 +13,7 @@ import click
 from .. import replacing
 from ..errors import InvalidOption
 from ..progress import Progress
+from ._help import JUDGE, Command
 from ._options import Name
 
 
@@ -39,7 +40,7 @@ class Names(click.ParamType):
         return value if isinstance(value, tuple) else tuple(part for part in str(value).split(",") if part)
 
 
-@click.command("bench", short_help="Latency and throughput across backends and peers.")
+@click.command("bench", cls=Command, section=JUDGE, short_help="Latency and throughput across backends and peers.")
 @click.argument("bundle", type=click.Path())
 @click.option(
     "--checkpoint", type=click.Path(), help="The checkpoint that the bundle was exported from; peers need it."

@@ -5,9 +5,10 @@ from __future__ import annotations
 import click
 
 from ._common import output_options, print_json
+from ._help import LOOK, Command
 
 
-@click.command("doctor", short_help="Show which backends work on this machine.")
+@click.command("doctor", cls=Command, section=LOOK, short_help="Show which backends work on this machine.")
 @click.argument("bundle", type=click.Path(), required=False)
 @output_options
 def command(bundle: str | None, quiet: bool, as_json: bool) -> None:

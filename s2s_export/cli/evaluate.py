@@ -10,10 +10,13 @@ import click
 from ..errors import EngineError
 from ..progress import Progress
 from ._common import output_options, print_json
+from ._help import JUDGE, Command
 from ._options import generation_options, given
 
 
-@click.command("evaluate", short_help="Quality, speed and memory of each engine on your own data.")
+@click.command(
+    "evaluate", cls=Command, section=JUDGE, short_help="Quality, speed and memory of each engine on your own data."
+)
 @click.argument("bundle", type=click.Path())
 @click.option("--data", required=True, metavar="PAIRS.TSV", help="Each line: source, tab, reference.")
 @click.option(

@@ -8,10 +8,11 @@ import click
 
 from ..progress import Progress
 from ._common import output_options, print_json, tell
+from ._help import MAKE, Command
 from ._options import Name
 
 
-@click.command("export", short_help="Export a checkpoint to a bundle.")
+@click.command("export", cls=Command, section=MAKE, short_help="Export a checkpoint to a bundle.")
 @click.argument("checkpoint")
 @click.argument("bundle", type=click.Path())
 @click.option("--precision", type=Name(["fp32", "fp16", "bf16"]), default="fp32", show_default=True,
@@ -22,6 +23,10 @@ from ._options import Name
 @output_options
 def command(checkpoint: str, bundle: str, quiet: bool, as_json: bool, **options: Any) -> None:
     """Export CHECKPOINT (a folder in Hugging Face's format, or one that `s2s train` wrote) to the folder BUNDLE.
+
+    \b
+    s2s export ./opus-mt-en-de bundle
+    s2s translate bundle "A text."
 
     Writes the three graphs, compares each output with PyTorch, and moves the bundle into place when all agree.
     """

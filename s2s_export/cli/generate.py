@@ -22,6 +22,7 @@ from ._common import (
     tell_choice,
     worker_option,
 )
+from ._help import USE, Command
 from ._options import further_options, generation_options, named
 from ._search_options import ensemble_options, search_options
 from ._shards import shard_option
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
     from ..runtime.sharding import Shard
 
 
-@click.command("generate", short_help="Decode a file of JSON lines: text or token ids, any option.")
+@click.command(
+    "generate", cls=Command, section=USE, short_help="Decode a file of JSON lines: text or token ids, any option."
+)
 @click.argument("bundle", type=click.Path())
 @click.option(
     "--input", "input_path", required=True, type=click.File("rb"), help="The input, one JSON object in each line."

@@ -7,9 +7,10 @@ from typing import Any
 import click
 
 from ._common import output_options, print_json
+from ._help import LOOK, Command
 
 
-@click.command("inspect", short_help="Show what is in a bundle.")
+@click.command("inspect", cls=Command, section=LOOK, short_help="Show what is in a bundle.")
 @click.argument("bundle", type=click.Path())
 @output_options
 def command(bundle: str, quiet: bool, as_json: bool) -> None:

@@ -11,6 +11,7 @@ import click
 from ..errors import InputError, explain, is_failure
 from ..progress import Progress
 from ._common import Rate, output_options, session_options, tell_choice, worker_option
+from ._help import USE, Command
 from ._search_options import ensemble_options
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ WINDOW = 64  # batches of each worker that are sorted by length together
 HEADER = "log_prob\tmean\ttokens\ttarget"
 
 
-@click.command("score", short_help="Log-probability of given targets.")
+@click.command("score", cls=Command, section=USE, short_help="Log-probability of given targets.")
 @click.argument("bundle", type=click.Path())
 @click.option(
     "--data",

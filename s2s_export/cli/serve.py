@@ -9,9 +9,10 @@ import click
 
 from ..errors import InvalidOption, MissingExtra
 from ._common import output_options, search_option, session_options, shortlist_option, tell
+from ._help import USE, Command
 
 
-@click.command("serve", short_help="Serve bundles over HTTP, with a page to try them on.")
+@click.command("serve", cls=Command, section=USE, short_help="Serve bundles over HTTP, with a page to try them on.")
 @click.argument("bundles", nargs=-1, required=True, metavar="BUNDLE...")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at; 0.0.0.0 for all.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")

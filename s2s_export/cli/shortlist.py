@@ -6,9 +6,10 @@ import click
 
 from ..progress import Progress
 from ._common import output_options, print_json
+from ._help import MAKE, Command
 
 
-@click.command("shortlist", short_help="Build the lexical shortlist of a bundle.")
+@click.command("shortlist", cls=Command, section=MAKE, short_help="Build the lexical shortlist of a bundle.")
 @click.argument("bundle", type=click.Path())
 @click.option("--data", type=click.Path(), metavar="PAIRS.TSV", help="A parallel text; each line: source, tab, target. "
               "Without it, the existing shortlist is added to engines built since.")  # fmt: skip

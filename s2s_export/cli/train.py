@@ -9,10 +9,11 @@ from typing import Any
 
 import click
 
-from ..errors import InvalidOption, MissingExtra, TrainingError
+from ..errors import CheckpointError, InvalidOption, MissingExtra, TrainingError
 from ..reference import MODELS, ReferenceConfig
 from ..training.options import DEFAULT_VOCAB_SIZE, TrainingOptions
 from ._common import output_options, print_json, tell
+from ._help import MAKE, Command
 from ._options import Name
 
 N_PAIRS = 20000  # of the built-in corpus
@@ -30,7 +31,7 @@ def option(name: str, kind: Any, text: str) -> Any:
     return click.option("--" + name.replace("_", "-"), name, type=kind, default=None, help=text + shown)
 
 
-@click.command("train", short_help="Train a reference model on your own pairs of texts.")
+@click.command("train", cls=Command, section=MAKE, short_help="Train a reference model on your own pairs of texts.")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("--model", type=Name(MODELS), help="The kind of model; not needed with --from and --resume.")
 @click.option("--data", type=click.Path(path_type=Path), help="Pairs in UTF-8; each line is source, tab, target. "
@@ -113,6 +114,15 @@ def command(
         raise InvalidOption(f"found no --model; expected one of {', '.join(MODELS)}, or --from or --resume")
     if start is not None and resume:
         raise InvalidOption("--resume goes on with CHECKPOINT's own run, but --from is given too; expected one of them")
+    if data is not None and (languages is not None or n_pairs is not None):
+        raise InvalidOption(
+            "--languages and --n-pairs choose the built-in corpus, but --data is given too; leave out one or the other"
+        )
+    for path in filter(None, (data, validation_data)):
+        if not path.is_file():
+            raise TrainingError(f"{path}: no such file; expected lines of source TAB target")
+    if (folder := start or (checkpoint if resume else None)) is not None and not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such folder; expected a checkpoint that `s2s train` wrote")
     for package in PACKAGES:
         if importlib.util.find_spec(package) is None:
             raise MissingExtra(package, "train", "s2s train")
@@ -123,10 +133,6 @@ def command(
     from ..training.progress import ProgressBar
     from ..training.trainer import train
 
-    if data is not None and (languages is not None or n_pairs is not None):
-        raise InvalidOption(
-            "--languages and --n-pairs choose the built-in corpus, but --data is given too; leave out one or the other"
-        )
     if threads is not None:
         torch.set_num_threads(threads)
     if data is not None:

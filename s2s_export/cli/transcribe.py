@@ -13,6 +13,7 @@ import click
 from ..errors import UsageError, explain, is_failure
 from ..progress import Progress
 from ._common import Interrupted, output_options, search_option, session_options, tell, tell_choice
+from ._help import USE, Command
 from ._options import Name, generation_options, given
 
 if TYPE_CHECKING:
@@ -58,13 +59,16 @@ class Clip(click.ParamType):
             self.fail(f"{value!r} is no pair of seconds such as 12.5-60 or 90-", param, ctx)
 
 
-@click.command("transcribe", short_help="Transcribe speech.")
+@click.command("transcribe", cls=Command, section=USE, short_help="Transcribe speech.")
 @click.argument("bundle", type=click.Path())
 @click.argument("audio", nargs=-1, required=True)
 @click.option("--language", help="The language spoken, a code or a name. [default: found from the sound]")
-@click.option("--task", type=Name(["transcribe", "translate"]), help="translate: into English.")
-@click.option("--timestamps", type=Name(["none", "segment", "word"]), help="[default: segment]")
-@click.option("--format", "form", type=Name(FORMATS), default="text", show_default=True)
+@click.option("--task", type=Name(["transcribe", "translate"]), help="What is said, or its translation into "
+              "English. [default: the checkpoint's]")  # fmt: skip
+@click.option("--timestamps", type=Name(["none", "segment", "word"]), help="Times of segments, of each word, or none. "
+              "[default: segment]")  # fmt: skip
+@click.option("--format", "form", type=Name(FORMATS), default="text", show_default=True,
+              help="Plain text, subtitles (srt, vtt, lrc), a table, or everything as JSON.")  # fmt: skip
 @click.option("--output-dir", type=click.Path(file_okay=False), help="Write a file for each audio here.")
 @click.option("--temperature", type=Temperatures(), help="Tried one after the other. [default: 0,0.2,0.4,0.6,0.8,1]")
 @click.option(
@@ -74,7 +78,9 @@ class Clip(click.ParamType):
     "--logprob-threshold", type=Threshold(), help="Text less likely than this is decoded again. [default: -1]"
 )
 @click.option("--no-speech-threshold", type=Threshold(), help="From this probability on, nobody speaks. [default: 0.6]")
-@click.option("--condition-on-previous-text/--no-condition-on-previous-text", default=None, help="[default: no]")
+@click.option("--condition-on-previous-text/--no-condition-on-previous-text", default=None,
+              help="Give each window the text so far, which keeps names alike and may repeat mistakes. "
+              "[default: no]")  # fmt: skip
 @click.option("--initial-prompt", help="Text that is taken to stand before the first window.")
 @click.option("--hotwords", help="Words to expect, told before every window.")
 @click.option("--vad", is_flag=True, default=None, help="Leave out the parts in which nobody speaks.")

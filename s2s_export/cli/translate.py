@@ -25,6 +25,7 @@ from ._common import (
     tell_choice,
     worker_option,
 )
+from ._help import USE, Command
 from ._options import further_options, generation_options, named
 from ._search_options import ensemble_options, finishing_of, search_options
 from ._shards import shard_option
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from ..runtime.sharding import Shard
 
 
-@click.command("translate", short_help="Translate text.")
+@click.command("translate", cls=Command, section=USE, short_help="Translate text.")
 @click.argument("bundle", type=click.Path())
 @click.argument("text", nargs=-1)
 @click.option("--input", "input_file", type=click.File("rb"), help="Translate the lines of this file.")

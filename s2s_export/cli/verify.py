@@ -9,9 +9,10 @@ import click
 from ..errors import ParityError
 from ..progress import Progress
 from ._common import output_options, print_json, search_option, session_options
+from ._help import JUDGE, Command
 
 
-@click.command("verify", short_help="Compare a bundle with its checkpoint.")
+@click.command("verify", cls=Command, section=JUDGE, short_help="Compare a bundle with its checkpoint.")
 @click.argument("bundle", type=click.Path())
 @click.option("--checkpoint", required=True, help="The checkpoint that the bundle was exported from.")
 @session_options
@@ -28,7 +29,10 @@ def command(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Print the error of each graph and the agreement of decoded tokens with PyTorch; fail if out of tolerance."""
+    """Print the error of each graph and the agreement of decoded tokens with PyTorch; fail if out of tolerance.
+
+    An engine of lower precision (--target cpu-int8) is judged by its tokens. `s2s evaluate` judges texts instead.
+    """
     from ..exporting.verify import verify
 
     with Progress("read the checkpoint", quiet=quiet) as progress:

@@ -11,6 +11,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,11 @@ LINE = 48  # characters of a line of the title
 
 
 def check_path(path: str) -> None:
-    """Raises InvalidOption for a file that is neither JSON nor a picture."""
+    """Raises InvalidOption for a file that is neither JSON nor a picture, MissingExtra for what a picture needs."""
     if Path(path).suffix.lower() not in (".json", *PICTURES):
         raise InvalidOption(f"alignments can't be written to '{path}'; expected .json, {', '.join(PICTURES)}")
+    if Path(path).suffix.lower() in PICTURES and find_spec("matplotlib") is None:
+        raise MissingExtra("matplotlib", "plot", "drawing an alignment")
 
 
 @dataclass(frozen=True)
@@ -107,10 +110,8 @@ def describe(session: Session, source: Source, hypothesis: Hypothesis, chosen: C
 
 def draw(path: str, record: dict[str, Any]) -> None:
     """A heat map: source tokens along the top, target tokens with their probabilities down the side."""
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise MissingExtra("matplotlib", "plot", "drawing an alignment") from error
+    import matplotlib
+
     matplotlib.use("agg")
     with matplotlib.rc_context({"text.parse_math": False}):  # a text's dollar signs are no formula
         _draw(path, record)

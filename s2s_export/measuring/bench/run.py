@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ... import bundle as bundles
+from ... import engines, recipes
 from ...errors import InvalidOption, UnknownOption
 from . import bandwidth, files, record
 from .contestants import OURS, Choice, Entry, modules, peers
@@ -50,7 +51,7 @@ def bench(
     Raises BundleError, InvalidOption, UnknownOption.
     """
     bundle = bundles.read(path)
-    _check(options)
+    _check(options, [engines.PORTABLE, *engines.names(bundle), *recipes.names()])
     works = grid(bundle, options.batch_sizes, options.num_beams, options.source_lengths, options.new_tokens)
     works.sort(key=lambda work: (work.batch_size, work.num_beams) != options.first)
     settings = Settings(bundle, options.checkpoint, options.repeats, options.pythons)
@@ -86,8 +87,12 @@ def bench(
     return done
 
 
-def _check(options: Options) -> None:
+def _check(options: Options, targets: Sequence[str]) -> None:
+    """targets: those that are built, and those that could be."""
     known = peers()
+    for name in options.choice.targets or ():
+        if name not in targets:
+            raise UnknownOption(name, targets, "target")
     for name in (*options.peers, *options.pythons):
         if name not in known:
             raise UnknownOption(name, known, "peer")
@@ -102,6 +107,8 @@ def _check(options: Options) -> None:
     ]  # fmt: skip
     if options.checkpoint is not None and not Path(options.checkpoint).is_dir():
         wrong.append(f"--checkpoint is {options.checkpoint}, expected the folder that the bundle was exported from")
+    if options.file is not None and not Path(options.file).is_file():
+        wrong.append(f'{options.file}: no such file; expected a text a line, or {{"input_ids": [...]}} a line')
     if wrong:
         raise InvalidOption("; ".join(wrong))
 

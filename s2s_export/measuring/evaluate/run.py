@@ -70,15 +70,15 @@ def evaluate(
 
     Raises BundleError, InputError, InvalidOption, UnknownOption, MissingExtra; what an engine lacks is in its result.
     """
-    try:
-        import sacrebleu
-    except ImportError as error:
-        raise MissingExtra("sacrebleu", "train", "scoring translations") from error
     bundle = bundles.read(path)
     if not kind_of(bundle).has_ids or not bundle.manifest.get("tokenizer"):
         raise InvalidOption(f"{path}: reads no text; evaluate compares texts with their references")
     pairs = read_pairs(data)
     names = _names(bundle, options)
+    try:
+        import sacrebleu
+    except ImportError as error:
+        raise MissingExtra("sacrebleu", "train", "scoring translations") from error
     results: list[Result] = []
     for name in names:
         progress(name)

@@ -134,7 +134,7 @@ def _check(plan: Plan, options: GenerationOptions, rules: DeviceRules) -> None:
     if plan.beams != options.n_rows:
         raise BackendError(
             f"the executor runs {plan.beams} beams and the search wants {options.n_rows}; expected as many; "
-            "build the engine for that number of beams (ranges.K)"
+            "build the engine for that number of beams (--max-beams)"
         )
     if plan.limit < 1:
         positions = plan.prompt + plan.limit - 1

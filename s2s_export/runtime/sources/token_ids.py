@@ -56,7 +56,8 @@ class TokenIds:
         if limit is not None and len(ids) > limit:
             if not truncate:
                 raise InputError(
-                    f"the source has {len(ids)} tokens, but the model allows {limit}; shorten it or allow truncation"
+                    f"the source has {len(ids)} tokens, but the model allows {limit}; shorten it, or cut it off with "
+                    "--truncate (truncate=True)"
                 )
             ids = tokenizer.truncate(ids, limit) if tokenizer is not None else ids[: limit - 1] + ids[-1:]
         return ids

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -19,18 +20,18 @@ POINTS_PER_ROW = 2000  # of the outline of the waveform
 
 
 def check_path(path: str) -> None:
-    """Raises InvalidOption for a file that is no picture."""
+    """Raises InvalidOption for a file that is no picture, MissingExtra for what drawing needs."""
     if Path(path).suffix.lower() not in ENDINGS:
         raise InvalidOption(f"a picture can't be written to '{path}'; expected {', '.join(ENDINGS)}")
+    if find_spec("matplotlib") is None:
+        raise MissingExtra("matplotlib", "plot", "drawing words over a waveform")
 
 
 def draw(path: str, samples: Floats, transcript: Transcript) -> None:
     """samples [L] at 16 kHz. Ten seconds a row; each word stands over its time, paler where it is less probable."""
     check_path(path)
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise MissingExtra("matplotlib", "plot", "drawing words over a waveform") from error
+    import matplotlib
+
     matplotlib.use("agg")
     from matplotlib import pyplot
 
