@@ -140,7 +140,7 @@ def prepare(folder: Path, page: Path, bundle: Path) -> None:
     (folder / "glossary.tsv").write_text("seventeen\tsiebenzehn\n")
     (folder / "lines.txt").write_text(">>deu<< one\n>>fra<< two\n")
     (folder / "cases.jsonl").write_text('{"id": 1, "text": ">>deu<< one", "num_beams": 2}\n')
-    pairs = (ROOT / "examples" / "data" / "number-words.test.tsv").read_text("utf-8").splitlines()[:20]
+    pairs = (ROOT / "examples" / "data" / "number-words.test.tsv").read_text("utf-8").splitlines()[:50]
     for name in ("PAIRS.tsv", "pairs.tsv"):
         (folder / name).write_text("\n".join(pairs) + "\n")
 

@@ -8,9 +8,10 @@ from typing import Any
 import click
 
 from ._common import output_options, print_json, search_option, session_options, shortlist_option, tell
+from ._help import USE, Command
 
 
-@click.command("triton", short_help="Write a model repository for Triton Inference Server.")
+@click.command("triton", cls=Command, section=USE, short_help="Write a model repository for Triton Inference Server.")
 @click.argument("bundle", type=click.Path())
 @click.argument("repository", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--name", help="The model's name. [default: the bundle folder's]")

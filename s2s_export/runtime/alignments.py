@@ -17,6 +17,7 @@ from typing import Any
 
 from .. import replacing
 from ..errors import InputError, InvalidOption, MissingExtra, shortened
+from . import confidence
 from .decoding import Hypothesis
 from .decoding.state import Floats
 from .session import Session
@@ -104,6 +105,8 @@ def describe(session: Session, source: Source, hypothesis: Hypothesis, chosen: C
         "weights": [[round(float(value), 5) for value in row] for row in weights],
         "attention": chosen.describe(),
         "probabilities": [round(math.exp(min(0.0, score)), 5) for score in hypothesis.token_scores],
+        "confidence": confidence.sentence(hypothesis),
+        "calibrated": None if session.calibration is None else session.calibration.of(hypothesis),
         "text": hypothesis.text,
     }
 
@@ -135,10 +138,17 @@ def _draw(path: str, record: dict[str, Any]) -> None:
     axes.set_xlabel("source tokens")
     axes.set_ylabel("target tokens\nand probabilities")
     title = shortened(f"{record['text'] or ''}", 2 * LINE)
-    figure.suptitle(f"{textwrap.fill(title, LINE)}\n({record['attention']})".lstrip(), fontsize=11)
+    figure.suptitle(f"{textwrap.fill(title, LINE)}\n({record['attention']}{_sureness(record)})".lstrip(), fontsize=11)
     figure.colorbar(image, ax=axes, label="attention weight")
     try:
         with replacing.file(path) as work:
             figure.savefig(work, dpi=150, format=Path(path).suffix.lower()[1:])
     finally:
         pyplot.close(figure)
+
+
+def _sureness(record: dict[str, Any]) -> str:
+    """For the title: how likely the output is right, where the bundle is calibrated, else the model's own opinion."""
+    if record["calibrated"] is not None:
+        return f"; right in {record['calibrated']:.0%}"
+    return "" if record["confidence"] is None else f"; confidence {record['confidence']:.0%}"

@@ -21,7 +21,8 @@ from .sources import Source
 
 @dataclass(frozen=True)
 class Finishing:
-    """confidence: probabilities of words and of the whole output in the JSON. mbr: order outputs by minimum Bayes risk.
+    """confidence: probabilities of words and of the whole output in the JSON, and `calibrated` where the bundle has a
+    calibration for the target (calibration.py). mbr: order outputs by minimum Bayes risk.
     keep: patterns or names of catalogues' syntaxes (keeping.py) whose matches are copied from the source.
     keep_unknown: copy what the source's vocabulary can't spell.
     """
@@ -66,4 +67,5 @@ class Finishing:
             return {}
         from .confidence import of_words, sentence
 
-        return {"confidence": sentence(hypothesis), "words": of_words(session, hypothesis)}
+        found = {"confidence": sentence(hypothesis), "words": of_words(session, hypothesis)}
+        return found if session.calibration is None else {**found, "calibrated": session.calibration.of(hypothesis)}

@@ -20,7 +20,7 @@ import numpy as np
 from .. import engines
 from ..bundle import Bundle, read
 from ..errors import BundleError, InputError, InvalidOption, UsageError
-from . import backends, decoding, memory, scheduling, scoring, searching, text, text_options
+from . import backends, calibration, decoding, memory, scheduling, scoring, searching, text, text_options
 from .cores import available_cores
 from .decoding import GenerationOptions, Hypothesis
 from .decoding.scoring import Score
@@ -120,19 +120,26 @@ class Session:
         return SpeechSearch(self.bundle, self.backend, self.searcher, self.kind, self.speech)
 
     def __repr__(self) -> str:
-        target = getattr(self.backend, "target", None) or "portable graphs"
+        target = self.backend.target or "portable graphs"
         family = self.bundle.manifest["family"]
         return f"<Session of {self.bundle.path} ({family}) on {self.backend.name}, {target}, {self.workers} worker(s)>"
 
     @property
     def engine(self) -> str:
         """What runs, with its precision: "cpu-int8 (int8)", or "portable graphs (fp32)"."""
-        target = getattr(self.backend, "target", None)
+        target = self.backend.target
         if target is not None:
             record = engines.read(engines.folder_of(self.bundle, target))
             return f"{target} ({record.get('precision', 'precision unknown')})"
         stored = self.bundle.manifest["precision"]
         return f"{engines.PORTABLE} graphs ({stored if stored == 'fp32' else f'{stored} weights'})"
+
+    @cached_property
+    def calibration(self) -> calibration.Calibration | None:
+        """How likely an output is right, as `s2s calibrate` learned it for what runs; None where it did not.
+
+        Raises BundleError for a calibration.json that is none."""
+        return calibration.read(self.bundle, self.backend.target)
 
     def passed_over(self) -> list[str]:
         """Why "auto" took none of the backends before this one that work on this machine, a sentence each."""

@@ -27,9 +27,13 @@ AUTO = "auto"
 
 
 class Backend(Protocol):
-    """An open bundle, ready to decode. Safe to use from several threads."""
+    """An open bundle, ready to decode. Safe to use from several threads.
+
+    target: of the engine that runs; None for the bundle's own graphs.
+    """
 
     name: str
+    target: str | None
 
     def begin(self, sources: Sequence[Source], n_beams: int) -> DecodeState:
         """Encode `sources`, as their kind checked them, and be ready for their first step with `n_beams` beams."""

@@ -45,6 +45,7 @@ def open(bundle: Bundle, target: str | None = None, threads: int | None = None) 
 
 class TorchBackend:
     name = NAME
+    target: str | None = None
 
     def __init__(self, bundle: Bundle, device: Any) -> None:
         from ._torch_graph import TorchGraph

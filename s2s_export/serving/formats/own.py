@@ -14,7 +14,7 @@ from typing import Any
 from starlette.responses import Response
 
 from ...runtime import alignments as alignment_records
-from ...runtime.cases import Case, describe, read_case, to_json
+from ...runtime.cases import Case, describe, finished, read_case, to_json
 from ...runtime.decoding import Hypothesis
 from .. import languages, translating
 from ..calls import Call, Endpoint, Format, flag_in, json_response, plain_error, text_in
@@ -44,8 +44,12 @@ async def generate(call: Call) -> Response:
         raise Refused(400, case.error or "the line can't be decoded")
     call.state.limits.check_options(case.options)
     if not streams:
-        [hypotheses] = await translating.decode(call, model, [case.source], case.options, alignments=aligned)
-        return json_response(_result(model, case, hypotheses, aligned))
+        wanted = aligned or case.finishing.wants_alignments
+        [hypotheses] = await translating.decode(call, model, [case.source], case.options, alignments=wanted)
+        outcome = finished(model.session, case.finishing, case.text, case.source, hypotheses)
+        if isinstance(outcome, str):
+            raise Refused(400, outcome)
+        return json_response(_result(model, case, outcome, aligned))
     if aligned:
         raise Refused(400, "'stream' and 'alignments' were both asked for; expected one of them")
     if not model.session.has_tokenizer:
@@ -71,7 +75,7 @@ def _own_codes(model: Model, fields: dict[str, Any]) -> None:
 def _result(model: Model, case: Case, hypotheses: list[Hypothesis], aligned: bool) -> dict[str, Any]:
     outputs = []
     for hypothesis in hypotheses:
-        outputs.append(describe(hypothesis))
+        outputs.append({**describe(hypothesis), **case.finishing.details(model.session, hypothesis)})
         if aligned and hypothesis.alignment is not None:
             record = alignment_records.describe(model.session, case.source, hypothesis)
             outputs[-1]["alignment"] = {key: record[key] for key in ("source_tokens", "target_tokens", "weights")}

@@ -1,7 +1,7 @@
 // The page: what is typed is decoded as it is typed. First the best output streams in, then all hypotheses and the
 // alignment of the best one replace it.
 import { describe, events, generate } from "./api.js";
-import { showAlignment, showCard, showFigures, showHypotheses } from "./show.js";
+import { showAlignment, showCard, showFigures, showHypotheses, showWords } from "./show.js";
 
 const at = (id) => document.getElementById(id);
 const PAUSE = 250; // ms without a key before a request
@@ -43,8 +43,10 @@ async function run() {
       if (event.outputs) at("best").textContent = event.outputs[0].text;
     }
     const card = cards.find((each) => each.name === fields.model);
-    const result = await generate({ ...fields, alignments: card.has_alignments }, at("key").value, signal);
+    const wanted = { ...fields, alignments: card.has_alignments, confidence: true };
+    const result = await generate(wanted, at("key").value, signal);
     showHypotheses(result.outputs);
+    showWords(result.outputs[0]);
     showAlignment(result.outputs[0].alignment ?? null);
   } catch (error) {
     if (error.name !== "AbortError") fail(error.message);

@@ -1,16 +1,38 @@
 // Puts results on the page.
 const at = (id) => document.getElementById(id);
 
+const percent = (value) => `${Math.round(100 * value)} %`;
+
+// Beside each hypothesis its score, and how sure the model is: calibrated, where the bundle says what that means.
 export function showHypotheses(outputs) {
   at("others").hidden = outputs.length < 1;
-  at("others").replaceChildren(...outputs.map(({ text, score }) => {
+  at("others").replaceChildren(...outputs.map(({ text, score, confidence, calibrated }) => {
     const item = document.createElement("li");
     const number = document.createElement("span");
     number.className = "score";
     number.textContent = score === null ? "" : score.toFixed(4);
+    if (typeof calibrated === "number") number.textContent += ` · right in ${percent(calibrated)}`;
+    else if (typeof confidence === "number") number.textContent += ` · confidence ${percent(confidence)}`;
     item.append(text, number);
     return item;
   }));
+}
+
+// The best output, with a line under each word that the model was not sure of.
+export function showWords({ text, words }) {
+  const parts = [];
+  let place = 0;
+  for (const { word, probability } of words ?? []) {
+    const found = text.indexOf(word, place);
+    if (found < 0) continue;
+    const part = document.createElement("span");
+    part.className = probability < 0.5 ? "doubtful" : probability < 0.8 ? "unsure" : "";
+    part.title = percent(probability);
+    part.textContent = word;
+    parts.push(text.slice(place, found), part);
+    place = found + word.length;
+  }
+  at("best").replaceChildren(...parts, text.slice(place));
 }
 
 const spelled = (token) => token.replaceAll("\u2581", "\u00b7") || "\u00b7";
