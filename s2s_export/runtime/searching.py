@@ -26,6 +26,29 @@ SEARCHES = (*MODES, "host")
 Begin = Callable[[Sequence[Source], GenerationOptions], DecodeState]
 
 
+MOST_REMEMBERED = 64  # options with which sums were imprecise
+
+
+class Told:
+    """Hands on what became final of each source, once, although decoding begins again."""
+
+    def __init__(self, on_prefix: Callable[[int, list[int]], None] | None) -> None:
+        self._on_prefix = on_prefix
+        self._n_told: dict[int, int] = {}
+        self._n_found: dict[int, int] = {}
+
+    def again(self) -> None:
+        self._n_found.clear()
+
+    def __call__(self, source: int, tokens: list[int]) -> None:
+        found, told = self._n_found.get(source, 0), self._n_told.get(source, 0)
+        new = tokens[max(0, told - found) :]
+        self._n_found[source] = found + len(tokens)
+        if new and self._on_prefix is not None:
+            self._n_told[source] = found + len(tokens)
+            self._on_prefix(source, new)
+
+
 class HostSearch:
     """The search of `decoding` over a backend's steps. See `backends.Searcher`."""
 
@@ -35,6 +58,7 @@ class HostSearch:
         self._begin = begin
         self._kind = kind
         self.why = why
+        self._imprecise: set[GenerationOptions] = set()  # with which sums were imprecise
 
     def decode(
         self,
@@ -47,28 +71,56 @@ class HostSearch:
         on_prefix: Callable[[int, list[int]], None] | None = None,
     ) -> list[list[Hypothesis]]:
         """wanted, on_prefix: of `decoding.decode`."""
-        with quiet():
-            state = self._begin(sources, options)
-            return decoding.decode(
-                state,
-                [self._kind.ids(source) for source in sources],
-                options,
-                alignments=alignments,
-                source_numbers=source_numbers,
-                source_lengths=[self._kind.length(source) for source in sources],
-                wanted=wanted,
-                on_prefix=on_prefix,
-            )
+        told = Told(on_prefix)
+        for sparse_sums in self._ways(options):
+            try:
+                with quiet():
+                    state = self._begin(sources, options)
+                    return decoding.decode(
+                        state,
+                        [self._kind.ids(source) for source in sources],
+                        options,
+                        alignments=alignments,
+                        on_prefix=told if on_prefix is not None else None,
+                        source_numbers=source_numbers,
+                        source_lengths=[self._kind.length(source) for source in sources],
+                        wanted=wanted,
+                        sparse_sums=sparse_sums,
+                    )
+            except decoding.Imprecise:
+                self._remember(options)
+                told.again()
+        raise AssertionError("the last way is never imprecise")
 
     def stream(self, source: Source, options: GenerationOptions) -> Iterator[list[int]]:
-        with quiet():
-            parts = decoding.decode_stream(self._begin([source], options), self._kind.ids(source), options)
-        while True:
-            with quiet():  # ends before the yield: the caller's code keeps numpy's own settings
-                part = next(parts, None)
-            if part is None:
-                return
-            yield part
+        n_told = 0
+        for sparse_sums in self._ways(options):
+            with quiet():
+                state, ids = self._begin([source], options), self._kind.ids(source)
+                parts = decoding.decode_stream(state, ids, options, sparse_sums=sparse_sums)
+            n_found = 0
+            try:
+                while True:
+                    with quiet():  # ends before the yield: the caller's code keeps numpy's own settings
+                        part = next(parts, None)
+                    if part is None:
+                        return
+                    new = part[max(0, n_told - n_found) :]  # without what was told before an earlier way ended
+                    n_found += len(part)
+                    if new:
+                        n_told = n_found
+                        yield new
+            except decoding.Imprecise:
+                self._remember(options)
+
+    def _ways(self, options: GenerationOptions) -> tuple[bool, ...]:
+        """Values of `sparse_sums` to try: True is faster, False always precise."""
+        return (False,) if options in self._imprecise else (True, False)
+
+    def _remember(self, options: GenerationOptions) -> None:
+        if len(self._imprecise) >= MOST_REMEMBERED:
+            self._imprecise.clear()
+        self._imprecise.add(options)
 
     def warm_up(
         self,

@@ -6,6 +6,7 @@
 `state.py` is the interface to what executes the graphs. Needs numpy only.
 """
 
+from .chain import Imprecise
 from .decode import decode, decode_stream
 from .hypothesis import Hypothesis
 from .options import GenerationOptions, resolve, token_ids_of
@@ -15,6 +16,7 @@ __all__ = [
     "DecodeState",
     "GenerationOptions",
     "Hypothesis",
+    "Imprecise",
     "StepQuery",
     "StepResult",
     "decode",

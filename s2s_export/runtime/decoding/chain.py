@@ -7,6 +7,11 @@ no rule names keeps its score, so that if it is among the best `n` after the rul
 The search asks for that many candidates, applies the edits to the probed tokens, removes those from the candidates, and
 gets the same best `n` as from the whole distribution. With a dense rule, it asks for the whole distribution. In both
 cases, `apply_edit` applies an edit to a flat array of scores.
+
+Renormalising (`renormalize_logits`, with which OPUS-MT models ban their padding token) would be dense. After sparse
+rules alone the sum of all probabilities is known from the tokens that they changed: 1, less what these had, plus what
+they have. Where little is left, as after a ban of the token that was all but certain, the difference of two such sums
+is imprecise. Then `Imprecise` is raised, and the caller decodes again with the whole distribution.
 """
 
 from __future__ import annotations
@@ -27,6 +32,13 @@ from .state import Floats, Ints, StepQuery, StepResult
 # The most candidates in a row. If more were needed, the whole distribution is asked for instead, because a partial sort
 # of more tokens takes longer than copying the distribution.
 MOST_CANDIDATES = 512
+# The least sum of probabilities from which rows are renormalised by the tokens that rules changed. A log-probability is
+# off by about 1e-6, so the sum's logarithm is by 2e-5 here: well within the 1e-4 to which scores agree.
+LEAST_SUM = 0.05
+
+
+class Imprecise(Exception):
+    """The tokens that rules changed had nearly all probability; only the whole distribution says what is left."""
 
 
 @dataclass
@@ -51,12 +63,18 @@ class Chain:
         vocabulary_size: int,
         *,
         dense: bool = False,
+        sparse_sums: bool = False,
         more: Sequence[Rule] = (),
     ) -> None:
-        """more: rules of the search itself, after those of the options."""
+        """more: rules of the search itself, after those of the options. sparse_sums: whether to renormalise by the
+        tokens that rules changed; `Plan.read` may then raise Imprecise."""
         self._rules: list[Rule] = [*active(options, vocabulary_size), *more]
         self._vocabulary_size = vocabulary_size
-        self._is_dense = dense or any(isinstance(rule, DenseRule) for rule in self._rules)
+        whole = [rule for rule in self._rules if isinstance(rule, DenseRule)]
+        self._normalises = (
+            sparse_sums and not dense and whole == self._rules[-1:] and bool(whole) and whole[0].is_normalisation
+        )
+        self._is_dense = dense or (bool(whole) and not self._normalises)
         self.reads_history = any(rule.reads_history for rule in self._rules)
         self.shift_invariant = all(rule.shift_invariant for rule in self._rules)
         self._last: tuple[list[Edit], int, Plan] | None = None
@@ -74,7 +92,8 @@ class Chain:
             return Plan(StepQuery(1, dense=True, attention=attention), self._rules, view, None)
         ids = probe.ids if probe.n_changed else None
         # The plan must not refer to the view: the reference cycle would keep the caches alive after the search.
-        plan = Plan(StepQuery(n_candidates, ids, attention=attention), self._rules, None, probe)
+        query = StepQuery(n_candidates, ids, attention=attention)
+        plan = Plan(query, self._rules, None, probe, normalises=self._normalises)
         self._last = (edits, n_rows[0], plan)
         return plan
 
@@ -128,8 +147,18 @@ class Probe:
 class Plan:
     """A query, and how to read its result."""
 
-    def __init__(self, query: StepQuery, rules: Sequence[Rule], view: View | None, probe: Probe | None) -> None:
+    def __init__(
+        self,
+        query: StepQuery,
+        rules: Sequence[Rule],
+        view: View | None,
+        probe: Probe | None,
+        *,
+        normalises: bool = False,
+    ) -> None:
+        """normalises: whether scores of a sparse query become log-probabilities again."""
         self.query = query
+        self._normalises = normalises
         self._rules = rules
         self._view = view
         self._probe = probe
@@ -158,6 +187,8 @@ class Plan:
         if shift is not None:
             scores = scores + shift[..., None]
         if probe is None or not probe.n_changed:
+            if self._normalises:
+                scores = result.candidate_log_probs  # nothing was changed
             is_nothing_allowed = probe is not None and any(edit.kind in ("only", "keep") for edit in probe.edits)
             return candidates, np.full_like(scores, MINUS_INFINITY) if is_nothing_allowed else scores
         if result.probe_log_probs is None:
@@ -173,7 +204,27 @@ class Plan:
         else:
             kept = np.where(probe.holds(candidates.reshape(n, -1)).reshape(scores.shape), MINUS_INFINITY, scores)
         ids = np.concatenate([candidates, probe.ids], axis=-1)
-        return ids, np.concatenate([kept, changed.reshape(probed.shape)], axis=-1)
+        scores = np.concatenate([kept, changed.reshape(probed.shape)], axis=-1)
+        if self._normalises:
+            scores = scores - self._log_sum(result.probe_log_probs, changed.reshape(probed.shape), probe, shift)
+        return ids, scores
+
+    def _log_sum(self, before: Floats, after: Floats, probe: Probe, shift: Floats | None) -> Floats:
+        """[B, K, 1]: the logarithm of the sum of all probabilities after the rules, plus the shift. Raises Imprecise.
+
+        before, after [B, K, Q]: log-probabilities of the probed tokens, and their scores with the shift [B, K].
+        """
+        counts = probe.counts.reshape(before.shape)
+        moved = np.float64(0.0) if shift is None else shift.astype(np.float64)[..., None]
+        with np.errstate(over="ignore", invalid="ignore"):
+            had = np.where(counts, np.exp(before.astype(np.float64)), 0.0).sum(axis=-1, keepdims=True)
+            have = np.exp(after - moved).sum(axis=-1, keepdims=True)
+            rest = 0.0 if any(edit.kind in ("only", "keep") for edit in probe.edits) else 1.0 - had
+            total = rest + have
+        if not (np.isfinite(total) & (total >= LEAST_SUM)).all():
+            raise Imprecise("too little probability is left to renormalise by the tokens that rules changed")
+        found: Floats = (np.log(total) + moved).astype(np.float32)
+        return found
 
 
 def edit_dense(scores: Floats, edit: Edit) -> Floats:

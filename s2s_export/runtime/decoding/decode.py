@@ -29,6 +29,7 @@ def decode(
     leave_early: bool = True,
     source_lengths: Sequence[int] | None = None,
     wanted: Callable[[int], bool] | None = None,
+    sparse_sums: bool = False,
 ) -> list[list[Hypothesis]]:
     """The outputs of every source, best first; samples in the order of their rows.
 
@@ -41,9 +42,19 @@ def decode(
     source_lengths: S of each source, to which its alignment is cut; the number of its ids if None.
     wanted: asked before each step about the sources that are still in the batch, by their indices. One that is not
     wanted any more leaves, and its outputs are []. This changes no output of the others.
+    sparse_sums: whether to renormalise by the tokens that rules changed, which is faster; then `Imprecise` may be
+    raised, and the sources are to be decoded again without.
     """
     search = _make(
-        state, sources, options, alignments, on_prefix is not None, source_numbers, leave_early, source_lengths
+        state,
+        sources,
+        options,
+        alignments,
+        on_prefix is not None,
+        source_numbers,
+        leave_early,
+        source_lengths,
+        sparse_sums=sparse_sums,
     )
     n_told = [0] * len(sources)
     goes_on = True
@@ -79,14 +90,19 @@ def _let_unwanted_leave(search: Search, wanted: Callable[[int], bool] | None) ->
 
 
 def decode_stream(
-    state: DecodeState, source: Sequence[int], options: GenerationOptions, *, source_number: int = 0
+    state: DecodeState,
+    source: Sequence[int],
+    options: GenerationOptions,
+    *,
+    source_number: int = 0,
+    sparse_sums: bool = False,
 ) -> Iterator[list[int]]:
     """Token ids of one source's best output as they become final: together its `token_ids`, including the prompt.
 
     With one beam, a token is final at once. With several, tokens are final as far as all running beams and the best
-    finished output agree.
+    finished output agree. sparse_sums: as of `decode`.
     """
-    search = _make(state, [source], options, False, True, [source_number], True)
+    search = _make(state, [source], options, False, True, [source_number], True, sparse_sums=sparse_sums)
     n_told = 0
     goes_on = True
     while goes_on:
@@ -106,6 +122,8 @@ def _make(
     source_numbers: Sequence[int] | None,
     leave_early: bool,
     source_lengths: Sequence[int] | None = None,
+    *,
+    sparse_sums: bool = False,
 ) -> Search:
     draws = Draws(options.seed, range(len(sources)) if source_numbers is None else source_numbers)
     return _kind(options)(
@@ -118,6 +136,7 @@ def _make(
         leave_early=leave_early,
         source_lengths=source_lengths,
         source_numbers=source_numbers,
+        sparse_sums=sparse_sums,
     )
 
 

@@ -37,6 +37,7 @@ class RowSearch:
         leave_early: bool = True,
         source_lengths: Sequence[int] | None = None,
         source_numbers: Sequence[int] | None = None,
+        sparse_sums: bool = False,
     ) -> None:
         self.steps = Steps(
             state,
@@ -47,6 +48,7 @@ class RowSearch:
             whole_distribution=bool(options.do_sample),
             source_lengths=source_lengths,
             source_numbers=source_numbers,
+            sparse_sums=sparse_sums,
         )
         self._endings = Endings(options, self.steps)
         self.results: list[list[Hypothesis]] = [[] for _ in sources]

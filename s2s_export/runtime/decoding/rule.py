@@ -85,6 +85,10 @@ class SparseRule(Rule):
 
 
 class DenseRule(Rule):
+    """is_normalisation: whether all that it does is to make the scores log-probabilities again."""
+
+    is_normalisation: bool = False
+
     def apply(self, scores: Floats, view: View) -> Floats:
         """The new scores [B, K, V]; the given scores [B, K, V] may be overwritten."""
         raise NotImplementedError

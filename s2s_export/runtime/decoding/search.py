@@ -51,6 +51,7 @@ class BeamSearch:
         leave_early: bool = True,
         source_lengths: Sequence[int] | None = None,
         source_numbers: Sequence[int] | None = None,
+        sparse_sums: bool = False,
     ) -> None:
         self.steps = Steps(
             state,
@@ -61,6 +62,7 @@ class BeamSearch:
             whole_distribution=bool(options.do_sample),
             source_lengths=source_lengths,
             source_numbers=source_numbers,
+            sparse_sums=sparse_sums,
             rules=self._rules(sources, options),
         )
         self.results: list[list[Hypothesis]] = [[] for _ in sources]

@@ -65,6 +65,7 @@ class Steps:
         alignments: bool | str = False,
         keep_history: bool = False,
         whole_distribution: bool = False,
+        sparse_sums: bool = False,
         source_lengths: Sequence[int] | None = None,
         source_numbers: Sequence[int] | None = None,
         rules: Sequence[Rule] = (),
@@ -82,7 +83,9 @@ class Steps:
         self.present = np.arange(n_sources)
         self.prompt = list(options.prompt)
         self.length = len(self.prompt)
-        self._chain = Chain(options, state.vocabulary_size, dense=whole_distribution, more=rules)
+        self._chain = Chain(
+            options, state.vocabulary_size, dense=whole_distribution, sparse_sums=sparse_sums, more=rules
+        )
         self._sources = _padded(sources)
         self.source_lengths = [len(source) for source in sources] if source_lengths is None else source_lengths
         self._numbers = np.arange(n_sources) if source_numbers is None else np.asarray(source_numbers)

@@ -13,7 +13,7 @@ from transformers.generation.configuration_utils import GenerationConfig
 from transformers.generation.logits_process import WhisperTimeStampLogitsProcessor
 
 from s2s_export.runtime.decoding import StepResult, resolve
-from s2s_export.runtime.decoding.chain import Chain
+from s2s_export.runtime.decoding.chain import Chain, Imprecise
 from s2s_export.runtime.decoding.guide import Choices
 from s2s_export.runtime.decoding.rule import View
 from s2s_export.runtime.decoding.rules import active, modules
@@ -63,7 +63,12 @@ CASES: dict[str, list[dict[str, Any]]] = {
     "min_length_ratio": [{"min_length_ratio": 0.6}],
     "guides": [{"guides": [Choices([[5, 6], [5, 7, 8], [4]])]}],
     "prefix_allowed_tokens": [{"prefix_allowed_tokens_fn": lambda source, ids: [3 + len(ids), 7, EOS]}],
-    "renormalize": [{"renormalize_logits": True, "suppress_tokens": [3, 4]}],
+    "renormalize": [
+        {"renormalize_logits": True, "suppress_tokens": [3, 4]},
+        {"renormalize_logits": True},
+        {"renormalize_logits": True, "bad_words_ids": [[3]], "repetition_penalty": 1.3, "no_repeat_ngram_size": 2,
+         "sequence_bias": {(6,): 1.0, (5, 7): 2.0}, "forced_bos_token_id": 4, "min_length": 4},
+    ],
 }  # fmt: skip
 OURS = (
     "Timestamps",
@@ -197,7 +202,7 @@ def test_sparse_and_dense_are_transformers(given: dict[str, Any]) -> None:
     chance = np.random.default_rng(len(repr(given)))
     options = resolve(START, given, vocabulary_size=V)
     sources = np.array([[5, 6, 7, 5, 8, EOS], [9, 5, 6, 9, 6, EOS]])
-    n_compared = 0
+    n_compared = n_sparse = 0
     for length in range(1, options.max_length):
         n_beams = 3
         # Few different tokens, so that n-grams repeat and words complete.
@@ -205,10 +210,15 @@ def test_sparse_and_dense_are_transformers(given: dict[str, Any]) -> None:
         logits = chance.normal(0, 3, (2, n_beams, V)).astype(np.float32)
         view = View(length, sources, lambda text=text: text)
         n_best = 4
-        for dense in (False, True):
-            plan = Chain(options, V, dense=dense).plan(view, (2, n_beams), n_best)
+        for dense, sparse_sums in ((False, False), (True, False), (False, True)):
+            plan = Chain(options, V, dense=dense, sparse_sums=sparse_sums).plan(view, (2, n_beams), n_best)
             result: StepResult = seen_through(plan.query, torch.from_numpy(logits))
-            read = plan.read(result, logits=True)
+            try:
+                read = plan.read(result, logits=True)
+            except Imprecise:
+                assert sparse_sums and options.renormalize_logits
+                continue
+            n_sparse += sparse_sums and read.ids is not None
             log_probs = torch.log_softmax(torch.from_numpy(logits), -1).numpy()
             for got, before in ((read.logits, logits), (read.log_probs, log_probs)):
                 wanted = np.stack([processed_by_transformers(given, text[b], sources[b], before[b]) for b in range(2)])
@@ -219,6 +229,8 @@ def test_sparse_and_dense_are_transformers(given: dict[str, Any]) -> None:
                 threshold = -np.sort(-wanted, axis=-1)[..., n_best - 1 : n_best]
                 assert looked[(wanted >= threshold) & np.isfinite(wanted)].all()
                 n_compared += int(looked.sum())
+    if given.get("renormalize_logits") and "do_sample" not in given:
+        assert n_sparse >= 2, "it is renormalised by the tokens that rules changed, at least where much is left"
     if "guides" in given:
         return  # which allows few tokens
     assert n_compared >= 8 * 2 * 2 * 6  # Steps, kinds of plan, kinds of score, rows: at least a token of each.

@@ -20,6 +20,8 @@ class Renormalize(DenseRule):
     Device: a sum over the vocabulary.
     """
 
+    is_normalisation = True
+
     def apply(self, scores: Floats, view: View) -> Floats:
         return log_softmax(scores)
 
