@@ -2,6 +2,7 @@
 #include "kernels.h"
 
 #include "attention.h"
+#include "encoder.h"
 #include "products.h"
 #include "summary.h"
 
@@ -11,6 +12,6 @@
 #define JOINED(a, b) JOINED_OF(a, b)
 
 const Kernels JOINED(kernels_, KERNELS) = {
-    TEXT(KERNELS),        KERNELS::multiply,     KERNELS::quantise,  KERNELS::normalise,
-    KERNELS::attend_self, KERNELS::attend_cross, KERNELS::summarise,
+    TEXT(KERNELS),        KERNELS::multiply,     KERNELS::quantise,       KERNELS::normalise,
+    KERNELS::attend_self, KERNELS::attend_cross, KERNELS::attend_encoder, KERNELS::summarise,
 };

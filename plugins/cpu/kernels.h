@@ -9,6 +9,7 @@
 //     int8  [O/16][I/4][16][4]   four inputs of an output side by side, I padded with zeros to a multiple of 4
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 constexpr int BLOCK = 16;  // outputs of a block
@@ -65,6 +66,15 @@ struct CrossAttention {
   float* y;             // [R, H*D]
 };
 
+struct EncoderAttention {
+  int n_sources, heads, size, length;
+  float scale;
+  const float* rows;  // [B*S, 3*H*D]: queries, keys and values
+  const float* mask;  // added to the scores: [B or 1, H or 1, S or 1, S], or null
+  size_t mask_source, mask_head, mask_query;  // distances in it; 0 where its size is 1
+  float* y;           // [B*S, H*D]
+};
+
 // What is kept of a row's logits while they are computed block by block.
 struct RowSummary {
   float top;    // largest logit
@@ -89,6 +99,7 @@ struct Kernels {
   void (*normalise)(const Norm&, const float* x, float* y, int first_row, int end_row);
   void (*attend_self)(const SelfAttention&, int first_pair, int end_pair);    // pairs of source and head
   void (*attend_cross)(const CrossAttention&, int first_pair, int end_pair);
+  void (*attend_encoder)(const EncoderAttention&, int first_pair, int end_pair);
   void (*summarise)(const Product&, int first_block, int end_block, const Summary&);
 };
 

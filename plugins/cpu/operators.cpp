@@ -373,6 +373,55 @@ class CrossAttentionOperator {
   float scale_;
 };
 
+class EncoderAttentionOperator {
+ public:
+  static constexpr const char* NAME = "EncoderAttention";
+  static inline const std::vector<Slot> INPUTS = {{FLOAT}, {INT64}, {FLOAT, OPTIONAL}};
+  static inline const std::vector<Slot> OUTPUTS = {{FLOAT}};
+
+  explicit EncoderAttentionOperator(const Attributes& given) : scale_(given.real("scale", 1)) {}
+
+  const char* run(Call& call) const {
+    const Tensor rows = call.input(0), shape = call.input(1), mask = call.input(2);
+    const char* wrong = "s2s.cpu: EncoderAttention was given rows, sizes and a mask that do not fit each other";
+    if (!has(shape, {4})) return wrong;
+    const int64_t* sizes = shape.as<int64_t>();  // B, S, H, D
+    for (int i = 0; i < 4; i++) {
+      if (sizes[i] < 0 || sizes[i] > MOST) return wrong;
+    }
+    EncoderAttention a{};
+    a.n_sources = int(sizes[0]);
+    a.length = int(sizes[1]);
+    a.heads = int(sizes[2]);
+    a.size = int(sizes[3]);
+    const int64_t n_rows = sizes[0] * sizes[1], width = sizes[2] * sizes[3];
+    if (n_rows > MOST || width < 1 || width > MOST || !has(rows, {n_rows, 3 * width})) return wrong;
+    if (mask) {
+      const auto& dims = mask.dims;
+      const int64_t whole[] = {sizes[0], sizes[2], sizes[1]};
+      if (dims.size() != 4 || dims[3] != sizes[1]) return wrong;
+      for (int i = 0; i < 3; i++) {
+        if (dims[i] != 1 && dims[i] != whole[i]) return wrong;
+      }
+      a.mask = mask.as<float>();
+      a.mask_query = dims[2] == 1 ? 0 : size_t(dims[3]);
+      a.mask_head = dims[1] == 1 ? 0 : size_t(dims[2] * dims[3]);
+      a.mask_source = dims[0] == 1 ? 0 : size_t(dims[1] * dims[2] * dims[3]);
+    }
+    a.scale = scale_;
+    a.rows = rows.as<float>();
+    a.y = call.output(0, {n_rows, width}).as<float>();
+    if (call.failure() || !n_rows) return nullptr;
+    const int64_t work = n_rows * sizes[1] * width * 2;
+    const int pairs = a.n_sources * a.heads;
+    in_parts(call, pairs, 1, work, [&](int, int first, int end) { kernels().attend_encoder(a, first, end); });
+    return nullptr;
+  }
+
+ private:
+  float scale_;
+};
+
 // The output projection with what a search needs: candidates, probed tokens and the normaliser.
 template <bool IS_INT8>
 class Head {
@@ -495,6 +544,7 @@ extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(
     const OrtCustomOp* operators[] = {
         callbacks<Linear<false>>(),    callbacks<Linear<true>>(),        callbacks<Embedding<false>>(),
         callbacks<Embedding<true>>(),  callbacks<SelfAttentionOperator>(), callbacks<CrossAttentionOperator>(),
+        callbacks<EncoderAttentionOperator>(),
         callbacks<Head<false>>(),      callbacks<Head<true>>(),
         callbacks<TakeRows<false>>(),  callbacks<TakeRows<true>>(),
     };

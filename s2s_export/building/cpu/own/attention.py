@@ -55,7 +55,7 @@ def _self_attention(graph: Graph, found: onnx.NodeProto) -> str:
     sizes = graph.weights.get(split.input[1]) if len(split.input) > 1 else None
     if sizes is None or len(set(sizes.tolist())) != 1:
         return "queries, keys and values are not equal parts of one product"
-    after = _merged(links, found.output[0])
+    after = merged(links, found.output[0])
     if after is None:
         return "its output is not read by a merging of heads"
     for cache in (key_cache, value_cache, *found.output[1:]):
@@ -80,7 +80,7 @@ def _cross_attention(graph: Graph, found: onnx.NodeProto) -> str:
         return "its query is not the result of splitting rows into heads"
     if links.before(mask) & set(graph.inputs) != {SOURCE_MASK}:
         return "its mask is not that of the source alone"
-    after = _merged(links, found.output[0])
+    after = merged(links, found.output[0])
     if after is None:
         return "its output is not read by a merging of heads"
     made = node(
@@ -102,16 +102,21 @@ def _with_positions_first(graph: Graph, cache: str) -> None:
             value.type.tensor_type.shape.dim.extend([positions, sources, heads, beams, size])
 
 
-def _rows_of_heads(links: Links, heads: str) -> str | None:
-    """The rows [R, H*D] that were split into `heads` [B,H,K,D]."""
+def shape_of_heads(links: Links, heads: str) -> tuple[str, str] | None:
+    """The rows [R, H*D] that were split into `heads` [B,H,K,D], and the name of the sizes B, K, H, D."""
     transposed = links.maker(heads, "Transpose")
     if transposed is None or list(attribute(transposed, "perm", [])) != TO_HEADS:
         return None
     shaped = links.maker(transposed.input[0], "Reshape")
-    return shaped.input[0] if shaped is not None else None
+    return (shaped.input[0], shaped.input[1]) if shaped is not None else None
 
 
-def _merged(links: Links, heads: str) -> list[onnx.NodeProto] | None:
+def _rows_of_heads(links: Links, heads: str) -> str | None:
+    found = shape_of_heads(links, heads)
+    return None if found is None else found[0]
+
+
+def merged(links: Links, heads: str) -> list[onnx.NodeProto] | None:
     """The two nodes that merge `heads` into rows."""
     transposed = links.only_reader(heads, "Transpose")
     if transposed is None or list(attribute(transposed, "perm", [])) != TO_HEADS:

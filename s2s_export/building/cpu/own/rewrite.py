@@ -6,10 +6,10 @@ from ...graphs.graph import Graph
 from ...graphs.passes import Applied
 from ..onnxruntime import ondemand
 from ..onnxruntime.products import drop_unused_weights
-from . import attention, declare, embedding, head, products
+from . import attention, declare, embedding, encoder, head, products
 from .packing import Store
 
-STEP = "decoder_step"
+ENCODER, STEP = "encoder", "decoder_step"
 
 
 def rewrite(graph: Graph, store: Store) -> list[Applied]:
@@ -22,6 +22,8 @@ def rewrite(graph: Graph, store: Store) -> list[Applied]:
             on_demand = tuple(name for name in on_demand if name not in head.OUTPUTS)
         done += [*attention.apply(graph), projection]
         graph.prune([name for name in graph.outputs if name not in ondemand.LEFT_OUT])
+    if graph.name == ENCODER:
+        done.append(encoder.apply(graph))
     done += [embedding.apply(graph, store), *products.apply(graph, store)]
     if graph.name == STEP:
         done.append(ondemand.apply(graph, on_demand))

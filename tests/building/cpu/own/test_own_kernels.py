@@ -224,6 +224,33 @@ def test_attention_over_the_source(library, size, beams):
     assert rows == pytest.approx(expected.transpose(0, 2, 1, 3).reshape(rows.shape), rel=1e-5, abs=3e-6)
 
 
+ENCODERS = [(3, 2, 19, 8), (1, 1, 1, 32), (2, 4, 16, 64), (1, 3, 70, 12), (1, 2, 400, 64), (2, 1, 33, 7)]  # B, H, S, D
+
+
+@pytest.mark.parametrize("shape", ENCODERS)
+@pytest.mark.parametrize("mask", ["none", "sources", "heads", "all", "queries"])
+def test_attention_of_an_encoder(library, shape, mask):
+    rng = np.random.default_rng(sum(shape))
+    sources, heads, length, size = shape
+    rows = normal(rng, sources * length, 3 * heads * size)
+    dims = {
+        "sources": (sources, 1, 1),
+        "heads": (1, heads, length),
+        "all": (sources, heads, length),
+        "queries": (1, 1, length),
+    }.get(mask)
+    added = None if dims is None else normal(rng, *dims, length)
+    if added is not None:
+        added[..., 1:][rng.random(added[..., 1:].shape) < 0.3] = -1e9  # hidden; the first position never is
+    sizes = np.array([sources, length, heads, size])
+    (found,) = run(library, "EncoderAttention", [rows, sizes, added], 1, scale=0.3)
+    q, k, v = rows.reshape(sources, length, 3, heads, size).transpose(2, 0, 3, 1, 4).astype(np.float64)
+    scores = 0.3 * q @ k.transpose(0, 1, 3, 2) + (0 if added is None else added)
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    expected = (weights / weights.sum(axis=-1, keepdims=True) @ v).transpose(0, 2, 1, 3)
+    assert found == pytest.approx(expected.reshape(found.shape), rel=1e-5, abs=3e-6)
+
+
 # The output projection
 
 
@@ -322,6 +349,7 @@ def cases():
     cache, source = normal(rng, 5, 2, 3, 2, 8), normal(rng, 2, 3, 7, 8)
     ancestors, mask = rng.integers(0, 2, (2, 2, 5)), np.ones((2, 7), np.int64)
     self_attention = [normal(rng, 4, 72), cache, cache, ancestors, np.array([3]), normal(rng, 3, 5)]
+    encoder = [normal(rng, 10, 72), np.array([2, 5, 3, 8]), normal(rng, 2, 3, 5, 5)]
     return {
         "Linear": ([x, *floats, bias, residual, norm, norm], 2, (1, 2, 4, 5), {"n_out": 37}),
         "LinearInt8": ([x, *bytes_, bias, residual, norm, norm], 2, (1, 2, 3, 4, 6, 7), {"n_out": 37}),
@@ -331,13 +359,14 @@ def cases():
         "TakeRowsInt8": ([ids.ravel(), *bytes_], 3, (2, 3), {"n_rows": 37}),
         "SelfAttention": (self_attention, 3, range(4), {"scale": 1.0}),
         "CrossAttention": ([normal(rng, 4, 24), source, source, mask], 1, (1, 2), {"scale": 1.0}),
+        "EncoderAttention": (encoder, 1, (0, 1), {"scale": 1.0}),
         "Head": ([x, *floats, bias, *asked], 5, (1, 2), {"n_out": 37}),
         "HeadInt8": ([x, *bytes_, bias, *asked], 5, (1, 2, 3, 4), {"n_out": 37}),
     }
 
 
 CASES = ("Linear", "LinearInt8", "Embedding", "EmbeddingInt8", "TakeRows", "TakeRowsInt8", "SelfAttention",
-         "CrossAttention", "Head", "HeadInt8")  # fmt: skip
+         "CrossAttention", "EncoderAttention", "Head", "HeadInt8")  # fmt: skip
 
 
 def of_other_sizes(array):
@@ -379,6 +408,18 @@ def test_values_that_point_outside_are_refused(library):
         wrong.flat[0] = value
         with pytest.raises(RUNTIME_ERRORS, match="s2s.cpu"):
             run(library, "SelfAttention", [*inputs[:i], wrong, *inputs[i + 1 :]], n_outputs, **attributes)
+    inputs, n_outputs, _, attributes = cases()["EncoderAttention"]
+    for sizes in (
+        [1, 5, 3, 8],
+        [2, 5, 6, 4],
+        [5, 2, 3, 8],
+        [-2, -5, 3, 8],
+        [2, 5, 2**40, 8],
+        [2, 5, 0, 8],
+        [10, 1, 3, 8],
+    ):
+        with pytest.raises(RUNTIME_ERRORS, match="s2s.cpu"):
+            run(library, "EncoderAttention", [inputs[0], np.array(sizes), inputs[2]], n_outputs, **attributes)
 
 
 def test_rows_that_are_no_numbers(library):
@@ -422,6 +463,9 @@ def test_every_family_is_rewritten_whole(exported, name):
     assert counts["fused residuals"] == counts["fused norms"] == 3 * layers
     encoder = {done.name: done.count for done in passes["encoder"]}
     assert encoder["fused residuals"] == encoder["fused norms"] == 2 * bundle.manifest["sizes"]["encoder_layers"]
+    # Summed blocks of tokens are keys that are no part of the rows.
+    whole = bundle.manifest["sizes"]["encoder_layers"] if "global" not in name else 0
+    assert encoder["attention of the encoder"] == whole
     # Gated layers multiply two halves of a product, which no operator takes in.
     assert counts["fused activations"] == (0 if "gated" in name or name in ("mt5", "umt5") else layers + more)
     left = {node.op_type for graph in graphs.values() for node in graph.nodes}

@@ -30,6 +30,9 @@ own.test_a_head_over_a_shortlist(library)
 own.test_what_is_no_number_stays_so(library)
 for case in own.CASES:
     own.test_inputs_of_other_sizes_are_refused_or_served(library, case)
+for shape in own.ENCODERS:
+    for mask in ("none", "sources", "all", "queries"):
+        own.test_attention_of_an_encoder(library, shape, mask)
 for size in (8, 32, 64, 80, 128):
     for beams in (1, 2, 4, 7):
         own.test_attention_over_the_cache(library, size, beams)
