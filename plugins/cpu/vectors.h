@@ -128,9 +128,15 @@ inline Floats error_function(Floats x) {
 // Replaces n numbers x by e**(x - their maximum). Returns the sum.
 inline float exponentials(float* x, int n) {
   float top = x[0];
-  for (int i = 1; i < n; i++) top = top > x[i] ? top : x[i];
-  Floats sums{};
   int i = 0;
+  if (n >= LANES) {
+    Floats high = load(x);
+    for (i = LANES; i + LANES <= n; i += LANES) high = larger(high, load(x + i));
+    top = maximum(high);
+  }
+  for (; i < n; i++) top = top > x[i] ? top : x[i];
+  Floats sums{};
+  i = 0;
   for (; i + LANES <= n; i += LANES) {
     const Floats e = exponential(load(x + i) - top);
     store(x + i, e);

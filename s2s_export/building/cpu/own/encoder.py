@@ -50,6 +50,9 @@ def _replace(graph: Graph, found: onnx.NodeProto) -> str:
     if after is None:
         return "its output is not read by a merging of heads"
     assert parts[0] is not None
+    hidden = graph.weights.get(mask)
+    if hidden is not None and not hidden.any():  # a window of sound, all of which is looked at
+        mask = ""
     made = node(
         "EncoderAttention", [split.input[0], parts[0][1], mask], [after[-1].output[0]], found.name, scale=scale
     )  # fmt: skip
