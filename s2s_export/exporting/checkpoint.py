@@ -110,7 +110,7 @@ def _open(given: Path) -> Checkpoint:
         adapters.require_peft()
     folder = given if base is None else _locate(base)
     file = folder / "config.json"
-    if (recognised := families.recognise(folder)) is not None and not _names_a_type(file):
+    if not _names_a_type(file) and (recognised := families.recognise(folder)) is not None:
         return Checkpoint(folder, given.name, recognised, families.find(recognised["model_type"]))
     if not file.is_file():
         raise CheckpointError(f"{folder}: no config.json in it; expected a checkpoint folder in Hugging Face's format")
@@ -177,7 +177,7 @@ def _locate(path: str | Path) -> Path:
     if folder.exists():
         raise CheckpointError(
             f"{folder}: is a file; expected a checkpoint folder, or a file of another toolkit "
-            f"({', '.join((*packed.MODEL_SUFFIXES, packed.argos.PACKAGE_SUFFIX))})"
+            f"({', '.join(packed.SUFFIXES)})"
         )
     text = str(path)
     if not _may_be_on_the_hub(path):

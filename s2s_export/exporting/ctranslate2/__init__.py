@@ -1,9 +1,9 @@
 """Reads models in CTranslate2's format, so that people who have only that can export them.
 
-Text models (`TransformerSpec`) have a family of their own, `families/ctranslate2.py`, whose parts are the files here that
-begin with an underscore. A folder with another kind becomes a checkpoint in Hugging Face's format, in a temporary folder,
-which is exported like any other. One file a kind, named after the specification that model.bin names: it holds `SPEC` and
-`convert`.
+Text models (`TransformerSpec`) have a family of their own, `families/ctranslate2.py`, whose parts are the files here
+that begin with an underscore. A folder with another kind becomes a checkpoint in Hugging Face's format, in a temporary
+folder, which is exported like any other. One file a kind, named after the specification that model.bin names: it holds
+`SPEC` and `convert`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import Any
 
 from ...errors import CheckpointError, UnsupportedModel
 from . import _model_file as model_file
-
 
 TEXT_SPEC = "TransformerSpec"
 
@@ -39,7 +38,7 @@ def parts(folder: Path) -> list[Path]:
 
 def convert(folder: Path, target: Path) -> None:
     """Write the model as a checkpoint into the folder `target`. Raises CheckpointError, UnsupportedModel."""
-    spec = spec_of(folder)
+    spec = spec_of(folder) or model_file.read(parts(folder)).spec  # reading says what is wrong with its beginning
     known = {}
     for info in pkgutil.iter_modules(__path__):
         if not info.name.startswith("_"):

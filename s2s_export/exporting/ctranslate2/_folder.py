@@ -1,17 +1,14 @@
-"""What stands beside model.bin: config.json, vocabularies, tokenizers; and the packages of Argos Translate.
+"""What stands beside model.bin: config.json and vocabularies.
 
 Vocabularies are `shared_vocabulary`, or `source_vocabulary` and `target_vocabulary`, as .json (a list) or .txt (a line
-each). Before version 6 the special tokens are variables in model.bin. An `.argosmodel` is a zip with one folder: `model/`
-as described, metadata.json, and sentencepiece.model or bpe.model.
+each). Before version 6 the special tokens are variables in model.bin.
 """
 
 from __future__ import annotations
 
-import shutil
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from ...errors import CheckpointError
@@ -20,11 +17,7 @@ from ._model_file import Model
 from ._transformer import text_of
 
 CONFIG = "config.json"
-METADATA = "metadata.json"
 FIRST_WITH_CONFIG = 6
-PACKAGE_SUFFIX = ".argosmodel"
-LARGEST = 64 << 30  # bytes of an unpacked package
-BESIDE = ("sentencepiece.model", "bpe.model")
 
 
 @dataclass(frozen=True)
@@ -68,7 +61,9 @@ def settings_of(model: Model, config: Mapping[str, Any]) -> Settings:
         unk = text_of(model, "unk_token", "<unk>")
         found = Settings(unk, bos, eos, start, flag("with_source_bos", False), flag("with_source_eos", False))
     for name, value in vars(found).items():
-        expected: tuple[type, ...] = (bool,) if name.startswith("add") else (str, type(None)) if name == "start" else (str,)
+        expected: tuple[type, ...] = (
+            (bool,) if name.startswith("add") else (str, type(None)) if name == "start" else (str,)
+        )
         if not isinstance(value, expected):
             raise CheckpointError(f"{model.path}: config.json gives {value!r} for its {name} token; restore the folder")
     return found
@@ -108,45 +103,3 @@ def _read(folder: Path, name: str, unk: str) -> list[str] | None:
     else:
         return None
     return tokens if unk in tokens else [*tokens, unk]
-
-
-# Packages of Argos Translate
-
-
-def is_package(path: Path) -> bool:
-    """Whether it is an .argosmodel, or a folder into which one was unpacked."""
-    if path.is_dir():
-        return (path / METADATA).is_file() and (path / "model" / "model.bin").is_file()
-    return path.suffix == PACKAGE_SUFFIX and path.is_file()
-
-
-def unpack(package: Path, target: Path) -> None:
-    """Lay out a package as a folder of CTranslate2, with its metadata and its sentencepiece model beside.
-
-    Raises CheckpointError for a file that is damaged or no package.
-    """
-    if package.is_dir():
-        for path in [*(package / "model").iterdir(), *(package / name for name in (METADATA, *BESIDE))]:
-            if path.is_file():
-                (target / path.name).symlink_to(path.resolve())
-        return
-    try:
-        with zipfile.ZipFile(package) as archive:
-            wanted = [info for info in archive.infolist() if not info.is_dir() and _is_wanted(info.filename)]
-            if sum(info.file_size for info in wanted) > LARGEST:
-                raise CheckpointError(f"{package}: unpacks to more than {LARGEST >> 30} GiB; restore the file")
-            for info in wanted:
-                with archive.open(info) as source, (target / PurePosixPath(info.filename).name).open("wb") as file:
-                    shutil.copyfileobj(source, file)
-    except (OSError, ValueError, NotImplementedError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{package}: can't be unpacked ({error}); restore the file") from error
-    if not (target / "model.bin").is_file():
-        raise CheckpointError(f"{package}: has no model/model.bin; expected a package of Argos Translate with a model")
-
-
-def _is_wanted(name: str) -> bool:
-    """Files of the package's own folder and of its model/, by their names alone."""
-    parts = PurePosixPath(name).parts
-    if len(parts) == 3 and parts[1] == "model":
-        return True
-    return len(parts) == 2 and parts[1] in (METADATA, *BESIDE)

@@ -1,8 +1,8 @@
 """A `TransformerSpec` of CTranslate2 (text to text) as a structure.
 
 Variables that are scalars or flags are attributes: num_heads, pre_norm, activation, ... Projections of query, key and
-value are stacked by rows. A quantised weight stands beside its `weight_scale`: int8 with one scale a row, int16 with one
-for all (the weight is the integer divided by it).
+value are stacked by rows. A quantised weight stands beside its `weight_scale`: int8 with one scale a row, int16 with
+one for all (the weight is the integer divided by it).
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ class Reader:
                 "the original checkpoint again"
             )
         self.model = model
-        self.quantised = sorted({v.dtype.name for name, v in model.variables.items() if name + SCALE in model.variables})
+        self.quantised = sorted(
+            {v.dtype.name for name, v in model.variables.items() if name + SCALE in model.variables}
+        )
         made: dict[int, torch.Tensor] = {}  # by array, so that aliases stay one tensor
         tensors = {}
         for name, value in model.variables.items():
@@ -66,7 +68,9 @@ class Reader:
         self.weights.ignore(OF_MODEL)
         epsilon = config.get("layer_norm_epsilon")
         if epsilon is not None and (not isinstance(epsilon, (int, float)) or not 0 < epsilon < 1):
-            raise CheckpointError(f"{model.path}: config.json says layer_norm_epsilon is {epsilon!r}; restore the folder")
+            raise CheckpointError(
+                f"{model.path}: config.json says layer_norm_epsilon is {epsilon!r}; restore the folder"
+            )
         self._epsilon: float | None = epsilon
 
     def structure(self, positions: int) -> Transformer:

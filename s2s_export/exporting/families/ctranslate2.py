@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import CheckpointError
-from .. import ctranslate2
+from .. import ctranslate2, packed
 from ..ctranslate2 import _folder, _model_file
 from ..ctranslate2._transformer import Reader
-from ..toolkits import vocabulary
-from ..toolkits.plain import PlainTransformer, Reference, ToolkitModel, positions_of
 from ..tokenizers.write import write_tokenizer as write_checkpoint_tokenizer
+from ..toolkits import vocabulary
+from ..toolkits.plain import PlainTransformer, Reference, ToolkitModel, plain_of, positions_of
 from . import Family
 
 __all__ = ["MODEL_TYPES", "Reference", "describe", "load_model", "recognise", "stretch", "write_tokenizer"]
@@ -45,7 +45,7 @@ def load_model(path: Path, config: dict[str, Any]) -> ToolkitModel:
     reader = Reader(model, given)
     structure = reader.structure(0)
     n_source, n_target = len(structure.encoder.embedding), len(model["decoder/embeddings/weight"])  # type: ignore[arg-type]
-    source, target = _folder.vocabularies(path, settings.unk, n_source, n_target)
+    _, target = _folder.vocabularies(path, settings.unk, n_source, n_target)
     ids = vocabulary.ids_of(target)
     if settings.eos not in ids:
         raise CheckpointError(f"{path}: the target vocabulary lacks the end token '{settings.eos}'; restore the folder")
@@ -75,11 +75,11 @@ def load_model(path: Path, config: dict[str, Any]) -> ToolkitModel:
 
 def stretch(model: ToolkitModel, positions: int) -> None:
     """Make computed tables of positions longer; stored ones stay as they are."""
-    model.model.stretch(positions)  # type: ignore[operator]
+    plain_of(model).stretch(positions)
 
 
 def describe(model: ToolkitModel) -> Family:
-    structure = model.model.structure
+    structure = plain_of(model).structure
     return Family("ctranslate2", structure, positions_of(structure.encoder), positions_of(structure.decoder))
 
 
@@ -135,7 +135,7 @@ def _first_embedding(model: _model_file.Model) -> str:
 
 def _metadata(path: Path) -> dict[str, Any] | None:
     """Of a package of Argos Translate, or None."""
-    file = path / _folder.METADATA
+    file = path / packed.METADATA
     if not file.is_file():
         return None
     found = ctranslate2.read_json(file)
@@ -146,12 +146,12 @@ def _notices(reader: Reader, path: Path, metadata: Any) -> list[str]:
     notices = []
     if reader.quantised:
         notices.append(
-            f"the weights are quantised ({', '.join(reader.quantised)}) and were dequantised: what they were rounded from is "
-            "gone; export the original checkpoint where you have it"
+            f"the weights ({', '.join(reader.quantised)}) were dequantised: what they were rounded from is gone; "
+            "export the original checkpoint where you have it"
         )
     if metadata is not None and not (path / "sentencepiece.model").is_file() and (path / "bpe.model").is_file():
         notices.append(
-            "the package's bpe.model needs the Moses tokenizer, which is not in the runtime: the bundle takes pieces with "
-            "spaces between them"
+            "the package's bpe.model needs the Moses tokenizer, which is not in the runtime: the bundle takes pieces "
+            "with spaces between them"
         )
     return notices

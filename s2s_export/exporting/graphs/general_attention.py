@@ -1,4 +1,4 @@
-"""Attention that the functions of our domains don't compute: grouped queries, soft caps, and rotary or relative vectors.
+"""Attention that our domains' functions don't compute: grouped queries, soft caps, rotary and relative positions.
 
 Letters: G heads of keys and values, P = H/G heads of the query that share one of them.
 """

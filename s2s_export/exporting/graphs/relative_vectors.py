@@ -1,8 +1,8 @@
 """Relative positions as vectors that are added to keys and values (1803.02155).
 
-Nothing of the size of all pairs of heads and tokens is made: as in section 3.3 of the paper, the queries of all heads at
-one position are multiplied by the vectors of that position. In the decoder every beam is at the same position, so that
-a distance is a column of the C positions, which its K slots share.
+No vectors are made for each head: as in section 3.3 of the paper, the queries of all heads at one position are
+multiplied by the vectors of that position. In the decoder every beam is at the same position, so that a distance is a
+column of the C positions, which its K slots share.
 """
 
 from __future__ import annotations

@@ -62,10 +62,15 @@ class State(NamedTuple):
 class PlainTransformer(nn.Module):
     """make: gives the structure with tables of at least that many positions. special: ids of pad, bos and eos."""
 
+    memory_class = Memory
+
     def __init__(self, make: Callable[[int], Transformer], special: Mapping[str, int | None]) -> None:
         super().__init__()
         self._make = make
         self.structure = make(0)
+        assert isinstance(self.structure.encoder.embedding, Tensor)
+        # generate() asks a parameter for the device; the other weights are the structure's.
+        self.embedding = nn.Parameter(self.structure.encoder.embedding, requires_grad=False)
         self.config = SimpleNamespace(
             vocab_size=len(self.structure.head.weight),
             max_target_length=positions_of(self.structure.decoder),
@@ -112,9 +117,7 @@ class PlainTransformer(nn.Module):
             cross = state.cross_keys[:, i], state.cross_values[:, i]
             seen: list[Tensor] = []
             updated: list[Tensor] = []
-            x = block_output(
-                block, x, norm_first, distance, stack.positions, None, past, cross, hidden, seen, updated
-            )
+            x = block_output(block, x, norm_first, distance, stack.positions, None, past, cross, hidden, seen, updated)
             weights.append(seen[0][:, :, 0])
             keys.append(updated[0])
             values.append(updated[1])
@@ -243,7 +246,7 @@ def positions_of(stack: Stack) -> int | None:
 
 
 class ToolkitModel(GenerateWrapper):
-    """`generate` over a model of a toolkit. defaults: of generation; notices: what is worth saying about the reading."""
+    """`generate` over a toolkit's model. defaults: of generation; notices: what is worth saying about the reading."""
 
     def __init__(self, model: Any, defaults: Mapping[str, Any], notices: list[str] | None = None) -> None:
         super().__init__(model)
@@ -252,11 +255,16 @@ class ToolkitModel(GenerateWrapper):
         self.notices = notices or []
 
 
+def plain_of(wrapper: ToolkitModel) -> PlainTransformer:
+    assert isinstance(wrapper.model, PlainTransformer)
+    return wrapper.model
+
+
 class Reference:
     """A PlainTransformer seen as the three graphs (`parity.Reference`)."""
 
     def __init__(self, wrapper: ToolkitModel) -> None:
-        self.model: PlainTransformer = wrapper.model  # type: ignore[assignment]
+        self.model = plain_of(wrapper)
 
     @torch.no_grad()
     def encode(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -274,7 +282,9 @@ class Reference:
     def step(self, inputs: Mapping[str, Tensor], history: Tensor) -> tuple[Tensor, Tensor]:
         ids, mask = inputs[INPUT_IDS], inputs[MASK]
         repeats = history.shape[0] // ids.shape[0]
-        state = self.model.start(self.model.encode(ids.repeat_interleave(repeats, 0), mask.repeat_interleave(repeats, 0)))
+        state = self.model.start(
+            self.model.encode(ids.repeat_interleave(repeats, 0), mask.repeat_interleave(repeats, 0))
+        )
         for token in history.T:
             logits, state, weights = self.model.step(token, state)
         return logits, weights

@@ -47,7 +47,7 @@ class Weights:
         if shape and not _fits(value.shape, shape):
             wanted = ", ".join("any" if size is None else str(size) for size in shape)
             raise CheckpointError(
-                f"{self.path}: the weight '{name}' has shape {list(value.shape)}, expected [{wanted}]; restore the model"
+                f"{self.path}: the weight '{name}' has shape {list(value.shape)}, expected [{wanted}]; restore it"
             )
         return value
 

@@ -7,8 +7,8 @@ use it when it tokenizes, so there is none here.
 Options, in addition to those in `pieces.py`: `decode_with` ("source" or "target": the model that joins pieces;
 transformers 5 uses that of the source if there is one vocabulary for both), `unlisted_ids` (the text of an id that is
 not in vocab.json: "piece", what the sentencepiece model has for it, or "unk", the unknown token) and `language_codes`
-("first": a `>>fra<<` at the beginning is a token; "none": it is text; "anywhere", as in older versions of transformers 4: everything from
-the first `>>` to the last `<<` is removed, and is a token if it begins the text).
+("first": a `>>fra<<` at the beginning is a token; "none": it is text; "anywhere", as in older versions of transformers
+4: everything from the first `>>` to the last `<<` is removed, and is a token if it begins the text).
 """
 
 from __future__ import annotations

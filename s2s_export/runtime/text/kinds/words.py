@@ -1,7 +1,7 @@
 """Pieces with spaces between them, as the commands of OpenNMT-py, fairseq and CTranslate2 read and write a text.
 
-The model's owner has cut the text beforehand, and joins what comes out. Files: vocab, and target_vocab if the target has
-a vocabulary of its own. Options: `unk_token`, which stands for pieces that the vocabulary lacks.
+The model's owner has cut the text beforehand, and joins what comes out. Files: vocab, and target_vocab if the target
+has a vocabulary of its own. Options: `unk_token`, which stands for pieces that the vocabulary lacks.
 """
 
 from __future__ import annotations
