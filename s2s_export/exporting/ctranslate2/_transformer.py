@@ -23,11 +23,11 @@ from ..graphs.structure import (
     Linear,
     Norm,
     PositionTable,
-    RelativePositions,
     RelativeVectors,
     Stack,
     Transformer,
 )
+from ..toolkits.buckets import relative_positions
 from ..toolkits.weights import Weights
 from ._model_file import Model
 
@@ -36,7 +36,6 @@ LAST_REVISION = 7  # of TransformerSpec
 FIRST_WITH_SIDES = 5  # before it, both sides share num_heads and others
 OLD_HEADS = 8  # where nothing says another number
 MOST_LAYERS = 1000
-FARTHEST = 10_000  # of relative positions; models have 128
 POSITIONS = 1024  # of computed tables; more by `stretch`
 NEVER = -1e4  # its exp is 0 in fp32, and fp16 holds it
 SCALE = "_scale"
@@ -150,7 +149,8 @@ class Reader:
         bias = f"{side}/layer_0/self_attention/relative_attention_bias"
         if bias in self.weights:
             table = self.weights.take(bias, None, first.n_heads)  # [buckets, H]
-            return _relative(table, self._number(f"{bias[:-4]}max_distance", 0), side == "encoder", self.model.path)
+            farthest = self._number(f"{bias[:-4]}max_distance", 0)
+            return relative_positions(table, farthest, side == "encoder", self.model.path)
         if first.relative_vectors is not None:
             return None
         name = f"{side}/position_encodings/encodings"
@@ -233,8 +233,9 @@ class Reader:
         return self._needed_norm(scope, width) if f"{scope}/gamma" in self.weights else None
 
     def _needed_norm(self, scope: str, width: int) -> Norm:
-        usual = 1e-5 if f"{scope}/beta" in self.weights else 1e-6
-        return self.weights.norm(f"{scope}/gamma", f"{scope}/beta", width, self._epsilon or usual)
+        beta = f"{scope}/beta" if f"{scope}/beta" in self.weights else None
+        usual = 1e-6 if beta is None else 1e-5
+        return self.weights.norm(f"{scope}/gamma", beta, width, self._epsilon or usual)
 
     def _scalar(self, name: str) -> Any:
         value = self.weights.take(name)
@@ -286,22 +287,6 @@ def _tensor(model: Model, name: str) -> torch.Tensor:
 def _parts(stacked: Linear, *sizes: int) -> list[Linear]:
     biases: Any = [None] * len(sizes) if stacked.bias is None else stacked.bias.split(sizes)
     return [Linear(weight, bias) for weight, bias in zip(stacked.weight.split(sizes), biases, strict=True)]
-
-
-def _relative(table: torch.Tensor, farthest: int, is_bidirectional: bool, path: Any) -> RelativePositions:
-    """T5's buckets (1910.10683), computed in fp32 as CTranslate2 does. table [buckets, H]"""
-    n_buckets = len(table) // (2 if is_bidirectional else 1)
-    exact = n_buckets // 2
-    if not 0 < exact < farthest <= FARTHEST:
-        raise CheckpointError(f"{path}: has {len(table)} buckets of relative positions up to {farthest}; restore it")
-    distance = np.arange(-farthest, farthest + 1 if is_bidirectional else 1)
-    far = np.abs(distance)
-    with np.errstate(divide="ignore"):
-        steps = np.log(far.astype(np.float32) / np.float32(exact)) / np.float32(math.log(farthest / exact))
-    steps[far < exact] = 0  # not used, and minus infinity at 0
-    late = np.minimum((np.float32(exact) + steps * np.float32(n_buckets - exact)).astype(np.int64), n_buckets - 1)
-    bucket = np.where(far < exact, far, late) + np.where(is_bidirectional & (distance > 0), n_buckets, 0)
-    return RelativePositions(table[torch.from_numpy(bucket)].T.contiguous(), -farthest)
 
 
 def _from_zero(decoder: Stack, head: Linear) -> tuple[Stack, Linear]:

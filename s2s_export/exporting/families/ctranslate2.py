@@ -27,7 +27,7 @@ ARGOS = {"num_beams": 4, "length_penalty": 0.2}
 LONGEST = 256  # tokens of a target
 PADS = ("<pad>", "<blank>")
 CHECKPOINT_TOKENIZERS = ("tokenizer.json", "tokenizer_config.json")
-SIDES = (("source.spm", "target.spm"), ("source.model", "target.model"), ("sentencepiece.model", None),
+SENTENCEPIECE = (("source.spm", "target.spm"), ("source.model", "target.model"), ("sentencepiece.model", None),
          ("sentencepiece.bpe.model", None), ("spiece.model", None), ("spm.model", None))  # fmt: skip
 
 
@@ -107,10 +107,7 @@ def write_tokenizer(path: Path, folder: Path) -> dict[str, Any] | None:
         suffix=(ids[settings.eos],) if settings.add_source_eos and settings.eos in ids else (),
         skip_ids=tuple(skipped),
     )
-    for own, other in SIDES:
-        if (path / own).is_file() and (other is None or (path / other).is_file()):
-            return vocabulary.write(around, folder, path / own, None if other is None else path / other)
-    return vocabulary.write(around, folder)
+    return vocabulary.write(around, folder, *vocabulary.models_beside(path, SENTENCEPIECE))
 
 
 def _checked(entry: dict[str, Any] | None, folder: Path, ids: dict[str, int]) -> dict[str, Any] | None:

@@ -1,7 +1,7 @@
 """What a `graphs.structure.Transformer` computes, in plain PyTorch: the reference for models of other toolkits.
 
 It has the reference models' interface (`reference/interface.py`), so that `generate` of transformers drives it. Only
-what toolkits' models have is here: no rotary positions, windows, soft caps or experts.
+what toolkits' models have is here: no windows, soft caps or experts.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from ..graphs.structure import (
     PositionTable,
     RelativePositions,
     RelativeVectors,
+    Rotary,
     Stack,
     Transformer,
 )
@@ -180,6 +181,8 @@ def block_output(
     def own(h: Tensor) -> Tensor:
         attention = block.self_attention
         keys, values = (by_head(linear(h, part), attention.key_heads) for part in (attention.key, attention.value))
+        if attention.rotary is not None:
+            keys = turned(keys, attention.rotary, distance)
         if past is not None and updated is not None:
             keys, values = torch.cat([past[0], keys], 2), torch.cat([past[1], values], 2)
             updated.extend([keys, values])
@@ -208,6 +211,8 @@ def attend(
 ) -> tuple[Tensor, Tensor]:
     """x [R,T,E], keys and values [R,G,N,D], hidden additive [R,1,1,N] -> rows [R,T,E] and weights [R,H,T,N]."""
     query = by_head(linear(x, attention.query), attention.n_heads) * attention.scale
+    if attention.rotary is not None and distance is not None:
+        query = turned(query, attention.rotary, distance)
     repeats = attention.n_heads // keys.shape[1]
     keys, values = keys.repeat_interleave(repeats, 1), values.repeat_interleave(repeats, 1)
     scores = query @ keys.transpose(2, 3)
@@ -227,6 +232,14 @@ def attend(
     return linear(mixed.transpose(1, 2).flatten(2), attention.output), weights
 
 
+def turned(x: Tensor, rotary: Rotary, distance: Tensor) -> Tensor:
+    """x [R,H,T,D], of the last T of the N tokens that distance [T,N] knows."""
+    last = torch.arange(distance.shape[1])[-x.shape[2] :]
+    cosine, sine = rotary.cosine[last], rotary.sine[last]
+    first, second = x.chunk(2, -1)
+    return torch.cat([first * cosine - second * sine, second * cosine + first * sine], -1)
+
+
 def _by_pair(vectors: RelativeVectors, table: Tensor, distance: Any) -> Tensor:
     """The vector of each query and key, [T,N,D]."""
     return table[distance.clamp(-vectors.farthest, vectors.farthest) + vectors.farthest]
@@ -241,8 +254,10 @@ def feed_forward(x: Tensor, layer: Any) -> Tensor:
 
 def positions_of(stack: Stack) -> int | None:
     """How many positions a table has room for; None where positions are relative."""
-    positions = stack.positions
-    return len(positions.table) - positions.offset if isinstance(positions, PositionTable) else None
+    positions, rotary = stack.positions, stack.blocks[0].self_attention.rotary
+    if isinstance(positions, PositionTable):
+        return len(positions.table) - positions.offset
+    return None if rotary is None else len(rotary.cosine)
 
 
 class ToolkitModel(GenerateWrapper):

@@ -36,6 +36,16 @@ class Vocabularies:
     skip_ids: tuple[int, ...] = ()
 
 
+def models_beside(path: Path, known: Sequence[tuple[str, str | None]]) -> tuple[Path | None, Path | None]:
+    """The sentencepiece models of a folder: the first pair of names of which both are there; None for the second
+    where it is the first's.
+    """
+    for own, other in known:
+        if (path / own).is_file() and (other is None or (path / other).is_file()):
+            return path / own, None if other is None else path / other
+    return None, None
+
+
 def ids_of(pieces: Sequence[str]) -> dict[str, int]:
     """Of pieces that are there twice, the first counts."""
     found: dict[str, int] = {}

@@ -60,7 +60,8 @@ class Weights:
         return Linear(found, self.maybe(bias, found.shape[0]))
 
     def norm(self, weight: str, bias: str | None, width: Size, epsilon: float) -> Norm:
-        return Norm(self.take(weight, width), None if bias is None else self.maybe(bias, width), epsilon)
+        """bias: None for RMSNorm."""
+        return Norm(self.take(weight, width), None if bias is None else self.take(bias, width), epsilon)
 
     def ignore(self, names: Iterable[str]) -> None:
         """Names that change nothing at inference."""
