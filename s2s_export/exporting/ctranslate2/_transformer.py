@@ -28,6 +28,7 @@ from ..graphs.structure import (
     Transformer,
 )
 from ..toolkits.buckets import relative_positions
+from ..toolkits.sinusoids import sinusoids
 from ..toolkits.weights import Weights
 from ._model_file import Model
 
@@ -36,7 +37,6 @@ LAST_REVISION = 7  # of TransformerSpec
 FIRST_WITH_SIDES = 5  # before it, both sides share num_heads and others
 OLD_HEADS = 8  # where nothing says another number
 MOST_LAYERS = 1000
-POSITIONS = 1024  # of computed tables; more by `stretch`
 NEVER = -1e4  # its exp is 0 in fp32, and fp16 holds it
 SCALE = "_scale"
 OF_MODEL = ("unk_token", "bos_token", "eos_token", "with_source_bos", "with_source_eos", "with_target_bos",
@@ -156,7 +156,7 @@ class Reader:
         name = f"{side}/position_encodings/encodings"
         if name in self.weights:
             return PositionTable(self.weights.take(name, None, width))
-        return PositionTable(sinusoids(max(positions, POSITIONS), width, 1, self.model.path))
+        return PositionTable(sinusoids(positions, width, 1, self.model.path))
 
     def _block(self, scope: str, side: str, width: int) -> Block:
         cross = f"{scope}/attention"
@@ -259,16 +259,6 @@ def text_of(model: Model, name: str, default: str) -> str:
         return value.astype(np.int8).tobytes().decode("utf-8")
     except UnicodeDecodeError as error:
         raise CheckpointError(f"{model.path}: {name} is no text; restore the model") from error
-
-
-def sinusoids(positions: int, width: int, first: int, path: Any) -> torch.Tensor:
-    """[P, E]: sines in the first half, cosines in the second, of the positions from `first` on."""
-    if width < 4 or width % 2:
-        raise CheckpointError(f"{path}: has width {width}, for which there are no sinusoids; expected an even number")
-    half = width // 2
-    rates = np.exp(np.arange(half, dtype=np.float32) * np.float32(-math.log(10000.0) / (half - 1)))
-    angles = np.arange(first, positions + first, dtype=np.float32)[:, None] * rates[None]
-    return torch.from_numpy(np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32))
 
 
 def _tensor(model: Model, name: str) -> torch.Tensor:

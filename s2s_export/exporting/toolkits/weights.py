@@ -29,6 +29,10 @@ class Weights:
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
 
+    @property
+    def names(self) -> Iterable[str]:
+        return self._tensors
+
     def first(self, *names: str) -> str:
         """The first of these names that is there, or the first of all, so that an error names it."""
         return next((name for name in names if name in self), names[0])
