@@ -63,7 +63,7 @@ def weights(opt: argparse.Namespace, seed: int = 0) -> tuple[dict[str, torch.Ten
         scope = f"{side}.embeddings.make_embedding"
         random(f"{scope}.emb_luts.0.weight", len(TOKENS), WIDTH)
         if opt.position_encoding and not is_rnn:
-            random(f"{scope}.pe.pe", 60, 1, WIDTH)
+            random(f"{scope}.pe.pe", 5000, 1, WIDTH)  # as many as OpenNMT-py makes
     if is_rnn:
         _recurrent(opt, random, linear)
     else:
