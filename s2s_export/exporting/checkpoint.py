@@ -22,9 +22,9 @@ from typing import Any
 
 from ..errors import CheckpointError, MissingExtra, UnsupportedModel
 from ..schema import Unreadable, read_json, shown
-from . import adapters, ctranslate2, families
+from . import adapters, ctranslate2, families, packed
 
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".index.json", ".npz")
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".index.json", ".npz", ".pt")
 MOST_LAYERS = 1000  # ten times those of the deepest models
 COMPILED = "_orig_mod."  # what torch.compile puts before every name
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+|[\w.-]+")
@@ -62,6 +62,7 @@ class Checkpoint:
         if self.adapter is not None:
             model = adapters.merge(model, self.adapter)
         _check_finite(self.path, model)
+        self.notices.extend(notice for notice in getattr(model, "notices", ()) if notice not in self.notices)
         return model
 
     def sha256(self) -> str:
@@ -91,11 +92,16 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         _locate(path)  # a wrong path is told before torch is imported, which takes seconds
     require_export_packages()
     given = _locate(path)
-    if ctranslate2.is_one(given):
-        converted = _TemporaryFolder()
-        ctranslate2.convert(given, converted.path)
-        return dataclasses.replace(_open(converted.path), name=given.name, keeps=converted)
-    return _open(given)
+    folder, kept = given, None
+    if packed.is_packed(given):
+        kept = _TemporaryFolder()
+        packed.lay_out(given, kept.path)
+        folder = kept.path
+    if ctranslate2.is_converted(folder):
+        kept = _TemporaryFolder()
+        ctranslate2.convert(folder, kept.path)
+        folder = kept.path
+    return _open(folder) if kept is None else dataclasses.replace(_open(folder), name=given.name, keeps=kept)
 
 
 def _open(given: Path) -> Checkpoint:
@@ -104,7 +110,7 @@ def _open(given: Path) -> Checkpoint:
         adapters.require_peft()
     folder = given if base is None else _locate(base)
     file = folder / "config.json"
-    if not file.is_file() and (recognised := families.recognise(folder)) is not None:
+    if not _names_a_type(file) and (recognised := families.recognise(folder)) is not None:
         return Checkpoint(folder, given.name, recognised, families.find(recognised["model_type"]))
     if not file.is_file():
         raise CheckpointError(f"{folder}: no config.json in it; expected a checkpoint folder in Hugging Face's format")
@@ -115,6 +121,11 @@ def _open(given: Path) -> Checkpoint:
     family = families.find(config.get("model_type"))
     _refuse_classifier(folder, config)
     return Checkpoint(folder, given.name, config, family, None if base is None else given)
+
+
+def _names_a_type(file: Path) -> bool:
+    """Whether a config.json is Hugging Face's; other toolkits write files of this name too."""
+    return file.is_file() and "model_type" in _read_object(file)
 
 
 def _read_object(file: Path) -> dict[str, Any]:
@@ -161,10 +172,13 @@ def _may_be_on_the_hub(path: str | Path) -> bool:
 
 def _locate(path: str | Path) -> Path:
     folder = Path(path)
-    if folder.is_dir():
+    if folder.is_dir() or packed.is_packed(folder):
         return folder
     if folder.exists():
-        raise CheckpointError(f"{folder}: is a file; expected a checkpoint folder")
+        raise CheckpointError(
+            f"{folder}: is a file; expected a checkpoint folder, or a file of another toolkit "
+            f"({', '.join(packed.SUFFIXES)})"
+        )
     text = str(path)
     if not _may_be_on_the_hub(path):
         raise CheckpointError(f"{folder}: no such folder; expected a checkpoint folder or a Hugging Face hub id")

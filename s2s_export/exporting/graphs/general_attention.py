@@ -1,4 +1,4 @@
-"""Attention that the functions of our domains don't compute: grouped queries and soft caps; and rotary positions.
+"""Attention that our domains' functions don't compute: grouped queries, soft caps, rotary and relative positions.
 
 Letters: G heads of keys and values, P = H/G heads of the query that share one of them.
 """
@@ -11,6 +11,7 @@ import numpy as np
 
 from .builder import GraphBuilder
 from .functions import NATIVE
+from .relative_vectors import VectorTerms
 from .structure import Attention, Rotary
 
 
@@ -45,21 +46,35 @@ def soft_capped(g: GraphBuilder, scores: str, cap: float) -> str:
     return g.op("Mul", [g.op("Tanh", [g.op("Div", [scores, factor])]), factor])
 
 
-def attend(g: GraphBuilder, attention: Attention, query: str, key: str, value: str, mask: str) -> tuple[str, str]:
-    """query [B,H,K,D], key and value [B,G,N,D], mask additive [B,1|H,1|K,N] -> mixed [B,H,K,D], weights [B,H,K,N]."""
+def attend(
+    g: GraphBuilder,
+    attention: Attention,
+    query: str,
+    key: str,
+    value: str,
+    mask: str,
+    vectors: VectorTerms | None = None,
+) -> tuple[str, str]:
+    """query [B,H,K,D], key and value [B,G,N,D], mask additive [B,1|H,1|K,N] -> mixed [B,H,K,D], weights [B,H,K,N].
+
+    vectors: what relative positions add, or None.
+    """
     groups, heads = attention.key_heads, attention.n_heads
     shared = g.constant([2])
+    query = g.op("Mul", [query, g.constant(attention.scale, np.float32)])
     by_group = g.reshape(query, [0, groups, heads // groups, -1, attention.head_size])  # [B,G,P,K,D]
     keys = g.op("Unsqueeze", [g.transpose(key, [0, 1, 3, 2]), shared])  # [B,G,1,D,N]
-    scores = g.op("MatMul", [g.op("Mul", [by_group, g.constant(attention.scale, np.float32)]), keys])
-    scores = _by_head(g, scores, heads)  # [B,H,K,N]
+    scores = _by_head(g, g.op("MatMul", [by_group, keys]), heads)  # [B,H,K,N]
+    if vectors is not None:
+        scores = g.op("Add", [scores, vectors.scores(query)])
     if attention.soft_cap is not None:
         scores = soft_capped(g, scores, attention.soft_cap)
     weights = g.op("Softmax", [g.op("Add", [scores, mask])], axis=-1)
     sizes = g.op("Shape", [scores], start=2, end=4)
     shape = g.op("Concat", [g.constant([0, groups, heads // groups]), sizes], axis=0)
     mixed = g.op("MatMul", [g.op("Reshape", [weights, shape]), g.op("Unsqueeze", [value, shared])])
-    return _by_head(g, mixed, heads), weights
+    by_head = _by_head(g, mixed, heads)
+    return by_head if vectors is None else g.op("Add", [by_head, vectors.mixed(weights)]), weights
 
 
 def _by_head(g: GraphBuilder, value: str, heads: int) -> str:
@@ -78,11 +93,12 @@ def attend_to_cache(
     bias: str | None,
     batch: str,
     beams: str,
+    vectors: VectorTerms | None = None,
 ) -> tuple[str, list[str]]:
     """As BeamSelfAttention(Bias): writes K slots, attends to all that mask [B,1,K,N] shows; also gives the caches."""
     query, *written = heads
     updated = _updated(g, cache, written, position, batch, beams)
-    mixed, _ = attend(g, attention, query, updated[0], updated[1], _with_bias(g, mask, bias, beams))
+    mixed, _ = attend(g, attention, query, updated[0], updated[1], _with_bias(g, mask, bias, beams), vectors)
     return mixed, updated
 
 

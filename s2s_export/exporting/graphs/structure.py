@@ -62,6 +62,22 @@ class Rotary:
 
 
 @dataclass(frozen=True)
+class RelativeVectors:
+    """Vectors added to keys and values, by distance (1803.02155, equations 3 and 4): keys, values [2m + 1, D].
+
+    Row m + d is for the distance d = key - query; a distance beyond m takes m's.
+    """
+
+    keys: Tensor
+    values: Tensor
+
+    @property
+    def farthest(self) -> int:
+        """m"""
+        return (len(self.keys) - 1) // 2
+
+
+@dataclass(frozen=True)
 class Attention:
     """Projections of one attention: query [H*D, E], key, value [G*D, E], output [E, H*D]. scale multiplies the scores.
 
@@ -72,6 +88,7 @@ class Attention:
     soft_cap: scores become soft_cap * tanh(score / soft_cap) (2408.00118, section 2).
     query_norm, key_norm: of every head's query and key, weight [D], before they are turned (2302.05442).
     block_norm: norm of the summed blocks that an encoder's queries see as well; their size is the stack's.
+    relative_vectors: of self-attention, added to its keys and values; None for most.
     """
 
     query: Linear
@@ -88,6 +105,7 @@ class Attention:
     query_norm: Norm | None = None
     key_norm: Norm | None = None
     block_norm: Norm | None = None
+    relative_vectors: RelativeVectors | None = None
 
     @property
     def head_size(self) -> int:
@@ -100,7 +118,7 @@ class Attention:
     @property
     def is_plain(self) -> bool:
         """Whether it is softmax(query . key + mask) with a key head for every head, which kernels of ours compute."""
-        return self.key_heads == self.n_heads and self.soft_cap is None
+        return self.key_heads == self.n_heads and self.soft_cap is None and self.relative_vectors is None
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from .experts import emit_experts
 from .functions import NATIVE, PLUGIN_ATTRIBUTES, PLUGINS
 from .general_attention import Angles, attend, attend_to_both, attend_to_cache, soft_capped, split_heads
 from .layers import activation, feed_forward, joint, merge_heads, normed
+from .relative_vectors import DecoderVectors, EncoderVectors
 from .structure import (
     Attention,
     Block,
@@ -352,7 +353,9 @@ def _encoder_attention(
             query, key, value = _heads_with_blocks(g, x, attention, blocks, batch, length)
             mask = g.op("Concat", [mask, blocks.mask], axis=3)
         if not attention.is_plain:
-            mixed, _ = attend(g, attention, query, key, value, mask)
+            terms = attention.relative_vectors
+            vectors = None if terms is None else EncoderVectors(g, terms, length)
+            mixed, _ = attend(g, attention, query, key, value, mask, vectors)
         else:
             if attention.scale != 1.0:
                 query = g.op("Mul", [query, g.constant(attention.scale, np.float32)])
@@ -417,7 +420,11 @@ def _self_attention(
                 op_type, inputs = "BeamSelfAttentionBias", [*inputs, bias]
             mixed, *updated = g.ops(op_type, inputs, 3, PLUGINS, scale=attention.scale, **PLUGIN_ATTRIBUTES)
         else:
-            mixed, updated = attend_to_cache(g, attention, heads, cache, mask, position, bias, batch, beams)
+            terms = attention.relative_vectors
+            vectors = None
+            if terms is not None:
+                vectors = DecoderVectors(g, terms, position, g.size(ancestors, 2), beams)
+            mixed, updated = attend_to_cache(g, attention, heads, cache, mask, position, bias, batch, beams, vectors)
         rows = g.linear(merge_heads(g, mixed, attention), attention.output.weight, attention.output.bias, "output")
         return rows, updated
 

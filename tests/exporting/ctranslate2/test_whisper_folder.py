@@ -101,7 +101,7 @@ def test_half_precision_and_parts_are_read(folder: Path, tmp_path: Path) -> None
     (folder / "model.bin").unlink()
     (folder / "model.bin.part1").write_bytes(raw[:1000])
     (folder / "model.bin.part2").write_bytes(raw[1000:])
-    assert ctranslate2.is_one(folder)
+    assert ctranslate2.is_converted(folder)
     found = _model_file.read(ctranslate2.parts(folder))
     assert found.variables.keys() - variables.keys() == {"decoder/projection/weight"}
     assert all((found[name] == value).all() for name, value in variables.items())
@@ -122,8 +122,8 @@ def test_what_can_not_be_read_is_named(folder: Path, tmp_path: Path) -> None:
     for n in (10, 100, len(whole) - 7):
         path.write_bytes(whole[:n])
         assert "ends early or is damaged" in message(CheckpointError)
-    write_model(path, variables, spec="TransformerSpec")
-    assert "holds a TransformerSpec; expected one of WhisperSpec" in message(UnsupportedModel)
+    write_model(path, variables, spec="Wav2Vec2Spec")
+    assert "holds a Wav2Vec2Spec; expected one of TransformerSpec, WhisperSpec" in message(UnsupportedModel)
     write_model(path, variables, version=7)
     assert "binary version 7" in message(UnsupportedModel)
     write_model(path, {**variables, "decoder/embeddings/weight": np.zeros((4, 4), np.int8)})

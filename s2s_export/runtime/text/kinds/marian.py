@@ -7,8 +7,8 @@ use it when it tokenizes, so there is none here.
 Options, in addition to those in `pieces.py`: `decode_with` ("source" or "target": the model that joins pieces;
 transformers 5 uses that of the source if there is one vocabulary for both), `unlisted_ids` (the text of an id that is
 not in vocab.json: "piece", what the sentencepiece model has for it, or "unk", the unknown token) and `language_codes`
-("first": a `>>fra<<` at the beginning is a token; "anywhere", as in older versions of transformers 4: everything from
-the first `>>` to the last `<<` is removed, and is a token if it begins the text).
+("first": a `>>fra<<` at the beginning is a token; "none": it is text; "anywhere", as in older versions of transformers
+4: everything from the first `>>` to the last `<<` is removed, and is a token if it begins the text).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class MarianTokenizer(PieceTokenizer):
         self._target_vocab = decoder
         self._source_pieces = {value: piece for piece, value in vocab.items()}
         self._unlisted = entry.options.get("unlisted_ids", "unk")
-        self._codes_anywhere = entry.options.get("language_codes", "first") == "anywhere"
+        self._codes = str(entry.options.get("language_codes", "first"))
         self._unk_token = str(entry.options.get("unk_token", "<unk>"))
         if self._unk_token not in vocab:
             raise BundleError(
@@ -47,10 +47,10 @@ class MarianTokenizer(PieceTokenizer):
             )
 
     def _pieces(self, text: str) -> list[str]:
-        if self._codes_anywhere:
+        if self._codes == "anywhere":
             match = _CODES.match(text)
             return [*([match.group()] if match else []), *self._source.encode(_CODES.sub("", text), out_type=str)]
-        if text.startswith(">>") and (end := text.find("<<")) != -1:
+        if self._codes != "none" and text.startswith(">>") and (end := text.find("<<")) != -1:
             return [text[: end + 2], *self._source.encode(text[end + 2 :], out_type=str)]
         return list(self._source.encode(text, out_type=str))
 
