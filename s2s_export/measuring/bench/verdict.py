@@ -31,8 +31,8 @@ def _forced(record: dict[str, Any]) -> list[str]:
         return []
     return [
         "This checkpoint renormalises (renormalize_logits). Outputs of a fixed length ban the end token where it is "
-        "all but certain, and then s2s works out the whole distribution, which it does not when outputs end by themselves: "
-        "--file measures that."
+        "all but certain, and then s2s works out the whole distribution, which it does not when outputs end by "
+        "themselves: --file measures that."
     ]
 
 
