@@ -98,7 +98,8 @@ def command(
     All decode the same sources and take turns in rounds. The table has the times of the encoder, first token, decoder
     step, whole sentence and loading, and the memory.
 
-    Sources are random ids of the model's vocabulary, and every output has exactly --new-tokens tokens.
+    Sources are random ids of the model's vocabulary, and every output has exactly --new-tokens tokens. With --file,
+    every system translates your own texts instead, at its best settings, and outputs end by themselves.
     """
     from ..measuring.bench.contestants import Choice
     from ..measuring.bench.page import render_page

@@ -12,7 +12,7 @@ import torch
 from decoding_models import ARCHITECTURES, TorchState, padded, tiny_model
 from generate_versions import followed
 
-from s2s_export.runtime.decoding import Hypothesis, StepQuery, StepResult, decode, resolve
+from s2s_export.runtime.decoding import Hypothesis, Imprecise, StepQuery, StepResult, decode, resolve
 
 # Rules about the source see the padding of a batch in transformers; their sources have one length here.
 SOURCE_RULES = ("encoder_no_repeat_ngram_size", "encoder_repetition_penalty")
@@ -132,11 +132,19 @@ def decoded(case: Case, shake: int | None = None, **given: Any) -> list[Hypothes
     options = resolve(
         model.generation_config.to_dict(), case.options, vocabulary_size=case.vocabulary_size, max_target_length=64
     )
-    if shake is None:
-        state = TorchState(model, case.sources, options.n_rows)
-    else:
-        state = ShakenState(model, case.sources, options.n_rows, shake)
-    return [hypothesis for found in decode(state, case.sources, options, **given) for hypothesis in found]
+
+    def search(sparse_sums: bool) -> list[Hypothesis]:
+        if shake is None:
+            state = TorchState(model, case.sources, options.n_rows)
+        else:
+            state = ShakenState(model, case.sources, options.n_rows, shake)
+        found = decode(state, case.sources, options, sparse_sums=sparse_sums, **given)
+        return [hypothesis for outputs in found for hypothesis in outputs]
+
+    try:
+        return search(sparse_sums=shake is None and "on_prefix" not in given)  # as a session does it (searching.py)
+    except Imprecise:
+        return search(sparse_sums=False)
 
 
 def difference(case: Case, reference: Any, mine: list[Hypothesis], tally: Tally | None = None) -> str | None:

@@ -3,7 +3,8 @@
     format, format_version    "s2s-bench" and 1
     started, command          when, and the command line
     machine, packages         where it ran
-    model                     of the bundle: family, sizes, precision
+    model                     of the bundle: family, sizes, precision; renormalizes: whether its generation config sets
+                              renormalize_logits
     settings                  repeats, reference, what the fixed work is
     bandwidth                 weights of a step, read speed, floor of a step by threads and bytes of a weight
     contestants               each entry and thread count: load and build seconds, memory, versions; or `reason`
@@ -57,6 +58,7 @@ def run_record(bundle: Bundle, command: str, settings: dict[str, Any]) -> dict[s
         "model": {
             "name": manifest.get("provenance", {}).get("checkpoint", bundle.path.name),
             **{key: manifest[key] for key in ("family", "precision", "decoder", "sizes")},
+            "renormalizes": bool(manifest["generation"].get("renormalize_logits")),
         },
         "settings": settings,
         "bandwidth": {"reason": "not measured", "floors": []},

@@ -22,7 +22,18 @@ def sentences(record: dict[str, Any]) -> list[str]:
     if not record["results"]:
         return _of_file(record)
     found = [_speed(record, precision) for precision in _precisions(record, record["results"])]
-    return [*filter(None, found), *_memory(record), *_tokens(record, record["results"])]
+    return [*filter(None, found), *_memory(record), *_tokens(record, record["results"]), *_forced(record)]
+
+
+def _forced(record: dict[str, Any]) -> list[str]:
+    """What the fixed length of outputs costs us, where it costs more than translating does."""
+    if not record["model"].get("renormalizes"):
+        return []
+    return [
+        "This checkpoint renormalises (renormalize_logits). Outputs of a fixed length ban the end token where it is "
+        "all but certain, and then s2s works out the whole distribution, which it does not when outputs end by "
+        "themselves: --file measures that."
+    ]
 
 
 def _of_file(record: dict[str, Any]) -> list[str]:
@@ -35,7 +46,7 @@ def _of_file(record: dict[str, Any]) -> list[str]:
         if pair is not None:
             ours, other = pair
             ratio = other["seconds"]["p50"] / ours["seconds"]["p50"]
-            found.append(f"In {precision}, {ours['label']} translated the file {_than(ratio)} {other['label']}.")
+            found.append(f"In {precision}, {ours['label']} translated the file {_at_speed(ratio)} {other['label']}.")
     return [*found, *_tokens(record, file["results"])]
 
 
@@ -149,7 +160,6 @@ def _has_shortlist(label: str) -> bool:
     return label.endswith(" shortlist")
 
 
-def _than(ratio: float) -> str:
-    if abs(ratio - 1) <= EVEN:
-        return f"as fast as ({ratio:.2f} times the speed of)"
-    return f"{ratio:.2f} times as fast as" if ratio > 1 else f"more slowly, at {ratio:.2f} times the speed of,"
+def _at_speed(ratio: float) -> str:
+    word = "" if abs(ratio - 1) <= EVEN else "faster: " if ratio > 1 else "slower: "
+    return f"{word}at {ratio:.2f} times the speed of"

@@ -29,7 +29,8 @@ def record_of(*works: dict[str, float], **equal: float) -> dict[str, Any]:
     ]  # fmt: skip
     contestants = [{"label": label, "contestant": who, "precision": precision} for label, who, precision in ENTRIES]
     return {
-        "results": results, "contestants": contestants, "file": None, "settings": {"reference": "transformers generate"}
+        "results": results, "contestants": contestants, "file": None, "model": {},
+        "settings": {"reference": "transformers generate"},
     }  # fmt: skip
 
 
@@ -57,6 +58,23 @@ def test_other_tokens_in_fp32_are_explained() -> None:
     said = verdict.sentences(record_of(works, CTranslate2=0.75))[-1]
     assert said.startswith("Tokens: CTranslate2 float32 computes in fp32 and yet wrote other tokens than transformers")
     assert "25% of the sentences" in said and "renormalize_logits" in said
+
+
+def test_what_a_fixed_length_costs_is_said() -> None:
+    record = record_of({"s2s cpu-fp32": 1.0, "CTranslate2 float32": 1.0})
+    assert "--file measures that" not in " ".join(verdict.sentences(record))
+    record["model"]["renormalizes"] = True
+    assert verdict.sentences(record)[-1].endswith("--file measures that.")
+
+
+def test_a_file_is_faster_or_slower() -> None:
+    record = record_of()
+    ran = [("s2s cpu-fp32", 2.0), ("CTranslate2 float32", 1.0), ("s2s cpu-int8", 1.0), ("CTranslate2 int8", 2.0)]
+    record["file"] = {"results": [{"label": n, "seconds": {"p50": t}, "equal_sentences": 1.0} for n, t in ran]}
+    assert verdict.sentences(record) == [
+        "In fp32, s2s cpu-fp32 translated the file slower: at 0.50 times the speed of CTranslate2 float32.",
+        "In int8, s2s cpu-int8 translated the file faster: at 2.00 times the speed of CTranslate2 int8.",
+    ]
 
 
 def test_a_marian_model_starts_from_zeros_without_a_difference() -> None:

@@ -44,7 +44,7 @@ class TensorRTBackend:
         """device: the GPU of the engines. search_device: opens the same GPU with kernels and graphs, for the search."""
         self.name = name
         self.bundle = bundle
-        self.target = folder.name
+        self.target: str | None = folder.name
         self.engines = Engines(bundle, folder, read(folder), library, device)
         self._search_device = search_device
         self.max_sources = int(self.engines.record["ranges"]["B"]["max"])
