@@ -15,9 +15,11 @@ from ..progress import Progress
 from ._common import Interrupted, output_options, search_option, session_options, tell, tell_choice
 from ._help import USE, Command
 from ._options import Name, generation_options, given
+from ._shards import ShardType
 
 if TYPE_CHECKING:
     from ..runtime.session import Session
+    from ..runtime.sharding import Shard
     from ..runtime.speech.formats import Transcript
 
 FORMATS = ("text", "srt", "vtt", "tsv", "json", "lrc")
@@ -93,6 +95,8 @@ class Clip(click.ParamType):
 @click.option("--highlight-words", is_flag=True, help="A subtitle for each word, underlined.")
 @click.option("--picture", type=click.Path(dir_okay=False), help="Draw the words over the waveform: .png, .svg, .pdf.")
 @click.option("--stream", is_flag=True, help="Print each segment as soon as it is known.")
+@click.option("--resume", is_flag=True, help="Leave out each audio whose file is in --output-dir already.")
+@click.option("--shard", type=ShardType(), help="Do only part I (from 0) of N of the audio files.")
 @session_options
 @search_option
 @partial(generation_options, without=("temperature",))
@@ -108,6 +112,8 @@ def command(
     highlight_words: bool,
     picture: str | None,
     stream: bool,
+    resume: bool,
+    shard: Shard | None,
     backend: str,
     target: str | None,
     threads: int | None,
@@ -137,6 +143,16 @@ def command(
             raise UsageError("--picture is of one audio and needs the times of words; use --timestamps word")
     if stream and (form != "text" or output_dir):
         raise UsageError("--stream prints text; leave out --format and --output-dir")
+    if (resume or shard is not None) and output_dir is None:
+        raise UsageError(f"{'--resume' if resume else '--shard'} needs a file for each audio; give --output-dir")
+    if output_dir is not None:
+        _refuse_equal_names(audio)
+    n_given = len(audio)
+    if shard is not None:
+        audio = tuple(audio[i] for i in shard.of_items(len(audio)))
+    if resume:
+        audio = tuple(name for name in audio if not _path(name, form, str(output_dir)).exists())
+        tell(f"{len(audio)} of {n_given} left", quiet)
     session = load(bundle, backend, target, threads, search=search)
     if session.speech is None:
         raise UsageError(f"{bundle}: its model reads no sound; expected a bundle of Whisper; use s2s translate")
@@ -156,7 +172,7 @@ def command(
         if picture is not None:
             drawing.draw(picture, samples, found)
         if not stream:
-            _write(WRITERS[form](found, lines), name, form, output_dir, quiet, named=len(audio) > 1)
+            _write(WRITERS[form](found, lines), name, form, output_dir, quiet, named=n_given > 1)
         if not is_whole:
             raise Interrupted(f"what was found of {name} is written")
     if failed:
@@ -191,17 +207,31 @@ def _transcribe(
     return found.so_far(), True
 
 
+def _path(name: str, form: str, folder: str) -> Path:
+    """The file for the transcript of an audio."""
+    from ..runtime.speech.formats import SUFFIXES
+
+    return Path(folder) / f"{'stdin' if name == '-' else Path(name).stem}.{SUFFIXES.get(form, form)}"
+
+
+def _refuse_equal_names(audio: tuple[str, ...]) -> None:
+    """Raises UsageError where two transcripts would be written to one file."""
+    by_stem: dict[str, str] = {}
+    for name in audio:
+        other = by_stem.setdefault(Path(name).stem, name)
+        if other != name:
+            raise UsageError(f"{other} and {name} would be written to the same file of --output-dir; rename one")
+
+
 def _write(text: str, name: str, form: str, folder: str | None, quiet: bool, *, named: bool) -> None:
     from .. import replacing
-    from ..runtime.speech.formats import SUFFIXES
 
     if folder is None:
         if named and form == "text":
             click.echo(f"{name}:")
         click.echo(text, nl=False)
         return
-    stem = "stdin" if name == "-" else Path(name).stem
-    path = Path(folder) / f"{stem}.{SUFFIXES.get(form, form)}"
+    path = _path(name, form, folder)
     path.parent.mkdir(parents=True, exist_ok=True)
     replacing.write_text(path, text)
     tell(str(path), quiet)
