@@ -12,7 +12,7 @@ import importlib
 import pkgutil
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from ... import recipes
 from ...bundle import Bundle
@@ -96,14 +96,14 @@ class SearchesItself(Protocol):
 
 def declared() -> dict[str, Declaration]:
     """Every backend by the name that users give."""
-    return dict(_found(tuple(__path__)))
+    found: list[Declaration] = [module.BACKEND for module in _modules(tuple(__path__))]
+    return {backend.name: backend for backend in found}
 
 
 @lru_cache(maxsize=2)
-def _found(folders: tuple[str, ...]) -> dict[str, Declaration]:
+def _modules(folders: tuple[str, ...]) -> list[Any]:
     files = [info.name for info in pkgutil.iter_modules(folders) if not info.name.startswith("_")]
-    found: list[Declaration] = [importlib.import_module(f"{__name__}.{name}").BACKEND for name in files]
-    return {backend.name: backend for backend in found}
+    return [importlib.import_module(f"{__name__}.{name}") for name in files]
 
 
 def by_preference() -> list[Declaration]:
