@@ -9,6 +9,7 @@ import numpy as np
 import yaml
 
 WIDTH, INNER, LAYERS, HEADS = 16, 24, 2, 2
+UNITS = 12  # of recurrent models
 # What marian-decoder asks of a Transformer's options, at their defaults.
 OPTIONS: dict[str, Any] = {
     "bert-train-type-embeddings": False, "dec-cell": "gru", "dec-cell-base-depth": 2, "dec-cell-high-depth": 1,
@@ -65,6 +66,66 @@ def save(folder: Path, sizes: tuple[int, int] = (31, 31), seed: int = 0, **chang
             random(f"{name}_W2", INNER, WIDTH)
             random(f"{name}_b2", 1, WIDTH)
             norm(f"{name}_ffn_ln")
+    return _write(folder, options, weights, sizes)
+
+
+def save_recurrent(folder: Path, sizes: tuple[int, int] = (31, 31), seed: int = 0, **changes: Any) -> Path:
+    """As `save`, for `--type s2s` or `amun`."""
+    given = {name.replace("_", "-"): value for name, value in changes.items()}
+    options = {**OPTIONS, "type": "s2s", "dim-rnn": UNITS, "enc-depth": 1, "dec-depth": 1, "dim-vocabs": list(sizes)}
+    options |= given
+    rng = np.random.default_rng(seed)
+    weights: dict[str, np.ndarray] = {}
+
+    def random(name: str, *shape: int) -> None:
+        weights[name] = (0.5 * rng.standard_normal(shape)).astype(np.float32)
+
+    def gru(name: str, inputs: int) -> None:
+        for part, size in (("", 2 * UNITS), ("x", UNITS)):
+            random(f"{name}_U{part}", UNITS, size)
+            random(f"{name}_b{part}", 1, size)
+            if inputs:
+                random(f"{name}_W{part}", inputs, size)
+
+    if options["tied-embeddings-all"]:
+        random("Wemb", sizes[0], WIDTH)
+    else:
+        random("encoder_Wemb", sizes[0], WIDTH)
+        random("decoder_Wemb", sizes[1], WIDTH)
+    is_tied = options["tied-embeddings-all"] or options["tied-embeddings"]
+    if not is_tied:
+        random("decoder_ff_logit_l2_W", WIDTH, sizes[1])
+    random("decoder_ff_logit_l2_b", 1, sizes[1])
+    apart = options["enc-type"] == "bidirectional"
+    for i in range(1, options["enc-depth"] + 1):
+        if i == 1 or apart:
+            for way in ("", "_r"):
+                gru(f"encoder_bi{way}" + (f"_l{i}_cell1" if i > 1 else ""), WIDTH if i == 1 else UNITS)
+        else:
+            gru(f"encoder_l{i}_cell1", 2 * UNITS if i == 2 else UNITS)
+    context = 2 * UNITS if apart or options["enc-depth"] == 1 else UNITS
+    random("decoder_ff_state_W", context, UNITS)
+    random("decoder_ff_state_b", 1, UNITS)
+    random("decoder_W_comb_att", UNITS, context)
+    random("decoder_Wc_att", context, context)
+    random("decoder_U_att", context, 1)
+    random("decoder_b_att", 1, context)
+    for i in range(1, options["dec-cell-base-depth"] + 1):
+        gru(f"decoder_cell{i}", {1: WIDTH, 2: context}.get(i, 0))
+    for i in range(2, options["dec-depth"] + 1):
+        gru(f"decoder_l{i}_cell1", UNITS)
+    for i, size in enumerate((WIDTH, UNITS, context)):
+        random(f"decoder_ff_logit_l1_W{i}", size, WIDTH)
+        random(f"decoder_ff_logit_l1_b{i}", 1, WIDTH)
+    if options["type"] == "amun":
+        from s2s_export.exporting.toolkits.marian_rnn import AMUN
+
+        weights = {AMUN.get(name, name): value for name, value in weights.items()}
+        weights["decoder_c_tt"] = np.zeros((1, 1), np.float32)
+    return _write(folder, options, weights, sizes)
+
+
+def _write(folder: Path, options: dict[str, Any], weights: dict[str, np.ndarray], sizes: tuple[int, int]) -> Path:
     folder.mkdir(exist_ok=True)
     text = np.frombuffer(yaml.safe_dump(options).encode() + b"\0", dtype=np.int8)
     np.savez(folder / "model.npz", **weights, **{"special:model.yml": text})

@@ -2,7 +2,7 @@
 
 The weights are read into transformers' Marian, with what differs put right: Marian's first token has a zero embedding
 and no logit, its norms have a smaller epsilon, and its sinusoids another base. The zero row is one more token, which
-is the decoder's start and is never chosen.
+is the decoder's start and is never chosen. Recurrent models are in `toolkits/marian_rnn.py`.
 """
 
 from __future__ import annotations
@@ -18,13 +18,17 @@ import numpy as np
 import torch
 
 from ...errors import CheckpointError, UnsupportedModel
-from ..tokenizers.reference import write_sentencepiece
+from ..parity import TransformersReference
+from ..tokenizers.reference import unknown_of, write_sentencepiece
 from ..tokenizers.write import write_tokenizer as write_checkpoint_tokenizer
+from ..toolkits import marian_rnn, recurrent
+from ..toolkits.plain import ToolkitModel
 from . import Family
 from .marian import describe as describe_marian
 
 MODEL_TYPES = ("marian-npz",)
 OPTIONS = "special:model.yml"
+UNKNOWN = "<unk>"
 END = 0  # </s> in every vocabulary of Marian
 NEVER = -1e4  # its exp is 0 in fp32, and fp16 holds it
 POSITIONS = 1024  # of the tables of sinusoids, which Marian computes; more by `stretch`
@@ -66,6 +70,11 @@ def load_model(path: Path, config: dict[str, Any]) -> Any:
     import transformers
 
     options = config["options"]
+    if options.get("type") in marian_rnn.TYPES:
+        module = marian_rnn.build(path, options, _weights(path / config["file"]), END)
+        special = {"pad": module.config.pad_token_id, "eos": END, "decoder_start": module.config.bos_token_id}
+        defaults = {f"{name}_token_id": value for name, value in special.items()}
+        return ToolkitModel(module, {**defaults, "suppress_tokens": _suppressed(path)})
     for name, known in EXPECTED.items():
         if (found := options.get(name, known[0])) not in known:
             shown = " or ".join(repr(value) for value in known)
@@ -110,11 +119,14 @@ def load_model(path: Path, config: dict[str, Any]) -> Any:
             if isinstance(module, torch.nn.LayerNorm):
                 module.eps = EPSILON
     stretch(model, POSITIONS)
+    model.generation_config.suppress_tokens = _suppressed(path)
     return model
 
 
 def stretch(model: Any, positions: int) -> None:
-    """Give both sides Marian's sinusoids for at least `positions` positions."""
+    """Give both sides Marian's sinusoids for at least `positions` positions; recurrent models have none."""
+    if isinstance(model, ToolkitModel):
+        return
     positions = max(positions, POSITIONS)
     width = model.config.d_model
     step = math.log(10000.0) / (width / 2 - 1)
@@ -126,7 +138,11 @@ def stretch(model: Any, positions: int) -> None:
 
 
 def describe(model: Any) -> Family:
-    return describe_marian(model)
+    return recurrent.family(MODEL_TYPES[0], model) if isinstance(model, ToolkitModel) else describe_marian(model)
+
+
+def Reference(model: Any) -> Any:  # noqa: N802
+    return recurrent.reference_of(model) if isinstance(model, ToolkitModel) else TransformersReference(model)
 
 
 def write_tokenizer(path: Path, folder: Path) -> dict[str, Any] | None:
@@ -144,6 +160,16 @@ def write_tokenizer(path: Path, folder: Path) -> dict[str, Any] | None:
         raise CheckpointError(f"{path}: has {len(models)} .spm files; leave the source's and the target's")
     target = models[1] if len(models) == 2 else None
     return write_sentencepiece(models[0], folder, eos_id=END, target_model=target)
+
+
+def _suppressed(path: Path) -> list[int] | None:
+    """The unknown token of the target's vocabulary, which marian-decoder never gives without --allow-unk."""
+    lists = [found for file in sorted(path.glob("*.yml")) if (found := _pieces(file))]
+    if lists:
+        return [lists[-1][UNKNOWN]] if UNKNOWN in lists[-1] else None
+    models = sorted(path.glob("*.spm"))
+    unknown = unknown_of(models[-1]) if models else None
+    return None if unknown is None else [unknown]
 
 
 def _pieces(file: Path) -> dict[str, int]:

@@ -78,6 +78,12 @@ def write_sentencepiece(
     }
 
 
+def unknown_of(model: Path) -> int | None:
+    """The id of a sentencepiece model's unknown piece, if it has one. Raises CheckpointError."""
+    unknown = int(_processor(model).unk_id())
+    return unknown if unknown >= 0 else None
+
+
 def _processor(model: Path) -> Any:
     from sentencepiece import SentencePieceProcessor
 

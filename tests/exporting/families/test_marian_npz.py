@@ -29,12 +29,29 @@ KINDS = {
     "two vocabularies": {"sizes": (31, 27), "transformer_ffn_activation": "swish"},
     "tied to the output": {"sizes": (25, 33), "tied_embeddings": True, "transformer_ffn_activation": "gelu"},
 }
+RECURRENT = {
+    "s2s": {"type": "s2s", "sizes": (31, 27)},
+    "s2s, deep": {"type": "s2s", "enc_depth": 3, "dec_depth": 2, "dec_cell_base_depth": 4, "skip": True,
+                  "tied_embeddings_all": True},
+    "s2s, one direction above": {"type": "s2s", "enc_type": "bi-unidirectional", "enc_depth": 3, "dec_depth": 3},
+    "amun": {"type": "amun"},
+}  # fmt: skip
+CASES = [pytest.param(kind, marks=[pytest.mark.slow] if kind in RECURRENT and kind != "s2s" else [])
+         for kind in (*KINDS, *RECURRENT)]  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", KINDS)
+def saved(folder, kind):
+    return (
+        marian_files.save(folder, **KINDS[kind])
+        if kind in KINDS
+        else marian_files.save_recurrent(folder, **RECURRENT[kind])
+    )
+
+
+@pytest.mark.parametrize("kind", CASES)
 def test_tokens_are_those_of_generate(tmp_path, kind):
     """The bundle against our PyTorch reading of the files."""
-    folder = marian_files.save(tmp_path / "m", **KINDS[kind])
+    folder = saved(tmp_path / "m", kind)
     report = s2s_export.export(folder, tmp_path / "b")
     assert max(error.relative for error in report.parity) < 2e-5
     assert report.manifest["model_type"] == "marian-npz"
@@ -51,11 +68,11 @@ def test_tokens_are_those_of_generate(tmp_path, kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *RECURRENT])
 def test_hypotheses_and_scores_are_those_of_marian(tmp_path, kind):
     if importlib.util.find_spec("_pymarian") is None:
         pytest.skip("pymarian is not installed: pip install pymarian")
-    folder = marian_files.save(tmp_path / "m", **KINDS[kind])
+    folder = saved(tmp_path / "m", kind)
     s2s_export.export(folder, tmp_path / "b")
     session = s2s_export.load(tmp_path / "b", threads=1)
     chance = random.Random(3)
@@ -78,10 +95,15 @@ def test_hypotheses_and_scores_are_those_of_marian(tmp_path, kind):
             best.setdefault(int(number), (text, float(score)))
         options = {"num_beams": n_beams, "max_new_tokens": 14, "early_stopping": False}
         found = session.generate([[*source, 0] for source in sources], **options)
+        n_equal = 0
         for i, (hypothesis, *_) in enumerate(found):
             own = " ".join(f"w{token}" for token in hypothesis.token_ids[1:] if token)
-            assert own.replace("w1 ", "<unk> ") == best[i][0].replace("w1 ", "<unk> ")
-            assert hypothesis.score == pytest.approx(best[i][1], abs=2e-4)
+            n_equal += own == best[i][0]
+            if own == best[i][0]:
+                assert hypothesis.score == pytest.approx(best[i][1], abs=2e-4)
+            else:  # Marian goes on with fewer beams where some have ended, so that it finds less
+                assert n_beams > 1 and kind in RECURRENT and hypothesis.score > best[i][1] + 1e-5
+        assert n_equal >= 30
 
 
 @pytest.fixture
@@ -125,7 +147,7 @@ def test_lists_of_pieces_beside_their_models_make_a_tokenizer(tmp_path, pieces):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"type": "s2s"}, "Marian's option type is 's2s'; expected 'transformer'"),
+        ({"type": "char-s2s"}, "Marian's option type is 'char-s2s'; expected 'transformer'"),
         ({"transformer_preprocess": "n"}, "option transformer-preprocess is 'n'; expected ''"),
         ({"transformer_decoder_autoreg": "rnn"}, "transformer-decoder-autoreg is 'rnn'; expected 'self-attention'"),
     ],
@@ -133,6 +155,20 @@ def test_lists_of_pieces_beside_their_models_make_a_tokenizer(tmp_path, pieces):
 def test_other_models_of_marian_are_refused(tmp_path, change, message):
     with pytest.raises(UnsupportedModel, match=message):
         s2s_export.export(marian_files.save(tmp_path / "m", **change), tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"enc_cell": "lstm"}, "option enc-cell is 'lstm'; expected 'gru' for s2s"),
+        ({"enc_cell_depth": 2}, "option enc-cell-depth is 2; expected 1"),
+        ({"layer_normalization": True}, "option layer-normalization is True; expected False"),
+        ({"dec_depth": 0}, "option dec-depth is 0; expected 1 to 100"),
+    ],
+)
+def test_other_recurrent_models_are_refused(tmp_path, change, message):
+    with pytest.raises(UnsupportedModel, match=message):
+        s2s_export.export(marian_files.save_recurrent(tmp_path / "m", **change), tmp_path / "b")
 
 
 def test_damaged_files_are_refused(tmp_path):

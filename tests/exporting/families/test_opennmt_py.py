@@ -12,18 +12,20 @@ import s2s_export
 from s2s_export.errors import CheckpointError, UnsupportedModel
 from s2s_export.exporting.checkpoint import open_checkpoint
 
+RELATIVE = {"position_encoding": False}
+RNN = {"position_encoding": False, "encoder_type": "brnn", "decoder_type": "rnn"}
 KINDS = {
     "sinusoids": {},
-    "relative vectors": {"position_encoding": False, "max_relative_positions": 4, "pos_ffn_activation_fn": "gelu"},
-    "rotary": {"position_encoding": False, "max_relative_positions": -1, "pos_ffn_activation_fn": "silu",
-               "layer_norm": "rms", "add_qkvbias": True},
-    "rotary halves": {"position_encoding": False, "max_relative_positions": -1, "rotary_interleave": False,
-                      "pos_ffn_activation_fn": "gated-gelu", "num_kv": 2},
-    "buckets": {"position_encoding": False, "max_relative_positions": 12, "relative_positions_buckets": 8,
-                "add_ffnbias": False, "lambda_align": 0.1, "alignment_heads": 2},
-    "lstm": {"encoder_type": "brnn", "decoder_type": "rnn", "bridge": True},
-    "lstm without feeding": {"encoder_type": "rnn", "decoder_type": "rnn", "global_attention": "dot", "input_feed": 0},
-    "gru": {"encoder_type": "brnn", "decoder_type": "rnn", "rnn_type": "GRU", "global_attention": "mlp"},
+    "relative vectors": RELATIVE | {"max_relative_positions": 4, "pos_ffn_activation_fn": "gelu"},
+    "rotary": RELATIVE | {"max_relative_positions": -1, "pos_ffn_activation_fn": "silu", "layer_norm": "rms",
+                          "add_qkvbias": True},
+    "rotary halves": RELATIVE | {"max_relative_positions": -1, "rotary_interleave": False, "num_kv": 2,
+                                 "pos_ffn_activation_fn": "gated-gelu"},
+    "buckets": RELATIVE | {"max_relative_positions": 12, "relative_positions_buckets": 8, "add_ffnbias": False,
+                           "lambda_align": 0.1, "alignment_heads": 2},
+    "lstm": RNN | {"bridge": True},
+    "lstm without feeding": RNN | {"encoder_type": "rnn", "global_attention": "dot", "input_feed": 0},
+    "gru": RNN | {"rnn_type": "GRU", "global_attention": "mlp"},
 }  # fmt: skip
 SLOW = ("lstm without feeding", "gru")
 CASES = [pytest.param(kind, marks=[pytest.mark.slow] if kind in SLOW else []) for kind in KINDS]
