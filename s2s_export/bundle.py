@@ -22,7 +22,9 @@ manifest.json, format version 1, holds (their types are below, in `_MANIFEST`)
     limits                    max_source_length, max_target_length in tokens; null where there is none
     source                    what the model reads: its kind, by the name of a file of runtime/sources/ ("token_ids"
                               where it is left out), pad_token_id, which fills shorter lists of ids, or null, and what
-                              else the kind needs (of audio_features n_bands and n_frames)
+                              else the kind needs (of audio_features n_bands and n_frames; of pixels n_channels, height,
+                              width, n_positions and preprocessing, null where the checkpoint had none, see
+                              runtime/pictures/steps.py)
     speech                    of a speech model: the ids and numbers that its prompts and times need
                               (runtime/speech/tokens.py has the list); left out for others
     generation                the checkpoint's generation defaults by their Hugging Face names, nulls left out
@@ -100,6 +102,15 @@ SPEECH: Check = record(
         "return_timestamps": boolean,
     },
 )
+_STEP_SIZES = dict.fromkeys(("height", "width", "edge"), integer(1))
+PREPROCESSING: Check = record(
+    {
+        "steps": list_of(record({"name": text}, optional={**_STEP_SIZES, "resample": integer(0)})),
+        "factor": null_or(number),
+        "mean": null_or(list_of(number)),
+        "std": null_or(list_of(number)),
+    }
+)
 _PARITY = record({"graph": text, "output": text, "max_error": number, "relative": number})
 _MANIFEST: Check = record(
     {
@@ -114,7 +125,13 @@ _MANIFEST: Check = record(
         "limits": record({"max_source_length": _LIMIT, "max_target_length": _LIMIT}),
         "source": record(
             {"pad_token_id": null_or(integer(0))},
-            optional={"kind": text, "n_bands": integer(1), "n_frames": integer(2)},
+            optional={
+                "kind": text,
+                "n_bands": integer(1),
+                "n_frames": integer(2),
+                **dict.fromkeys(("n_channels", "height", "width", "n_positions"), integer(1)),
+                "preprocessing": null_or(PREPROCESSING),
+            },
         ),
         "generation": mapping_of(anything),
         "graphs": record(dict.fromkeys(GRAPHS, GRAPH)),

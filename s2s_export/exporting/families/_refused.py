@@ -13,6 +13,5 @@ REFUSED = {
     "speech-encoder-decoder": "its encoder reads sound",
     "speech_to_text": "its encoder reads sound",
     "moonshine": "its encoder reads sound",
-    "vision-encoder-decoder": "its encoder reads pictures",
     "pix2struct": "its encoder reads pictures",
 }
