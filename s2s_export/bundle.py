@@ -27,6 +27,8 @@ manifest.json, format version 1, holds (their types are below, in `_MANIFEST`)
                               runtime/pictures/steps.py)
     speech                    of a speech model: the ids and numbers that its prompts and times need
                               (runtime/speech/tokens.py has the list); left out for others
+    prompt_replaces_start     true where `decoder_input_ids` stand in place of the start token and not behind it, as
+                              transformers has it for Donut; left out for others
     generation                the checkpoint's generation defaults by their Hugging Face names, nulls left out
     tokenizer                 what `text.load` needs, or null
     graphs                    for each graph its file, inputs and outputs: name, dtype, shape in dimension letters
@@ -142,6 +144,7 @@ _MANIFEST: Check = record(
         "provenance": mapping_of(anything),
         "parity": record({}, {"outputs": list_of(_PARITY)}),
         "speech": SPEECH,
+        "prompt_replaces_start": boolean,
     },
 )
 

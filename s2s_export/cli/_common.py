@@ -8,8 +8,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import click
@@ -116,6 +117,17 @@ def bar(length: int, label: str, quiet: bool) -> Iterator[Callable[..., None]]:
             progress.update(steps)
 
         yield advance
+
+
+@contextmanager
+def writing(path: str | None) -> Iterator[None]:
+    """What is printed inside goes to the file, line by line, so that it stays if the process is killed."""
+    if path is None:
+        yield
+        return
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", encoding="utf-8", buffering=1) as file, redirect_stdout(file):
+        yield
 
 
 PAUSE = 0.05  # seconds to wait for another line before the lines so far are processed

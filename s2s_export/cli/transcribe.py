@@ -134,7 +134,7 @@ def command(
         raise UsageError("--stream prints text; leave out --format and --output-dir")
     session = load(bundle, backend, target, threads, search=search)
     if session.speech is None:
-        raise UsageError(f"{bundle}: its model reads no sound; expected a bundle of Whisper; use s2s translate")
+        raise UsageError(f"{bundle}: its model reads '{session.kind.name}' and no sound; expected a bundle of Whisper")
     tell_choice(session, backend, quiet)
     failed = False
     for name in audio:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from ._common import (
     tell,
     tell_choice,
     worker_option,
+    writing,
 )
 from ._options import generation_options, given
 from ._search_options import ensemble_options, finishing_of, search_options
@@ -129,7 +129,7 @@ def command(
     wants_alignments = bool(alignments) or finishing.wants_alignments
     aligned: list[tuple[list[int], list[Any]]] = []
     rate = Rate("translating")
-    with _writing(output), bar(len(text), "translating", quiet) as advance:
+    with writing(output), bar(len(text), "translating", quiet) as advance:
         for first, lines, n_known in windows:
             advance(0, "", n_known)
             sources, failures = read_sources(session, lines, truncate=truncate, **languages)
@@ -156,17 +156,6 @@ def is_a_file(text: str) -> bool:
         return Path(text).is_file()
     except (OSError, ValueError):  # too long for a name, or with a NUL
         return False
-
-
-@contextlib.contextmanager
-def _writing(path: str | None) -> Iterator[None]:
-    """What is printed inside goes to the file, line by line, so that it stays if the process is killed."""
-    if path is None:
-        yield
-        return
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", encoding="utf-8", buffering=1) as file, contextlib.redirect_stdout(file):
-        yield
 
 
 def _windows(text: tuple[str, ...], stdin: BinaryIO, size: int) -> Iterator[tuple[int, list[str | bytes], int]]:

@@ -203,6 +203,7 @@ def _manifest(
             **of_source,
         },
         **({"speech": source.family.speech(model)} if hasattr(source.family, "speech") else {}),
+        **(source.family.prompting(model) if hasattr(source.family, "prompting") else {}),
         "generation": generation_defaults(model),
         "tokenizer": tokenizer,
         "graphs": graphs,

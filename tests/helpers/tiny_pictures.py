@@ -103,10 +103,11 @@ def save(folder: Path, encoder: str = "vit", decoder: str = "trocr", seed: int =
 
 def write_tokenizer(folder: Path) -> None:
     """Letters, so that outputs are texts."""
-    from tokenizers import Tokenizer, decoders, models
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     names = ["<s>", "<pad>", "</s>", *(chr(ord("A") + i) for i in range(VOCABULARY - 3))]
     made = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="<pad>"))
+    made.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     made.decoder = decoders.Fuse()
     fast = transformers.PreTrainedTokenizerFast(
         tokenizer_object=made, bos_token="<s>", eos_token="</s>", pad_token="<pad>"

@@ -60,6 +60,11 @@ def source(model: Any) -> dict[str, Any]:
     return {"n_channels": channels, "height": height, "width": width, "n_positions": stem.n_positions}
 
 
+def prompting(model: Any) -> dict[str, bool]:
+    """Donut's prompt is the name of its task, in place of the start token."""
+    return {"prompt_replaces_start": True} if "donut" in model.encoder.config.model_type else {}
+
+
 def prepare_sources(path: Path, source: dict[str, Any]) -> dict[str, Any]:
     """What the manifest's source has of the checkpoint's preprocessor_config.json."""
     return {"preprocessing": preprocessing_of(path, (source["n_channels"], source["height"], source["width"]))}
