@@ -13,5 +13,5 @@ REFUSED = {
     "speech-encoder-decoder": "its encoder reads sound",
     "speech_to_text": "its encoder reads sound",
     "moonshine": "its encoder reads sound",
-    "pix2struct": "its encoder reads pictures",
+    "pix2struct": "its encoder reads patches whose number follows a picture's proportions",
 }

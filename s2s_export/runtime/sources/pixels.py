@@ -28,7 +28,7 @@ class PixelValues:
     """See `sources.SourceKind`. A source is an array [channels,height,width]: uint8 before it is scaled, or the
     encoder's float32.
 
-    shape: (channels, height, width). preprocessing: as the manifest has it, or None.
+    shape: (channels, height, width). preprocessing: as the manifest has it, or None. fixed_length: S of all pictures.
     """
 
     name: ClassVar[str] = "pixels"
@@ -40,7 +40,7 @@ class PixelValues:
         if missing := [key for key in SIZES if key not in source]:
             raise BundleError(f"{bundle.path}: the manifest lacks source.{missing[0]}; export the checkpoint again")
         self.shape = tuple(int(source[name]) for name in SIZES[:3])
-        self.n_positions = int(source["n_positions"])
+        self.fixed_length = int(source["n_positions"])
         self.preprocessing: dict[str, Any] | None = source.get("preprocessing")
         unknown = [s["name"] for s in (self.preprocessing or {"steps": []})["steps"] if s["name"] not in steps.STEPS]
         if unknown:
@@ -77,7 +77,7 @@ class PixelValues:
         return found
 
     def length(self, source: Any) -> int:
-        return self.n_positions
+        return self.fixed_length
 
     def pixel_values(self, source: Any) -> Floats:
         """[channels,height,width], as the encoder takes it."""
@@ -87,7 +87,7 @@ class PixelValues:
         return found
 
     def prepare(self, batch: Sequence[Any]) -> dict[str, Any]:
-        mask = np.ones((len(batch), self.n_positions), dtype=np.int64)
+        mask = np.ones((len(batch), self.fixed_length), dtype=np.int64)
         return {PIXEL_VALUES: np.stack([self.pixel_values(source) for source in batch]), MASK: mask}
 
     def ids(self, source: Any) -> Sequence[int]:
