@@ -22,9 +22,9 @@ manifest.json, format version 1, holds (their types are below, in `_MANIFEST`)
     limits                    max_source_length, max_target_length in tokens; null where there is none
     source                    what the model reads: its kind, by the name of a file of runtime/sources/ ("token_ids"
                               where it is left out), pad_token_id, which fills shorter lists of ids, or null, and what
-                              else the kind needs (of audio_features n_bands and n_frames; of pixels n_channels, height,
-                              width, n_positions and preprocessing, null where the checkpoint had none, see
-                              runtime/pictures/steps.py)
+                              else the kind needs: audio_features n_bands and n_frames; waveform convolutions;
+                              pixels n_channels, height, width, n_positions and preprocessing, null where the
+                              checkpoint had none (runtime/pictures/steps.py)
     speech                    of a speech model: the ids and numbers that its prompts and times need
                               (runtime/speech/tokens.py has the list); left out for others
     prompt_replaces_start     true where `decoder_input_ids` stand in place of the start token and not behind it, as
@@ -78,8 +78,8 @@ FORMAT = "s2s-bundle"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 GRAPHS = ("encoder", "cross_kv_init", "decoder_step")
-# What stands for a size in a shape: sources, beams, source length, positions, slots, candidates, probes.
-LETTERS = ("B", "K", "S", "C", "N", "M", "Q")
+# What stands for a size in a shape: sources, beams, source length, positions, slots, candidates, probes, samples.
+LETTERS = ("B", "K", "S", "C", "N", "M", "Q", "W")
 DTYPES = ("float32", "float16", "bfloat16", "int64", "int32", "bool")
 
 # The types of what is read below and by the runtime, which may rely on them.
@@ -131,6 +131,7 @@ _MANIFEST: Check = record(
                 "kind": text,
                 "n_bands": integer(1),
                 "n_frames": integer(2),
+                "convolutions": list_of(list_of(integer(1))),
                 **dict.fromkeys(("n_channels", "height", "width", "n_positions"), integer(1)),
                 "preprocessing": null_or(PREPROCESSING),
             },

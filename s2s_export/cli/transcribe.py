@@ -114,6 +114,8 @@ def command(
 ) -> None:
     """Transcribe each AUDIO file ("-" for standard input) with BUNDLE, a bundle of Whisper.
 
+    Models of other families, such as Moonshine, take short clips, and have no times or languages.
+
     A file that can't be read gives a message on stderr; the others are transcribed all the same, and the exit status
     is 1. After Ctrl-C what was found is written.
     """
@@ -133,8 +135,8 @@ def command(
     if stream and (form != "text" or output_dir):
         raise UsageError("--stream prints text; leave out --format and --output-dir")
     session = load(bundle, backend, target, threads, search=search)
-    if session.speech is None:
-        raise UsageError(f"{bundle}: its model reads '{session.kind.name}' and no sound; expected a bundle of Whisper")
+    if not session.transcribes:
+        raise UsageError(f"{bundle}: its model reads '{session.kind.name}' and no sound; expected a model of speech")
     tell_choice(session, backend, quiet)
     failed = False
     for name in audio:

@@ -28,6 +28,8 @@ from .scheduling import DEFAULT_BATCH_SIZE
 from .sources import Source, kind_of
 from .sources.audio_features import AudioFeatures
 from .sources.pixels import PixelValues
+from .sources.waveform import Waveform
+from .speech import clips
 from .speech import options as speech_options
 from .speech.generate import SpeechSearch
 from .speech.tokens import SpeechTokens
@@ -201,9 +203,14 @@ class Session:
         checked: list[int] = self.check_source(ids, truncate=truncate)
         return checked
 
+    @property
+    def transcribes(self) -> bool:
+        """Whether the model reads speech."""
+        return self.speech is not None or isinstance(self.kind, Waveform)
+
     def _other_method(self) -> str:
         """What takes sources of the model's kind beside `generate`, for messages."""
-        if self.speech is not None:
+        if self.transcribes:
             return ", or `transcribe` for sound"
         if isinstance(self.kind, PixelValues):
             return ", or `read` for pictures"
@@ -478,11 +485,13 @@ class Session:
     def transcribe(self, audio: Any, **options: Any) -> Transcription:
         """The segments of sound of any length, as they are ready; `finish()` gives the whole transcript.
 
+        Of models other than Whisper, sound is a clip that they take at once, and the transcript one segment.
+
         audio: a file's name or bytes, samples at 16 kHz, or (samples, rate). options: those of
         `speech.transcribe.TranscribeOptions` (language, task, timestamps, temperature, thresholds, vad, ...) and
         generation options by their Hugging Face names.
         """
-        if self._speech_search is None:
+        if self._speech_search is None and not self.transcribes:
             raise UsageError(
                 f"{self.bundle.path}: reads '{self.kind.name}' and no sound; use `generate`{self._other_method()}"
             )
@@ -494,6 +503,11 @@ class Session:
             if name in own:
                 own[name] = tuple(own[name])
         generation = self.options(**{name: value for name, value in options.items() if name not in names})
+        if self._speech_search is None:
+            clips.check_options(own, self.bundle.manifest["family"])
+            assert self.tokenizer is not None
+            samples = self.check_source(audio)
+            return clips.ClipTranscription(samples, lambda: self.decode_batch([samples], generation)[0][0])
         samples = self.check_source(audio)
         return Transcriber(self._speech_search, self.tokenizer).open(samples, TranscribeOptions(**own), generation)
 

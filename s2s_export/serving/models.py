@@ -164,8 +164,8 @@ def open_models(
         session = load(each.path, **{"threads": 1, **loading})  # one thread for each worker
         if not session.kind.has_ids and session.speech is None:
             raise InvalidOption(
-                f"{each.path}: its model reads '{session.kind.name}', which no request can bring; serve bundles that "
-                "read text or sound, and use s2s read for pictures"
+                f"{each.path}: its model reads '{session.kind.name}', which this server does not take; serve bundles "
+                "that read text, or Whisper, and use s2s read for pictures or s2s transcribe for sound"
             )
         progress(f"{each.name}: warming up on {session.backend.name}")
         limit = session.bundle.max_source_length or WARM_UP_LENGTHS[-1]

@@ -119,7 +119,7 @@ def test_what_other_commands_say(folder: Path) -> None:
     assert "pixels, pad_token_id 1, n_channels 3, height 24, width 32, n_positions 48" in out
     _, err = run_here("evaluate", folder / "swin", "--data", folder / "cases.jsonl", status=2)
     assert "reads no text" in err
-    with pytest.raises(InvalidOption, match="reads 'pixels', which no request can bring"):
+    with pytest.raises(InvalidOption, match="reads 'pixels', which this server does not take"):
         models.open_models([str(folder / "vit")])
 
 

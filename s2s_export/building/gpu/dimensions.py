@@ -47,6 +47,8 @@ def fit(bundle: Bundle, recipe: Recipe) -> Dimensions:
     if fixed := getattr(kind_of(bundle), "fixed_length", None):  # of pictures, and of windows of sound
         ranges["S"] = Range(fixed, fixed, fixed)
     notes, wrong = [], []
+    if any("W" in entry["shape"] for entry in bundle.manifest["graphs"]["encoder"]["inputs"]):
+        wrong.append("its encoder reads samples of sound, for which engines have no range; build for a CPU")
     for letter, limit in limits.items():
         asked = ranges[letter]
         if limit is None or asked.max <= limit:

@@ -10,8 +10,7 @@ REFUSED = {
     "pegasus_x": "its encoder passes global tokens from layer to layer beside the source's own",
     "seamless_m4t": "it is several models in one; text to text among them has no checkpoint of its own",
     "seamless_m4t_v2": "it is several models in one; text to text among them has no checkpoint of its own",
-    "speech-encoder-decoder": "its encoder reads sound",
-    "speech_to_text": "its encoder reads sound",
-    "moonshine": "its encoder reads sound",
+    "speech-encoder-decoder": "its encoder reads sound in a form that the runtime does not prepare",
+    "speech_to_text": "its encoder reads sound in a form that the runtime does not prepare",
     "pix2struct": "its encoder reads patches whose number follows a picture's proportions",
 }

@@ -190,13 +190,15 @@ class SummedBlocks:
 class Stem:
     """What an encoder that reads no ids has in place of an embedding. Its kinds are in stems.py and shifted_windows.py.
 
-    input: the name of the encoder's input, float32 [B, *shape]. width: E of what `emit` computes.
+    input: the name of the encoder's input, float32 [B, *shape]. width: E of what `emit` computes. is_masked: whether
+    sources differ in length, so that the encoder needs their mask.
     """
 
     input: ClassVar[str]
+    is_masked: ClassVar[bool] = False
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> tuple[int | str, ...]:
         raise NotImplementedError
 
     @property

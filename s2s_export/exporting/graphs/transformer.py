@@ -54,12 +54,16 @@ def _encoder(model: Transformer, store: WeightStore) -> onnx.ModelProto:
     width = stack.width
     if isinstance(stack.embedding, Stem):
         ids, source_mask = g.input(stack.embedding.input, FLOAT, ["B", *stack.embedding.shape]), ""
+        if stack.embedding.is_masked:
+            source_mask = g.input("source_mask", INT64, ["B", "S"])
     else:
         ids = g.input(INPUT_IDS, INT64, ["B", "S"])
         source_mask = g.input("source_mask", INT64, ["B", "S"])
     with g.scope("encoder"):
         if isinstance(stack.embedding, Stem):
             mask = g.constant(np.zeros((1, 1, 1, 1)), np.float32)  # all of a source is looked at
+            if stack.embedding.is_masked:
+                mask = source_mask_bias(g, source_mask)
             x = stack.embedding.emit(g, ids)  # [B,S,E]
         else:
             mask = source_mask_bias(g, source_mask)  # [B,1,1,S]
