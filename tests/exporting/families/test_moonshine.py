@@ -100,7 +100,7 @@ def test_clips_that_are_too_short_or_too_long(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"encoder_num_key_value_heads": 2}, "expected equal numbers, as transformers computes no others"),
+        ({"encoder_num_key_value_heads": 2}, "expected equal ones, as transformers computes no others"),
         ({"hidden_size": 36}, "a head has 9 numbers; expected an even number"),
     ],
     ids=["heads", "odd"],
