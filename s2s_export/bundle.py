@@ -23,6 +23,7 @@ manifest.json, format version 1, holds (their types are below, in `_MANIFEST`)
     source                    what the model reads: its kind, by the name of a file of runtime/sources/ ("token_ids"
                               where it is left out), pad_token_id, which fills shorter lists of ids, or null, and what
                               else the kind needs: audio_features n_bands and n_frames; waveform convolutions;
+                              filter_banks n_bands, convolutions, normalize_means and normalize_vars;
                               pixels n_channels, height, width, n_positions and preprocessing, null where the
                               checkpoint had none (runtime/pictures/steps.py)
     speech                    of a speech model: the ids and numbers that its prompts and times need
@@ -132,6 +133,8 @@ _MANIFEST: Check = record(
                 "n_bands": integer(1),
                 "n_frames": integer(2),
                 "convolutions": list_of(list_of(integer(1))),
+                "normalize_means": boolean,
+                "normalize_vars": boolean,
                 **dict.fromkeys(("n_channels", "height", "width", "n_positions"), integer(1)),
                 "preprocessing": null_or(PREPROCESSING),
             },

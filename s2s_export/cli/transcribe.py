@@ -114,7 +114,7 @@ def command(
 ) -> None:
     """Transcribe each AUDIO file ("-" for standard input) with BUNDLE, a bundle of Whisper.
 
-    Models of other families, such as Moonshine, take short clips, and have no times or languages.
+    Models of other families, such as Moonshine and Speech2Text, take short clips, and have no times or languages.
 
     A file that can't be read gives a message on stderr; the others are transcribed all the same, and the exit status
     is 1. After Ctrl-C what was found is written.

@@ -26,9 +26,9 @@ from .decoding.scoring import Score
 from .ensembles import EnsembleBackend
 from .scheduling import DEFAULT_BATCH_SIZE
 from .sources import Source, kind_of
+from .sources.audio_features import FIELD as AUDIO
 from .sources.audio_features import AudioFeatures
 from .sources.pixels import PixelValues
-from .sources.waveform import Waveform
 from .speech import clips
 from .speech import options as speech_options
 from .speech.generate import SpeechSearch
@@ -206,7 +206,7 @@ class Session:
     @property
     def transcribes(self) -> bool:
         """Whether the model reads speech."""
-        return self.speech is not None or isinstance(self.kind, Waveform)
+        return self.kind.field == AUDIO
 
     def _other_method(self) -> str:
         """What takes sources of the model's kind beside `generate`, for messages."""
