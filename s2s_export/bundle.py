@@ -22,7 +22,8 @@ manifest.json, format version 1, holds (their types are below, in `_MANIFEST`)
     limits                    max_source_length, max_target_length in tokens; null where there is none
     source                    what the model reads: its kind, by the name of a file of runtime/sources/ ("token_ids"
                               where it is left out), pad_token_id, which fills shorter lists of ids, or null, and what
-                              else the kind needs: audio_features n_bands and n_frames; waveform convolutions;
+                              else the kind needs: audio_features n_bands and n_frames; waveform convolutions, and
+                              is_normalized where clips are;
                               filter_banks n_bands, convolutions, normalize_means and normalize_vars;
                               pixels n_channels, height, width, n_positions and preprocessing, null where the
                               checkpoint had none (runtime/pictures/steps.py)
@@ -135,6 +136,7 @@ _MANIFEST: Check = record(
                 "convolutions": list_of(list_of(integer(1))),
                 "normalize_means": boolean,
                 "normalize_vars": boolean,
+                "is_normalized": boolean,
                 **dict.fromkeys(("n_channels", "height", "width", "n_positions"), integer(1)),
                 "preprocessing": null_or(PREPROCESSING),
             },

@@ -10,6 +10,5 @@ REFUSED = {
     "pegasus_x": "its encoder passes global tokens from layer to layer beside the source's own",
     "seamless_m4t": "it is several models in one; text to text among them has no checkpoint of its own",
     "seamless_m4t_v2": "it is several models in one; text to text among them has no checkpoint of its own",
-    "speech-encoder-decoder": "its encoders, such as wav2vec 2.0, are not described as graphs yet",
     "pix2struct": "its encoder reads patches whose number follows a picture's proportions",
 }

@@ -3,7 +3,8 @@
 The encoder's inputs are `input_values` [B,W] float32 (W samples, zeros behind a shorter clip), `n_frames` [B] int64
 (how many frames of the first convolution are of a clip and not of what fills it up), and `source_mask` [B,S].
 manifest.json has the convolutions in `source`, each as [width, stride]; none of them is padded, so that they say how
-many frames a clip has. Whatever clips are in a batch, each gives what it gives alone.
+many frames a clip has. `source.is_normalized` says whether clips are brought to zero mean and unit variance. Whatever
+clips are in a batch, each gives what it gives alone.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class Waveform:
         self._convolutions: list[list[int]] = bundle.manifest["source"].get("convolutions") or []
         if not self._convolutions or any(len(pair) != 2 for pair in self._convolutions):
             raise BundleError(f"{bundle.path}: the manifest lacks source.convolutions; export the checkpoint again")
+        self._is_normalized = bool(bundle.manifest["source"].get("is_normalized"))
         self._limit = bundle.max_source_length
 
     def n_samples(self, length: int) -> int:
@@ -78,10 +80,17 @@ class Waveform:
     def length(self, source: Floats) -> int:
         return self._frames(len(source))[-1]
 
+    def normalized(self, source: Floats) -> Floats:
+        """With zero mean and unit variance where the manifest says so, computed as Wav2Vec2FeatureExtractor does it."""
+        if not self._is_normalized:
+            return source
+        found: Floats = (source - source.mean()) / np.sqrt(source.var() + np.float32(1e-7))
+        return found
+
     def prepare(self, batch: Sequence[Floats]) -> dict[str, Any]:
         values = np.zeros((len(batch), max(len(samples) for samples in batch)), dtype=np.float32)
         for row, samples in zip(values, batch, strict=True):
-            row[: len(samples)] = samples
+            row[: len(samples)] = self.normalized(samples)
         frames = np.array([self._frames(len(samples)) for samples in batch], dtype=np.int64)
         mask = np.arange(frames[:, -1].max()) < frames[:, -1:]
         return {INPUT_VALUES: values, N_FRAMES: frames[:, 0].copy(), MASK: mask.astype(np.int64)}
