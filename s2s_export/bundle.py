@@ -22,9 +22,15 @@ manifest.json, format version 1, holds (their types are below, in `_MANIFEST`)
     limits                    max_source_length, max_target_length in tokens; null where there is none
     source                    what the model reads: its kind, by the name of a file of runtime/sources/ ("token_ids"
                               where it is left out), pad_token_id, which fills shorter lists of ids, or null, and what
-                              else the kind needs (of audio_features n_bands and n_frames)
+                              else the kind needs: audio_features n_bands and n_frames; waveform convolutions, and
+                              is_normalized where clips are;
+                              filter_banks n_bands, convolutions, normalize_means and normalize_vars;
+                              pixels n_channels, height, width, n_positions and preprocessing, null where the
+                              checkpoint had none (runtime/pictures/steps.py)
     speech                    of a speech model: the ids and numbers that its prompts and times need
                               (runtime/speech/tokens.py has the list); left out for others
+    prompt_replaces_start     true where `decoder_input_ids` stand in place of the start token and not behind it, as
+                              transformers has it for Donut; left out for others
     generation                the checkpoint's generation defaults by their Hugging Face names, nulls left out
     tokenizer                 what `text.load` needs, or null
     graphs                    for each graph its file, inputs and outputs: name, dtype, shape in dimension letters
@@ -74,8 +80,8 @@ FORMAT = "s2s-bundle"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 GRAPHS = ("encoder", "cross_kv_init", "decoder_step")
-# What stands for a size in a shape: sources, beams, source length, positions, slots, candidates, probes.
-LETTERS = ("B", "K", "S", "C", "N", "M", "Q")
+# What stands for a size in a shape: sources, beams, source length, positions, slots, candidates, probes, samples.
+LETTERS = ("B", "K", "S", "C", "N", "M", "Q", "W")
 DTYPES = ("float32", "float16", "bfloat16", "int64", "int32", "bool")
 
 # The types of what is read below and by the runtime, which may rely on them.
@@ -100,6 +106,15 @@ SPEECH: Check = record(
         "return_timestamps": boolean,
     },
 )
+_STEP_SIZES = dict.fromkeys(("height", "width", "edge"), integer(1))
+PREPROCESSING: Check = record(
+    {
+        "steps": list_of(record({"name": text}, optional={**_STEP_SIZES, "resample": integer(0)})),
+        "factor": null_or(number),
+        "mean": null_or(list_of(number)),
+        "std": null_or(list_of(number)),
+    }
+)
 _PARITY = record({"graph": text, "output": text, "max_error": number, "relative": number})
 _MANIFEST: Check = record(
     {
@@ -114,7 +129,17 @@ _MANIFEST: Check = record(
         "limits": record({"max_source_length": _LIMIT, "max_target_length": _LIMIT}),
         "source": record(
             {"pad_token_id": null_or(integer(0))},
-            optional={"kind": text, "n_bands": integer(1), "n_frames": integer(2)},
+            optional={
+                "kind": text,
+                "n_bands": integer(1),
+                "n_frames": integer(2),
+                "convolutions": list_of(list_of(integer(1))),
+                "normalize_means": boolean,
+                "normalize_vars": boolean,
+                "is_normalized": boolean,
+                **dict.fromkeys(("n_channels", "height", "width", "n_positions"), integer(1)),
+                "preprocessing": null_or(PREPROCESSING),
+            },
         ),
         "generation": mapping_of(anything),
         "graphs": record(dict.fromkeys(GRAPHS, GRAPH)),
@@ -125,6 +150,7 @@ _MANIFEST: Check = record(
         "provenance": mapping_of(anything),
         "parity": record({}, {"outputs": list_of(_PARITY)}),
         "speech": SPEECH,
+        "prompt_replaces_start": boolean,
     },
 )
 

@@ -39,3 +39,10 @@ def test_length_experiment(tmp_path):
         "03_length_experiment.py", "--steps", 4, "--test-size", 2, "--work", tmp_path / "w", "--results", tmp_path / "r"
     )
     assert (tmp_path / "r" / "length.png").is_file()
+
+
+@pytest.mark.slow
+def test_read(tmp_path):
+    out = run("08_read.py", tmp_path)
+    n_right, n_equal = (int(part.split()[-1]) for part in (out.split(" of 200")[0], out.split(" as transformers")[0]))
+    assert n_right > 180 and n_equal == 200

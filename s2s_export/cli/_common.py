@@ -7,8 +7,9 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from itertools import islice
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO, TypeVar
 
 import click
 
@@ -129,6 +130,16 @@ def count_lines(stream: BinaryIO) -> int:
         n_lines, last = n_lines + block.count(b"\n"), block[-1:]
     stream.seek(begin)
     return n_lines + (last != b"\n")
+
+
+@contextmanager
+def writing(file: TextIO | None) -> Iterator[None]:
+    """What is printed inside goes to the file, line by line, so that it stays if the process is killed."""
+    if file is None:
+        yield
+        return
+    with file, redirect_stdout(file):
+        yield
 
 
 PAUSE = 0.05  # seconds to wait for another line before the lines so far are processed

@@ -33,6 +33,7 @@ def command(bundle: str, quiet: bool, as_json: bool) -> None:
         ("family", f"{manifest['family']} (model type {manifest['model_type']})"),
         ("weights", f"{manifest['precision']}, {opened.n_bytes / 2**20:.1f} MiB in all"),
         ("sizes", ", ".join(f"{name} {value}" for name, value in manifest["sizes"].items())),
+        ("reads", _source(manifest["source"])),
         ("limits", ", ".join(f"{name} {'none' if v is None else v}" for name, v in manifest["limits"].items())),
         ("tokenizer", _tokenizer(manifest.get("tokenizer"))),
         ("generation", ", ".join(f"{name}={value}" for name, value in manifest["generation"].items())),
@@ -47,6 +48,12 @@ def command(bundle: str, quiet: bool, as_json: bool) -> None:
     _section("engines", [(name, _engine(engine)) for name, engine in built.items()] or [("none", "see `s2s build`")])
     if plans:
         _section("memory on a GPU", gpu_memory.describe(plans))
+
+
+def _source(source: dict[str, Any]) -> str:
+    """The kind, and the sizes that it needs."""
+    sizes = [f"{name} {value}" for name, value in source.items() if isinstance(value, int)]
+    return ", ".join([source.get("kind", "token_ids"), *sizes])
 
 
 def _section(title: str, rows: list[tuple[str, str]]) -> None:

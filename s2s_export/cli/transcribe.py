@@ -125,6 +125,8 @@ def command(
 ) -> None:
     """Transcribe each AUDIO file ("-" for standard input) with BUNDLE, a bundle of Whisper.
 
+    Models of other families, such as Moonshine and Speech2Text, take short clips, and have no times or languages.
+
     A file that can't be read gives a message on stderr; the others are transcribed all the same, and the exit status
     is 1. After Ctrl-C what was found is written.
     """
@@ -154,8 +156,8 @@ def command(
         audio = tuple(name for name in audio if not _path(name, form, str(output_dir)).exists())
         tell(f"{len(audio)} of {n_given} left", quiet)
     session = load(bundle, backend, target, threads, search=search)
-    if session.speech is None:
-        raise UsageError(f"{bundle}: its model reads no sound; expected a bundle of Whisper; use s2s translate")
+    if not session.transcribes:
+        raise UsageError(f"{bundle}: its model reads '{session.kind.name}' and no sound; expected a model of speech")
     tell_choice(session, backend, quiet, target)
     failed = False
     for name in audio:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
@@ -24,6 +23,7 @@ from ._common import (
     tell,
     tell_choice,
     worker_option,
+    writing,
 )
 from ._help import USE, Command
 from ._options import further_options, generation_options, named
@@ -169,7 +169,7 @@ def command(
     aligned: list[tuple[list[int], list[Any]]] = []
     rate = Rate()
     is_shown = output is None and sys.stdout.isatty()  # what is printed there is progress enough
-    with _writing(file), Progress("translating", known, quiet=quiet or is_shown) as progress:
+    with writing(file), Progress("translating", known, quiet=quiet or is_shown) as progress:
         for first, lines, n_known in windows:
             progress.advance(0, more=0 if known else n_known)
             sources, failures = read_sources(session, lines, truncate=truncate, **languages)
@@ -218,16 +218,6 @@ def _part(file: BinaryIO, shard: Shard | None) -> range:
     n_lines = sum(1 for _ in file)
     file.seek(0)
     return range(n_lines) if shard is None else shard.of_items(n_lines)
-
-
-@contextlib.contextmanager
-def _writing(file: TextIO | None) -> Iterator[None]:
-    """What is printed inside goes to the file, line by line, so that it stays if the process is killed."""
-    if file is None:
-        yield
-        return
-    with file, contextlib.redirect_stdout(file):
-        yield
 
 
 def _windows_of(file: BinaryIO, part: range, size: int) -> Iterator[tuple[int, list[str | bytes], int]]:

@@ -183,6 +183,9 @@ def _manifest(
     import torch
     import transformers
 
+    of_source = source.family.source(model) if hasattr(source.family, "source") else {}
+    if prepare := getattr(source.family, "prepare_sources", None):
+        of_source |= prepare(source.path, of_source)
     return {
         "format": bundle.FORMAT,
         "format_version": bundle.FORMAT_VERSION,
@@ -197,9 +200,10 @@ def _manifest(
         "source": {
             "kind": getattr(source.family, "SOURCE_KIND", token_ids.KIND.name),
             "pad_token_id": getattr(model.config, "pad_token_id", None),
-            **(source.family.source(model) if hasattr(source.family, "source") else {}),
+            **of_source,
         },
         **({"speech": source.family.speech(model)} if hasattr(source.family, "speech") else {}),
+        **(source.family.prompting(model) if hasattr(source.family, "prompting") else {}),
         "generation": generation_defaults(model),
         "tokenizer": tokenizer,
         "graphs": graphs,

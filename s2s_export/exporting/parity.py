@@ -125,7 +125,8 @@ def _cross_cache(out: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
         return [(layer[2], layer[3]) for layer in past]
     cache = past.cross_attention_cache
     if hasattr(cache, "layers"):
-        return [(layer.keys, layer.values) for layer in cache.layers]
+        # There may be more than the decoder has: transformers takes the number from the encoder's of a BART.
+        return [(layer.keys, layer.values) for layer in cache.layers if layer.keys is not None]
     return list(zip(cache.key_cache, cache.value_cache, strict=True))  # transformers before 4.54, where it has one
 
 

@@ -30,7 +30,7 @@ from .speech import formats
 from .text import from_utf8
 
 DEEPEST_ID = 20  # how deep lists and objects in an id may be nested
-CONTENT = ("text", "input_ids", "audio")
+CONTENT = ("text", "input_ids", "audio", "image")
 WINDOW = 16  # batches of each worker that are sorted by length together; at most so many are lost when killed
 
 NO_DEFAULTS: Mapping[str, Any] = {}

@@ -27,7 +27,10 @@ from .decoding.scoring import Score
 from .ensembles import EnsembleBackend
 from .scheduling import DEFAULT_BATCH_SIZE
 from .sources import Source, kind_of
+from .sources.audio_features import FIELD as AUDIO
 from .sources.audio_features import AudioFeatures
+from .sources.pixels import PixelValues
+from .speech import clips
 from .speech import options as speech_options
 from .speech.generate import SpeechSearch
 from .speech.tokens import SpeechTokens
@@ -193,6 +196,10 @@ class Session:
         return chosen if self.speech is None else speech_options.combine(chosen, own)
 
     def _resolve(self, overrides: Mapping[str, Any]) -> GenerationOptions:
+        if self.bundle.manifest.get("prompt_replaces_start") and (prompt := overrides.get("decoder_input_ids")):
+            first = prompt[0] if isinstance(prompt, Sequence) else None
+            first = first[0] if isinstance(first, Sequence) and first else first
+            overrides = {"decoder_start_token_id": first, **overrides}
         return decoding.resolve(
             self.bundle.manifest["generation"],
             overrides,
@@ -212,11 +219,24 @@ class Session:
         if not self.kind.has_ids:
             raise InputError(
                 f"the source is text, but the model reads '{self.kind.name}'; give such sources to `generate`"
-                f"{', or sound to `transcribe`' if self.speech is not None else ''}"
+                f"{self._other_method()}"
             )
         ids = self.tokenizer.encode(source, source_lang=source_lang, target_lang=target_lang)
         checked: list[int] = self.check_source(ids, truncate=truncate)
         return checked
+
+    @property
+    def transcribes(self) -> bool:
+        """Whether the model reads speech."""
+        return self.kind.field == AUDIO
+
+    def _other_method(self) -> str:
+        """What takes sources of the model's kind beside `generate`, for messages."""
+        if self.transcribes:
+            return ", or `transcribe` for sound"
+        if isinstance(self.kind, PixelValues):
+            return ", or `read` for pictures"
+        return ", or `translate` for text" if self.kind.has_ids else ""
 
     def check_source(self, source: Any, *, truncate: bool = False) -> Source:
         """The source as its kind has it, or InputError: not of this kind, empty, longer than the model allows.
@@ -487,12 +507,16 @@ class Session:
     def transcribe(self, audio: Any, **options: Any) -> Transcription:
         """The segments of sound of any length, as they are ready; `finish()` gives the whole transcript.
 
+        Of models other than Whisper, sound is a clip that they take at once, and the transcript one segment.
+
         audio: a file's name or bytes, samples at 16 kHz, or (samples, rate). options: those of
         `speech.transcribe.TranscribeOptions` (language, task, timestamps, temperature, thresholds, vad, ...) and
         generation options by their Hugging Face names.
         """
-        if self._speech_search is None:
-            raise UsageError(f"{self.bundle.path}: reads '{self.kind.name}' and no sound; use translate or generate")
+        if self._speech_search is None and not self.transcribes:
+            raise UsageError(
+                f"{self.bundle.path}: reads '{self.kind.name}' and no sound; use `generate`{self._other_method()}"
+            )
         names = {field.name for field in dataclasses.fields(TranscribeOptions)}
         own = {name: value for name, value in options.items() if name in names}
         if isinstance(own.get("temperature"), (int, float)):
@@ -501,8 +525,51 @@ class Session:
             if name in own:
                 own[name] = tuple(own[name])
         generation = self.options(**{name: value for name, value in options.items() if name not in names})
+        if self._speech_search is None:
+            clips.check_options(own, self.bundle.manifest["family"])
+            assert self.tokenizer is not None
+            samples = self.check_source(audio)
+            return clips.ClipTranscription(samples, lambda: self.decode_batch([samples], generation)[0][0])
         samples = self.check_source(audio)
         return Transcriber(self._speech_search, self.tokenizer).open(samples, TranscribeOptions(**own), generation)
+
+    def read(
+        self,
+        pictures: Any,
+        *,
+        prompt: str | None = None,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        **options: Any,
+    ) -> Any:
+        """The text that the model finds in a picture, a str; for a list of pictures a list of str.
+
+        pictures: each a file's name or bytes, a PIL image, or an array [height, width] or [height, width, channels].
+        prompt: how the output begins. options: generation options by their Hugging Face names. Raises InputError.
+        """
+        several = isinstance(pictures, (list, tuple))
+        chosen = self.reading_options(prompt, **options)
+        checked = []
+        for number, picture in enumerate(pictures if several else [pictures]):
+            try:
+                checked.append(self.check_source(picture))
+            except InputError as error:
+                raise InputError(f"picture {number}: {error}" if several else str(error)) from None
+        texts = [best[0].text or "" for best in self.decode(checked, chosen, batch_size=batch_size)]
+        return texts if several else texts[0]
+
+    def reading_options(self, prompt: str | None = None, **options: Any) -> GenerationOptions:
+        """The options of `read`. Raises UsageError for a bundle that reads no pictures or has no tokenizer."""
+        if not isinstance(self.kind, PixelValues):
+            raise UsageError(
+                f"{self.bundle.path}: its model reads '{self.kind.name}' and no pictures; use `generate`"
+                f"{self._other_method()}"
+            )
+        assert self.tokenizer is not None
+        if prompt is not None:
+            if options.get("decoder_input_ids") is not None:
+                raise InvalidOption("prompt and decoder_input_ids are both given; expected one of them")
+            options["decoder_input_ids"] = self._texts.phrase("prompt", prompt)
+        return self.options(**options)
 
     def stream(
         self,

@@ -140,6 +140,11 @@ class TextOptions:
             found.append(ids)
         return found
 
+    def phrase(self, name: str, text: str) -> list[int]:
+        """The ids of a text that is part of an output. Raises InvalidOption, which has the option's name."""
+        (ids,) = self._phrases(name, [text])
+        return list(ids)
+
     def _stops(self, given: Any) -> StopStrings:
         stops = StopStrings(_texts("stop_strings", given))
         stops.decode = self._tokenizer.decode

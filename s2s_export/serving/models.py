@@ -125,6 +125,11 @@ def open_models(
     for each in named:
         progress(f"{each.name}: loading {each.path}")
         session = load(each.path, **{"threads": 1, **loading})  # one thread for each worker
+        if not session.kind.has_ids and session.speech is None:
+            raise InvalidOption(
+                f"{each.path}: its model reads '{session.kind.name}', which this server does not take; serve bundles "
+                "that read text, or Whisper, and use s2s read for pictures or s2s transcribe for sound"
+            )
         progress(f"{each.name}: warming up on {session.backend.name}")
         limit = session.bundle.max_source_length or WARM_UP_LENGTHS[-1]
         session.warm_up([min(length, limit) for length in WARM_UP_LENGTHS])

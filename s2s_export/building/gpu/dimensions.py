@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from ...bundle import Bundle
 from ...errors import InvalidOption
 from ...recipes import LETTERS, Range, Recipe
+from ...runtime.sources import kind_of
 
 DEFAULTS = {"B": Range(1, 1, 8), "K": Range(1, 4, 8), "S": Range(1, 32, 256), "T": Range(1, 64, 256)}
 # Numbers of beams that divide N where the range has them. Their least common multiple is 240, a few slots of waste; 7
@@ -43,7 +44,11 @@ def fit(bundle: Bundle, recipe: Recipe) -> Dimensions:
     """The ranges that the engine is built for. Raises InvalidOption for one that the model can't serve."""
     ranges = {letter: recipe.ranges.get(letter, DEFAULTS[letter]) for letter in LETTERS}
     limits = {"S": bundle.max_source_length, "T": bundle.max_target_length}
+    if fixed := getattr(kind_of(bundle), "fixed_length", None):  # of pictures, and of windows of sound
+        ranges["S"] = Range(fixed, fixed, fixed)
     notes, wrong = [], []
+    if any("W" in entry["shape"] for entry in bundle.manifest["graphs"]["encoder"]["inputs"]):
+        wrong.append("its encoder reads samples of sound, for which engines have no range; build for a CPU")
     for letter, limit in limits.items():
         asked = ranges[letter]
         if limit is None or asked.max <= limit:

@@ -14,6 +14,8 @@ and, for a model that transformers itself can't load, run or generate with,
     AUTO_CLASS                  the class of transformers that loads it, instead of AutoModelForSeq2SeqLM
     SOURCE_KIND                 what it reads, by the name of a file of runtime/sources/, instead of token ids
     source(model)               what the manifest says of its sources beside kind and pad_token_id
+    prepare_sources(path, source)   what the manifest's source has of the checkpoint's other files
+    prompting(model)            the manifest's `prompt_replaces_start`, in a dictionary
     speech(model)               the manifest's `speech` section (runtime/speech/tokens.py)
 
 and, for folders that another toolkit wrote,

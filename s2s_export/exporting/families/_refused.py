@@ -10,9 +10,5 @@ REFUSED = {
     "pegasus_x": "its encoder passes global tokens from layer to layer beside the source's own",
     "seamless_m4t": "it is several models in one; text to text among them has no checkpoint of its own",
     "seamless_m4t_v2": "it is several models in one; text to text among them has no checkpoint of its own",
-    "speech-encoder-decoder": "its encoder reads sound",
-    "speech_to_text": "its encoder reads sound",
-    "moonshine": "its encoder reads sound",
-    "vision-encoder-decoder": "its encoder reads pictures",
-    "pix2struct": "its encoder reads pictures",
+    "pix2struct": "its encoder reads patches whose number follows a picture's proportions",
 }

@@ -12,11 +12,12 @@ import torch
 
 from ...errors import CheckpointError
 from ...runtime.sources.audio_features import KIND, STRIDE
-from ..graphs.structure import Convolution, Linear, Norm, PositionTable, Stack, Stem, Transformer
-from ..parity import Inputs, TransformersReference
+from ..graphs.stems import Convolution, Frames
+from ..graphs.structure import Linear, Norm, PositionTable, Stack, Transformer
 from . import Family
 from ._bart_like import block
 from ._bart_like import stack as stack_of
+from ._one_input import OneInputReference
 
 MODEL_TYPES = ("whisper",)
 AUTO_CLASS = "AutoModelForSpeechSeq2Seq"
@@ -26,7 +27,7 @@ SOURCE_KIND = KIND.name
 def describe(model: Any) -> Family:
     config, body = model.config, model.model
     encoder = Stack(
-        embedding=Stem(
+        embedding=Frames(
             tuple(Convolution(c.weight, c.bias, c.stride[0]) for c in (body.encoder.conv1, body.encoder.conv2)),
             n_frames=config.max_source_positions * STRIDE,
         ),
@@ -93,34 +94,15 @@ def speech(model: Any) -> dict[str, Any]:
     }
 
 
-class Reference(TransformersReference):
-    """The encoder takes no mask, and of the decoder's attention only the alignment heads are compared.
-
-    Encoding takes a hundred times as long as a step, so that what was encoded last is kept.
-    """
+class Reference(OneInputReference):
+    """Of the decoder's attention only the alignment heads are compared."""
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)
         self._heads = alignment_heads(model)
-        self._last: tuple[torch.Tensor, torch.Tensor] | None = None
 
-    def encode(self, inputs: Inputs) -> dict[str, torch.Tensor]:
-        features = inputs["input_features"]
-        if self._last is None or self._last[0] is not features:
-            self._last = features, super().encode({"input_features": features})["encoder_states"]
-        return {"encoder_states": self._last[1]}
-
-    @torch.no_grad()
-    def step(self, inputs: Inputs, history: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        states = self.encode(inputs)["encoder_states"]
-        out = self.model(
-            encoder_outputs=(states.repeat_interleave(history.shape[0] // states.shape[0], 0),),
-            decoder_input_ids=history,
-            use_cache=False,
-            output_attentions=True,
-        )
-        weights = torch.stack([out.cross_attentions[layer][:, head, -1] for layer, head in self._heads], dim=1)
-        return out.logits[:, -1], weights[:, None]
+    def weights(self, layers: Any) -> torch.Tensor:
+        return torch.stack([layers[layer][:, head, -1] for layer, head in self._heads], dim=1)[:, None]
 
 
 def generate(model: Any, **options: Any) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from .builder import GraphBuilder
-from .structure import Attention, RelativePositions
+from .structure import Attention, PairBias, RelativePositions
 
 MASKED = -1e9  # added to the scores of hidden positions; its exp is 0 in fp32
 Key = tuple[int, tuple[int, int] | None]
@@ -30,7 +30,9 @@ class EncoderMasks:
         key = _key(attention)
         if key not in self._found:
             g, mask = self._g, self._mask
-            if attention.relative is not None:
+            if isinstance(attention.relative, PairBias):
+                mask = g.op("Add", [mask, g.weight("relative_bias", attention.relative.by_pair)])
+            elif attention.relative is not None:
                 mask = g.op("Add", [mask, encoder_relative_bias(g, attention.relative, self._length)])
             if attention.window is not None:
                 mask = g.op("Add", [mask, outside(g, attention.window, distances(g, self._length))])
@@ -51,7 +53,7 @@ class DecoderBiases:
         if key not in self._found:
             g, bias = self._g, self._shared
             capacity = g.size(self._ancestors, 2)
-            if attention.relative is not None:
+            if isinstance(attention.relative, RelativePositions):
                 own = decoder_relative_bias(g, attention.relative, self._position, capacity)
                 bias = own if bias is None else g.op("Add", [bias, own])
             if attention.window is not None:

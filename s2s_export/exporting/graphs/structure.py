@@ -7,9 +7,12 @@ of the model's own. Letters: V vocabulary, E model width, H heads, D head size, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
+
+if TYPE_CHECKING:
+    from .builder import GraphBuilder
 
 Tensor = torch.Tensor
 
@@ -48,6 +51,13 @@ class RelativePositions:
 
     by_distance: Tensor
     first: int
+
+
+@dataclass(frozen=True)
+class PairBias:
+    """Bias added to the scores of an encoder whose sources all have the same S. by_pair: [H, S, S], query by key."""
+
+    by_pair: Tensor
 
 
 @dataclass(frozen=True)
@@ -98,7 +108,7 @@ class Attention:
     n_heads: int
     scale: float
     n_key_heads: int | None = None
-    relative: RelativePositions | None = None
+    relative: RelativePositions | PairBias | None = None
     rotary: Rotary | None = None
     window: tuple[int, int] | None = None
     soft_cap: float | None = None
@@ -195,24 +205,27 @@ class SummedBlocks:
     relative: RelativePositions
 
 
-@dataclass(frozen=True)
-class Convolution:
-    """Along time: weight [out, in, width], bias [out]. Padded by width // 2 zeros at both ends, then GELU."""
-
-    weight: Tensor
-    bias: Tensor
-    stride: int
-
-
-@dataclass(frozen=True)
 class Stem:
-    """What an encoder of sound has in place of an embedding: convolutions, one behind the other (2212.04356).
+    """What an encoder that reads no ids has in place of an embedding. Its kinds are in stems.py and shifted_windows.py.
 
-    n_frames: T of the features [B, F, T] that it takes, always the same; F is the first convolution's `in`.
+    input: the name of the encoder's input, float32 [B, *shape]. width: E of what `emit` computes. is_masked: whether
+    sources differ in length, so that the encoder needs their mask.
     """
 
-    convolutions: tuple[Convolution, ...]
-    n_frames: int
+    input: ClassVar[str]
+    is_masked: ClassVar[bool] = False
+
+    @property
+    def shape(self) -> tuple[int | str, ...]:
+        raise NotImplementedError
+
+    @property
+    def width(self) -> int:
+        raise NotImplementedError
+
+    def emit(self, g: GraphBuilder, x: str) -> str:
+        """[B, *shape] -> [B,S,E]"""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -237,9 +250,7 @@ class Stack:
     @property
     def width(self) -> int:
         """E"""
-        if isinstance(self.embedding, Stem):
-            return self.embedding.convolutions[-1].weight.shape[0]
-        return self.embedding.shape[1]
+        return self.embedding.width if isinstance(self.embedding, Stem) else self.embedding.shape[1]
 
 
 @dataclass(frozen=True)

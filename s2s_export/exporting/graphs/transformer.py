@@ -11,7 +11,6 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 
-from ...runtime.sources.audio_features import INPUT_FEATURES
 from ...runtime.sources.token_ids import INPUT_IDS
 from .biases import (
     DecoderBiases,
@@ -55,15 +54,18 @@ def _encoder(model: Transformer, store: WeightStore) -> onnx.ModelProto:
     stack = model.encoder
     width = stack.width
     if isinstance(stack.embedding, Stem):
-        n_bands = stack.embedding.convolutions[0].weight.shape[1]
-        ids, source_mask = g.input(INPUT_FEATURES, FLOAT, ["B", n_bands, stack.embedding.n_frames]), ""
+        ids, source_mask = g.input(stack.embedding.input, FLOAT, ["B", *stack.embedding.shape]), ""
+        if stack.embedding.is_masked:
+            source_mask = g.input("source_mask", INT64, ["B", "S"])
     else:
         ids = g.input(INPUT_IDS, INT64, ["B", "S"])
         source_mask = g.input("source_mask", INT64, ["B", "S"])
     with g.scope("encoder"):
         if isinstance(stack.embedding, Stem):
-            mask = g.constant(np.zeros((1, 1, 1, 1)), np.float32)  # all of a window is looked at
-            x = _convolve(g, stack.embedding, ids)  # [B,S,E]
+            mask = g.constant(np.zeros((1, 1, 1, 1)), np.float32)  # all of a source is looked at
+            if stack.embedding.is_masked:
+                mask = source_mask_bias(g, source_mask)
+            x = stack.embedding.emit(g, ids)  # [B,S,E]
         else:
             mask = source_mask_bias(g, source_mask)  # [B,1,1,S]
             x = _embed(g, stack, ids)  # [B,S,E]
@@ -257,17 +259,6 @@ def emit_candidates(g: GraphBuilder, logits: str, n_vocabulary: int, batch: str,
 
 
 # Embeddings and positions
-
-
-def _convolve(g: GraphBuilder, stem: Stem, features: str) -> str:
-    """[B,F,T] -> [B,S,E]"""
-    x = features
-    for i, layer in enumerate(stem.convolutions):
-        with g.scope(f"convolution{i}"):
-            padding = layer.weight.shape[2] // 2
-            inputs = [x, g.weight("weight", layer.weight), g.weight("weight_bias", layer.bias)]
-            x = g.op("Gelu", [g.op("Conv", inputs, strides=[layer.stride], pads=[padding, padding])])
-    return g.transpose(x, [0, 2, 1])
 
 
 def _embed(g: GraphBuilder, stack: Stack, ids: str) -> str:

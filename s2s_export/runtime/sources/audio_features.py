@@ -28,7 +28,7 @@ STRIDE = 2  # frames of a position
 class AudioFeatures:
     """See `sources.SourceKind`. A source is samples [L] at 16 kHz, or the features [F,T] of one window.
 
-    n_bands, n_frames: F and T of a window.
+    n_bands, n_frames: F and T of a window. fixed_length: S of all windows.
     """
 
     name: ClassVar[str] = "audio_features"
@@ -42,6 +42,7 @@ class AudioFeatures:
             raise BundleError(f"{bundle.path}: the manifest lacks source.{missing[0]}; export the checkpoint again")
         self.n_bands, self.n_frames = int(source["n_bands"]), int(source["n_frames"])
         self.n_samples = self.n_frames * HOP
+        self.fixed_length = self.n_frames // STRIDE
 
     def from_json(self, value: Any) -> str:
         """A file's name."""
@@ -59,7 +60,7 @@ class AudioFeatures:
         return samples[: self.n_samples] if truncate else samples
 
     def length(self, source: Floats) -> int:
-        return self.n_frames // STRIDE
+        return self.fixed_length
 
     def features(self, source: Floats) -> Floats:
         """[F,T] of one window. A clip is filled with silence before its features are computed.
@@ -77,7 +78,7 @@ class AudioFeatures:
 
     def prepare(self, batch: Sequence[Floats]) -> dict[str, Any]:
         features = np.stack([self.features(source) for source in batch])
-        mask = np.ones((len(batch), self.n_frames // STRIDE), dtype=np.int64)
+        mask = np.ones((len(batch), self.fixed_length), dtype=np.int64)
         return {INPUT_FEATURES: features, MASK: mask}
 
     def ids(self, source: Floats) -> Sequence[int]:
