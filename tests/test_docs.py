@@ -37,7 +37,7 @@ NOT_RUN = {
     "scp ": "needs another machine",
     "s2s serve ": "runs until it is stopped; tests/serving starts it",
     "s2s transcribe ": "needs a trained Whisper; tests/runtime/speech has it",
-    "s2s read ": "needs a model that reads pictures; tests/cli and examples/06_read.py have it",
+    "s2s read ": "needs a model that reads pictures; examples/08_read.py trains one",
     "s2s train ": "trains for minutes; tests/training",
 }
 
