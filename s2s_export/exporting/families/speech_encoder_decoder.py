@@ -120,7 +120,7 @@ def source(model: Any) -> dict[str, Any]:
 
 
 def prepare_sources(path: Path, source: dict[str, Any]) -> dict[str, Any]:
-    """Whether clips are normalized: as preprocessor_config.json says; where it says nothing, they are, as in transformers."""
+    """Whether clips are normalized: as preprocessor_config.json says, else they are, as in transformers."""
     file, settings = path / PREPROCESSOR, {}
     if file.exists():
         try:
