@@ -133,7 +133,7 @@ def test_a_kind_of_source_in_a_folder_is_found_and_used(drop: Drop, copied: Any,
     given = [before.backend.encode([ids])["encoder_states"][0] for ids in SOURCES]  # type: ignore[attr-defined]
     read_vectors(path)
     with pytest.raises(
-        BundleError, match="of the kind 'vectors', but this version knows audio_features, pixels, token_ids; upgrade"
+        BundleError, match="of the kind 'vectors', but this version knows audio_features, .*token_ids, .*; upgrade"
     ):
         s2s_export.load(path, backend=backend)
     drop(sources, "vectors.py")
