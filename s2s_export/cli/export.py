@@ -21,6 +21,8 @@ from ._common import bar, output_options, print_json, tell
 def command(checkpoint: str, bundle: str, quiet: bool, as_json: bool, **options: Any) -> None:
     """Export CHECKPOINT (a folder in Hugging Face's format, or one that `s2s train` wrote) to the folder BUNDLE.
 
+    Models of Marian, CTranslate2, Argos Translate, OpenNMT-py and fairseq are read as well: a folder, or its file.
+
     Writes the three graphs, compares each output with PyTorch, and moves the bundle into place when all agree.
     """
     from ..exporting.export import STAGES, export
