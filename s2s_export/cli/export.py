@@ -28,6 +28,8 @@ def command(checkpoint: str, bundle: str, quiet: bool, as_json: bool, **options:
     s2s export ./opus-mt-en-de bundle
     s2s translate bundle "A text."
 
+    Models of Marian, CTranslate2, Argos Translate, OpenNMT-py and fairseq are read as well: a folder, or its file.
+
     Writes the three graphs, compares each output with PyTorch, and moves the bundle into place when all agree.
     """
     from ..exporting.export import STAGES, export

@@ -24,7 +24,7 @@ from ..errors import CheckpointError, MissingExtra, UnsupportedModel
 from ..schema import Unreadable, read_json, shown
 from . import adapters, ctranslate2, families, packed
 
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".index.json", ".npz", ".pt")
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".index.json", ".npz")
 MOST_LAYERS = 1000  # ten times those of the deepest models
 COMPILED = "_orig_mod."  # what torch.compile puts before every name
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+|[\w.-]+")
@@ -70,7 +70,8 @@ class Checkpoint:
         digest = hashlib.sha256()
         folders = [self.path] if self.adapter in (None, self.path) else [self.path, self.adapter]
         for path in [path for folder in folders for path in sorted(folder.iterdir())]:
-            if path.name in ("config.json", adapters.CONFIG) or path.name.endswith(WEIGHT_SUFFIXES):
+            named = ("config.json", adapters.CONFIG, self.config.get("file"))  # the last is another toolkit's model
+            if path.name in named or path.name.endswith(WEIGHT_SUFFIXES):
                 digest.update(path.name.encode())
                 with path.open("rb") as file:
                     while chunk := file.read(1 << 20):

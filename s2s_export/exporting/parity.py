@@ -24,6 +24,9 @@ N_BEAMS = 3
 SOURCE_LENGTHS = (9, 4, 6)
 N_STEPS = 7
 SEED = 20141
+# Logits and log-probabilities below it are those of tokens that are never chosen, such as a start token that is no
+# word: they are compared, but say nothing of how large the others are.
+NEVER = -1e3
 
 
 Inputs = Mapping[str, torch.Tensor]
@@ -188,7 +191,7 @@ def _expect_steps(
         log_probs = torch.log_softmax(logits, dim=-1).numpy().reshape(*rows, -1)
         normalizer = torch.logsumexp(logits, dim=-1).numpy().reshape(rows)
         by_row = None if weights is None else weights.float().numpy().reshape(*rows, *weights.shape[1:])
-        yield tokens, parents, log_probs, normalizer, float(logits.abs().max()), by_row
+        yield tokens, parents, log_probs, normalizer, float(logits[logits > NEVER].abs().max()), by_row
 
 
 def compare(bundle: Bundle, expected: Expected, threads: int = 1) -> list[OutputError]:
@@ -203,7 +206,8 @@ def compare(bundle: Bundle, expected: Expected, threads: int = 1) -> list[Output
     query = StepQuery(n_candidates=min(4, bundle.vocabulary_size), dense=True, attention=True)
     for tokens, parents, log_probs, normalizer, largest, weights in expected.steps:
         result = state.step(tokens, parents, query)
-        errors.add("decoder_step", "log_probs", result.log_probs, log_probs)
+        likely = float(np.abs(log_probs[log_probs > NEVER]).max())
+        errors.add("decoder_step", "log_probs", result.log_probs, log_probs, scale=likely)
         errors.add("decoder_step", "log_normalizer", result.log_normalizer, normalizer, scale=largest)
         if weights is not None and result.attention is not None:
             errors.add("decoder_step", "attention", result.attention, weights)

@@ -37,7 +37,8 @@ OPTIONS: dict[str, Any] = {
 
 
 def options(**changes: Any) -> argparse.Namespace:
-    return argparse.Namespace(**(OPTIONS | changes))
+    found = OPTIONS | changes
+    return argparse.Namespace(**(found | {"brnn": found["encoder_type"] == "brnn"}))
 
 
 def weights(opt: argparse.Namespace, seed: int = 0) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:

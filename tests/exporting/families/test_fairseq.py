@@ -125,3 +125,13 @@ def test_what_can_not_be_read_is_one_sentence(tmp_path):
     assert "Other, which is not read, as it could run code" in message(
         UnsupportedModel, lambda c, _: c.update(last_optimizer_state=Other())
     )
+
+
+def test_the_hash_is_of_the_model_alone(tmp_path):
+    """Other files beside it, such as an optimizer's, make no other checkpoint of it."""
+    folder = fairseq_files.save(tmp_path / "m")
+    before = open_checkpoint(folder).sha256()
+    torch.save({"state": 1}, folder / "optimizer.pt")
+    assert open_checkpoint(folder).sha256() == before
+    fairseq_files.save(folder, seed=1)
+    assert open_checkpoint(folder).sha256() != before
