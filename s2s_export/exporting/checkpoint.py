@@ -190,8 +190,8 @@ def load_transformers_model(
     """A model of `auto_class` in fp32 with eager attention; missing or misshapen weights are errors, not warnings.
 
     Names that begin with `_orig_mod.`, as torch.compile leaves them behind, are read without it. notices: gets a
-    sentence about weights that the model does not use. may_lack: beginnings of names that may be missing, of weights that
-    nothing which is exported reads.
+    sentence about weights that the model does not use. may_lack: beginnings of names of weights that may be missing, as
+    nothing that is exported reads them.
     """
     import torch
     import transformers
