@@ -58,7 +58,8 @@ class Checkpoint:
         else:
             with adapters.without_adapter(self.path) as base:
                 auto_class = getattr(self.family, "AUTO_CLASS", "AutoModelForSeq2SeqLM")
-                model = load_transformers_model(base, self.config, self.notices, auto_class)
+                may_lack = getattr(self.family, "UNUSED_WEIGHTS", ())
+                model = load_transformers_model(base, self.config, self.notices, auto_class, may_lack)
         if self.adapter is not None:
             model = adapters.merge(model, self.adapter)
         _check_finite(self.path, model)
@@ -195,12 +196,17 @@ def _locate(path: str | Path) -> Path:
 
 
 def load_transformers_model(
-    path: Path, config: dict[str, Any], notices: list[str] | None = None, auto_class: str = "AutoModelForSeq2SeqLM"
+    path: Path,
+    config: dict[str, Any],
+    notices: list[str] | None = None,
+    auto_class: str = "AutoModelForSeq2SeqLM",
+    may_lack: tuple[str, ...] = (),
 ) -> Any:
     """A model of `auto_class` in fp32 with eager attention; missing or misshapen weights are errors, not warnings.
 
     Names that begin with `_orig_mod.`, as torch.compile leaves them behind, are read without it. notices: gets a
-    sentence about weights that the model does not use.
+    sentence about weights that the model does not use. may_lack: beginnings of names of weights that may be missing, as
+    nothing that is exported reads them.
     """
     import torch
     import transformers
@@ -221,7 +227,7 @@ def load_transformers_model(
         if any(name.startswith(COMPILED) for name in info["unexpected_keys"]):
             options["key_mapping"] = {f"^{re.escape(COMPILED)}": ""}
             model, info = load(path, **options)
-    if missing := sorted(info["missing_keys"]):
+    if missing := sorted(name for name in info["missing_keys"] if not name.startswith(may_lack)):
         raise CheckpointError(
             f"{path}: the weights lack {_some(missing)}, which config.json asks for; restore the checkpoint"
         )

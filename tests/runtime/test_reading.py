@@ -119,6 +119,8 @@ def test_what_other_commands_say(folder: Path) -> None:
     assert "pixels, pad_token_id 1, n_channels 3, height 24, width 32, n_positions 48" in out
     _, err = run_here("evaluate", folder / "swin", "--data", folder / "cases.jsonl", status=2)
     assert "reads no text" in err
+    _, err = run_here("bench", folder / "vit", "--new-tokens", 8, "--backends", "onnxruntime", status=2)
+    assert "the model reads 'pixels', and systems are compared on token ids" in err
     with pytest.raises(InvalidOption, match="reads 'pixels', which this server does not take"):
         models.open_models([str(folder / "vit")])
 

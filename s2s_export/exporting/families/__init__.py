@@ -12,6 +12,7 @@ and, for a model that transformers itself can't load, run or generate with,
     generate(model, **options)  instead of the model's own method
 
     AUTO_CLASS                  the class of transformers that loads it, instead of AutoModelForSeq2SeqLM
+    UNUSED_WEIGHTS              beginnings of the names of weights that a checkpoint may lack
     SOURCE_KIND                 what it reads, by the name of a file of runtime/sources/, instead of token ids
     source(model)               what the manifest says of its sources beside kind and pad_token_id
     prepare_sources(path, source)   what the manifest's source has of the checkpoint's other files

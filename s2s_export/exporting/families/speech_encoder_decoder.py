@@ -23,6 +23,7 @@ from ._text_decoders import DECODERS, n_positions
 
 MODEL_TYPES = ("speech-encoder-decoder",)
 AUTO_CLASS = "SpeechEncoderDecoderModel"
+UNUSED_WEIGHTS = ("encoder.masked_spec_embed",)  # of training
 SOURCE_KIND = KIND.name
 ENCODERS = ("wav2vec2", "hubert")
 PREPROCESSOR = "preprocessor_config.json"

@@ -20,6 +20,7 @@ from ._text_decoders import DECODERS, n_positions
 
 MODEL_TYPES = ("vision-encoder-decoder",)
 AUTO_CLASS = "VisionEncoderDecoderModel"
+UNUSED_WEIGHTS = ("encoder.pooler.",)  # TrOCR's checkpoints have none
 SOURCE_KIND = KIND.name
 Reference = OneInputReference
 

@@ -71,6 +71,8 @@ def grid(
     """All combinations, the smallest first, so that each one's peak of memory can be measured."""
     longest_source, longest_target = bundle.max_source_length, bundle.max_target_length
     wrong = []
+    if not (kind := kind_of(bundle)).has_ids:
+        wrong.append(f"the model reads '{kind.name}', and systems are compared on token ids; expected a model of text")
     if new_tokens < 2:
         wrong.append(f"--new-tokens is {new_tokens}, expected at least 2 (the first token is timed by itself)")
     if longest_source is not None and max(source_lengths) > longest_source:

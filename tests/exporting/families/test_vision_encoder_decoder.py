@@ -131,3 +131,18 @@ def test_arrays_of_pixel_values_need_no_settings(tmp_path: Path) -> None:
     assert session.generate([np.zeros((3, 16, 16), np.float32)])[0][0].token_ids
     with pytest.raises(s2s_export.errors.InputError, match="had no preprocessor_config.json"):
         session.generate([picture(0)])
+
+
+def test_a_checkpoint_may_lack_the_pooler_as_those_of_trocr_do(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    checkpoint = tiny_pictures.save(tmp_path / "checkpoint")
+    weights = load_file(checkpoint / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if not name.startswith("encoder.pooler.")}
+    assert len(kept) == len(weights) - 2
+    save_file(kept, checkpoint / "model.safetensors", {"format": "pt"})
+    assert s2s_export.export(checkpoint, tmp_path / "bundle").notices == ()
+    del kept["encoder.embeddings.cls_token"]
+    save_file(kept, checkpoint / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match="the weights lack 'encoder.embeddings.cls_token'"):
+        s2s_export.export(checkpoint, tmp_path / "bundle", force=True)

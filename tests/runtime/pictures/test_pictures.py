@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import transformers
 from PIL import Image
 from tiny_pictures import picture
 
-from s2s_export.errors import InputError
+from s2s_export.errors import InputError, MissingExtra
 from s2s_export.exporting.pictures import preprocessing_of
 from s2s_export.runtime.pictures import files, steps
 
@@ -160,3 +161,13 @@ def test_a_narrow_picture_is_not_blown_up() -> None:
     preprocessing = {"steps": [{"name": "resize_shorter", "edge": 1920, "resample": 2}]}
     with pytest.raises(InputError, match="resized as the model needs it: has 38400000 x 1920 pixels"):
         steps.resized(np.zeros((1, 20000, 3), np.uint8), preprocessing)
+
+
+def test_without_pillow_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = encoded(RGB)
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(MissingExtra, match=r"s2s-export\[vision\]"):
+        files.read(raw)
+    with pytest.raises(MissingExtra, match="resizing a picture"):
+        steps.resized(MADE, {"steps": [{"name": "resize", "height": 4, "width": 4, "resample": 2}]})
+    assert (files.read(MADE) == MADE).all()  # an array needs no Pillow
