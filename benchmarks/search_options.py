@@ -3,8 +3,8 @@
 
     benchmarks/search_options.py BUNDLE [--rounds 7] [--beams 10]
 
-The least time of each, and its ratio to the search with no option. CPU time is told well on a busy machine too. A bundle
-of the size that matters to you; with random weights the constraints are random tokens, which the model finds unlikely.
+The least time of each, and its ratio to the search with no option. CPU time is told well on a busy machine too. Give a
+bundle of the size that matters to you; constraints are random tokens, which the model finds unlikely.
 """
 
 from __future__ import annotations
