@@ -89,6 +89,12 @@ def contradictions(chosen: Mapping[str, Any]) -> list[tuple[tuple[str, ...], boo
         (("min_alternative_expansion_prob", "return_alternatives"),
          bool(chosen["min_alternative_expansion_prob"]) and not alternatives,
          "min_alternative_expansion_prob needs return_alternatives, which is not set"),
+        (("target_prefix_ids", "prefix_bias_beta"),
+         bool(chosen["target_prefix_ids"]) and not chosen["prefix_bias_beta"],
+         "target_prefix_ids needs prefix_bias_beta, which is not set; decoder_input_ids forces a beginning"),
+        (("prefix_bias_beta", "target_prefix_ids"),
+         bool(chosen["prefix_bias_beta"]) and not chosen["target_prefix_ids"],
+         f"prefix_bias_beta is {chosen['prefix_bias_beta']}, expected target_prefix beside it"),
     ]  # fmt: skip
 
 
