@@ -73,13 +73,6 @@ def test_little_memory_is_one_sentence_or_enough(numbers, kilobytes):
             assert done.returncode == 1 and done.stderr.count(b"\n") == 1, done.stderr
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="Linux' limit on addresses")
-def test_onnxruntime_is_not_loaded_without_room(numbers):
-    done = shell('ulimit -v 205000; "$0" translate "$1" -q "$2"', numbers, LINE)
-    assert (done.returncode, done.stdout) == (1, b"") and done.stderr.count(b"\n") == 1, done.stderr
-    assert b"memory" in done.stderr, done.stderr
-
-
 def test_a_line_is_answered_before_the_next_is_written(numbers):
     command = [S2S, "translate", numbers, "-q"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 import weakref
 
@@ -11,7 +12,8 @@ import tiny_models
 
 import s2s_export
 from s2s_export.errors import BackendUnavailable, UnknownOption
-from s2s_export.runtime import backends
+from s2s_export.runtime import backends, free_memory
+from s2s_export.runtime.backends import onnxruntime
 
 SOURCES = [[5, 6, 7, 8, 9], [10, 11], [12, 13, 14]]
 
@@ -93,3 +95,11 @@ def test_a_session_lives_no_longer_than_it_is_held(exported):
         assert seen() is None
     finally:
         gc.enable()
+
+
+def test_onnxruntime_is_not_loaded_where_there_is_no_room_for_it(monkeypatch):
+    """The C library would end the process."""
+    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
+    monkeypatch.setattr(free_memory, "left_of_process", lambda: onnxruntime.LEAST_ROOM - 1)
+    assert "not enough memory to load onnxruntime" in (onnxruntime.unavailable() or "")
+    assert "onnxruntime" not in sys.modules
