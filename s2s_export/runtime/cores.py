@@ -9,6 +9,7 @@ from pathlib import Path
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_GROUP = Path("/proc/self/cgroup")
 MOST_UNASKED = 4  # a decode step has no more work than that
+SMALL = 32 << 20  # bytes of a bundle up to which a second thread does not pay
 
 
 def available_cores() -> int:
@@ -18,14 +19,15 @@ def available_cores() -> int:
     return cores if quota is None else max(1, min(cores, math.ceil(quota)))
 
 
-def threads_for(wanted: int | None) -> int:
-    """Threads of one call: what is wanted, MOST_UNASKED where nothing is said, and never more than there are cores.
+def threads_for(wanted: int | None, n_bytes: int = SMALL + 1) -> int:
+    """Threads of one call: what is wanted, and never more than there are cores. n_bytes: the bundle's size.
 
-    More threads than cores only wait for each other. Threads that wait sleep: two of them took 1.03 to 1.06 times the
-    CPU time of one on a model of OPUS-MT's size, and 1.6 to 1.9 times where they spin, as ONNX Runtime's do unless told
-    otherwise (1.3 to 2.9 times on a small one): `benchmarks/threads.py --cpu-only`, docs/performance.md.
+    Where nothing is said, MOST_UNASKED, or one for a small model. More threads than cores only wait for each other, and
+    threads that wait sleep, as spinning ones take cores from others. On a model of OPUS-MT's size two threads took 0.58
+    to 0.92 times the wall time of one, idle and on a busy machine; on one of 5 MB up to 1.10 times:
+    `benchmarks/threads.py`, docs/performance.md.
     """
-    return min(wanted or MOST_UNASKED, available_cores())
+    return min(wanted or (MOST_UNASKED if n_bytes > SMALL else 1), available_cores())
 
 
 def _quota() -> float | None:

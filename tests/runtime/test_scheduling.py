@@ -114,6 +114,7 @@ def test_threads_are_no_more_than_cores(groups):
     assert [cores.threads_for(n) for n in (None, 1, 3, 8, 1000)] == [4, 1, 3, 8, 8]
     (groups / "a" / "cpu.max").write_text("200000 100000\n")
     assert [cores.threads_for(n) for n in (None, 1, 3, 1000)] == [2, 1, 2, 2]
+    assert [cores.threads_for(n, cores.SMALL) for n in (None, 1, 3)] == [1, 1, 2]
 
 
 def test_a_session_of_a_thousand_threads_has_as_many_as_cores_and_they_sleep(bundled, monkeypatch):

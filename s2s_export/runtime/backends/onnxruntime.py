@@ -83,7 +83,7 @@ def open(bundle: Bundle, target: str | None = None, threads: int | None = None) 
     """threads: of one call, see cores.threads_for."""
     if threads is not None and threads < 1:
         raise InvalidOption(f"threads is {threads}; expected at least 1")
-    return OnnxRuntimeBackend(bundle, cores.threads_for(threads), *_choose(bundle, target))
+    return OnnxRuntimeBackend(bundle, cores.threads_for(threads, bundle.n_bytes), *_choose(bundle, target))
 
 
 def _choose(bundle: Bundle, target: str | None) -> tuple[Mapping[str, Any] | None, Path | None]:
