@@ -195,16 +195,12 @@ class Transcriber:
         language: str | None,
     ) -> Iterator[tuple[float, list[Segment]]]:  # fmt: skip
         """One window behind the other, in each clip."""
-        parts = [
-            (int(a * SAMPLE_RATE), min(len(samples), len(samples) if b is None else int(b * SAMPLE_RATE)))
-            for a, b in (options.clip or ((0.0, None),))
-        ]
+        parts = _clips(samples, options)
         kept = samples
         spans: list[activity.Region] = []
         if options.vad:
-            spans = [
-                (max(a, x), min(b, y)) for a, b in parts for x, y in activity.regions(samples) if max(a, x) < min(b, y)
-            ]
+            spoken = activity.regions(samples)
+            spans = [span for part in parts for span in _inside(spoken, part)]
             if not spans:
                 return
             kept = np.concatenate([samples[a:b] for a, b in spans])
@@ -235,7 +231,8 @@ class Transcriber:
         """The parts with speech, up to a window each, side by side."""
         window = self._search.kind.n_samples
         rules = activity.Rules(least_silence=0.16, most_speech=window / SAMPLE_RATE)
-        spans = activity.chunks(activity.regions(samples, rules), window)
+        spoken = activity.regions(samples, rules)
+        spans = [span for part in _clips(samples, options) for span in activity.chunks(_inside(spoken, part), window)]
         wants_times = options.timestamps != "none"
         for first in range(0, len(spans), options.batch_size):
             some = spans[first : first + options.batch_size]
@@ -310,6 +307,20 @@ def _mapping(spans: Sequence[activity.Region]) -> Callable[[float], float]:
         return float(spans[i][0] + min(at - begins[i], lengths[i])) / SAMPLE_RATE
 
     return whole
+
+
+def _clips(samples: Floats, options: TranscribeOptions) -> list[activity.Region]:
+    """The parts of samples [L] that are to be transcribed: the clips asked for, or all of it."""
+    return [
+        (int(a * SAMPLE_RATE), min(len(samples), len(samples) if b is None else int(b * SAMPLE_RATE)))
+        for a, b in (options.clip or ((0.0, None),))
+    ]
+
+
+def _inside(spans: Sequence[activity.Region], part: activity.Region) -> list[activity.Region]:
+    """What of the spans lies in a part."""
+    cut = [(max(part[0], a), min(part[1], b)) for a, b in spans]
+    return [(a, b) for a, b in cut if a < b]
 
 
 def _moved(segment: Segment, to_seconds: Callable[[float], float]) -> Segment:

@@ -71,6 +71,17 @@ def test_parts_of_it(pairs: Any, options: dict[str, Any]) -> None:
         assert not any(2.0 < segment.start < 5.0 for segment in found.segments)
 
 
+@pytest.mark.parametrize("options", [{}, {"vad": True}, {"batched": True}], ids=str)
+def test_nothing_outside_a_clip_is_transcribed(pairs: Any, options: dict[str, Any]) -> None:
+    sound = np.concatenate([clip(1, 1.5), np.zeros(3 * 16000, np.float32), clip(2, 1.5)])
+    session = pairs().session
+    given = {"language": "de", "temperature": 0, **PLAIN, **options}
+    whole = session.transcribe(sound, **given).finish()
+    last = session.transcribe(sound, clip=[(4.0, None)], **given).finish()
+    assert any(segment.start < 1.5 for segment in whole.segments)
+    assert last.segments and all(segment.start >= 3.9 for segment in last.segments)
+
+
 def test_silence_is_no_text(pairs: Any) -> None:
     assert pairs().session.transcribe(np.zeros(40000, np.float32)).finish().text == ""
 
