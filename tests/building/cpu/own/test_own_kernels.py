@@ -201,7 +201,7 @@ def test_attention_over_the_cache(library, size, beams):
         scores = np.array([0.3 * q[b, h, beam] @ keys[s] for s in seen]) + bias[0, h, 0, : position + 1]
         weights = np.exp(scores - scores.max())
         expected[b, beam, h] = weights @ np.array([values[s] for s in seen]) / weights.sum()
-    assert rows == pytest.approx(expected.reshape(rows.shape), rel=1e-5, abs=3e-6)
+    np.testing.assert_allclose(rows, expected.reshape(rows.shape), rtol=1e-5, atol=3e-6)
     for found, cache in zip(caches, (keys, values), strict=True):
         assert np.array_equal(found, cache, equal_nan=True)
 
@@ -221,7 +221,7 @@ def test_attention_over_the_source(library, size, beams):
     with np.errstate(invalid="ignore"):
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     expected = np.nan_to_num(weights / weights.sum(axis=-1, keepdims=True)) @ values  # nothing seen: nothing said
-    assert rows == pytest.approx(expected.transpose(0, 2, 1, 3).reshape(rows.shape), rel=1e-5, abs=3e-6)
+    np.testing.assert_allclose(rows, expected.transpose(0, 2, 1, 3).reshape(rows.shape), rtol=1e-5, atol=3e-6)
 
 
 ENCODERS = [(3, 2, 19, 8), (1, 1, 1, 32), (2, 4, 16, 64), (1, 3, 70, 12), (1, 2, 400, 64), (2, 1, 33, 7)]  # B, H, S, D
@@ -248,7 +248,7 @@ def test_attention_of_an_encoder(library, shape, mask):
     scores = 0.3 * q @ k.transpose(0, 1, 3, 2) + (0 if added is None else added)
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     expected = (weights / weights.sum(axis=-1, keepdims=True) @ v).transpose(0, 2, 1, 3)
-    assert found == pytest.approx(expected.reshape(found.shape), rel=1e-5, abs=3e-6)
+    np.testing.assert_allclose(found, expected.reshape(found.shape), rtol=1e-5, atol=3e-6)
 
 
 # The output projection
