@@ -292,7 +292,9 @@ def read(path: str | os.PathLike[str], *, verify: bool = True) -> Bundle:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise BundleError(f'{file}: not the manifest of a bundle; expected "format": "{FORMAT}"')
     version = manifest.get("format_version")
-    if not isinstance(version, int) or version > FORMAT_VERSION:
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise BundleError(f"{file}: format_version is {shown(version)}, expected a number; export the bundle again")
+    if version > FORMAT_VERSION:
         raise BundleError(
             f"{folder}: bundle format {shown(version)}, but this version reads up to {FORMAT_VERSION}; "
             "upgrade s2s-export"

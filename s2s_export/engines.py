@@ -255,14 +255,17 @@ def check_files(bundle: Bundle, folder: Path, engine: Mapping[str, Any], again: 
 
 
 def native_code(folder: Path, files: Mapping[str, Any]) -> str | None:
-    """The first of these files that is a program or library for the host, by its name or its first bytes, or None.
+    """The first file that is a program or library for the host, by its name or its first bytes, or None.
 
-    Kernels for GPUs (*.fatbin) and TensorRT's plans are none: the host's loader can't read them.
+    Looks at these files and at whatever else lies in the folder. Kernels for GPUs (*.fatbin) and TensorRT's plans are
+    none: the host's loader can't read them.
     """
-    for name in files:
+    for name in sorted({*files, *(path.name for path in folder.iterdir())}):
         path = inside(folder, name)
         if path.suffix in _LIBRARIES or ".so." in path.name:
             return name
+        if not path.is_file():  # opening a pipe would wait for whoever writes to it
+            continue
         try:
             with path.open("rb") as file:
                 begin = file.read(20)
