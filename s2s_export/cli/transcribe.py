@@ -18,9 +18,8 @@ from ._options import Name, generation_options, given
 from ._shards import ShardType
 
 if TYPE_CHECKING:
-    from ..runtime.session import Session
     from ..runtime.sharding import Shard
-    from ..runtime.speech.formats import Transcript
+    from ..runtime.speech.transcribe import Transcription
 
 FORMATS = ("text", "srt", "vtt", "tsv", "json", "lrc")
 NONE = "none"
@@ -137,8 +136,11 @@ def command(
     lines = Lines(max_line_width, max_line_count, max_words_per_line, highlight_words)
     form = "json" if as_json else form
     wanted = _options(options, batch_size)
-    if lines.need_words and wanted.setdefault("timestamps", "word") != "word":
-        raise UsageError("the line options need the times of words; use --timestamps word")
+    needs = "the line options need" if lines.need_words else None
+    if wanted.get("hallucination_silence_threshold") is not None:
+        needs = "--hallucination-silence-threshold needs"
+    if needs is not None and wanted.setdefault("timestamps", "word") != "word":
+        raise UsageError(f"{needs} the times of words; use --timestamps word")
     if picture is not None:
         drawing.check_path(picture)
         if len(audio) != 1 or wanted.setdefault("timestamps", "word") != "word":
@@ -160,11 +162,11 @@ def command(
         raise UsageError(f"{bundle}: its model reads '{session.kind.name}' and no sound; expected a model of speech")
     tell_choice(session, backend, quiet, target)
     failed = False
-    for name in audio:
+    sources: list[Any] = [sys.stdin.buffer.read() if name == "-" else name for name in audio]
+    speed = _Speed()
+    for name, source, found in zip(audio, sources, session.transcribe_many(sources, **wanted), strict=True):
         try:
-            source: Any = sys.stdin.buffer.read() if name == "-" else name
-            samples = session.check_source(source)
-            found, is_whole = _transcribe(session, name, samples, wanted, stream, quiet)
+            is_whole = _transcribe(found, name, speed, stream, quiet)
         except BaseException as error:
             if not is_failure(error):
                 raise
@@ -172,9 +174,9 @@ def command(
             tell(f"s2s: {name}: {explain(error)}" if name not in explain(error) else f"s2s: {explain(error)}", False)
             continue
         if picture is not None:
-            drawing.draw(picture, samples, found)
+            drawing.draw(picture, session.check_source(source), found.so_far())
         if not stream:
-            _write(WRITERS[form](found, lines), name, form, output_dir, quiet, named=n_given > 1)
+            _write(WRITERS[form](found.so_far(), lines), name, form, output_dir, quiet, named=n_given > 1)
         if not is_whole:
             raise Interrupted(f"what was found of {name} is written")
     if failed:
@@ -188,25 +190,37 @@ def _options(options: dict[str, Any], batch_size: int | None) -> dict[str, Any]:
     return wanted if batch_size is None else {**wanted, "batch_size": batch_size}
 
 
-def _transcribe(
-    session: Session, name: str, samples: Any, options: dict[str, Any], stream: bool, quiet: bool
-) -> tuple[Transcript, bool]:
-    """The transcript, and whether it is whole: after Ctrl-C it is what was found so far."""
-    found = session.transcribe(samples, **options)
+class _Speed:
+    """Seconds of audio a second, over all files: with --batched the windows of several are decoded together."""
+
+    def __init__(self) -> None:
+        self._begun = time.perf_counter()
+        self._seconds = 0.0
+
+    def add(self, seconds: float) -> str:
+        self._seconds += seconds
+        speed = self._seconds / max(time.perf_counter() - self._begun, 1e-9)
+        return f"seconds of audio, {speed:.1f} times real time"
+
+
+def _transcribe(found: Transcription, name: str, speed: _Speed, stream: bool, quiet: bool) -> bool:
+    """Whether it was done to its end: after Ctrl-C it has what was found so far."""
     if found.language_probability is not None:
         tell(f"language: {found.language} ({found.language_probability:.0%})", quiet)
-    label, begin, done = Path(name).name, time.perf_counter(), 0
-    with Progress(label, max(1, round(found.duration)), quiet=quiet or (stream and sys.stdout.isatty())) as progress:
+    label, done = Path(name).name, 0.0
+    hidden = quiet or (stream and sys.stdout.isatty())
+    with Progress(label, max(1, round(found.duration)), quiet=hidden) as progress:
         try:
             for segment in found:
-                speed = found.seconds_done / max(time.perf_counter() - begin, 1e-9)
-                progress.advance(round(found.seconds_done) - done, f"seconds of audio, {speed:.1f} times real time")
-                done = round(found.seconds_done)
+                text = speed.add(found.seconds_done - done)
+                progress.advance(round(found.seconds_done) - round(done), text)
+                done = found.seconds_done
                 if stream:
                     click.echo(segment.text.strip())
         except KeyboardInterrupt:
-            return found.so_far(), False
-    return found.so_far(), True
+            return False
+    speed.add(found.duration - done)
+    return True
 
 
 def _path(name: str, form: str, folder: str) -> Path:
