@@ -12,6 +12,7 @@ import click
 
 from ..errors import UsageError, explain, is_failure
 from ..progress import Progress
+from . import _live
 from ._common import Interrupted, output_options, search_option, session_options, tell, tell_choice
 from ._help import USE, Command
 from ._options import Name, generation_options, given
@@ -93,7 +94,10 @@ class Clip(click.ParamType):
 @click.option("--max-words-per-line", type=click.IntRange(min=1), help="Words of a subtitle's line.")
 @click.option("--highlight-words", is_flag=True, help="A subtitle for each word, underlined.")
 @click.option("--picture", type=click.Path(dir_okay=False), help="Draw the words over the waveform: .png, .svg, .pdf.")
-@click.option("--stream", is_flag=True, help="Print each segment as soon as it is known.")
+@click.option("--stream", is_flag=True, help="Print text as soon as it is known: each segment of a file; of a pipe (-) "
+              "and a microphone (microphone:) the words that are certain, while they are spoken.")  # fmt: skip
+@click.option("--step", type=click.FloatRange(0, 5, min_open=True), help="With --stream, seconds of new sound after "
+              "which a pipe or microphone is listened to again. [default: 1]")  # fmt: skip
 @click.option("--resume", is_flag=True, help="Leave out each audio whose file is in --output-dir already.")
 @click.option("--shard", type=ShardType(), help="Do only part I (from 0) of N of the audio files.")
 @session_options
@@ -111,6 +115,7 @@ def command(
     highlight_words: bool,
     picture: str | None,
     stream: bool,
+    step: float | None,
     resume: bool,
     shard: Shard | None,
     backend: str,
@@ -123,6 +128,10 @@ def command(
     **options: Any,
 ) -> None:
     """Transcribe each AUDIO file ("-" for standard input) with BUNDLE, a bundle of Whisper.
+
+    With --stream, standard input may be sound that is still coming, as WAV or as bare 16-bit samples at 16 kHz, and
+    "microphone:" (or "microphone:NAME") is what a microphone hears. On a terminal the words that may still change are
+    faint; elsewhere each line is printed when it is whole.
 
     Models of other families, such as Moonshine and Speech2Text, take short clips, and have no times or languages.
 
@@ -145,6 +154,11 @@ def command(
         drawing.check_path(picture)
         if len(audio) != 1 or wanted.setdefault("timestamps", "word") != "word":
             raise UsageError("--picture is of one audio and needs the times of words; use --timestamps word")
+    live = _live.is_live(audio, stream)
+    if step is not None and not live:
+        raise UsageError("--step is for sound that is still coming; use it with --stream and - or microphone:")
+    if live and picture is not None:
+        raise UsageError("--picture is of sound that has ended; leave it out with --stream")
     if stream and (form != "text" or output_dir):
         raise UsageError("--stream prints text; leave out --format and --output-dir")
     if (resume or shard is not None) and output_dir is None:
@@ -161,6 +175,11 @@ def command(
     if not session.transcribes:
         raise UsageError(f"{bundle}: its model reads '{session.kind.name}' and no sound; expected a model of speech")
     tell_choice(session, backend, quiet, target)
+    if live:
+        listener = session.listener(**{**wanted, **({} if step is None else {"step": step})})
+        if not _live.transcribe(listener, audio[0]) and audio[0] == "-":
+            raise Interrupted("what was heard is written")
+        return
     failed = False
     sources: list[Any] = [sys.stdin.buffer.read() if name == "-" else name for name in audio]
     speed = _Speed()

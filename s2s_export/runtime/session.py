@@ -30,7 +30,7 @@ from .sources import Source, kind_of
 from .sources.audio_features import FIELD as AUDIO
 from .sources.audio_features import AudioFeatures
 from .sources.pixels import PixelValues
-from .speech import clips
+from .speech import clips, live
 from .speech import options as speech_options
 from .speech.generate import SpeechSearch
 from .speech.side_by_side import WholeSound
@@ -525,6 +525,27 @@ class Session:
         """
         chosen = self._transcriber(options)
         return chosen.many(partial(self.check_source, audio) for audio in audios)
+
+    def transcribe_live(
+        self, blocks: Iterable[Any], *, step: float = live.STEP, **options: Any
+    ) -> Iterator[live.Heard]:
+        """The text of sound that is still coming: after each `step` seconds what is certain, and what may change.
+
+        blocks: arrays [n] of samples at 16 kHz, of any lengths; `audio.live` has those of a pipe and of a microphone.
+        options: as for `transcribe`, but for those that need all of the sound.
+        """
+        return live.listen(self.listener(step, **options), blocks)
+
+    def listener(self, step: float = live.STEP, **options: Any) -> live.Listener:
+        """What `transcribe_live` uses, for programs that push their sound."""
+        live.check_options(options, step)
+        chosen = self._transcriber({"temperature": live.TEMPERATURE, **options})
+        if not isinstance(chosen, WholeSound):
+            raise UsageError(
+                f"{self.bundle.path}: a model of the family '{self.bundle.manifest['family']}' takes a whole clip at "
+                "once; expected a bundle of Whisper, or a clip for `transcribe`"
+            )
+        return live.Listener(chosen.transcriber, chosen.options, chosen.generation, step)
 
     def _transcriber(self, options: Mapping[str, Any]) -> WholeSound | clips.Clips:
         """Raises UsageError for a bundle that reads no sound, and what is wrong with the options."""

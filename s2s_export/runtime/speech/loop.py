@@ -94,9 +94,10 @@ class Track:
 
 @dataclass(frozen=True)
 class Passage:
-    """What one window gave: the segments, its frames, and the decoded window; none where it was silence.
+    """What one window gave: the segments, of which silence has none, and the decoded window.
 
-    track: which of the tracks it is of, counted from 0.
+    track: which of the tracks it is of, counted from 0. n_frames: how far behind `seek` the next window begins.
+    n_heard: the frames of sound in the window, where they are not the same.
     """
 
     track: int
@@ -104,6 +105,7 @@ class Passage:
     n_frames: int
     segments: list[Segment]
     window: DecodedWindow
+    n_heard: int | None = None
 
 
 def run(
@@ -155,7 +157,7 @@ def run(
                 segments, advance = list[Segment](), n
             else:
                 segments, advance = cut(window.token_ids, decoder.speech, seek, n)
-            passage = Passage(i, seek, advance, [_described(s, window, ratio) for s in segments], window)
+            passage = Passage(i, seek, advance, [_described(s, window, ratio) for s in segments], window, n)
             if adjust is not None:
                 passage = adjust(passage)
             track.segments += passage.segments

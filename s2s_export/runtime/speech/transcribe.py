@@ -25,6 +25,7 @@ from .generate import SpeechSearch
 from .loop import Fallback, Passage, Track
 from .prompts import TASKS, beginning, language_id
 from .segments import SECONDS_PER_FRAME, Segment, Word
+from .tokens import FRAMES_PER_TIMESTAMP, SpeechTokens
 from .words import token_times, words
 
 TIMES = ("none", "segment", "word")
@@ -155,6 +156,10 @@ class Transcriber:
     def kind(self) -> AudioFeatures:
         return self._search.kind
 
+    @property
+    def speech(self) -> SpeechTokens:
+        return self._search.speech
+
     def check(self, options: TranscribeOptions) -> None:
         """Raises what is wrong with options, whatever the audio."""
         options.check()
@@ -259,33 +264,43 @@ class Transcriber:
 
     def finished(self, passage: Passage, options: TranscribeOptions, language: str | None) -> Passage:
         """With text and words; segments without text or length are left out."""
-        times: list[float] = []
-        window = passage.window
-        if options.timestamps == "word" and window.attention is not None and window.token_ids:
-            offset = passage.seek * SECONDS_PER_FRAME
-            width = self._search.speech.median_filter_width
-            found = token_times(window.attention, max(1, min(passage.n_frames, self._search.kind.n_frames) // 2), width)
-            times = [offset + t for t in found.tolist()][: len(window.token_ids)]
-            times += [times[-1] if times else offset] * (len(window.token_ids) - len(times))
+        times = self.times(passage) if options.timestamps == "word" else []
         segments = []
         for segment in passage.segments:
             text = self._tokenizer.decode(segment.tokens)
             if not text.strip():
                 continue
-            spoken: tuple[Word, ...] | None = None
-            if times:
-                begin = times[segment.first - 1] if segment.first else passage.seek * SECONDS_PER_FRAME
-                spoken = tuple(
-                    words(
-                        segment.tokens, times[segment.first : segment.last],
-                        window.hypotheses[0].token_scores[segment.first : segment.last], self._tokenizer.decode,
-                        self._search.speech.timestamp_begin, self._search.speech.endoftext, language, begin,
-                    )
-                )  # fmt: skip
+            spoken = self.words(passage, times, segment.first, segment.last, language) if times else None
             segments.append(dataclasses.replace(segment, text=text, words=spoken))
         if options.hallucination_silence_threshold is not None:
             segments = _without_hallucinations(segments, passage, options.hallucination_silence_threshold)
         return dataclasses.replace(passage, segments=segments)
+
+    def times(self, passage: Passage) -> list[float]:
+        """When each of a window's tokens ends, in seconds of the audio; nothing where no attention was kept."""
+        window = passage.window
+        if window.attention is None or not window.token_ids:
+            return []
+        offset = passage.seek * SECONDS_PER_FRAME
+        width = self._search.speech.median_filter_width
+        n_heard = passage.n_frames if passage.n_heard is None else passage.n_heard
+        n_positions = max(1, min(n_heard, self._search.kind.n_frames) // FRAMES_PER_TIMESTAMP)
+        found = token_times(window.attention, n_positions, width)
+        times = [offset + t for t in found.tolist()][: len(window.token_ids)]
+        return times + [times[-1] if times else offset] * (len(window.token_ids) - len(times))
+
+    def words(
+        self, passage: Passage, times: Sequence[float], first: int, last: int, language: str | None
+    ) -> tuple[Word, ...]:
+        """The words of a window's tokens from `first` to before `last`. times: of all its tokens."""
+        window, speech = passage.window, self._search.speech
+        begin = times[first - 1] if first else passage.seek * SECONDS_PER_FRAME
+        return tuple(
+            words(
+                window.token_ids[first:last], times[first:last], window.hypotheses[0].token_scores[first:last],
+                self._tokenizer.decode, speech.timestamp_begin, speech.endoftext, language, begin,
+            )
+        )  # fmt: skip
 
     def _without_music(self, passage: Passage, samples: Floats, options: TranscribeOptions) -> Passage:
         """Without segments where the text is as sparse and doubtful as what models write over music."""
