@@ -11,8 +11,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,11 +30,12 @@ from .sources import Source, kind_of
 from .sources.audio_features import FIELD as AUDIO
 from .sources.audio_features import AudioFeatures
 from .sources.pixels import PixelValues
-from .speech import clips
+from .speech import clips, live
 from .speech import options as speech_options
 from .speech.generate import SpeechSearch
+from .speech.side_by_side import WholeSound
 from .speech.tokens import SpeechTokens
-from .speech.transcribe import TranscribeOptions, Transcriber, Transcription
+from .speech.transcribe import TranscribeOptions, Transcriber, Transcription, split_options
 
 if TYPE_CHECKING:
     from .shortlist.state import Shortlist
@@ -513,25 +514,52 @@ class Session:
         `speech.transcribe.TranscribeOptions` (language, task, timestamps, temperature, thresholds, vad, ...) and
         generation options by their Hugging Face names.
         """
-        if self._speech_search is None and not self.transcribes:
+        return self._transcriber(options).one(self.check_source(audio))
+
+    def transcribe_many(self, audios: Iterable[Any], **options: Any) -> Iterator[Transcription]:
+        """A transcription of each of several audios, in order, to be used from one thread.
+
+        They are read as they are needed; what is wrong with one is raised when its transcription is iterated, and the
+        others go on. With `batched=True` the parts of all share batches of `batch_size`. audios, options: as for
+        `transcribe`.
+        """
+        chosen = self._transcriber(options)
+        return chosen.many(partial(self.check_source, audio) for audio in audios)
+
+    def transcribe_live(
+        self, blocks: Iterable[Any], *, step: float = live.STEP, **options: Any
+    ) -> Iterator[live.Heard]:
+        """The text of sound that is still coming: after each `step` seconds what is certain, and what may change.
+
+        blocks: arrays [n] of samples at 16 kHz, of any lengths; `audio.live` has those of a pipe and of a microphone.
+        options: as for `transcribe`, but for those that need all of the sound.
+        """
+        return live.listen(self.listener(step, **options), blocks)
+
+    def listener(self, step: float = live.STEP, **options: Any) -> live.Listener:
+        """What `transcribe_live` uses, for programs that push their sound."""
+        live.check_options(options, step)
+        chosen = self._transcriber({"temperature": live.TEMPERATURE, **options})
+        if not isinstance(chosen, WholeSound):
+            raise UsageError(
+                f"{self.bundle.path}: a model of the family '{self.bundle.manifest['family']}' takes a whole clip at "
+                "once; expected a bundle of Whisper, or a clip for `transcribe`"
+            )
+        return live.Listener(chosen.transcriber, chosen.options, chosen.generation, step)
+
+    def _transcriber(self, options: Mapping[str, Any]) -> WholeSound | clips.Clips:
+        """Raises UsageError for a bundle that reads no sound, and what is wrong with the options."""
+        if not self.transcribes:
             raise UsageError(
                 f"{self.bundle.path}: reads '{self.kind.name}' and no sound; use `generate`{self._other_method()}"
             )
-        names = {field.name for field in dataclasses.fields(TranscribeOptions)}
-        own = {name: value for name, value in options.items() if name in names}
-        if isinstance(own.get("temperature"), (int, float)):
-            own["temperature"] = (float(own["temperature"]),)
-        for name in ("temperature", "clip"):
-            if name in own:
-                own[name] = tuple(own[name])
-        generation = self.options(**{name: value for name, value in options.items() if name not in names})
+        own, others = split_options(options)
+        generation = self.options(**others)
         if self._speech_search is None:
             clips.check_options(own, self.bundle.manifest["family"])
-            assert self.tokenizer is not None
-            samples = self.check_source(audio)
-            return clips.ClipTranscription(samples, lambda: self.decode_batch([samples], generation)[0][0])
-        samples = self.check_source(audio)
-        return Transcriber(self._speech_search, self.tokenizer).open(samples, TranscribeOptions(**own), generation)
+            return clips.Clips(lambda samples: self.decode_batch([samples], generation)[0][0])
+        assert self.tokenizer is not None
+        return WholeSound(Transcriber(self._speech_search, self.tokenizer), TranscribeOptions(**own), generation)
 
     def read(
         self,

@@ -6,6 +6,8 @@ windows     one window of sound: encode once, then detect, decode, align as ofte
 loop        window after window through long audio, segment by segment
 words       when each word was spoken
 transcribe  all of it together, with what OpenAI's whisper calls the fallback
+side_by_side  several audios, or the parts of one, in batches
+live        sound that is still coming; agreement: which of its words are certain
 activity    where somebody speaks
 formats     a transcript as text, subtitles, tables or JSON
 picture     its words over the waveform
