@@ -196,7 +196,7 @@ def _expect_steps(
 
 def compare(bundle: Bundle, expected: Expected, threads: int = 1) -> list[OutputError]:
     """Run the bundle's graphs with ONNX Runtime and compare each output."""
-    errors = _Errors(GRAPH_TOLERANCE[bundle.manifest["precision"]])
+    errors = OutputErrors(GRAPH_TOLERANCE[bundle.manifest["precision"]])
     # A separate backend for each half: the encoder's weights are freed before the decoder's are loaded.
     found = OnnxRuntimeBackend(bundle, threads, prepack=False).encode(expected.sources)
     for graph, values in expected.outputs.items():
@@ -220,7 +220,7 @@ def random_sources(bundle: Bundle, rng: np.random.Generator, lengths: Sequence[i
     return [kind.random(rng, min(length, limit)) for length in lengths]
 
 
-class _Errors:
+class OutputErrors:
     """Collects the largest error of each output."""
 
     def __init__(self, tolerance: float) -> None:

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ... import plugin_sources
-from ...bundle import GRAPHS, Bundle
+from ...bundle import ENCODER, ENCODER_DECODER, GRAPHS, Bundle
 from ...errors import BuildError, InvalidOption, MissingExtra, UnknownOption
 from ...recipes import Recipe
 from .. import samples
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ..graphs.passes import Applied
 
 FLAVOURS = ("cpu",)
+KINDS = (ENCODER_DECODER, ENCODER)
 PRECISIONS = ("fp32", "int8")
 SCHEMES = ("channel", "block")
 KERNELS = ("auto", "own", "onnxruntime")
@@ -126,7 +127,7 @@ def version(recipe: Recipe) -> str:
 def build(bundle: Bundle, recipe: Recipe, folder: Path, progress: Callable[[str], None]) -> dict[str, Any]:
     import onnxruntime
 
-    from .. import accuracy
+    from .. import accuracy, encoder_accuracy
     from ..cpu.onnxruntime import save
 
     progress(STAGES[0])
@@ -149,11 +150,12 @@ def build(bundle: Bundle, recipe: Recipe, folder: Path, progress: Callable[[str]
         "passes": {name: [applied.record() for applied in done] for name, done in passes.items()},
     }
     progress(STAGES[2])
-    facts["accuracy"] = accuracy.measure(bundle, folder, facts, options["samples"])
+    measured = encoder_accuracy if bundle.kind == ENCODER else accuracy
+    facts["accuracy"] = measured.measure(bundle, folder, facts, options["samples"])
     kernels = "kernels: our own" if library is not None else f"kernels: ONNX Runtime's ({why_not})"
     lines = [kernels]
     lines += [f"{name}: {applied.line()}" for name, done in passes.items() for applied in done]
-    facts["summary"] = [*lines, accuracy.line(recipe.precision, facts["accuracy"])]
+    facts["summary"] = [*lines, measured.line(recipe.precision, facts["accuracy"])]
     return facts
 
 
@@ -180,7 +182,7 @@ def rewrite(bundle: Bundle, recipe: Recipe, *, own: bool = False) -> tuple[dict[
     """The engine's graphs by name, and what each pass changed in them. own: for our operators."""
     from ..graphs import graph as graphs
 
-    found = {name: graphs.load(bundle.graph_path(name), name) for name in GRAPHS}
+    found = {name: graphs.load(bundle.graph_path(name), name) for name in GRAPHS if name in bundle.manifest["graphs"]}
     if own:
         from ..cpu.own import packing
         from ..cpu.own.rewrite import rewrite as rewrite_for_own
@@ -193,13 +195,14 @@ def rewrite(bundle: Bundle, recipe: Recipe, *, own: bool = False) -> tuple[dict[
 def _rewrite_for_onnxruntime(found: dict[str, Graph], recipe: Recipe) -> dict[str, list[Applied]]:
     from ..cpu.onnxruntime import candidates, ondemand, products, slots
 
-    passes: dict[str, list[Applied]] = {name: [] for name in GRAPHS}
+    passes: dict[str, list[Applied]] = {name: [] for name in found}
     # Passes that prune come first: pruning does not look into branches.
-    passes[STEP] += [apply(found[STEP]) for apply in (slots.apply, ondemand.apply, candidates.apply)]
+    if STEP in found:
+        passes[STEP] += [apply(found[STEP]) for apply in (slots.apply, ondemand.apply, candidates.apply)]
     if recipe.precision == "int8":
         options, store = _options(recipe), products.Quantised()
-        schemes = {"encoder": options["encoder"], "cross_kv_init": options["encoder"], STEP: options["step"]}
-        if options["narrow_rows"]:
+        schemes = {name: options["step" if name == STEP else "encoder"] for name in found}
+        if STEP in found and options["narrow_rows"]:
             found[NARROW] = found[STEP].copy()
             passes[NARROW] = list(passes[STEP])
             schemes[NARROW] = "block"

@@ -21,6 +21,7 @@ from .biases import (
     source_mask_bias,
 )
 from .builder import FLOAT, INT64, Dimension, GraphBuilder
+from .disentangled import disentangled_scores
 from .experts import emit_experts
 from .functions import NATIVE, PLUGIN_ATTRIBUTES, PLUGINS
 from .general_attention import Angles, attend, attend_to_both, attend_to_cache, soft_capped, split_heads
@@ -51,7 +52,13 @@ def emit(model: Transformer, store: WeightStore) -> dict[str, onnx.ModelProto]:
 
 def _encoder(model: Transformer, store: WeightStore) -> onnx.ModelProto:
     g = GraphBuilder("encoder", store)
-    stack = model.encoder
+    states, _ = emit_encoder(g, model.encoder, model.norm_first)
+    g.output(states, "encoder_states", FLOAT, ["B", "S", model.encoder.width])
+    return g.model()
+
+
+def emit_encoder(g: GraphBuilder, stack: Stack, norm_first: bool) -> tuple[str, str]:
+    """A whole encoder, with its inputs. Returns its states [B,S,E] and their rows [B*S,E]."""
     width = stack.width
     if isinstance(stack.embedding, Stem):
         ids, source_mask = g.input(stack.embedding.input, FLOAT, ["B", *stack.embedding.shape]), ""
@@ -87,13 +94,11 @@ def _encoder(model: Transformer, store: WeightStore) -> onnx.ModelProto:
                 def self_attention(h: str, a: Attention = block.self_attention) -> str:
                     return _encoder_attention(g, h, a, masks.of(a), angles, batch, length, blocks)
 
-                x = _residual(g, x, block.self_norm, model.norm_first, self_attention, block.after_self)
-                x = _feed_forward_block(g, x, block, model.norm_first, sequences=(batch, length))
+                x = _residual(g, x, block.self_norm, norm_first, self_attention, block.after_self)
+                x = _feed_forward_block(g, x, block, norm_first, sequences=(batch, length))
         if stack.final_norm:
             x = normed(g, x, stack.final_norm)
-        states = g.reshape(x, [batch, length, width])
-    g.output(states, "encoder_states", FLOAT, ["B", "S", width])
-    return g.model()
+        return g.reshape(x, [batch, length, width]), x
 
 
 def _cross_kv_init(model: Transformer, store: WeightStore) -> onnx.ModelProto:
@@ -343,6 +348,9 @@ def _encoder_attention(
         else:
             query, key, value = _heads_with_blocks(g, x, attention, blocks, batch, length)
             mask = g.op("Concat", [mask, blocks.mask], axis=3)
+        if attention.disentangled is not None:
+            added = disentangled_scores(g, attention, attention.disentangled, query, key, length)
+            mask = g.op("Add", [added, mask])  # [B,H,S,S]
         if not attention.is_plain:
             terms = attention.relative_vectors
             vectors = None if terms is None else EncoderVectors(g, terms, length)

@@ -32,6 +32,7 @@ NAME = "onnxruntime"
 FLAVOURS = ("cpu",)
 DEFAULT = "cpu-fp32"  # used when it is built and no target is named: its numbers are those of the portable graphs
 WEIGHTS = "weights.bin"  # of an engine that brings its own
+OF_SOURCE = ("encoder", "cross_kv_init")  # graphs that run once for each source; an encoder's bundle has the first
 OLDEST = (1, 25)  # the first ONNX Runtime whose CPU kernels include TensorScatter-24
 # ONNX Runtime's names of types.
 DTYPES = {
@@ -138,8 +139,9 @@ class OnnxRuntimeBackend:
         # The largest first: while a session is opened its weights are in memory twice.
         if len(self._steps) == 1:
             self.session(self._steps[0])
-        self.encoder = self.session("encoder")
-        self.cross_kv_init = self.session("cross_kv_init")
+        self._of_source = [name for name in OF_SOURCE if name in self.graphs]
+        for name in self._of_source:
+            self.session(name)
 
     def session(self, name: str) -> Any:
         """The session of a graph, opened when it is first wanted."""
@@ -170,12 +172,12 @@ class OnnxRuntimeBackend:
         return float(self.graphs[name].get("max_rows", float("inf")))
 
     def encode(self, sources: Sequence[Source]) -> dict[str, Any]:
-        """Inputs and outputs of the encoder and cross-KV-init graphs, by name."""
+        """Inputs and outputs of the graphs that run once for each source, by name."""
         values = self.kind.prepare(sources)
-        for session, name in ((self.encoder, "encoder"), (self.cross_kv_init, "cross_kv_init")):
+        for name in self._of_source:
             wanted = {entry["name"]: values[entry["name"]] for entry in self.graphs[name]["inputs"]}
             names = [entry["name"] for entry in self.graphs[name]["outputs"]]
-            values.update(zip(names, run(session, names, wanted), strict=True))
+            values.update(zip(names, run(self.session(name), names, wanted), strict=True))
         return values
 
     def begin(self, sources: Sequence[Source], n_beams: int) -> DecodeState:
