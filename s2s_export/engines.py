@@ -32,7 +32,7 @@ flavour "cpu", for ONNX Runtime on a CPU, has also
     operators         sources, text: a hash of the sources of our own operators that the graphs use; or null. The
                       package has the library or compiles it. Version 1 named a library in the engine's folder here:
                       such an engine is refused, as nothing in a bundle is ever loaded as a library
-    processor         text: the machine that it was built on
+    processor         text: the kind of processor that it was built for
     graphs.*.max_rows a whole number: the most rows (sources times beams) that this decoder step serves. The graph
                       decoder_step has none: it serves the rest
 

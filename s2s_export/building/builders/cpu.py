@@ -7,6 +7,7 @@ Recipe options:
                   is given
     samples       a file of sources, or of sources and targets with a tab between them, on which the loss of int8 is
                   measured; without it, built-in sentences, or random ids if there is no tokenizer
+    processor     the kind of processor that the engine is for, "x86_64" or "aarch64"; without it, this machine's
 
 and for int8 with ONNX Runtime's kernels:
 
@@ -42,9 +43,12 @@ KINDS = (ENCODER_DECODER, ENCODER)
 PRECISIONS = ("fp32", "int8")
 SCHEMES = ("channel", "block")
 KERNELS = ("auto", "own", "onnxruntime")
-# Instruction sets for which "auto" chooses our kernels. Without VNNI, int8 has to widen bytes, which is slow for many
-# rows.
-TAKEN_WITH = {"fp32": ("avx512", "avxvnni", "avx2"), "int8": ("avx512", "avxvnni")}
+# Instruction sets for which "auto" chooses our kernels. Without a dot product of bytes, int8 has to widen them,
+# which is slow for many rows.
+TAKEN_WITH = {
+    "fp32": ("avx512", "avxvnni", "avx2", "i8mm", "dotprod", "neon"),
+    "int8": ("avx512", "avxvnni", "i8mm", "dotprod"),
+}
 DEFAULTS: dict[str, Any] = {
     "kernels": "auto",
     "encoder": "channel",
@@ -53,8 +57,13 @@ DEFAULTS: dict[str, Any] = {
     "head_bits": 8,
     "embedding": True,
     "samples": "",
+    "processor": "",
 }
-FOR_FP32 = ("kernels", "samples")  # also with our own kernels: the other options are for ONNX Runtime's int8 kernels
+FOR_FP32 = (
+    "kernels",
+    "samples",
+    "processor",
+)  # also with our own kernels: the other options are for ONNX Runtime's int8 kernels
 STAGES = ("rewrite graphs", "write engine", "measure accuracy")
 STEP = "decoder_step"
 NARROW = "decoder_step_narrow"
@@ -106,6 +115,9 @@ def _wrong(options: dict[str, Any], given: Mapping[str, Any]) -> list[str]:
         wrong.append(f"head_bits is {options['head_bits']!r}, expected 8 or 4")
     if not isinstance(options["embedding"], bool):
         wrong.append(f"embedding is {options['embedding']!r}, expected true or false")
+    known = plugin_sources.module("cpu.build").INSTRUCTION_SETS
+    if options["processor"] and options["processor"] not in known:
+        wrong.append(f"processor is {options['processor']!r}, expected {' or '.join(known)}")
     if options["samples"] and not Path(options["samples"]).is_file():
         wrong.append(f"samples is {options['samples']!r}, but there is no such file")
     elif options["samples"]:
@@ -132,8 +144,8 @@ def build(bundle: Bundle, recipe: Recipe, folder: Path, progress: Callable[[str]
 
     progress(STAGES[0])
     options = _options(recipe)
-    library, why_not = _own_operators(recipe)
-    graphs, passes = rewrite(bundle, recipe, own=library is not None)
+    own, why_not = _takes_own_operators(recipe)
+    graphs, passes = rewrite(bundle, recipe, own=own)
     progress(STAGES[1])
     weights, shared = save.save(graphs, folder)
     described = {name: {"file": f"{name}.onnx", **graph.describe()} for name, graph in graphs.items()}
@@ -142,9 +154,9 @@ def build(bundle: Bundle, recipe: Recipe, folder: Path, progress: Callable[[str]
     facts: dict[str, Any] = {
         "graphs": described,
         "weights": weights,
-        "shared": shared if library is not None else {},
-        "operators": {"sources": plugin_sources.module("cpu.build").sources()} if library is not None else None,
-        "processor": platform.machine(),
+        "shared": shared if own else {},
+        "operators": {"sources": plugin_sources.module("cpu.build").sources()} if own else None,
+        "processor": options["processor"] or platform.machine(),
         "made_from": bundle.hashes(),
         "onnxruntime": onnxruntime.__version__,
         "passes": {name: [applied.record() for applied in done] for name, done in passes.items()},
@@ -152,30 +164,33 @@ def build(bundle: Bundle, recipe: Recipe, folder: Path, progress: Callable[[str]
     progress(STAGES[2])
     measured = encoder_accuracy if bundle.kind == ENCODER else accuracy
     facts["accuracy"] = measured.measure(bundle, folder, facts, options["samples"])
-    kernels = "kernels: our own" if library is not None else f"kernels: ONNX Runtime's ({why_not})"
+    kernels = "kernels: our own" if own else f"kernels: ONNX Runtime's ({why_not})"
     lines = [kernels]
     lines += [f"{name}: {applied.line()}" for name, done in passes.items() for applied in done]
     facts["summary"] = [*lines, measured.line(recipe.precision, facts["accuracy"])]
     return facts
 
 
-def _own_operators(recipe: Recipe) -> tuple[Path | None, str]:
-    """The compiled library of our operators, or None and the reason for using ONNX Runtime's kernels."""
-    kernels = _options(recipe)["kernels"]
+def _takes_own_operators(recipe: Recipe) -> tuple[bool, str]:
+    """Whether the engine has our operators, and if not, the reason for using ONNX Runtime's kernels."""
+    options = _options(recipe)
+    kernels, processor = options["kernels"], options["processor"]
     if kernels == "onnxruntime" or _of_onnxruntime(recipe.options):
-        return None, "as the recipe says"
+        return False, "as the recipe says"
     maker = plugin_sources.module("cpu.build")
     try:
         library: Path = maker.library()
     except BuildError as error:
         if kernels == "own":
             raise
-        return None, str(error).splitlines()[0]
+        return False, str(error).splitlines()[0]
+    if processor and processor != maker.machine():  # packed alike for all of them; what it has is not known here
+        return True, ""
     instructions, wanted = maker.instruction_set(library), TAKEN_WITH[recipe.precision]
     if kernels == "auto" and instructions not in wanted:
         fast = f"ours are fast with {' or '.join(wanted)}, and this processor has {instructions}"
-        return None, f"{fast}; kernels = 'own' uses them anyway"
-    return library, ""
+        return False, f"{fast}; kernels = 'own' uses them anyway"
+    return True, ""
 
 
 def rewrite(bundle: Bundle, recipe: Recipe, *, own: bool = False) -> tuple[dict[str, Graph], dict[str, list[Applied]]]:

@@ -234,7 +234,7 @@ def _operators(folder: Path, sources: str) -> Path:
     except BuildError as error:
         raise BackendUnavailable(
             f"{folder}: its operators come with a wheel of s2s-export for this platform or are compiled, and here is "
-            f"{str(error).splitlines()[0]}; or choose target 'portable'"
+            f"{str(error).splitlines()[0].removesuffix('; it said:')}; or choose target 'portable'"
         ) from error
 
 
