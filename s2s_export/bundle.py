@@ -6,6 +6,8 @@ A bundle is a folder:
     encoder.onnx          source -> encoder states
     cross_kv_init.onnx    encoder states -> what is computed once per source
     decoder_step.onnx     one token per beam
+    prefill.onnx          the tokens of a decoder prompt at once -> their keys and values, a slot of the caches each;
+                          bundles of some models, and older ones, have none and are fed prompts token by token
                           (of a bundle of the kind "encoder" there is encoder.onnx alone)
     weights.bin           external data of the graphs; equal tensors are stored once
     tokenizer/            what turns text into ids and back (absent when the checkpoint had no tokenizer)
@@ -91,11 +93,13 @@ FORMAT = "s2s-bundle"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 GRAPHS = ("encoder", "cross_kv_init", "decoder_step")
+PREFILL = "prefill"  # a graph that a bundle may have besides
 KINDS = ENCODER_DECODER, ENCODER = "encoder-decoder", "encoder"  # of bundles
 POOLINGS = ("mean", "cls", "max", "mean_sqrt_len", "last")
 ACTIVATIONS = ("softmax", "sigmoid", "none")
-# What stands for a size in a shape: sources, beams, source length, positions, slots, candidates, probes, samples.
-LETTERS = ("B", "K", "S", "C", "N", "M", "Q", "W")
+# What stands for a size in a shape: sources, beams, source length, positions, slots, candidates, probes, samples,
+# tokens of a prompt.
+LETTERS = ("B", "K", "S", "C", "N", "M", "Q", "W", "P")
 DTYPES = ("float32", "float16", "bfloat16", "int64", "int32", "bool")
 
 # The types of what is read below and by the runtime, which may rely on them.
@@ -156,7 +160,7 @@ _MANIFEST: Check = record(
             },
         ),
         "generation": mapping_of(anything),
-        "graphs": record(dict.fromkeys(GRAPHS, GRAPH)),
+        "graphs": record(dict.fromkeys(GRAPHS, GRAPH), optional={PREFILL: GRAPH}),
         "files": FILES,
     },
     optional={

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .state import DecodeState, Ints, StepQuery
+from .state import DecodeState, Ints, StepQuery, feed
 from .steps import LEAVE_AT
 
 
@@ -82,11 +82,8 @@ def _forced(state: DecodeState, prompt: Sequence[int], tokens: Ints, lengths: In
     found = np.zeros(tokens.shape, dtype=np.float32)
     present = np.arange(len(tokens))
     n_rows = tokens.shape[1]
-    fed = np.full((len(tokens), n_rows), prompt[0], dtype=np.int64)
-    parents = np.zeros_like(fed)
-    for token in prompt[1:]:
-        state.step(fed, parents, StepQuery())
-        fed, parents = np.full_like(fed, token), _same_rows(fed)
+    fed = np.full((len(tokens), n_rows), prompt[-1], dtype=np.int64)
+    parents = feed(state, np.tile(np.asarray(prompt[:-1], dtype=np.int64), (len(tokens), 1)))
     for t in range(tokens.shape[2]):
         staying = np.flatnonzero((lengths[present] > t).any(axis=1))
         if len(present) - len(staying) >= max(1.0, LEAVE_AT * len(present)):

@@ -22,7 +22,7 @@ from .hypothesis import Hypothesis
 from .numerics import along
 from .options import GenerationOptions
 from .rule import NO_TOKEN, Rule, View
-from .state import DecodeState, Floats, Ints, StepQuery, StepResult
+from .state import DecodeState, Floats, Ints, StepResult, feed
 
 # Closed sources leave the batch once they are this share of it, because leaving copies tables and caches.
 LEAVE_AT = 0.25
@@ -205,12 +205,9 @@ class Steps:
 
     def _feed_prompt(self) -> tuple[Ints, Ints]:
         """Feed the prompt without its last token, which is returned with its parents for the first `look`."""
-        shape = (len(self.present), self.n_rows)
-        parents = np.zeros(shape, dtype=np.int64)
-        for token in self.prompt[:-1]:
-            self.state.step(np.full(shape, token, dtype=np.int64), parents, StepQuery())
-            parents = self._same_rows()
-        return np.full(shape, self.prompt[-1], dtype=np.int64), parents
+        prompt = np.tile(np.asarray(self.prompt, dtype=np.int64), (len(self.present), 1))
+        parents = feed(self.state, prompt[:, :-1])
+        return np.repeat(prompt[:, -1:], self.n_rows, axis=1), parents
 
     def _same_rows(self) -> Ints:
         return np.tile(np.arange(self.n_rows), (len(self.present), 1))
