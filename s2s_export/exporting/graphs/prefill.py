@@ -1,8 +1,8 @@
 """Emits the graph that runs a whole decoder prompt at once: the keys and values of its tokens, for every layer.
 
 The decoder step feeds a token at a time. A prompt is known beforehand: its tokens are rows of one product, each sees
-those before it, and nothing asks for their logits. So of the last layer only keys and values are computed, and the beams
-of a source, which all have the same prompt, share one row.
+those before it, and nothing asks for their logits. So of the last layer only keys and values are computed, and the
+beams of a source, which all have the same prompt, share one row.
 
 Letters: P tokens of the prompt.
 """

@@ -42,7 +42,7 @@ from .weights import WeightStore
 
 
 def emit(model: Transformer, store: WeightStore) -> dict[str, onnx.ModelProto]:
-    """The graphs by name: encoder, cross_kv_init, decoder_step, and prefill where there is one. Weights go to `store`."""
+    """The graphs by name: encoder, cross_kv_init, decoder_step, perhaps prefill. Weights go to `store`."""
     from . import prefill
 
     graphs = {
