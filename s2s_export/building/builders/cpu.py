@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ... import plugin_sources
-from ...bundle import ENCODER, ENCODER_DECODER, GRAPHS, PREFILL, Bundle
+from ...bundle import DECODER, ENCODER, ENCODER_DECODER, GRAPHS, PREFILL, Bundle
 from ...errors import BuildError, InvalidOption, MissingExtra, UnknownOption
 from ...recipes import Recipe
 from .. import samples
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ..graphs.passes import Applied
 
 FLAVOURS = ("cpu",)
-KINDS = (ENCODER_DECODER, ENCODER)
+KINDS = (ENCODER_DECODER, ENCODER, DECODER)
 PRECISIONS = ("fp32", "int8")
 SCHEMES = ("channel", "block")
 KERNELS = ("auto", "own", "onnxruntime")

@@ -15,7 +15,11 @@ from s2s_export.building.build import build
 from s2s_export.runtime.backends.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeState
 
 # Tables of positions with padding and without, relative biases, learned ones of a GPT-2, and keys that heads share.
-FAMILIES = ["marian", "m2m_100", "t5-gated", "roberta-gpt2", "t5gemma"]
+FAMILIES = [
+    "marian",
+    "m2m_100",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("t5-gated", "roberta-gpt2", "t5gemma")),
+]
 SOURCES = [[5, 6, 7, 8, 2], [9, 10, 2], [11, 12, 13, 14, 15, 16, 2]]
 PROMPT = [5, 9, 11, 20, 31, 7, 8, 9, 30, 12, 6, 14, 17, 18, 19, 21, 22, 23, 24]  # longer than a cache's first room
 TOLERANCE = 1e-5
