@@ -6,6 +6,8 @@ A bundle is a folder:
     encoder.onnx          source -> encoder states
     cross_kv_init.onnx    encoder states -> what is computed once per source
     decoder_step.onnx     one token per beam
+    prefill.onnx          the tokens of a decoder prompt at once -> their keys and values, a slot of the caches each;
+                          bundles of some models, and older ones, have none and are fed prompts token by token
                           (of a bundle of the kind "encoder" there is encoder.onnx alone)
     weights.bin           external data of the graphs; equal tensors are stored once
     tokenizer/            what turns text into ids and back (absent when the checkpoint had no tokenizer)
@@ -17,7 +19,8 @@ manifest.json, format version 1, holds (their types are below, in `_MANIFEST`)
 
     format, format_version    "s2s-bundle" and the integer 1; a reader refuses a larger one
     kind                      "encoder" for a model that encodes and generates nothing, which `s2s encode` runs and
-                              every other command refuses; left out for an encoder-decoder
+                              every other command refuses; "decoder" for one whose sources are prompts that it goes on
+                              with; left out for an encoder-decoder
     family, model_type        which family exported it, and the checkpoint's own `model_type`
     precision                 what the weights are stored in: fp32, fp16 or bf16
     decoder                   "attention" (K/V caches) or "recurrent" (states that follow their beams)
@@ -28,6 +31,8 @@ manifest.json, format version 1, holds (their types are below, in `_MANIFEST`)
                               else the kind needs: audio_features n_bands and n_frames; waveform convolutions, and
                               is_normalized where clips are;
                               filter_banks n_bands, convolutions, normalize_means and normalize_vars;
+                              prompts chat_template, a Jinja program, and template_values, special tokens by name, where
+                              the checkpoint had them (runtime/templates.py);
                               pixels n_channels, height, width, n_positions and preprocessing, null where the
                               checkpoint had none (runtime/pictures/steps.py)
     speech                    of a speech model: the ids and numbers that its prompts and times need
@@ -91,11 +96,14 @@ FORMAT = "s2s-bundle"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 GRAPHS = ("encoder", "cross_kv_init", "decoder_step")
-KINDS = ENCODER_DECODER, ENCODER = "encoder-decoder", "encoder"  # of bundles
+PREFILL = "prefill"  # a graph that a bundle may have besides
+KINDS = ENCODER_DECODER, ENCODER, DECODER = "encoder-decoder", "encoder", "decoder"  # of bundles
+GENERATING = (ENCODER_DECODER, DECODER)
 POOLINGS = ("mean", "cls", "max", "mean_sqrt_len", "last")
 ACTIVATIONS = ("softmax", "sigmoid", "none")
-# What stands for a size in a shape: sources, beams, source length, positions, slots, candidates, probes, samples.
-LETTERS = ("B", "K", "S", "C", "N", "M", "Q", "W")
+# What stands for a size in a shape: sources, beams, source length, positions, slots, candidates, probes, samples,
+# tokens of a prompt.
+LETTERS = ("B", "K", "S", "C", "N", "M", "Q", "W", "P")
 DTYPES = ("float32", "float16", "bfloat16", "int64", "int32", "bool")
 
 # The types of what is read below and by the runtime, which may rely on them.
@@ -153,10 +161,12 @@ _MANIFEST: Check = record(
                 "is_normalized": boolean,
                 **dict.fromkeys(("n_channels", "height", "width", "n_positions"), integer(1)),
                 "preprocessing": null_or(PREPROCESSING),
+                "chat_template": text,
+                "template_values": mapping_of(text),
             },
         ),
         "generation": mapping_of(anything),
-        "graphs": record(dict.fromkeys(GRAPHS, GRAPH)),
+        "graphs": record(dict.fromkeys(GRAPHS, GRAPH), optional={PREFILL: GRAPH}),
         "files": FILES,
     },
     optional={
@@ -165,7 +175,7 @@ _MANIFEST: Check = record(
         "parity": record({}, {"outputs": list_of(_PARITY)}),
         "speech": SPEECH,
         "prompt_replaces_start": boolean,
-        "kind": one_of(ENCODER_DECODER),
+        "kind": one_of(*GENERATING),
     },
 )
 _LABELS: Check = record({"labels": list_of(text), "activation": one_of(*ACTIVATIONS)})
@@ -202,7 +212,7 @@ _ENCODER_MANIFEST: Check = record(
         "parity": record({}, {"outputs": list_of(_PARITY)}),
     },
 )
-_MANIFESTS: dict[str, Check] = {ENCODER_DECODER: _MANIFEST, ENCODER: _ENCODER_MANIFEST}
+_MANIFESTS: dict[str, Check] = {ENCODER_DECODER: _MANIFEST, ENCODER: _ENCODER_MANIFEST, DECODER: _MANIFEST}
 _KNOWN_KIND: Check = record({"kind": one_of(*_MANIFESTS)})
 # What is said where a bundle of a kind is not what was expected.
 _OTHER_KIND = {
@@ -210,6 +220,8 @@ _OTHER_KIND = {
     "encoder-decoder; run `s2s encode`, or open it with s2s_export.load_encoder",
     ENCODER_DECODER: "holds an encoder-decoder (model type '{model_type}'); expected an encoder alone, such as BERT; "
     "run `s2s generate`, or open it with s2s_export.load",
+    DECODER: "holds a decoder alone (model type '{model_type}'), which goes on with a prompt; run `s2s generate`, or "
+    "open it with s2s_export.load",
 }
 
 

@@ -15,9 +15,9 @@ engine.json, format version 2, holds for every engine
     built_with        text by text: s2s_export, the exporter's version; library, the builder's name and version
     recipe            the target's recipe, key by key (recipes.py)
     files             bytes and sha256 of every file of the engine but engine.json, by its name
-    graphs            encoder, cross_kv_init and decoder_step, of an encoder's bundle encoder alone: each its file,
-                      inputs and outputs as in the manifest (name, dtype and shape). They are the graph's own: a backend
-                      compares them when it opens the graph
+    graphs            encoder, cross_kv_init and decoder_step, perhaps prefill; of an encoder's bundle encoder alone.
+                      Each its file, inputs and outputs as in the manifest (name, dtype and shape). They are the
+                      graph's own: a backend compares them when it opens the graph
     bytes, seconds    numbers: size of all files together, and how long the build took
     summary           list of text: what the build told its user
 
@@ -234,7 +234,7 @@ def refuse_stale(
     again = rebuild(folder, engine)
     if engine["made_from"] != bundle.hashes():
         raise EngineError(f"{folder}: was built from another version of this bundle; {again}")
-    if missing := [name for name in bundle.manifest["graphs"] if name not in engine["graphs"]]:
+    if missing := [n for n in GRAPHS if n in bundle.manifest["graphs"] and n not in engine["graphs"]]:
         raise EngineError(f"{folder}: has no graph {missing[0]}, which the bundle has; {again}")
     if library is not None and _library_of(engine) != library:
         raise EngineError(f"{folder}: built with {_library_of(engine)}, but {library} is installed; {again}")

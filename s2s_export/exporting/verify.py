@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import engines
-from ..bundle import ENCODER_DECODER, KINDS, Bundle, read
+from ..bundle import ENCODER, KINDS, Bundle, read
 from ..errors import InvalidOption, ParityError
 from ..runtime.session import Session, load
 from ..runtime.sources import Source, SourceKind
@@ -161,7 +161,7 @@ def verify(
         )
     progress("load the model")
     model = source.load_model()
-    if opened.kind != ENCODER_DECODER:
+    if opened.kind == ENCODER:
         return _verify_graph(opened, source, model, target, progress)
     make = getattr(source.family, "Reference", parity.TransformersReference)
     session = load(bundle_path, backend, target, threads, verify=False, search=search)

@@ -18,7 +18,7 @@ from ..errors import BackendError, BuildError, InvalidOption, UnknownOption
 from . import decoding
 from .backends import Backend, Searcher, SearchesItself
 from .decoding import DecodeState, GenerationOptions, Hypothesis, StepQuery
-from .sources import Source, SourceKind
+from .sources import Source, SourceKind, is_prompt
 
 MODES = {"auto": "auto", "device": "auto", "device-while": "while", "device-replay": "replay", "device-queue": "queue"}
 SEARCHES = (*MODES, "host")
@@ -26,6 +26,7 @@ SEARCHES = (*MODES, "host")
 Begin = Callable[[Sequence[Source], GenerationOptions], DecodeState]
 
 
+ONE_PROMPT = "the search on a device has one prompt for all sources, and a decoder alone has its own for each"
 MOST_REMEMBERED = 64  # options with which sums were imprecise
 
 
@@ -71,6 +72,15 @@ class HostSearch:
         on_prefix: Callable[[int, list[int]], None] | None = None,
     ) -> list[list[Hypothesis]]:
         """wanted, on_prefix: of `decoding.decode`."""
+        lengths = [self._kind.length(source) for source in sources]
+        longest = getattr(self._kind, "longest", None)
+        if (
+            is_prompt(self._kind)
+            and len(set(lengths)) > 1
+            and decoding.needs_equal_lengths(options, max(lengths), longest)
+        ):
+            return self._decode_by_length(sources, lengths, options, source_numbers, wanted, on_prefix)
+        ids, options = self._prepared(sources, options)
         told = Told(on_prefix)
         for sparse_sums in self._ways(options):
             try:
@@ -78,12 +88,12 @@ class HostSearch:
                     state = self._begin(sources, options)
                     return decoding.decode(
                         state,
-                        [self._kind.ids(source) for source in sources],
+                        ids,
                         options,
                         alignments=alignments,
                         on_prefix=told if on_prefix is not None else None,
                         source_numbers=source_numbers,
-                        source_lengths=[self._kind.length(source) for source in sources],
+                        source_lengths=lengths,
                         wanted=wanted,
                         sparse_sums=sparse_sums,
                     )
@@ -92,12 +102,48 @@ class HostSearch:
                 told.again()
         raise AssertionError("the last way is never imprecise")
 
+    def _prepared(
+        self, sources: Sequence[Source], options: GenerationOptions
+    ) -> tuple[Sequence[Sequence[int]], GenerationOptions]:
+        """The ids of sources, and the options of their batch."""
+        ids = [self._kind.ids(source) for source in sources]
+        if not is_prompt(self._kind):
+            return ids, options
+        prompts = decoding.Prompts(ids)
+        return prompts, decoding.with_prompts(options, prompts, getattr(self._kind, "longest", None))
+
+    def _decode_by_length(
+        self,
+        sources: Sequence[Source],
+        lengths: Sequence[int],
+        options: GenerationOptions,
+        numbers: Sequence[int] | None,
+        wanted: Callable[[int], bool] | None,
+        on_prefix: Callable[[int, list[int]], None] | None,
+    ) -> list[list[Hypothesis]]:
+        """Prompts of each length by themselves, where options count tokens from a text's beginning."""
+        found: list[list[Hypothesis]] = [[] for _ in sources]
+        for length in sorted(set(lengths)):
+            places = [i for i, n in enumerate(lengths) if n == length]
+            of_length = self.decode(
+                [sources[i] for i in places],
+                options,
+                source_numbers=[i if numbers is None else numbers[i] for i in places],
+                wanted=None if wanted is None else lambda i, places=places: wanted(places[i]),  # type: ignore[misc]
+                on_prefix=None if on_prefix is None else lambda i, t, places=places: on_prefix(places[i], t),  # type: ignore[misc]
+            )
+            for i, hypotheses in zip(places, of_length, strict=True):
+                found[i] = hypotheses
+        return found
+
     def stream(self, source: Source, options: GenerationOptions) -> Iterator[list[int]]:
         n_told = 0
+        ids, options = self._prepared([source], options)
         for sparse_sums in self._ways(options):
             with quiet():
-                state, ids = self._begin([source], options), self._kind.ids(source)
-                parts = decoding.decode_stream(state, ids, options, sparse_sums=sparse_sums)
+                state = self._begin([source], options)
+                of_one = ids if isinstance(ids, decoding.Prompts) else ids[0]
+                parts = decoding.decode_stream(state, of_one, options, sparse_sums=sparse_sums)  # type: ignore[arg-type]
             n_found = 0
             try:
                 while True:
@@ -153,6 +199,10 @@ def choose(backend: Backend, wanted: str, begin: Begin, kind: SourceKind) -> Sea
         raise UnknownOption(wanted, SEARCHES, "search")
     if wanted == "host":
         return HostSearch(begin, kind)
+    if is_prompt(kind):
+        if wanted != "auto":
+            raise InvalidOption(f"search is '{wanted}', but {ONE_PROMPT}; choose 'auto' or 'host'")
+        return HostSearch(begin, kind, ONE_PROMPT if isinstance(backend, SearchesItself) else "")
     if not isinstance(backend, SearchesItself):
         if wanted == "auto":
             return HostSearch(begin, kind)

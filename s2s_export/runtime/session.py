@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import engines
-from ..bundle import Bundle, read
+from ..bundle import ENCODER_DECODER, GENERATING, Bundle, read
 from ..errors import BundleError, InputError, InvalidOption, UsageError
-from . import backends, calibration, decoding, memory, scheduling, scoring, searching, text, text_options
+from . import backends, calibration, decoding, memory, scheduling, scoring, searching, templates, text, text_options
 from .cores import available_cores
 from .decoding import GenerationOptions, Hypothesis
 from .decoding.scoring import Score
 from .ensembles import EnsembleBackend
 from .scheduling import DEFAULT_BATCH_SIZE
-from .sources import Source, kind_of
+from .sources import Source, is_prompt, kind_of
 from .sources.audio_features import FIELD as AUDIO
 from .sources.audio_features import AudioFeatures
 from .sources.pixels import PixelValues
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from .shortlist.state import Shortlist
 
 Ids = Sequence[int]
+DEFAULT_NEW_TOKENS = 20  # transformers' own limit, where neither the caller nor the checkpoint gives one
 
 
 def load(
@@ -78,7 +79,12 @@ def load(
     n_workers = scheduling.workers_of(workers, threads)
     if threads is None and n_workers > 1:
         threads = max(1, available_cores() // n_workers)
-    opened = read(bundle, verify=verify)
+    opened = read(bundle, verify=verify, kinds=GENERATING)
+    if opened.kind != ENCODER_DECODER and (shortlist or ensemble):
+        raise InvalidOption(
+            f"{'an ensemble' if ensemble else 'a shortlist'} is of encoder-decoders, and {opened.path} holds a decoder "
+            "alone; leave it out"
+        )
     kind_of(opened)  # refuses an unknown kind before weights are loaded
     executor = backends.open_backend(opened, backend, target, threads)
     if workers is None and not backends.declared()[executor.name].computes_on_cores:
@@ -197,6 +203,8 @@ class Session:
         return chosen if self.speech is None else speech_options.combine(chosen, own)
 
     def _resolve(self, overrides: Mapping[str, Any]) -> GenerationOptions:
+        if is_prompt(self.kind):
+            overrides = self._of_prompts(overrides)
         if self.bundle.manifest.get("prompt_replaces_start") and (prompt := overrides.get("decoder_input_ids")):
             first = prompt[0] if isinstance(prompt, Sequence) else None
             first = first[0] if isinstance(first, Sequence) and first else first
@@ -209,20 +217,45 @@ class Session:
             reads_source_ids=self.kind.has_ids,
         )
 
+    def _of_prompts(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
+        """Options where the source is the prompt: nothing starts before it, and by default 20 tokens follow."""
+        if overrides.get("decoder_input_ids") is not None:
+            raise InvalidOption("decoder_input_ids is given, but the model's source is its prompt; put them in front")
+        limits = ("max_length", "max_new_tokens")
+        defaults = self.bundle.manifest["generation"]
+        if all(overrides.get(name) is None and defaults.get(name) is None for name in limits):
+            overrides = {**overrides, "max_new_tokens": DEFAULT_NEW_TOKENS}
+        return {**overrides, "decoder_start_token_id": 0}
+
     @cached_property
     def _texts(self) -> text_options.TextOptions:
         return text_options.TextOptions(self.tokenizer, self.bundle)
 
     def encode(
-        self, source: str, *, source_lang: str | None = None, target_lang: str | None = None, truncate: bool = False
+        self,
+        source: str,
+        *,
+        source_lang: str | None = None,
+        target_lang: str | None = None,
+        truncate: bool = False,
+        template: str | None = None,
     ) -> list[int]:
-        """Ids of a text, checked against the bundle's limits. Raises InputError where the model reads no token ids."""
+        """Ids of a text, checked against the bundle's limits. Raises InputError where the model reads no token ids.
+
+        template: what the text becomes first (templates.py): a text with {text} in it, or "chat" for the checkpoint's.
+        """
         if not self.kind.has_ids:
             raise InputError(
                 f"the source is text, but the model reads '{self.kind.name}'; give such sources to `generate`"
                 f"{self._other_method()}"
             )
-        ids = self.tokenizer.encode(source, source_lang=source_lang, target_lang=target_lang)
+        is_whole = False
+        if template is not None:
+            source, is_whole = templates.filled(template, source, self.bundle)
+        if is_whole:
+            ids = self.tokenizer.encode_inner(source)
+        else:
+            ids = self.tokenizer.encode(source, source_lang=source_lang, target_lang=target_lang)
         checked: list[int] = self.check_source(ids, truncate=truncate)
         return checked
 
@@ -362,7 +395,11 @@ class Session:
                     found[i] = hypotheses
                     if on_prefix and hypotheses:
                         on_prefix(i, hypotheses[0].token_ids)
-        return [[self._with_text(hypothesis) for hypothesis in of_source] for of_source in found]
+        n_prompt = [self.kind.length(source) if is_prompt(self.kind) else 0 for source in batch]
+        return [
+            [self._with_text(hypothesis, n) for hypothesis in of_source]
+            for of_source, n in zip(found, n_prompt, strict=True)
+        ]
 
     @property
     def computes_on_cores(self) -> bool:
@@ -404,10 +441,11 @@ class Session:
         source_lang: str | None = None,
         target_lang: str | None = None,
         truncate: bool = False,
+        template: str | None = None,
         batch_size: int = DEFAULT_BATCH_SIZE,
         **options: Any,
     ) -> list[str]:
-        """The best hypothesis of each text.
+        """The best hypothesis of each text; of a decoder alone, what it goes on with. template: as of `encode`.
 
         options: generation options; target_prefix and typed_prefix may be lists with one for each text, "" for none.
         """
@@ -421,6 +459,7 @@ class Session:
                     source_lang=source_lang,
                     target_lang=target_lang,
                     truncate=truncate,
+                    template=template,
                     batch_size=batch_size,
                     **of_part,
                 )
@@ -431,7 +470,10 @@ class Session:
         sources = []
         for number, line in enumerate(texts):
             try:
-                sources.append(self.encode(line, source_lang=source_lang, target_lang=target_lang, truncate=truncate))
+                ids = self.encode(
+                    line, source_lang=source_lang, target_lang=target_lang, truncate=truncate, template=template
+                )
+                sources.append(ids)
             except InputError as error:
                 raise InputError(f"text {number}: {error}") from None
         return [best[0].text or "" for best in self.decode(sources, chosen, batch_size=batch_size)]
@@ -489,7 +531,8 @@ class Session:
             source = self.check_source(source, truncate=truncate)
         if isinstance(target, str):
             target = [*self.tokenizer.encode_target(target), *options.eos_token_id[:1]]
-        return source, scoring.check_target(target, options, self.bundle)
+        n_prompt = self.kind.length(source) if is_prompt(self.kind) else 0
+        return source, scoring.check_target(target, options, self.bundle, n_prompt)
 
     def score_each(
         self, pairs: Sequence[tuple[Source, Ids]], options: GenerationOptions, *, batch_size: int = DEFAULT_BATCH_SIZE
@@ -500,7 +543,7 @@ class Session:
             self.kind.length,
             [source for source, _ in pairs],
             [target for _, target in pairs],
-            scoring.prompt_of(options),
+            None if is_prompt(self.kind) else scoring.prompt_of(options),
             batch_size=batch_size,
             workers=self.workers,
         )
@@ -606,6 +649,7 @@ class Session:
         source_lang: str | None = None,
         target_lang: str | None = None,
         truncate: bool = False,
+        template: str | None = None,
         **options: Any,
     ) -> Iterator[str]:
         """The best hypothesis piece by piece, as soon as no later step can change a piece.
@@ -614,14 +658,21 @@ class Session:
         `translate` gives.
         """
         chosen = self.options(target_lang=target_lang, **options)
-        ids = self.encode(source, source_lang=source_lang, target_lang=target_lang, truncate=truncate)
+        ids = self.encode(
+            source, source_lang=source_lang, target_lang=target_lang, truncate=truncate, template=template
+        )
         return self.stream_ids(ids, chosen)
 
     def stream_ids(self, ids: Source, options: GenerationOptions) -> Iterator[str]:
         """Like `stream`, for a checked source and options."""
         decoder = text.StreamDecoder(self.tokenizer)
+        n_prompt = self.kind.length(ids) if is_prompt(self.kind) else 0
+        if n_prompt:
+            decoder.push(list(ids))
         for tokens in self.searcher.stream(ids, options):
-            if part := decoder.push(tokens):
+            new = tokens[n_prompt:]
+            n_prompt = max(0, n_prompt - len(tokens))
+            if part := decoder.push(new):
                 yield part
         if rest := decoder.finish():
             yield rest
@@ -637,11 +688,19 @@ class Session:
         """The spelling of each target id; numbers where there is no tokenizer."""
         return self._tokenizer.tokens(ids) if self._tokenizer else [str(i) for i in ids]
 
-    def _with_text(self, hypothesis: Hypothesis) -> Hypothesis:
+    def _with_text(self, hypothesis: Hypothesis, n_prompt: int = 0) -> Hypothesis:
+        """n_prompt: how many tokens of the source it begins with, whose text is left out."""
         if self._tokenizer is None:
             return hypothesis
         segments = hypothesis.segments
         if segments is not None:
             segments = tuple(dataclasses.replace(s, text=self._tokenizer.decode(s.tokens)) for s in segments)
         text_of_all = self._tokenizer.decode(hypothesis.token_ids)
+        if n_prompt:
+            before = self._tokenizer.decode(hypothesis.token_ids[:n_prompt])
+            # What the prompt's text goes on with: its last word may go on, and a blank may follow it.
+            is_longer = text_of_all.startswith(before)
+            text_of_all = (
+                text_of_all[len(before) :] if is_longer else self._tokenizer.decode(hypothesis.token_ids[n_prompt:])
+            )
         return dataclasses.replace(hypothesis, text=text_of_all, segments=segments)

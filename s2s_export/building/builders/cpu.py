@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ... import plugin_sources
-from ...bundle import ENCODER, ENCODER_DECODER, GRAPHS, Bundle
+from ...bundle import DECODER, ENCODER, ENCODER_DECODER, GRAPHS, PREFILL, Bundle
 from ...errors import BuildError, InvalidOption, MissingExtra, UnknownOption
 from ...recipes import Recipe
 from .. import samples
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from ..graphs.passes import Applied
 
 FLAVOURS = ("cpu",)
-KINDS = (ENCODER_DECODER, ENCODER)
+KINDS = (ENCODER_DECODER, ENCODER, DECODER)
 PRECISIONS = ("fp32", "int8")
 SCHEMES = ("channel", "block")
 KERNELS = ("auto", "own", "onnxruntime")
@@ -197,7 +197,8 @@ def rewrite(bundle: Bundle, recipe: Recipe, *, own: bool = False) -> tuple[dict[
     """The engine's graphs by name, and what each pass changed in them. own: for our operators."""
     from ..graphs import graph as graphs
 
-    found = {name: graphs.load(bundle.graph_path(name), name) for name in GRAPHS if name in bundle.manifest["graphs"]}
+    names = [name for name in (*GRAPHS, PREFILL) if name in bundle.manifest["graphs"]]
+    found = {name: graphs.load(bundle.graph_path(name), name) for name in names}
     if own:
         from ..cpu.own import packing
         from ..cpu.own.rewrite import rewrite as rewrite_for_own

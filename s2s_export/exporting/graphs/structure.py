@@ -179,6 +179,8 @@ class Block:
     The norms called `after` are of a sublayer's output, before it is added to the residual (2408.00118).
     is_merged: self-attention sees the keys and values of the source as well, those of `cross_attention`, under one
     softmax (2512.14856); there is no sublayer of its own then, and no cross_norm.
+    is_parallel: attention and feed-forward read the same norm, self_norm, and both are added to the residual at once;
+    of decoders alone.
     """
 
     self_attention: Attention
@@ -191,6 +193,7 @@ class Block:
     after_cross: Norm | None = None
     after_feed_forward: Norm | None = None
     is_merged: bool = False
+    is_parallel: bool = False
 
 
 @dataclass(frozen=True)

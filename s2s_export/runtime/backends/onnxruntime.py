@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ... import plugin_sources
-from ...bundle import Bundle, Tensor, difference, inside, output_of
+from ...bundle import PREFILL, Bundle, Tensor, difference, inside, output_of
 from ...engines import PORTABLE, RECORD, folder_of, read, rebuild, refuse_stale, why_no_engine
 from ...engines import names as engine_names
 from ...errors import BackendError, BackendUnavailable, BuildError, BundleError, EngineError, InvalidOption
@@ -170,6 +170,20 @@ class OnnxRuntimeBackend:
 
     def _max_rows(self, name: str) -> float:
         return float(self.graphs[name].get("max_rows", float("inf")))
+
+    @property
+    def has_prefill(self) -> bool:
+        return PREFILL in self.graphs
+
+    def prefill(self, values: Mapping[str, Any], tokens: Ints) -> dict[str, Any]:
+        """Keys and values of a prompt's tokens [B,P], by the names of the decoder step's caches: [B,H,P,D].
+
+        values: inputs of the decoder step by name."""
+        entry = self.graphs[PREFILL]
+        feed = {one["name"]: tokens if one["name"] == "tokens" else values[one["name"]] for one in entry["inputs"]}
+        names = [one["name"] for one in entry["outputs"]]
+        found = run(self.session(PREFILL), names, feed)
+        return {name.replace("prompt_", "self_"): value for name, value in zip(names, found, strict=True)}
 
     def encode(self, sources: Sequence[Source]) -> dict[str, Any]:
         """Inputs and outputs of the graphs that run once for each source, by name."""
@@ -336,6 +350,8 @@ class OnnxRuntimeState:
         self.n_sources = int(mask.shape[0])
         # Kept when the batch shrinks: which kernel computes a step should not depend on when others finish.
         self._session = backend.step_for(self.n_sources * n_beams)
+        self._backend = backend
+        self._values: Mapping[str, Any] = values
         self._fixed = {name: value for name, value in values.items() if name in self._inputs}
         self._caches = [name for name in self._inputs if output_of(name) in self._outputs]
         self._letters = {"B": self.n_sources, "K": n_beams, "S": int(mask.shape[1])}
@@ -361,8 +377,27 @@ class OnnxRuntimeState:
         self._letters["N"] = self._table.n_slots
         self._letters["C"] = self._table.n_slots // self.n_beams
 
+    def prefill(self, tokens: Ints) -> bool:
+        """See `decoding.state.Prefills`."""
+        n = tokens.shape[1]
+        if self._step or not self._backend.has_prefill or (self._limit is not None and n >= self._limit):
+            return False
+        found = self._backend.prefill(self._values, tokens)
+        self._values = {}
+        self._table.begin(n)
+        self._count_slots()
+        for name in self._caches:
+            entry = self._inputs[name]
+            self._buffers[name] = self._table.new(self._shape(entry), entry["dtype"])
+            self._table.place(self._buffers[name], found[name])
+        self._bindings.clear()
+        self._step = n
+        return True
+
     def step(self, tokens: Ints, parents: Ints, query: StepQuery) -> StepResult:
         t = self._step
+        if not t:
+            self._values = {}  # what only a prompt would have needed
         if self._limit is not None and t >= self._limit:
             raise BackendError(f"the decoder has no position {t}: the model's limit is {self._limit} tokens")
         if self._table.is_full:

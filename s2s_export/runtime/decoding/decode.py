@@ -11,6 +11,7 @@ from .draws import Draws
 from .groups import GroupSearch
 from .hypothesis import Hypothesis
 from .options import GenerationOptions
+from .prompts import Prompts
 from .rows import RowSearch
 from .search import BeamSearch
 from .state import DecodeState
@@ -100,9 +101,10 @@ def decode_stream(
     """Token ids of one source's best output as they become final: together its `token_ids`, including the prompt.
 
     With one beam, a token is final at once. With several, tokens are final as far as all running beams and the best
-    finished output agree. sparse_sums: as of `decode`.
+    finished output agree. source: its ids, or `Prompts` of one. sparse_sums: as of `decode`.
     """
-    search = _make(state, [source], options, False, True, [source_number], True, sparse_sums=sparse_sums)
+    sources = source if isinstance(source, Prompts) else [source]
+    search = _make(state, sources, options, False, True, [source_number], True, sparse_sums=sparse_sums)
     n_told = 0
     goes_on = True
     while goes_on:

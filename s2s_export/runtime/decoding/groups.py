@@ -148,7 +148,7 @@ class GroupSearch(BeamSearch):
 
     def stable(self, source: int) -> list[int]:
         """Nothing is final before the end: which group wins is known only then."""
-        return list(self.steps.prompt)
+        return self.steps.prompt(source)
 
 
 def _lowered(ids: Ints | None, log_probs: Floats, taken: Ints, penalty: np.float32) -> Floats:

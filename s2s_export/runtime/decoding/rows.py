@@ -14,6 +14,7 @@ from .draws import Draws
 from .endings import Endings
 from .hypothesis import Hypothesis
 from .options import GenerationOptions
+from .prompts import without_gaps
 from .search import allowed, is_guided
 from .state import DecodeState, Floats, Ints
 from .steps import LEAVE_AT, Steps
@@ -80,7 +81,7 @@ class RowSearch:
         """A token for every row and its log-probability, [B, K]."""
         scored = self.steps.look(1, logits=True)
         if self._options.do_sample:
-            at = self._draws.one_each(scored.logits, self.steps.present, self.steps.length)
+            at = self._draws.one_each(scored.logits, self.steps.present, self.steps.draw_length)
         elif scored.ids is None:
             at = scored.logits.argmax(axis=-1)
         else:
@@ -118,5 +119,4 @@ class RowSearch:
     def stable(self, source: int) -> list[int]:
         """The final tokens, including the prompt, of the first output of a source in the batch."""
         n = int(self._n_generated[source, 0])
-        tokens: list[int] = self.steps.history()[source, 0, : self._prompt_length + n].tolist()
-        return tokens
+        return without_gaps(self.steps.history()[source, 0, : self._prompt_length + n].tolist())

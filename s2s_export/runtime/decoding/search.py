@@ -25,6 +25,7 @@ from .draws import Draws
 from .endings import Endings
 from .hypothesis import Hypothesis
 from .options import GenerationOptions
+from .prompts import without_gaps
 from .rule import Rule
 from .state import DecodeState, Ints
 from .steps import LEAVE_AT, Steps
@@ -116,12 +117,12 @@ class BeamSearch:
         best = None
         if pool.step[source, 0] >= 0:
             before = self.steps.generated(source, int(pool.step[source, 0]), int(pool.parent[source, 0]))
-            best = [*self.steps.prompt, *before, int(pool.token[source, 0])]
+            best = [*self.steps.prompt(source), *before, int(pool.token[source, 0])]
             if self._beams.is_settled()[source]:
                 return best
         running = self.steps.history()[source]  # [K, length]
         agree = (running == running[0]).all(axis=0)
-        common: list[int] = running[0, : len(agree) if agree.all() else int(agree.argmin())].tolist()
+        common = without_gaps(running[0, : len(agree) if agree.all() else int(agree.argmin())].tolist())
         if best is None:
             return common
         n = next((i for i, (a, b) in enumerate(zip(common, best, strict=False)) if a != b), min(len(common), len(best)))
@@ -137,8 +138,9 @@ def allowed(found: list[Hypothesis], options: GenerationOptions) -> list[Hypothe
     """The outputs that a guide allows. Fewer may be than were asked for; raises InputError if there is none."""
 
     def is_allowed(hypothesis: Hypothesis) -> bool:
-        tokens = [token for token in hypothesis.token_ids[len(options.prompt) :] if token not in options.eos_token_id]
         n = len(hypothesis.token_scores)
+        generated = hypothesis.token_ids[len(hypothesis.token_ids) - n :]
+        tokens = [token for token in generated if token not in options.eos_token_id]
         is_possible = n > 0 and hypothesis.score * float(n) ** options.length_penalty > IMPOSSIBLE
         return is_possible and all(guide.may_end(guide.after(tokens)) for guide in options.guides or ())
 
@@ -155,6 +157,6 @@ def output(steps: Steps, beams: Beams, source: int, place: int) -> Hypothesis:
     pool, at = beams.pool, (source, place)
     step, score = int(pool.step[at]), float(pool.score[at])
     if step < 0:  # An empty place, for which generate() returns the prompt only.
-        return Hypothesis(list(steps.prompt), score, [])
+        return Hypothesis(steps.prompt(source), score, [])
     last = (int(pool.token[at]), float(pool.log_prob[at]))
     return steps.hypothesis(source, score, step, int(pool.parent[at]), last)

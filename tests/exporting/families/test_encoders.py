@@ -17,9 +17,14 @@ from s2s_export.errors import CheckpointError, InvalidOption, UnsupportedModel
 
 HEADS = {"": "encode", "ForSequenceClassification": "classify", "ForTokenClassification": "tag"}
 SOURCES = [[3, 8, 21, 9, 33, 4, 60], [7], [5, 6, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20]]
-EVERY = [(name, head) for name in tiny_encoders.CONFIGS for head in HEADS]
-# One of each kind of attention and head; the others are compared with transformers by their own export.
-BUILT = [("bert", ""), ("mpnet", "ForSequenceClassification"), ("deberta-v2", "ForTokenClassification")]
+# One of each kind of attention and head; the others are compared with transformers by the slow tests.
+FEW = [("bert", ""), ("roberta", "ForSequenceClassification"), ("mpnet", ""), ("deberta-v2", "ForTokenClassification")]
+EVERY = [
+    pytest.param(name, head, id=f"{name}{head}", marks=() if (name, head) in FEW else pytest.mark.slow)
+    for name in tiny_encoders.CONFIGS
+    for head in HEADS
+]
+BUILT = [("bert", ""), ("roberta", "ForSequenceClassification"), ("deberta-v2", "ForTokenClassification")]
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +76,7 @@ def assert_equal(session, head, wanted, tolerance):
         np.testing.assert_allclose([token.score for token in tokens], scores.max(1), atol=tolerance)
 
 
-@pytest.mark.parametrize(("name", "head"), EVERY, ids=[f"{name}{head}" for name, head in EVERY])
+@pytest.mark.parametrize(("name", "head"), EVERY)
 def test_an_encoder_gives_what_transformers_gives(made, name, head):
     checkpoint, bundle = made(name, head)
     assert_equal(s2s_export.load_encoder(bundle, threads=1), head, expected(checkpoint, head), 5e-6)
