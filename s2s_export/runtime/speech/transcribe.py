@@ -19,7 +19,7 @@ from ..decoding.generation_options import GenerationOptions
 from ..decoding.state import Floats
 from ..sources.audio_features import AudioFeatures
 from ..text import Tokenizer
-from . import activity, loop
+from . import activity, hallucinations, loop
 from .formats import Transcript
 from .generate import SpeechSearch
 from .loop import Fallback, Passage, Track
@@ -45,7 +45,7 @@ class TranscribeOptions:
     whether a window is told the text before it. initial_prompt: text before the first window; hotwords: before every
     one. vad: leave out where nobody speaks. batched: decode the parts in which somebody speaks side by side, each by
     itself. batch_size: how many. clip: (start, end) in seconds, the parts to transcribe.
-    hallucination_silence_threshold: seconds of silence around improbable words, which are then left out; needs the
+    hallucination_silence_threshold: seconds of silence beside improbable words, which are then left out; needs the
     times of words.
     """
 
@@ -78,6 +78,8 @@ class TranscribeOptions:
             problems.append(f"batch_size is {self.batch_size}, expected at least 1")
         if self.hallucination_silence_threshold is not None and self.timestamps != "word":
             problems.append("hallucination_silence_threshold needs timestamps='word'")
+        if self.hallucination_silence_threshold is not None and self.batched:
+            problems.append("hallucination_silence_threshold skips silence, of which batched has none; leave out one")
         for start, end in self.clip:
             if start < 0 or (end is not None and end <= start):
                 problems.append(f"clip has {start}-{end}, expected an end behind a start, in seconds")
@@ -254,9 +256,10 @@ class Transcriber:
             # Where the audio is shorter than a window, what is behind its end is no sound.
             track.n_frames = min(track.n_frames, max(1, -(-len(kept) // HOP)))
 
-            def adjust(passage: Passage) -> Passage:
+            def adjust(passage: Passage, track: Track = track) -> Passage:
                 sound = kept[passage.seek * HOP : passage.seek * HOP + self._search.kind.n_samples]
-                return self.finished(self._without_music(passage, sound, options), options, language)
+                found = self.finished(self._without_music(passage, sound, options), options, language)
+                return self._without_hallucinations(found, track, len(kept) / SAMPLE_RATE, options)
 
             for passage in self.run([track], options, generation, 1, adjust=adjust):
                 shifted = [moved(segment, to_seconds) for segment in passage.segments]
@@ -272,9 +275,17 @@ class Transcriber:
                 continue
             spoken = self.words(passage, times, segment.first, segment.last, language) if times else None
             segments.append(dataclasses.replace(segment, text=text, words=spoken))
-        if options.hallucination_silence_threshold is not None:
-            segments = _without_hallucinations(segments, passage, options.hallucination_silence_threshold)
         return dataclasses.replace(passage, segments=segments)
+
+    def _without_hallucinations(
+        self, passage: Passage, track: Track, duration: float, options: TranscribeOptions
+    ) -> Passage:
+        threshold = options.hallucination_silence_threshold
+        if threshold is None:
+            return passage
+        spoken = [word.end for segment in track.segments[-1:] for word in segment.words or ()]
+        window = self._search.kind.n_frames * SECONDS_PER_FRAME
+        return hallucinations.without(passage, threshold, spoken[-1] if spoken else 0.0, duration, window)
 
     def times(self, passage: Passage) -> list[float]:
         """When each of a window's tokens ends, in seconds of the audio; nothing where no attention was kept."""
@@ -361,31 +372,3 @@ def moved(segment: Segment, to_seconds: Callable[[float], float]) -> Segment:
         end=round(float(to_seconds(segment.end)), 3),
         words=spoken,
     )
-
-
-def _anomaly(word: Word) -> float:
-    """How unlike speech a word is, as OpenAI's whisper and faster-whisper reckon."""
-    duration = word.end - word.start
-    return (word.probability < 0.15) + max(0.0, 0.133 - duration) * 15 + max(0.0, duration - 2.0)
-
-
-def _without_hallucinations(segments: Sequence[Segment], passage: Passage, threshold: float) -> list[Segment]:
-    """Without segments of improbable words that stand between silences."""
-    begin = passage.seek * SECONDS_PER_FRAME
-    end = begin + passage.n_frames * SECONDS_PER_FRAME
-
-    def is_suspect(segment: Segment) -> bool:
-        spoken = [w for w in segment.words or () if w.word.strip() and any(c.isalnum() for c in w.word)][:8]
-        score = sum(_anomaly(word) for word in spoken)
-        return bool(spoken) and (score >= 3 or score + 0.01 >= len(spoken))
-
-    suspects = [is_suspect(segment) for segment in segments]
-    kept = []
-    for i, segment in enumerate(segments):
-        before = begin if i == 0 else segments[i - 1].end
-        after = end if i + 1 == len(segments) else segments[i + 1].start
-        quiet_before = segment.start - before >= threshold or (i > 0 and suspects[i - 1]) or i == 0
-        quiet_after = after - segment.end >= threshold or (i + 1 < len(segments) and suspects[i + 1])
-        if not (suspects[i] and quiet_before and quiet_after):
-            kept.append(segment)
-    return kept

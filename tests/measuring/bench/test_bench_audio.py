@@ -100,7 +100,7 @@ def test_the_fastest_peer_is_the_measure() -> None:
 
 def test_the_precision_of_an_openvino_folder(tmp_path: Path) -> None:
     assert openvino_genai._precision(str(tmp_path)) == "fp32"
-    (tmp_path / "openvino_config.json").write_text('{"dtype": "int8"}')
+    (tmp_path / "openvino_decoder_model.xml").write_text('<data element_type="f32"/><data element_type="u8"/>')
     assert openvino_genai._precision(str(tmp_path)) == "int8"
 
 

@@ -7,7 +7,6 @@ A folder with int8 weights runs as OpenVINO chooses (bf16 arithmetic where the p
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ from . import MODEL, Absent, Bundle, Choice, Entry, Job, Setting, per_folder
 
 NAME = "openvino-genai"
 BATCHED = False
+GRAPH = "openvino_decoder_model.xml"
+STORED = {"int4": ("u4", "i4"), "int8": ("u8", "i8")}  # types of weights in a graph
 WEIGHTS = {"fp32": 4.0, "int8": 1.0, "int4": 0.5}
 
 
@@ -31,15 +32,12 @@ def entries(bundle: Bundle, choice: Choice, folders: Sequence[str]) -> list[Entr
 
 
 def _precision(folder: str | None) -> str:
-    """That of the weights, as optimum-intel notes it."""
-    if folder is None:
-        return "fp32"
+    """That of the weights, which the graph names."""
     try:
-        config = json.loads((Path(folder) / "openvino_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        graph = "" if folder is None else (Path(folder) / GRAPH).read_text(encoding="utf-8")
+    except OSError:
         return "fp32"
-    name = str(config.get("dtype") or (config.get("quantization_config") or {}).get("dtype") or "fp32")
-    return next((known for known in ("int8", "int4") if name.startswith(known)), "fp32")
+    return next((name for name, types in STORED.items() if any(f'element_type="{t}"' in graph for t in types)), "fp32")
 
 
 def open(job: Job, folder: str) -> OpenVino:
