@@ -4,8 +4,8 @@ Each folder with kernels becomes `s2s_export/_data/kernels/FOLDER-HASH.fatbin`, 
 is that of its sources: a binary of other sources is never found. The binaries are data for GPUs, the same beside every
 host, so the wheel stays py3-none-any. Editable installations compile when they need to.
 
-A wheel for one platform also has the operators for its CPUs (plugins/cpu), as `_data/kernels/cpu-HASH-MACHINE.so`:
-`scripts/wheel` asks for it.
+A wheel for one platform also has the operators for its CPUs (plugins/cpu) and the search (plugins/search), as
+`_data/kernels/cpu-HASH-MACHINE.so` and `search-HASH-MACHINE.so`: `scripts/wheel` asks for it.
 
 Neither is compiled unless it is asked for (`scripts/wheel` does), so that `pip install .` takes seconds:
 
@@ -53,7 +53,7 @@ class KernelsHook(BuildHookInterface):  # type: ignore[type-arg]
             build_data["force_include"][str(build.fatbin(folder))] = target
 
     def _add_operators(self, build_data: dict[str, Any]) -> None:
-        """The compiled operators for this machine's CPUs, where they are asked for."""
+        """The compiled operators and search for this machine's CPUs, where they are asked for."""
         if (asked := os.environ.get(CPU_VARIABLE)) is None:
             return
         if asked != "require":
@@ -61,8 +61,9 @@ class KernelsHook(BuildHookInterface):  # type: ignore[type-arg]
         sys.path.insert(0, self.root)
         from s2s_export import plugin_sources
 
-        maker = plugin_sources.module("cpu.build")
-        target = f"s2s_export/_data/{plugin_sources.module('build').PACKAGED}/{maker.packaged_name()}"
-        build_data["force_include"][str(maker.library())] = target
+        for name in ("cpu.build", "search.build"):
+            maker = plugin_sources.module(name)
+            target = f"s2s_export/_data/{plugin_sources.module('build').PACKAGED}/{maker.packaged_name()}"
+            build_data["force_include"][str(maker.library())] = target
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"

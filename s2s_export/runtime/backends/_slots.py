@@ -54,6 +54,10 @@ class Ancestors:
         """A step: beam k continues the history of beam parents[b,k] and writes its own slot."""
         self._table.follow(parents)
 
+    def made_steps(self, n_positions: int) -> None:
+        """Somebody else made the steps, in `inputs` as they lie in memory: so many positions are written."""
+        self._table.n_positions = n_positions
+
     def make_room(self) -> None:
         """Makes room for another step. The caches must be moved with `move` afterwards."""
         n = self._table.n_positions

@@ -7,7 +7,7 @@
 """
 
 from .chain import Imprecise
-from .decode import decode, decode_stream
+from .decode import Make, decode, decode_stream
 from .hypothesis import Hypothesis
 from .options import GenerationOptions, resolve, token_ids_of
 from .state import DecodeState, StepQuery, StepResult
@@ -17,6 +17,7 @@ __all__ = [
     "GenerationOptions",
     "Hypothesis",
     "Imprecise",
+    "Make",
     "StepQuery",
     "StepResult",
     "decode",
