@@ -4,8 +4,9 @@ Each folder with kernels becomes `s2s_export/_data/kernels/FOLDER-HASH.fatbin`, 
 is that of its sources: a binary of other sources is never found. The binaries are data for GPUs, the same beside every
 host, so the wheel stays py3-none-any. Editable installations compile when they need to.
 
-A wheel for one platform also has the operators for its CPUs (plugins/cpu), as `_data/kernels/cpu-HASH-MACHINE.so`:
-`scripts/wheel` asks for it. The package ziglang compiles them on any machine, for every Linux since 2018.
+A wheel for one platform also has the operators for its CPUs (plugins/cpu) and the search (plugins/search), as
+`_data/kernels/cpu-HASH-MACHINE.so` and `search-HASH-MACHINE.so`: `scripts/wheel` asks for it. The package ziglang
+compiles them on any machine, for every Linux since 2018.
 
 Neither is compiled unless it is asked for (`scripts/wheel` does), so that `pip install .` takes seconds:
 
@@ -52,21 +53,23 @@ class KernelsHook(BuildHookInterface):  # type: ignore[type-arg]
             build_data["force_include"][str(build.fatbin(folder))] = target
 
     def _add_operators(self, build_data: dict[str, Any]) -> None:
-        """The compiled operators for the CPUs that are asked for."""
+        """The compiled operators and search for the CPUs that are asked for."""
         if not (asked := os.environ.get(CPU_VARIABLE)):
             return
         sys.path.insert(0, self.root)
         from s2s_export import plugin_sources
         from s2s_export.errors import BuildError
 
-        maker = plugin_sources.module("cpu.build")
-        if asked not in maker.INSTRUCTION_SETS:
-            kinds = " or ".join(maker.INSTRUCTION_SETS)
+        portable = plugin_sources.module("portable")
+        if asked not in portable.KINDS:
+            kinds = " or ".join(portable.KINDS)
             raise SystemExit(f"{CPU_VARIABLE} is '{asked}'; expected {kinds}; set it to one of them, or not at all")
-        target = f"s2s_export/_data/{plugin_sources.module('build').PACKAGED}/{maker.packaged_name(asked)}"
-        try:
-            build_data["force_include"][str(maker.portable_library(asked))] = target
-        except BuildError as error:
-            raise SystemExit(f"{CPU_VARIABLE} is '{asked}', and there is {error}") from None
+        for name in ("cpu.build", "search.build"):
+            maker = plugin_sources.module(name)
+            target = f"s2s_export/_data/{plugin_sources.module('build').PACKAGED}/{maker.packaged_name(asked)}"
+            try:
+                build_data["force_include"][str(maker.portable_library(asked))] = target
+            except BuildError as error:
+                raise SystemExit(f"{CPU_VARIABLE} is '{asked}', and there is {error}") from None
         build_data["pure_python"] = False
-        build_data["tag"] = f"py3-none-manylinux_{maker.C_LIBRARY.replace('.', '_')}_{asked}"
+        build_data["tag"] = f"py3-none-manylinux_{portable.C_LIBRARY.replace('.', '_')}_{asked}"

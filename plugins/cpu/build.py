@@ -9,18 +9,12 @@ not.
 from __future__ import annotations
 
 import ctypes
-import importlib.metadata
-import importlib.util
 import os
-import platform
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from s2s_export.errors import BuildError
-
-from .. import build
+from .. import build, portable
 
 FOLDER = "cpu"
 NAME = "operators.so"
@@ -52,14 +46,7 @@ INSTRUCTION_SETS = {
         "neon": (),
     },
 }
-ALIASES = {"AMD64": "x86_64", "arm64": "aarch64"}
 COMPILERS = ("g++", "c++", "clang++")
-# For a wheel: clang with any version of the C library, for any machine. The oldest that a wheel's users may have is
-# that of JetPack 5, Debian 10 and Amazon Linux 2023.
-ZIG = ("-m", "ziglang", "c++")
-C_LIBRARY = "2.27"
-# Zig links no crtbegin.o, which would run a library's handlers of exit when it is unloaded; so it stays loaded.
-ZIG_LINK = ("-shared", "-Wl,-s", "-Wl,-z,nodelete")
 # What clang's driver in Zig calls them; it knows no -march of Arm's extensions.
 ZIG_FLAGS = {"i8mm": ("-mcpu=generic+dotprod+i8mm",), "dotprod": ("-mcpu=generic+dotprod",), "neon": ("-mcpu=generic",)}
 
@@ -69,12 +56,6 @@ def sources() -> str:
     return str(build.source_hash(FOLDER))[:20]
 
 
-def machine(name: str | None = None) -> str:
-    """A kind of processor as this package calls it: "x86_64", "aarch64"; by default this machine's."""
-    name = platform.machine() if name is None else name
-    return ALIASES.get(name, name)
-
-
 def sets_of(kind: str) -> dict[str, tuple[str, ...]]:
     """The instruction sets of a kind of processor, with their flags for GCC and clang."""
     return INSTRUCTION_SETS.get(kind, {"plain": ()})
@@ -82,7 +63,7 @@ def sets_of(kind: str) -> dict[str, tuple[str, ...]]:
 
 def packaged_name(kind: str | None = None) -> str:
     """What the package calls the library for a kind of processor: by its sources, so that no other is taken."""
-    return f"{FOLDER}-{sources()}-{kind or machine()}.so"
+    return f"{FOLDER}-{sources()}-{kind or portable.machine()}.so"
 
 
 def library(*without: str, sanitize: bool = False) -> Path:
@@ -97,7 +78,7 @@ def library(*without: str, sanitize: bool = False) -> Path:
         return packaged
     compiler = (build.find_compiler(*COMPILERS),)
     flags = (*FLAGS, *QUIET, *(build.SANITIZE_FLAGS if sanitize else ()))
-    sets = {name: chosen for name, chosen in sets_of(machine()).items() if name not in without}
+    sets = {name: chosen for name, chosen in sets_of(portable.machine()).items() if name not in without}
     return _compiled(compiler, flags, sets, LINK)
 
 
@@ -106,14 +87,9 @@ def portable_library(kind: str) -> Path:
 
     Raises BuildError where there is none.
     """
-    if kind not in INSTRUCTION_SETS:
-        raise BuildError(f"no kernels for '{kind}'; expected one of {', '.join(INSTRUCTION_SETS)}")
-    if importlib.util.find_spec("ziglang") is None:
-        raise BuildError("no package ziglang, which compiles for other machines; pip install ziglang")
-    compiler = (sys.executable, *ZIG, "-target", f"{kind}-linux-gnu.{C_LIBRARY}")
-    release = f"ziglang {importlib.metadata.version('ziglang')}"
+    compiler = portable.compiler(kind)
     sets = {name: ZIG_FLAGS.get(name, chosen) for name, chosen in sets_of(kind).items()}
-    return _compiled(compiler, (*FLAGS, "-Wno-psabi"), sets, ZIG_LINK, release)
+    return _compiled(compiler, (*FLAGS, "-Wno-psabi"), sets, portable.LINK, portable.release())
 
 
 def _compiled(

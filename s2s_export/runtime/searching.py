@@ -2,7 +2,8 @@
 
     "auto"    the device if the backend has one and the model suits it; otherwise `Searcher.why` is the reason
     "device"  the device, or an error; "device-while", "device-replay" and "device-queue" say how (docs/gpu.md)
-    "host"    the host
+    "host"    the host; in C++ where that serves the options (native_search), else in numpy
+    "python"  the host, always in numpy: the definition
 
 What a device search can't do is an error that names it. Nothing falls back to the host while it decodes.
 """
@@ -18,10 +19,12 @@ from ..errors import BackendError, BuildError, InvalidOption, UnknownOption
 from . import decoding
 from .backends import Backend, Searcher, SearchesItself
 from .decoding import DecodeState, GenerationOptions, Hypothesis, StepQuery
+from .native_search import PYTHON, NativeSearches, TooMany
 from .sources import Source, SourceKind, is_prompt
 
 MODES = {"auto": "auto", "device": "auto", "device-while": "while", "device-replay": "replay", "device-queue": "queue"}
-SEARCHES = (*MODES, "host")
+SEARCHES = (*MODES, "host", "python")
+ON_HOST = ("host", "python")
 
 Begin = Callable[[Sequence[Source], GenerationOptions], DecodeState]
 
@@ -55,10 +58,12 @@ class HostSearch:
 
     where = "host"
 
-    def __init__(self, begin: Begin, kind: SourceKind, why: str = "") -> None:
+    def __init__(self, begin: Begin, kind: SourceKind, why: str = "", *, in_python: bool = False) -> None:
+        """in_python: whether numpy's search is used for everything."""
         self._begin = begin
         self._kind = kind
         self.why = why
+        self.native = NativeSearches(not in_python)
         self._imprecise: set[GenerationOptions] = set()  # with which sums were imprecise
 
     def decode(
@@ -82,7 +87,7 @@ class HostSearch:
             return self._decode_by_length(sources, lengths, options, source_numbers, wanted, on_prefix)
         ids, options = self._prepared(sources, options)
         told = Told(on_prefix)
-        for sparse_sums in self._ways(options):
+        for make, sparse_sums in self._attempts(options):
             try:
                 with quiet():
                     state = self._begin(sources, options)
@@ -96,9 +101,10 @@ class HostSearch:
                         source_lengths=lengths,
                         wanted=wanted,
                         sparse_sums=sparse_sums,
+                        make=make,
                     )
-            except decoding.Imprecise:
-                self._remember(options)
+            except decoding.Imprecise as reason:
+                self._remember(options, reason)
                 told.again()
         raise AssertionError("the last way is never imprecise")
 
@@ -139,11 +145,11 @@ class HostSearch:
     def stream(self, source: Source, options: GenerationOptions) -> Iterator[list[int]]:
         n_told = 0
         ids, options = self._prepared([source], options)
-        for sparse_sums in self._ways(options):
+        for make, sparse_sums in self._attempts(options):
             with quiet():
                 state = self._begin([source], options)
-                of_one = ids if isinstance(ids, decoding.Prompts) else ids[0]
-                parts = decoding.decode_stream(state, of_one, options, sparse_sums=sparse_sums)  # type: ignore[arg-type]
+                of_one: Any = ids if isinstance(ids, decoding.Prompts) else ids[0]
+                parts = decoding.decode_stream(state, of_one, options, sparse_sums=sparse_sums, make=make)
             n_found = 0
             try:
                 while True:
@@ -156,14 +162,25 @@ class HostSearch:
                     if new:
                         n_told = n_found
                         yield new
-            except decoding.Imprecise:
-                self._remember(options)
+            except decoding.Imprecise as reason:
+                self._remember(options, reason)
+
+    def _attempts(self, options: GenerationOptions) -> Iterator[tuple[decoding.Make | None, bool]]:
+        """Values of `make` and `sparse_sums` to try. The first may be the search in C++, whose sums are sparse."""
+        if options not in self._imprecise:
+            yield self.native.make, True
+        for sparse_sums in self._ways(options):
+            self.native.count(PYTHON)
+            yield None, sparse_sums
 
     def _ways(self, options: GenerationOptions) -> tuple[bool, ...]:
         """Values of `sparse_sums` to try: True is faster, False always precise."""
         return (False,) if options in self._imprecise else (True, False)
 
-    def _remember(self, options: GenerationOptions) -> None:
+    def _remember(self, options: GenerationOptions, reason: decoding.Imprecise) -> None:
+        if isinstance(reason, TooMany):
+            self.native.remember(options)
+            return
         if len(self._imprecise) >= MOST_REMEMBERED:
             self._imprecise.clear()
         self._imprecise.add(options)
@@ -197,8 +214,8 @@ def choose(backend: Backend, wanted: str, begin: Begin, kind: SourceKind) -> Sea
     """
     if wanted not in SEARCHES:
         raise UnknownOption(wanted, SEARCHES, "search")
-    if wanted == "host":
-        return HostSearch(begin, kind)
+    if wanted in ON_HOST:
+        return HostSearch(begin, kind, in_python=wanted == "python")
     if is_prompt(kind):
         if wanted != "auto":
             raise InvalidOption(f"search is '{wanted}', but {ONE_PROMPT}; choose 'auto' or 'host'")

@@ -70,7 +70,8 @@ def load(
         tokens in the share of sentences that `s2s shortlist` measured.
     verify: compare every file that will be used, an engine's included, with its sha256. Results are remembered until a
         file is touched: 300 MB of weights take 0.3 to 0.5 s of one core at first and 1 ms later (hashing.py).
-    search: where the search runs: "device", "host", or "auto" for the device if the backend has one (searching.py).
+    search: where the search runs: "device", "host", or "auto" for the device if the backend has one; "python" for the
+        host without its C++ (searching.py).
     ensemble: further bundles with the same vocabulary, which decode together with this one (ensembles.py).
     ensemble_average: "log_probs", or "probs".
 
@@ -90,7 +91,7 @@ def load(
     if workers is None and not backends.declared()[executor.name].computes_on_cores:
         n_workers = 1
     if ensemble:
-        if shortlist or search not in ("auto", "host"):
+        if shortlist or search not in ("auto", *searching.ON_HOST):
             raise InvalidOption("an ensemble decodes with the search on the host, and without a shortlist")
         others = [read(path, verify=verify) for path in ensemble]
         members = [backends.open_backend(other, executor.name, target, threads) for other in others]

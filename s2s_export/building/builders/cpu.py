@@ -115,7 +115,7 @@ def _wrong(options: dict[str, Any], given: Mapping[str, Any]) -> list[str]:
         wrong.append(f"head_bits is {options['head_bits']!r}, expected 8 or 4")
     if not isinstance(options["embedding"], bool):
         wrong.append(f"embedding is {options['embedding']!r}, expected true or false")
-    known = plugin_sources.module("cpu.build").INSTRUCTION_SETS
+    known = plugin_sources.module("portable").KINDS
     if options["processor"] and options["processor"] not in known:
         wrong.append(f"processor is {options['processor']!r}, expected {' or '.join(known)}")
     if options["samples"] and not Path(options["samples"]).is_file():
@@ -184,7 +184,9 @@ def _takes_own_operators(recipe: Recipe) -> tuple[bool, str]:
         if kernels == "own":
             raise
         return False, str(error).splitlines()[0]
-    if processor and processor != maker.machine():  # packed alike for all of them; what it has is not known here
+    if (
+        processor and processor != plugin_sources.module("portable").machine()
+    ):  # packed alike for all of them; what it has is not known here
         return True, ""
     instructions, wanted = maker.instruction_set(library), TAKEN_WITH[recipe.precision]
     if kernels == "auto" and instructions not in wanted:

@@ -64,6 +64,10 @@ class Ancestors:
         n = found.shape[2]
         cache[:, :, : n * self.n_beams : self.n_beams] = found
 
+    def made_steps(self, n_positions: int) -> None:
+        """Somebody else made the steps, in `inputs` as they lie in memory: so many positions are written."""
+        self._table.n_positions = n_positions
+
     def make_room(self) -> None:
         """Makes room for another step. The caches must be moved with `move` afterwards."""
         n = self._table.n_positions

@@ -147,7 +147,7 @@ class OnnxRuntimeBackend:
         """The session of a graph, opened when it is first wanted."""
         with self._lock:
             if name not in self._sessions:
-                path = inside(self._folder, self.graphs[name]["file"])
+                path = self.file_of(name)
                 session = open_session(
                     path, self.weights, self.threads, self._prepack, self.operators, self.shared.get(name), self.spin
                 )
@@ -166,7 +166,16 @@ class OnnxRuntimeBackend:
 
     def step_for(self, n_rows: int) -> Any:
         """The session of the decoder step for so many rows."""
-        return self.session(next(name for name in self._steps if n_rows <= self._max_rows(name)))
+        return self.session(self.step_name(n_rows))
+
+    def file_of(self, name: str) -> Path:
+        """Where a graph lies."""
+        return inside(self._folder, self.graphs[name]["file"])
+
+    def step_name(self, n_rows: int) -> str:
+        """The graph of the decoder step for so many rows."""
+        name: str = next(name for name in self._steps if n_rows <= self._max_rows(name))
+        return name
 
     def _max_rows(self, name: str) -> float:
         return float(self.graphs[name].get("max_rows", float("inf")))
@@ -324,6 +333,11 @@ def _failure(where: str, error: Exception) -> BackendError:
     return BackendError(f"ONNX Runtime failed in {where} ({_first_line(error)})")
 
 
+def step_failure(error: Exception) -> BackendError:
+    """What to raise for an error of ONNX Runtime in a decoder step."""
+    return _failure("the decoder step", error)
+
+
 def _lacks_memory(error: Exception) -> bool:
     return any(words in str(error) for words in NO_ROOM)
 
@@ -340,6 +354,7 @@ class OnnxRuntimeState:
     """
 
     def __init__(self, backend: OnnxRuntimeBackend, values: dict[str, Any], n_beams: int) -> None:
+        self.backend = backend
         self.vocabulary_size = backend.bundle.vocabulary_size
         self.n_beams = n_beams
         self._inputs = {entry["name"]: entry for entry in backend.graphs["decoder_step"]["inputs"]}
@@ -349,8 +364,8 @@ class OnnxRuntimeState:
         mask = values["source_mask"]
         self.n_sources = int(mask.shape[0])
         # Kept when the batch shrinks: which kernel computes a step should not depend on when others finish.
-        self._session = backend.step_for(self.n_sources * n_beams)
-        self._backend = backend
+        self.first_rows = self.n_sources * n_beams
+        self._session = backend.step_for(self.first_rows)
         self._values: Mapping[str, Any] = values
         self._fixed = {name: value for name, value in values.items() if name in self._inputs}
         self._caches = [name for name in self._inputs if output_of(name) in self._outputs]
@@ -380,9 +395,9 @@ class OnnxRuntimeState:
     def prefill(self, tokens: Ints) -> bool:
         """See `decoding.state.Prefills`."""
         n = tokens.shape[1]
-        if self._step or not self._backend.has_prefill or (self._limit is not None and n >= self._limit):
+        if self._step or not self.backend.has_prefill or (self._limit is not None and n >= self._limit):
             return False
-        found = self._backend.prefill(self._values, tokens)
+        found = self.backend.prefill(self._values, tokens)
         self._values = {}
         self._table.begin(n)
         self._count_slots()
@@ -399,9 +414,9 @@ class OnnxRuntimeState:
         if not t:
             self._values = {}  # what only a prompt would have needed
         if self._limit is not None and t >= self._limit:
-            raise BackendError(f"the decoder has no position {t}: the model's limit is {self._limit} tokens")
+            raise self.no_position(t)
         if self._table.is_full:
-            self._make_room()
+            self.make_room()
         buffers = self._buffers
         buffers["token"][...] = tokens
         if "position" in buffers:
@@ -415,7 +430,7 @@ class OnnxRuntimeState:
         try:
             self._session.run_with_iobinding(binding)
         except Exception as error:
-            raise _failure("the decoder step", error) from error
+            raise step_failure(error) from error
         self._step = t + 1
         return StepResult(
             candidate_ids=out["candidate_ids"],
@@ -436,7 +451,37 @@ class OnnxRuntimeState:
         self._allocate("token")
         self._bindings.clear()
 
-    def _make_room(self) -> None:
+    # What follows is for whoever makes the steps without `step`, in the memory of this state: native_search/loop.py.
+
+    @property
+    def inputs(self) -> list[str]:
+        """The names of the graph's inputs."""
+        return list(self._inputs)
+
+    @property
+    def caches(self) -> list[str]:
+        return self._caches
+
+    @property
+    def limit(self) -> int | None:
+        return self._limit
+
+    def tensors(self) -> dict[str, Any]:
+        """Every input but those of a query, by name: the same memory until `make_room` or `keep`."""
+        wanted = {"want_log_probs": np.array(False), "want_attention": np.array(False)}
+        found = {**self._fixed, **self._buffers, **self._table.inputs, **wanted}
+        return {name: found[name] for name in self._inputs if name in found}
+
+    def made_steps(self, n_positions: int) -> None:
+        """So many positions are written by now."""
+        self._step = n_positions
+        if isinstance(self._table, Ancestors):
+            self._table.made_steps(n_positions)
+
+    def no_position(self, t: int) -> BackendError:
+        return BackendError(f"the decoder has no position {t}: the model's limit is {self._limit} tokens")
+
+    def make_room(self) -> None:
         self._table.make_room()
         self._count_slots()
         for name in self._caches:

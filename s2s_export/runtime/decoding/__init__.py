@@ -7,7 +7,7 @@
 """
 
 from .chain import Imprecise
-from .decode import decode, decode_stream
+from .decode import Make, decode, decode_stream
 from .hypothesis import Hypothesis
 from .options import GenerationOptions, resolve, token_ids_of
 from .prompts import Prompts, needs_equal_lengths, with_prompts
@@ -18,6 +18,7 @@ __all__ = [
     "GenerationOptions",
     "Hypothesis",
     "Imprecise",
+    "Make",
     "Prompts",
     "StepQuery",
     "StepResult",

@@ -119,8 +119,21 @@ class Beams:
         else:
             at = best_of_few(sums, scored.ids, self._steps.state.vocabulary_size, self.n_candidates)
         parent, place = np.divmod(at, width)
-        token = place if scored.ids is None else along(scored.ids.reshape(n_sources, -1), at)
-        return along(sums, at), parent, token, along(log_probs, at)
+        if scored.ids is None:
+            return along(sums, at), parent, place, along(log_probs, at)
+        value, token, log_prob = along(sums, at), along(scored.ids.reshape(n_sources, -1), at), along(log_probs, at)
+        if (value[:, -1] > -np.inf).all():
+            return value, parent, token, log_prob
+        # Too few tokens are possible. What fills up the rest depends on nothing but its place.
+        possible = value > -np.inf
+        filler = np.broadcast_to(np.arange(value.shape[1]) % self._steps.state.vocabulary_size, value.shape)
+        impossible = np.float32(-np.inf)
+        return (
+            np.where(possible, value, impossible),
+            np.where(possible, parent, 0),
+            np.where(possible, token, filler),
+            np.where(possible, log_prob, impossible),
+        )
 
     def _running(self, value: Floats, ends: Bools, token: Ints) -> Floats:
         """The sums [B, C], lowered for candidates that don't go on."""

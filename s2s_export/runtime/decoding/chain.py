@@ -23,7 +23,7 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
-from .numerics import along
+from .numerics import along, exponentials, logarithms
 from .options import GenerationOptions
 from .rule import MINUS_INFINITY, DenseRule, Edit, Rule, SparseRule, View
 from .rules import active
@@ -217,13 +217,15 @@ class Plan:
         counts = probe.counts.reshape(before.shape)
         moved = np.float64(0.0) if shift is None else shift.astype(np.float64)[..., None]
         with np.errstate(over="ignore", invalid="ignore"):
-            had = np.where(counts, np.exp(before.astype(np.float64)), 0.0).sum(axis=-1, keepdims=True)
-            have = np.exp(after - moved).sum(axis=-1, keepdims=True)
+            # One after another, in the order of the tokens: the sum does not depend on places that no token fills.
+            each = np.where(counts, exponentials(before.astype(np.float64)), 0.0)
+            had = np.add.accumulate(each, axis=-1)[..., -1:]
+            have = np.add.accumulate(exponentials(after - moved), axis=-1)[..., -1:]
             rest = 0.0 if any(edit.kind in ("only", "keep") for edit in probe.edits) else 1.0 - had
             total = rest + have
         if not (np.isfinite(total) & (total >= LEAST_SUM)).all():
             raise Imprecise("too little probability is left to renormalise by the tokens that rules changed")
-        found: Floats = (np.log(total) + moved).astype(np.float32)
+        found: Floats = (logarithms(total) + moved).astype(np.float32)
         return found
 
 

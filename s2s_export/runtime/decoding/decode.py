@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,9 @@ from .search import BeamSearch
 from .state import DecodeState
 
 Search = BeamSearch | RowSearch
+# Makes another search than these for a batch, or none. It takes what they do, and `is_watched`: whether the caller does
+# something after each token.
+Make = Callable[..., Any]
 
 
 def decode(
@@ -31,6 +35,7 @@ def decode(
     source_lengths: Sequence[int] | None = None,
     wanted: Callable[[int], bool] | None = None,
     sparse_sums: bool = False,
+    make: Make | None = None,
 ) -> list[list[Hypothesis]]:
     """The outputs of every source, best first; samples in the order of their rows.
 
@@ -45,6 +50,7 @@ def decode(
     wanted any more leaves, and its outputs are []. This changes no output of the others.
     sparse_sums: whether to renormalise by the tokens that rules changed, which is faster; then `Imprecise` may be
     raised, and the sources are to be decoded again without.
+    make: what may make another search than this package's, such as `native_search`'s.
     """
     search = _make(
         state,
@@ -56,6 +62,8 @@ def decode(
         leave_early,
         source_lengths,
         sparse_sums=sparse_sums,
+        make=make,
+        is_watched=on_prefix is not None or wanted is not None,
     )
     n_told = [0] * len(sources)
     goes_on = True
@@ -97,14 +105,15 @@ def decode_stream(
     *,
     source_number: int = 0,
     sparse_sums: bool = False,
+    make: Make | None = None,
 ) -> Iterator[list[int]]:
     """Token ids of one source's best output as they become final: together its `token_ids`, including the prompt.
 
     With one beam, a token is final at once. With several, tokens are final as far as all running beams and the best
-    finished output agree. source: its ids, or `Prompts` of one. sparse_sums: as of `decode`.
+    finished output agree. source: its ids, or `Prompts` of one. sparse_sums, make: as of `decode`.
     """
     sources = source if isinstance(source, Prompts) else [source]
-    search = _make(state, sources, options, False, True, [source_number], True, sparse_sums=sparse_sums)
+    search = _make(state, sources, options, False, True, [source_number], True, sparse_sums=sparse_sums, make=make)
     n_told = 0
     goes_on = True
     while goes_on:
@@ -126,7 +135,22 @@ def _make(
     source_lengths: Sequence[int] | None = None,
     *,
     sparse_sums: bool = False,
+    make: Make | None = None,
+    is_watched: bool = True,
 ) -> Search:
+    if make is not None:
+        made: Search | None = make(
+            state,
+            sources,
+            options,
+            is_watched=is_watched,
+            alignments=alignments,
+            keep_history=keep_history,
+            leave_early=leave_early,
+            source_lengths=source_lengths,
+        )
+        if made is not None:
+            return made
     draws = Draws(options.seed, range(len(sources)) if source_numbers is None else source_numbers)
     return _kind(options)(
         state,

@@ -1,0 +1,119 @@
+// The C interface of the search (search.h) and of the decode loop (loop.h).
+//
+// Functions that can fail return null or FAILED, and `s2s_search_error` says why, for the calling thread.
+#include <cstdlib>
+#include <exception>
+#include <string>
+
+#include "loop.h"
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace {
+thread_local std::string message;
+}
+
+EXPORT const char* s2s_search_error() { return message.c_str(); }
+
+// sizeof of what ctypes mirrors: S2SSettings, S2STensor, S2SBatch, DeviceRule.
+EXPORT void s2s_search_sizes(int32_t* sizes) {
+  const size_t found[] = {sizeof(S2SSettings), sizeof(S2STensor), sizeof(S2SBatch), sizeof(DeviceRule)};
+  for (int i = 0; i < 4; i++) sizes[i] = int32_t(found[i]);
+}
+
+EXPORT void* s2s_search_new(const S2SSettings* settings) {
+  try {
+    return new s2s::Search(*settings);
+  } catch (const std::exception& error) {
+    message = error.what();
+    return nullptr;
+  }
+}
+
+EXPORT void s2s_search_delete(void* search) { delete static_cast<s2s::Search*>(search); }
+
+// What the next step has to find out. Returns Q, or TOO_MANY; n_candidates: M. probe_ids: where the ids [B, K, Q] lie.
+EXPORT int32_t s2s_search_ask(void* search, int32_t* n_candidates, const int64_t** probe_ids) {
+  auto& found = *static_cast<s2s::Search*>(search);
+  if (!found.ask()) return s2s::TOO_MANY;
+  *n_candidates = found.query.n_candidates;
+  *probe_ids = found.query.probe_ids.data();
+  return found.query.n_probes;
+}
+
+// One token more. tokens, parents [B, K] out: what the next step feeds, of the batch as it was.
+EXPORT int32_t s2s_search_advance(void* search, const int64_t* candidate_ids, const float* candidate_log_probs,
+                                  const float* log_normalizer, const float* probe_log_probs, int32_t n_candidates,
+                                  int32_t n_probes, int64_t* tokens, int64_t* parents) {
+  auto& made = *static_cast<s2s::Search*>(search);
+  try {
+    const int status = made.advance({candidate_ids, candidate_log_probs, log_normalizer, probe_log_probs, n_candidates, n_probes});
+    if (status == s2s::IMPRECISE) return status;
+    std::copy(made.tokens.begin(), made.tokens.end(), tokens);
+    std::copy(made.parents.begin(), made.parents.end(), parents);
+    return status;
+  } catch (const std::exception& error) {
+    message = error.what();
+    return s2s::FAILED;
+  }
+}
+
+// The settled sources of the batch, after LEAVE or ENDED. Returns how many.
+EXPORT int32_t s2s_search_settled(void* search, int32_t* out) {
+  const auto& settled = static_cast<s2s::Search*>(search)->settled;
+  std::copy(settled.begin(), settled.end(), out);
+  return int32_t(settled.size());
+}
+
+EXPORT void s2s_search_leave(void* search, const int32_t* staying, int32_t n) {
+  static_cast<s2s::Search*>(search)->leave(staying, n);
+}
+
+EXPORT int32_t s2s_search_output(void* search, int32_t source, int32_t place, int64_t* ids, float* log_probs,
+                                 int32_t* rows, float* score) {
+  return static_cast<s2s::Search*>(search)->output(source, place, ids, log_probs, rows, score);
+}
+
+EXPORT int32_t s2s_search_stable(void* search, int32_t source, int64_t* out) {
+  return static_cast<s2s::Search*>(search)->stable(source, out);
+}
+
+// ONNX Runtime calls this when the library is registered with a session's options: that is how its interface is found.
+EXPORT OrtStatus* RegisterCustomOps(OrtSessionOptions*, const OrtApiBase* base) {
+  ort::api = base->GetApi(ort::VERSION);
+  return nullptr;
+}
+
+EXPORT void* s2s_session_new(const void* model, uint64_t n_bytes, const char* operators, const char* weights_folder,
+                             int32_t n_threads, int32_t spin, const S2STensor* shared, int32_t n_shared) {
+  try {
+    return new s2s::Session(model, n_bytes, operators, weights_folder, n_threads, spin != 0, shared, n_shared);
+  } catch (const std::exception& error) {
+    message = error.what();
+    return nullptr;
+  }
+}
+
+EXPORT void s2s_session_delete(void* session) { delete static_cast<s2s::Session*>(session); }
+
+EXPORT void* s2s_step_new(void* session, const S2STensor* inputs, int32_t n_inputs, const S2STensor* caches,
+                          int32_t n_caches, int32_t sources, int32_t rows) {
+  try {
+    return new s2s::Step(*static_cast<s2s::Session*>(session), inputs, n_inputs, caches, n_caches, sources, rows);
+  } catch (const std::exception& error) {
+    message = error.what();
+    return nullptr;
+  }
+}
+
+EXPORT void s2s_step_delete(void* step) { delete static_cast<s2s::Step*>(step); }
+
+// At most n_steps tokens more: a `Status`.
+EXPORT int32_t s2s_search_run(void* search, void* step, S2SBatch* batch, int32_t n_steps) {
+  try {
+    return s2s::run(*static_cast<s2s::Search*>(search), *static_cast<s2s::Step*>(step), *batch, n_steps);
+  } catch (const std::exception& error) {
+    message = error.what();
+    return s2s::FAILED;
+  }
+}

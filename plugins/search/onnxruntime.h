@@ -1,0 +1,239 @@
+// A decoder step that ONNX Runtime runs, called through its C interface: the part of its function table that a session and
+// its bindings need, since its wheels contain no headers. Positions in the table never change (functions are only added at
+// its end); plugins/cpu/ort_abi.h has those that operators need.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "search.h"
+
+extern "C" {
+struct OrtStatus;
+struct OrtEnv;
+struct OrtSession;
+struct OrtSessionOptions;
+struct OrtValue;
+struct OrtMemoryInfo;
+struct OrtIoBinding;
+using OrtApi = void* const;  // a table of function pointers
+struct OrtApiBase {
+  OrtApi* (*GetApi)(uint32_t version);
+  const char* (*GetVersionString)();
+};
+}
+
+namespace ort {
+
+constexpr uint32_t VERSION = 17;
+constexpr int DEVICE_ALLOCATOR = 0, DEFAULT_MEMORY = 0;  // OrtAllocatorType, OrtMemType
+
+enum Place : int {
+  GET_ERROR_MESSAGE = 2,
+  CREATE_ENV = 3,
+  CREATE_SESSION_FROM_ARRAY = 8,
+  CREATE_SESSION_OPTIONS = 10,
+  SET_LOG_SEVERITY = 22,
+  SET_INTRA_OP_THREADS = 24,
+  SET_INTER_OP_THREADS = 25,
+  REGISTER_CUSTOM_OPS_LIBRARY = 29,
+  CREATE_TENSOR_WITH_DATA = 49,
+  CREATE_CPU_MEMORY_INFO = 69,
+  RELEASE_STATUS = 93,
+  RELEASE_SESSION = 95,
+  RELEASE_VALUE = 96,
+  RELEASE_SESSION_OPTIONS = 100,
+  ADD_SESSION_CONFIG_ENTRY = 130,
+  RUN_WITH_BINDING = 133,
+  CREATE_IO_BINDING = 134,
+  RELEASE_IO_BINDING = 135,
+  BIND_INPUT = 136,
+  BIND_OUTPUT = 137,
+  ADD_INITIALIZER = 150,
+};
+
+inline OrtApi* api = nullptr;  // set by RegisterCustomOps, exports.cpp
+
+template <typename... Arguments>
+void release(Place place, Arguments... arguments) {
+  reinterpret_cast<void (*)(Arguments...)>(api[place])(arguments...);
+}
+
+// Calls a function of the table; throws what ONNX Runtime says went wrong.
+template <typename... Arguments>
+void call(Place place, Arguments... arguments) {
+  OrtStatus* status = reinterpret_cast<OrtStatus* (*)(Arguments...)>(api[place])(arguments...);
+  if (status == nullptr) return;
+  const std::string message = reinterpret_cast<const char* (*)(OrtStatus*)>(api[GET_ERROR_MESSAGE])(status);
+  release(RELEASE_STATUS, status);
+  throw std::runtime_error(message);
+}
+
+// A tensor in memory that belongs to somebody else.
+inline OrtValue* value_of(void* data, int type, const std::vector<int64_t>& shape) {
+  static OrtMemoryInfo* memory = [] {
+    OrtMemoryInfo* made = nullptr;
+    call(CREATE_CPU_MEMORY_INFO, int(DEVICE_ALLOCATOR), int(DEFAULT_MEMORY), &made);
+    return made;
+  }();
+  size_t bytes = type == 1 || type == 6 ? 4 : type == 7 ? 8 : type == 9 || type == 3 ? 1 : 2;  // ONNXTensorElementDataType
+  for (int64_t n : shape) bytes *= size_t(n);
+  OrtValue* made = nullptr;
+  call(CREATE_TENSOR_WITH_DATA, static_cast<const OrtMemoryInfo*>(memory), data, bytes, shape.data(), shape.size(),
+       int(type), &made);
+  return made;
+}
+
+}  // namespace ort
+
+extern "C" {
+// A tensor of the caller's, which must outlive what it is given to. Mirrored by runtime/native_search/library.py.
+typedef struct S2STensor {
+  const char* name;
+  void* data;
+  const int64_t* shape;
+  int32_t n_dimensions, type; /* type: ONNXTensorElementDataType */
+} S2STensor;
+}
+
+namespace s2s {
+
+inline OrtValue* value_of(const S2STensor& t) {
+  return ort::value_of(t.data, t.type, std::vector<int64_t>(t.shape, t.shape + t.n_dimensions));
+}
+
+// A session of a decoder step. Safe to use from several threads.
+class Session {
+ public:
+  Session(const void* model, size_t n_bytes, const char* operators, const char* weights_folder, int n_threads, bool spin,
+          const S2STensor* shared, int n_shared) {
+    static OrtEnv* env = [] {
+      OrtEnv* made = nullptr;
+      ort::call(ort::CREATE_ENV, int(4), "s2s", &made);  // 4: log what ends the process; other errors are returned
+      return made;
+    }();
+    OrtSessionOptions* options = nullptr;
+    ort::call(ort::CREATE_SESSION_OPTIONS, &options);
+    try {
+      ort::call(ort::SET_LOG_SEVERITY, options, int(4));
+      ort::call(ort::SET_INTRA_OP_THREADS, options, int(n_threads));
+      ort::call(ort::SET_INTER_OP_THREADS, options, int(1));
+      set(options, "session.intra_op.allow_spinning", spin ? "1" : "0");
+      set(options, "session.model_external_initializers_file_folder_path", weights_folder);
+      void* handle = nullptr;
+      if (operators) ort::call(ort::REGISTER_CUSTOM_OPS_LIBRARY, options, operators, &handle);
+      for (int i = 0; i < n_shared; i++) {
+        values.push_back(value_of(shared[i]));
+        ort::call(ort::ADD_INITIALIZER, options, shared[i].name, static_cast<const OrtValue*>(values.back()));
+      }
+      ort::call(ort::CREATE_SESSION_FROM_ARRAY, static_cast<const OrtEnv*>(env), model, n_bytes,
+                static_cast<const OrtSessionOptions*>(options), &session);
+    } catch (...) {
+      ort::release(ort::RELEASE_SESSION_OPTIONS, options);
+      for (OrtValue* value : values) ort::release(ort::RELEASE_VALUE, value);
+      throw;
+    }
+    ort::release(ort::RELEASE_SESSION_OPTIONS, options);
+  }
+  ~Session() {
+    ort::release(ort::RELEASE_SESSION, session);
+    for (OrtValue* value : values) ort::release(ort::RELEASE_VALUE, value);
+  }
+  Session(const Session&) = delete;
+
+  OrtSession* session = nullptr;
+
+ private:
+  std::vector<OrtValue*> values;
+  static void set(OrtSessionOptions* options, const char* key, const char* value) {
+    ort::call(ort::ADD_SESSION_CONFIG_ENTRY, options, key, value);
+  }
+};
+
+// The step of one batch: a session with everything bound, until the batch changes its size or its caches move.
+class Step {
+ public:
+  // inputs: all but n_candidates and probe_ids. caches: outputs that are written over the inputs of the same memory.
+  Step(const Session& session, const S2STensor* inputs, int n_inputs, const S2STensor* caches, int n_caches, int B, int K)
+      : session(session), B(B), K(K) {
+    for (int i = 0; i < n_inputs; i++) bound.push_back({inputs[i].name, keep(value_of(inputs[i]))});
+    for (int i = 0; i < n_caches; i++) written.push_back({caches[i].name, keep(value_of(caches[i]))});
+    log_normalizer.resize(size_t(B) * K);
+  }
+  ~Step() {
+    for (auto& [key, asked] : made) ort::release(ort::RELEASE_IO_BINDING, asked->binding);
+    for (OrtValue* value : values) ort::release(ort::RELEASE_VALUE, value);
+  }
+  Step(const Step&) = delete;
+
+  // Runs the step for a query. What it returns is valid until the next.
+  Found run(const Query& query) {
+    Asked& asked = bind(query.n_candidates, query.n_probes);
+    if (query.n_probes && (query.changed || last != &asked))
+      std::copy(query.probe_ids.begin(), query.probe_ids.end(), asked.probe_ids.begin());
+    last = &asked;
+    ort::call(ort::RUN_WITH_BINDING, session.session, static_cast<const void*>(nullptr),
+              static_cast<const OrtIoBinding*>(asked.binding));
+    return Found{asked.ids.data(),   asked.log_probs.data(), log_normalizer.data(),
+                 asked.probed.data(), query.n_candidates,     max(1, query.n_probes)};
+  }
+
+ private:
+  // What is bound for one kind of query.
+  struct Asked {
+    OrtIoBinding* binding = nullptr;
+    std::vector<int64_t> n_candidates, probe_ids, ids;
+    std::vector<float> log_probs, probed;
+  };
+  const Session& session;
+  const int B, K;
+  std::vector<std::pair<std::string, OrtValue*>> bound, written;
+  std::vector<OrtValue*> values;
+  std::vector<float> log_normalizer;
+  std::map<std::pair<int, int>, std::unique_ptr<Asked>> made;
+  Asked* last = nullptr;
+
+  OrtValue* keep(OrtValue* value) {
+    values.push_back(value);
+    return value;
+  }
+
+  Asked& bind(int M, int n_probes) {
+    std::unique_ptr<Asked>& place = made[{M, n_probes}];
+    if (place) return *place;
+    const int Q = max(1, n_probes);
+    const size_t R = size_t(B) * K;
+    auto asked = std::make_unique<Asked>();
+    asked->n_candidates = {M};
+    asked->probe_ids.assign(R * Q, 0);
+    asked->ids.resize(R * M);
+    asked->log_probs.resize(R * M);
+    asked->probed.resize(R * Q);
+    ort::call(ort::CREATE_IO_BINDING, session.session, &asked->binding);
+    for (auto& [name, value] : bound) in(*asked, name.c_str(), value);
+    in(*asked, "n_candidates", keep(ort::value_of(asked->n_candidates.data(), 7, {1})));
+    in(*asked, "probe_ids", keep(ort::value_of(asked->probe_ids.data(), 7, {B, K, Q})));
+    out(*asked, "candidate_ids", keep(ort::value_of(asked->ids.data(), 7, {B, K, M})));
+    out(*asked, "candidate_log_probs", keep(ort::value_of(asked->log_probs.data(), 1, {B, K, M})));
+    out(*asked, "log_normalizer", keep(ort::value_of(log_normalizer.data(), 1, {B, K})));
+    out(*asked, "probe_log_probs", keep(ort::value_of(asked->probed.data(), 1, {B, K, Q})));
+    for (auto& [name, value] : written) out(*asked, name.c_str(), value);
+    place = std::move(asked);
+    return *place;
+  }
+
+  static void in(Asked& asked, const char* name, OrtValue* value) {
+    ort::call(ort::BIND_INPUT, asked.binding, name, static_cast<const OrtValue*>(value));
+  }
+  static void out(Asked& asked, const char* name, OrtValue* value) {
+    ort::call(ort::BIND_OUTPUT, asked.binding, name, static_cast<const OrtValue*>(value));
+  }
+};
+
+}  // namespace s2s

@@ -1,0 +1,142 @@
+// The decoding rules on the few tokens that they name. decoding/chain.py is the definition.
+//
+// A token that no rule names keeps its score, so a step asks for the best tokens of each row and for the tokens that the
+// rules name (it probes them). Letters: R rows, M candidates of a row, Q probed tokens of a row.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+#ifndef __device__
+#define __device__
+#define __forceinline__ inline
+#endif
+using std::max;
+inline float product(float a, float b) { return a * b; }
+#include "../beam_search/named.cuh"
+
+namespace s2s {
+
+constexpr float MINUS_INFINITY = -INFINITY;
+constexpr double LEAST_SUM = 0.05;  // of decoding/chain.py: with less, sums of the few tokens are imprecise
+constexpr double MOST_EXPONENT = 700.0;  // of decoding/numerics.py: above, an exponential counts as infinite
+
+// libm's exponential, as Python's math.exp: the definition and this search so have the same last bits.
+inline double exponential(double x) { return x > MOST_EXPONENT ? INFINITY : std::exp(x); }
+
+// The tokens that the active rules name in one row: each once, ascending; and where each mention lies among them.
+struct Named {
+  std::vector<int32_t> ids;
+  std::vector<int32_t> places;  // of every mention of every active rule, in order; -1: it names no token
+  void clear() {
+    ids.clear();
+    places.clear();
+  }
+  bool holds(int32_t id) const { return std::binary_search(ids.begin(), ids.end(), id); }
+};
+
+struct Rules {
+  std::vector<DeviceRule> all;
+  std::vector<int32_t> ids;
+  std::vector<float> amounts;
+  bool normalises = false;
+  std::vector<int> active;   // of the length that `begin` was told
+  bool only = false;         // whether one of them lets its own tokens pass only
+  bool same_everywhere = true;  // whether they name the same tokens in every row
+
+  void begin(int length) {
+    std::vector<int> now;
+    for (size_t i = 0; i < all.size(); i++)
+      if (all[i].effect <= S2S_ONLY && length >= all[i].first_length && length <= all[i].last_length)
+        now.push_back(int(i));
+    changed = now != active || first;
+    first = false;
+    active.swap(now);
+    only = false;
+    same_everywhere = true;
+    for (int i : active) {
+      only |= all[i].effect == S2S_ONLY;
+      same_everywhere &= all[i].which == S2S_LISTED || (all[i].which == S2S_SEQUENCES && all[i].n == 1);
+    }
+  }
+  // Whether the last `begin` found other rules active than the one before.
+  bool changed = true;
+
+  void find(const RuleView& view, Named& named) const {
+    named.clear();
+    for (int i : active) {
+      const DeviceRule& rule = all[i];
+      for (int j = 0, n = mentions(rule, view); j < n; j++) named.places.push_back(token_of(rule, view, j));
+    }
+    for (int32_t token : named.places)
+      if (token >= 0) named.ids.push_back(token);
+    std::sort(named.ids.begin(), named.ids.end());
+    named.ids.erase(std::unique(named.ids.begin(), named.ids.end()), named.ids.end());
+    for (int32_t& token : named.places)
+      if (token >= 0)
+        token = int32_t(std::lower_bound(named.ids.begin(), named.ids.end(), token) - named.ids.begin());
+  }
+
+  // Applies the active rules to the scores of a row's named tokens, in place.
+  void apply(const RuleView& view, const Named& named, float* scores) const {
+    const int n_named = int(named.ids.size());
+    const int32_t* places = named.places.data();
+    for (int i : active) {
+      const DeviceRule& rule = all[i];
+      const int n = mentions(rule, view);
+      edit(rule, view, places, n, scores, n_named);
+      places += n;
+    }
+  }
+
+ private:
+  bool first = true;
+  mutable std::vector<float> before;
+
+  // What `mentioned` says, less what adds nothing: frequency_penalty lists the prompt, with the amount 0.
+  int32_t token_of(const DeviceRule& rule, const RuleView& view, int j) const {
+    if (rule.effect == S2S_ADD && rule.which == S2S_HISTORY && amounts[rule.first_amount + j] == 0.f) return -1;
+    return mentioned(rule, view, j);
+  }
+
+  void edit(const DeviceRule& rule, const RuleView& view, const int32_t* places, int n, float* scores,
+            int n_named) const {
+    if (rule.effect == S2S_BAN || rule.effect == S2S_ONLY) {
+      if (rule.effect == S2S_ONLY) std::fill(scores, scores + n_named, MINUS_INFINITY);
+      for (int j = 0; j < n; j++)
+        if (places[j] >= 0) scores[places[j]] = rule.effect == S2S_BAN ? MINUS_INFINITY : 0.f;
+      return;
+    }
+    if (rule.effect == S2S_ADD) {
+      before.assign(n_named, 0.f);  // the sum of each token's amounts
+      for (int j = 0; j < n; j++)
+        if (places[j] >= 0) before[places[j]] += amounts[rule.first_amount + j];
+      for (int q = 0; q < n_named; q++) scores[q] += before[q];
+      return;
+    }
+    before.assign(scores, scores + n_named);  // a token that is named several times is changed once
+    for (int j = 0; j < n; j++) {
+      if (places[j] < 0) continue;
+      const float score = before[places[j]];
+      scores[places[j]] = rule.effect == S2S_SCALE
+                              ? scaled(score, rule.amount)
+                              : grown(score, amounts[rule.first_amount + view.length - rule.first_length]);
+    }
+  }
+};
+
+// The logarithm of the sum of all probabilities of a row after the rules, plus the shift, by which scores are reduced to be
+// log-probabilities again; NaN where it is imprecise. had, have: log-probabilities of the named tokens and their scores
+// with the shift.
+inline float log_sum(const float* had, const float* have, int n, bool only, double shift) {
+  double before = 0.0, after = 0.0;
+  for (int q = 0; q < n; q++) before += exponential(double(had[q]));
+  for (int q = 0; q < n; q++) after += exponential(double(have[q]) - shift);
+  const double total = (only ? 0.0 : 1.0 - before) + after;
+  if (!(total >= LEAST_SUM) || std::isinf(total)) return NAN;
+  return float(std::log(total) + shift);
+}
+
+}  // namespace s2s

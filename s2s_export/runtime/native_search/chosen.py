@@ -1,0 +1,98 @@
+"""Decides for each call which search serves it, and counts them."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from ...errors import BackendError, BuildError
+from ..decoding.generation_options import GenerationOptions
+from ..decoding.prompts import Prompts
+from ..decoding.state import DecodeState
+from . import library, loop
+from .search import StepSearch
+from .search import TooMany as TooMany
+from .settings import MOST_REMEMBERED, prepare
+
+LOOP, STEPS, PYTHON = "C++ loop", "C++ steps", "Python"
+
+
+class NativeSearches:
+    """Makes the searches in C++ of a session. Safe to use from several threads.
+
+    why_python: why all calls use numpy's search, in one sentence; empty where they don't. why_steps: why no call uses
+    the loop although its state would suit it; empty where that is not so. counts: how many batches each of LOOP, STEPS
+    and PYTHON decoded.
+    """
+
+    def __init__(self, is_wanted: bool = True) -> None:
+        self.why_python = "" if is_wanted else "search='python' was asked for"
+        self.why_steps = ""
+        self.counts: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self._too_many: set[GenerationOptions] = set()
+        if is_wanted:
+            try:
+                library.load()
+            except BuildError as error:
+                self.why_python = str(error).splitlines()[0]
+
+    def why_not(self, options: GenerationOptions, vocabulary_size: int) -> str:
+        """Why numpy's search is used with these options, or nothing."""
+        if self.why_python:
+            return self.why_python
+        if options in self._too_many:
+            return "a step with these options needed the whole distribution"
+        return prepare(options, vocabulary_size).why_not
+
+    def count(self, kind: str) -> None:
+        with self._lock:
+            self.counts[kind] += 1
+
+    def remember(self, options: GenerationOptions) -> None:
+        """A step needed too many candidates with these options."""
+        with self._lock:
+            if len(self._too_many) >= MOST_REMEMBERED:
+                self._too_many.clear()
+            self._too_many.add(options)
+
+    def make(
+        self,
+        state: DecodeState,
+        sources: Sequence[Sequence[int]],
+        options: GenerationOptions,
+        *,
+        is_watched: bool,
+        alignments: bool | str,
+        keep_history: bool,
+        leave_early: bool,
+        source_lengths: Sequence[int] | None,
+    ) -> StepSearch | None:
+        """The search of a batch, or None where numpy's serves it.
+
+        is_watched: whether the caller looks after each token. The other arguments are those of `decoding.decode`.
+        """
+        # Texts that begin with prompts of their own are numpy's: the library has one prompt for all.
+        if isinstance(sources, Prompts) or self.why_not(options, state.vocabulary_size):
+            self.count(PYTHON)
+            return None
+        prepared = prepare(options, state.vocabulary_size)
+        given: dict[str, Any] = {
+            "alignments": alignments,
+            "keep_history": keep_history,
+            "leave_early": leave_early,
+            "source_lengths": source_lengths,
+        }
+        if not alignments and not self.why_steps and loop.serves(state):
+            try:
+                loop.Sessions.of_state(state)
+            except BackendError as error:
+                self.why_steps = str(error)
+            else:
+                self.count(LOOP)
+                at_once = 1 if is_watched else loop.AT_ONCE
+                return loop.LoopSearch(prepared, state, sources, options, at_once=at_once, **given)
+        self.count(STEPS)
+        return StepSearch(prepared, state, sources, options, **given)

@@ -1,0 +1,107 @@
+"""The library of plugins/search, as ctypes sees it."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from ctypes import POINTER, c_char_p, c_float, c_int32, c_uint64, c_void_p
+from pathlib import Path
+from typing import Any
+
+from ... import plugin_sources
+from ...errors import BuildError
+
+# search.h, `Status`
+ENDED, GOES_ON, LEAVE, NEEDS_ROOM, PAUSED = range(5)
+IMPRECISE, NO_POSITION, FAILED, TOO_MANY = -1, -2, -3, -4
+
+
+def _fields(pointers: str, integers: str) -> list[tuple[str, Any]]:
+    return [
+        *((name, c_void_p) for name in pointers.split()),
+        *((name, c_int32) for name in integers.split()),
+    ]
+
+
+class Settings(ctypes.Structure):
+    """S2SSettings of search.h."""
+
+    _fields_ = _fields(
+        "prompt end_ids length_divisor rules ids amounts sources",
+        "n_sources n_rows vocabulary prompt_length n_end max_length n_rules n_ids n_amounts source_width "
+        "is_beam_search early_stopping bound_at_limit edits_logits keeps_history leave_early fill",
+    )
+
+
+class Tensor(ctypes.Structure):
+    """S2STensor of onnxruntime.h."""
+
+    _fields_ = [("name", c_char_p), *_fields("data shape", "n_dimensions type")]
+
+
+class Batch(ctypes.Structure):
+    """S2SBatch of loop.h."""
+
+    _fields_ = _fields("token position ancestors", "n_positions capacity limit step")
+
+
+# (result, arguments) of each function.
+_FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    "s2s_search_error": (c_char_p, ()),
+    "s2s_search_new": (c_void_p, (POINTER(Settings),)),
+    "s2s_search_delete": (None, (c_void_p,)),
+    "s2s_search_ask": (c_int32, (c_void_p, POINTER(c_int32), POINTER(c_void_p))),
+    "s2s_search_advance": (c_int32, (*[c_void_p] * 5, c_int32, c_int32, c_void_p, c_void_p)),
+    "s2s_search_settled": (c_int32, (c_void_p, c_void_p)),
+    "s2s_search_leave": (None, (c_void_p, c_void_p, c_int32)),
+    "s2s_search_output": (c_int32, (c_void_p, c_int32, c_int32, c_void_p, c_void_p, c_void_p, POINTER(c_float))),
+    "s2s_search_stable": (c_int32, (c_void_p, c_int32, c_void_p)),
+    "s2s_search_run": (c_int32, (c_void_p, c_void_p, POINTER(Batch), c_int32)),
+    "s2s_session_new": (
+        c_void_p,
+        (c_char_p, c_uint64, c_char_p, c_char_p, c_int32, c_int32, POINTER(Tensor), c_int32),
+    ),
+    "s2s_session_delete": (None, (c_void_p,)),
+    "s2s_step_new": (
+        c_void_p,
+        (c_void_p, POINTER(Tensor), c_int32, POINTER(Tensor), c_int32, c_int32, c_int32),
+    ),
+    "s2s_step_delete": (None, (c_void_p,)),
+}
+
+
+@functools.cache
+def load() -> Any:
+    """The library with its functions declared, compiled where the package brings none.
+
+    Raises BuildError where it can't be had, in one sentence.
+    """
+    return declare(Path(plugin_sources.module("search.build").library()))
+
+
+def declare(path: Path) -> Any:
+    """Raises BuildError for a library that can't be loaded, or whose structures differ."""
+    try:
+        found = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise BuildError(f"{path}: can't be loaded ({error}); delete it and it is compiled again") from error
+    for name, (result, arguments) in _FUNCTIONS.items():
+        function = getattr(found, name)
+        function.restype, function.argtypes = result, arguments
+    rule = plugin_sources.module("beam_search.structures").DeviceRule
+    ours = [ctypes.sizeof(kind) for kind in (Settings, Tensor, Batch, rule)]
+    theirs = (c_int32 * len(ours))()
+    found.s2s_search_sizes(theirs)
+    if list(theirs) != ours:
+        raise BuildError(f"{path}: has structures of {list(theirs)} bytes, expected {ours}; delete it")
+    return found
+
+
+def error(library: Any) -> str:
+    """What went wrong in this thread's last call."""
+    return str(library.s2s_search_error().decode(errors="replace"))
+
+
+def address(array: Any) -> int:
+    """Of a C-contiguous numpy array."""
+    return int(array.__array_interface__["data"][0])

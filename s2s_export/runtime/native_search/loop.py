@@ -1,0 +1,186 @@
+"""The decode loop of a batch in one native call: steps of the decoder and of the search, without Python between them.
+
+It takes the batch of a backend of ONNX Runtime as it is, with its caches in numpy's memory, and runs the decoder step
+in a session that the library opens through ONNX Runtime's C interface. The session reads the same mapped weights.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import weakref
+from typing import Any, ClassVar, TypeGuard
+
+import numpy as np
+
+from ...bundle import output_of
+from ...errors import BackendError
+from ..backends.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeState, step_failure
+from ..decoding.state import FEWEST_PREFILLED, DecodeState, Ints
+from . import library
+from .search import StepSearch, TooMany
+
+# ONNXTensorElementDataType of ONNX Runtime's interface.
+TYPES = {"float32": 1, "int8": 3, "int32": 6, "int64": 7, "bool": 9, "float16": 10, "bfloat16": 16, "uint8": 2}
+AT_ONCE = 32  # tokens that a native call makes at most, so that Python gets to see Ctrl-C
+
+
+class Sessions:
+    """The native sessions of one backend's decoder steps, opened when they are first wanted."""
+
+    _of: ClassVar[weakref.WeakKeyDictionary[OnnxRuntimeBackend, Sessions]] = weakref.WeakKeyDictionary()
+    _making = threading.Lock()
+
+    @classmethod
+    def of(cls, backend: OnnxRuntimeBackend) -> Sessions:
+        with cls._making:
+            if backend not in cls._of:
+                cls._of[backend] = cls(backend)
+            return cls._of[backend]
+
+    @classmethod
+    def of_state(cls, state: OnnxRuntimeState) -> Any:
+        """The session of a batch's decoder step. Raises BackendError where it can't be opened."""
+        return cls.of(state.backend).get(state.backend.step_name(state.first_rows))
+
+    def __init__(self, backend: OnnxRuntimeBackend) -> None:
+        self._library = library.load()
+        self._register()
+        self._sessions: dict[str, Any] = {}
+        self._kept: list[Any] = []
+        self._lock = threading.Lock()
+        self._backend = weakref.proxy(backend)
+
+    def __del__(self) -> None:
+        for session in getattr(self, "_sessions", {}).values():
+            self._library.s2s_session_delete(session)
+
+    def _register(self) -> None:
+        """Let ONNX Runtime hand its interface to the library."""
+        import onnxruntime
+
+        onnxruntime.SessionOptions().register_custom_ops_library(self._library._name)
+
+    def get(self, name: str) -> Any:
+        with self._lock:
+            if name not in self._sessions:
+                self._sessions[name] = self._open(name)
+            return self._sessions[name]
+
+    def _open(self, name: str) -> Any:
+        backend = self._backend
+        model = backend.file_of(name).read_bytes()
+        shared = tensors({key: value.numpy() for key, value in (backend.shared.get(name) or {}).items()}, self._kept)
+        self._kept.append(dict(backend.shared.get(name) or {}))
+        made = self._library.s2s_session_new(
+            model, len(model), os.fsencode(backend.operators), os.fsencode(backend.weights), backend.threads,
+            backend.spin, shared, len(shared),
+        )  # fmt: skip
+        if made is None:
+            raise BackendError(
+                f"ONNX Runtime can't open the decoder step natively ({library.error(self._library)[:300]}); "
+                "load with search='python'"
+            )
+        return made
+
+
+def tensors(arrays: dict[str, Any], kept: list[Any]) -> Any:
+    """An array of S2STensor. kept: what has to live as long as they are used."""
+    made = (library.Tensor * len(arrays))()
+    for tensor, (name, array) in zip(made, arrays.items(), strict=True):
+        shape = np.asarray(array.shape, dtype=np.int64)
+        tensor.name = name.encode()
+        tensor.data, tensor.shape = library.address(array), library.address(shape)
+        tensor.n_dimensions, tensor.type = array.ndim, TYPES[str(array.dtype)]
+        kept += [array, shape]
+    kept.append(made)
+    return made
+
+
+def serves(state: DecodeState) -> TypeGuard[OnnxRuntimeState]:
+    """Whether the loop runs the steps of this state: those of an engine with our own operators, whose weights are read
+    as they lie in the mapped file, so that a second session takes no memory for them."""
+    return (
+        type(state) is OnnxRuntimeState
+        and state.backend.operators is not None
+        and {"token", "position", "ancestors", "n_candidates", "probe_ids"} <= set(state.inputs)
+    )
+
+
+class LoopSearch(StepSearch):
+    """A search whose steps are made by the library. state: one that `serves`.
+
+    at_once: how many tokens an `advance` makes at most.
+    """
+
+    state: OnnxRuntimeState
+
+    def __init__(self, *arguments: Any, at_once: int = AT_ONCE, **more: Any) -> None:
+        self._step: Any = None
+        self._at_once = at_once
+        super().__init__(*arguments, **more)
+
+    def __del__(self) -> None:
+        self._unbind()
+        super().__del__()
+
+    def _begin(self) -> None:
+        self._session = Sessions.of_state(self.state)
+        shape = (len(self.steps.present), self.options.n_rows)
+        self._tokens = np.zeros(shape, dtype=np.int64)  # what the batch feeds is in the library
+        self._parents = np.zeros(shape, dtype=np.int64)
+        first = self._fed_first()
+        is_fed = first.shape[1] >= FEWEST_PREFILLED and self.state.prefill(first)
+        self._batch = library.Batch(step=first.shape[1] if is_fed else 0)  # what is not fed yet, the library feeds
+        self._bind()
+
+    def _bind(self) -> None:
+        """Show the library where the batch lies in memory now."""
+        self._unbind()
+        arrays = self.state.tensors()
+        self._kept: list[Any] = []
+        caches = {output_of(name): arrays[name] for name in self.state.caches}
+        limit = self.state.limit
+        batch = self._batch
+        batch.token, batch.position = library.address(arrays["token"]), library.address(arrays["position"])
+        batch.ancestors = library.address(arrays["ancestors"])
+        batch.n_positions, batch.capacity = arrays["position"].size, arrays["ancestors"].shape[2]
+        batch.limit = -1 if limit is None else limit
+        inputs, outputs = tensors(arrays, self._kept), tensors(caches, self._kept)
+        self._step = self._library.s2s_step_new(
+            self._session, inputs, len(inputs), outputs, len(outputs), *arrays["token"].shape
+        )
+        if self._step is None:
+            raise step_failure(RuntimeError(library.error(self._library)))
+
+    def _unbind(self) -> None:
+        if self._step is not None:
+            self._library.s2s_step_delete(self._step)
+            self._step = None
+
+    def advance(self) -> bool:
+        """Up to `at_once` more tokens. Returns whether the search goes on."""
+        status = self._run()
+        while status == library.NEEDS_ROOM:
+            self.state.make_room()
+            self._bind()
+            status = self._run()
+        if status == library.PAUSED:
+            return True
+        if status == library.TOO_MANY:
+            raise TooMany("more candidates are needed than a step is asked for")
+        if status == library.NO_POSITION:
+            raise self.state.no_position(self._batch.step)
+        if status == library.FAILED:
+            raise step_failure(RuntimeError(library.error(self._library)))
+        return self._after(status)
+
+    def _run(self) -> int:
+        status: int = self._library.s2s_search_run(self.handle, self._step, ctypes.byref(self._batch), self._at_once)
+        self.state.made_steps(self._batch.step)
+        return status
+
+    def leave(self, staying: Ints) -> None:
+        super().leave(staying)
+        self._bind()

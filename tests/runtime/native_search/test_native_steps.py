@@ -1,0 +1,80 @@
+"""The search in C++ gives numpy's results bit for bit, whatever the options and the distributions."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+from random_searches import HashedState, random_options, random_sources
+
+from s2s_export.errors import BuildError
+from s2s_export.runtime.decoding import Imprecise, decode
+from s2s_export.runtime.native_search import PYTHON, STEPS, NativeSearches, TooMany, library
+
+try:
+    library.load()
+except BuildError as missing:  # pragma: no cover
+    pytest.skip(str(missing).splitlines()[0], allow_module_level=True)
+
+KINDS = ("smooth", "ties", "sharp", "broken")
+
+
+def outcome(seed: int, make: Any) -> Any:
+    """What a random search gives: its hypotheses and everything that it told on the way, or that it is imprecise."""
+    chance = random.Random(seed)
+    size = chance.choice([5, 11, 40])
+    options, sources = random_options(chance, size), random_sources(chance, size)
+    state = HashedState(chance.choice(KINDS), seed, len(sources), options.n_rows, size)
+    alignments = chance.choice([False, False, True, "heads"])
+    watches, leaves_at, leave_early = chance.random() < 0.5, chance.choice([99, 99, 2]), chance.random() < 0.8
+    told: list[Any] = []
+
+    def wanted(source: int) -> bool:
+        return source % 2 == 0 or state.n_steps < leaves_at
+
+    try:
+        found = decode(
+            state, sources, options, alignments=alignments, leave_early=leave_early,
+            on_prefix=(lambda source, tokens: told.append((source, tokens))) if watches else None,
+            wanted=wanted if leaves_at < 99 else None, sparse_sums=True, make=make,
+        )  # fmt: skip
+    except TooMany:
+        raise
+    except Imprecise:
+        return "imprecise"
+    return [[plain(one) for one in of_source] for of_source in found], told
+
+
+def plain(hypothesis: Any) -> tuple[Any, ...]:
+    """With the bits of every number, so that NaN equals NaN."""
+    heads = hypothesis.alignment_heads
+    return (
+        hypothesis.token_ids,
+        np.float64(hypothesis.score).tobytes(),
+        np.asarray(hypothesis.token_scores, np.float64).tobytes(),
+        None if hypothesis.alignment is None else hypothesis.alignment.tobytes(),
+        None if heads is None else heads.tobytes(),
+    )
+
+
+def compare(seeds: range) -> Counter[str]:
+    """Raises AssertionError at the first difference. Returns how many searches each implementation made."""
+    native = NativeSearches()
+    with np.errstate(all="ignore"):
+        for seed in seeds:
+            assert outcome(seed, native.make) == outcome(seed, None), f"seed {seed}"
+    return native.counts
+
+
+def test_random_searches_are_equal() -> None:
+    counts = compare(range(400))
+    assert counts[STEPS] > 300 and counts[PYTHON] > 3
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_a_hundred_thousand_random_searches_are_equal() -> None:
+    assert compare(range(1000, 101_000))[STEPS] > 80_000
