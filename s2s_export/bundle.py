@@ -80,8 +80,9 @@ FORMAT = "s2s-bundle"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 GRAPHS = ("encoder", "cross_kv_init", "decoder_step")
-# What stands for a size in a shape: sources, beams, source length, positions, slots, candidates, probes, samples.
-LETTERS = ("B", "K", "S", "C", "N", "M", "Q", "W")
+# What stands for a size in a shape: sources, beams, source length, positions, slots, candidates, probes, samples and
+# places of sources.
+LETTERS = ("B", "K", "S", "C", "N", "M", "Q", "W", "P")
 DTYPES = ("float32", "float16", "bfloat16", "int64", "int32", "bool")
 
 # The types of what is read below and by the runtime, which may rely on them.

@@ -72,7 +72,7 @@ class HostSearch:
     ) -> list[list[Hypothesis]]:
         """wanted, on_prefix: of `decoding.decode`."""
         told = Told(on_prefix)
-        for sparse_sums in self._ways(options):
+        for sparse_sums in self.ways(options):
             try:
                 with quiet():
                     state = self._begin(sources, options)
@@ -88,13 +88,13 @@ class HostSearch:
                         sparse_sums=sparse_sums,
                     )
             except decoding.Imprecise:
-                self._remember(options)
+                self.remember(options)
                 told.again()
         raise AssertionError("the last way is never imprecise")
 
     def stream(self, source: Source, options: GenerationOptions) -> Iterator[list[int]]:
         n_told = 0
-        for sparse_sums in self._ways(options):
+        for sparse_sums in self.ways(options):
             with quiet():
                 state, ids = self._begin([source], options), self._kind.ids(source)
                 parts = decoding.decode_stream(state, ids, options, sparse_sums=sparse_sums)
@@ -111,13 +111,14 @@ class HostSearch:
                         n_told = n_found
                         yield new
             except decoding.Imprecise:
-                self._remember(options)
+                self.remember(options)
 
-    def _ways(self, options: GenerationOptions) -> tuple[bool, ...]:
+    def ways(self, options: GenerationOptions) -> tuple[bool, ...]:
         """Values of `sparse_sums` to try: True is faster, False always precise."""
         return (False,) if options in self._imprecise else (True, False)
 
-    def _remember(self, options: GenerationOptions) -> None:
+    def remember(self, options: GenerationOptions) -> None:
+        """Sums were imprecise with these options: `ways` begins with the precise one from now on."""
         if len(self._imprecise) >= MOST_REMEMBERED:
             self._imprecise.clear()
         self._imprecise.add(options)

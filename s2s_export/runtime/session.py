@@ -361,7 +361,12 @@ class Session:
                     found[i] = hypotheses
                     if on_prefix and hypotheses:
                         on_prefix(i, hypotheses[0].token_ids)
-        return [[self._with_text(hypothesis) for hypothesis in of_source] for of_source in found]
+        return [[self.with_text(hypothesis) for hypothesis in of_source] for of_source in found]
+
+    @property
+    def decodes_speech_in_passes(self) -> bool:
+        """Whether a source is sound that a search of its own decodes, as Whisper's is."""
+        return self._speech_search is not None
 
     @property
     def computes_on_cores(self) -> bool:
@@ -609,7 +614,8 @@ class Session:
         """The spelling of each target id; numbers where there is no tokenizer."""
         return self._tokenizer.tokens(ids) if self._tokenizer else [str(i) for i in ids]
 
-    def _with_text(self, hypothesis: Hypothesis) -> Hypothesis:
+    def with_text(self, hypothesis: Hypothesis) -> Hypothesis:
+        """The hypothesis with its text, where there is a tokenizer."""
         if self._tokenizer is None:
             return hypothesis
         segments = hypothesis.segments
