@@ -101,8 +101,8 @@ KINDS = ENCODER_DECODER, ENCODER, DECODER = "encoder-decoder", "encoder", "decod
 GENERATING = (ENCODER_DECODER, DECODER)
 POOLINGS = ("mean", "cls", "max", "mean_sqrt_len", "last")
 ACTIVATIONS = ("softmax", "sigmoid", "none")
-# What stands for a size in a shape: sources, beams, source length, positions, slots, candidates, probes, samples,
-# tokens of a prompt.
+# What stands for a size in a shape: sources, beams, source length, positions, slots, candidates, probes, samples; P is
+# tokens of a prompt in the graph prefill, and places of sources in an engine's decoder step.
 LETTERS = ("B", "K", "S", "C", "N", "M", "Q", "W", "P")
 DTYPES = ("float32", "float16", "bfloat16", "int64", "int32", "bool")
 

@@ -311,40 +311,59 @@ class TakeRows {
   int64_t n_rows_;
 };
 
+// Whether `places` [B] names places among n_places; one that is left out stands for 0, 1, ...
+bool are_places(const Tensor& places, int64_t n_places) {
+  return !places || (places.dims.size() == 1 && std::all_of(places.as<int64_t>(), places.as<int64_t>() + places.count(),
+                                                             [&](int64_t at) { return at >= 0 && at < n_places; }));
+}
+
 class SelfAttentionOperator {
  public:
   static constexpr const char* NAME = "SelfAttention";
-  static inline const std::vector<Slot> INPUTS = {{FLOAT}, {FLOAT}, {FLOAT}, {INT64}, {INT64}, {FLOAT, OPTIONAL}};
+  static inline const std::vector<Slot> INPUTS = {{FLOAT}, {FLOAT}, {FLOAT}, {INT64}, {INT64},
+                                                  {FLOAT, OPTIONAL}, {INT64, OPTIONAL}};
   static inline const std::vector<Slot> OUTPUTS = {{FLOAT}, {FLOAT}, {FLOAT}};
 
-  explicit SelfAttentionOperator(const Attributes& given) : scale_(given.real("scale", 1)) {}
+  explicit SelfAttentionOperator(const Attributes& given)
+      : scale_(given.real("scale", 1)), is_relative_(given.whole("relative", 0) != 0) {}
 
   const char* run(Call& call) const {
     const Tensor qkv = call.input(0), keys = call.input(1), values = call.input(2), ancestors = call.input(3);
     SelfAttention a{};
-    const Tensor position = call.input(4), bias = call.input(5);
+    const Tensor position = call.input(4), bias = call.input(5), places = call.input(6);
     const char* wrong = "s2s.cpu: SelfAttention was given a cache, a table and rows that do not fit each other";
-    if (keys.dims.size() != 5 || !fit_32(keys) || position.count() != 1) return wrong;
+    if (keys.dims.size() != 5 || !fit_32(keys) || !are_places(places, keys.dims[1])) return wrong;
     a.capacity = int(keys.dims[0]);
-    a.n_sources = int(keys.dims[1]);
+    a.n_places = int(keys.dims[1]);
+    a.n_sources = places ? int(places.dims[0]) : a.n_places;
     a.heads = int(keys.dims[2]);
     a.beams = int(keys.dims[3]);
     a.size = int(keys.dims[4]);
-    a.position = *position.as<int64_t>();
+    a.is_each_source = position.count() != 1;
+    a.positions = position.as<int64_t>();
+    a.places = places.as<int64_t>();
     a.scale = scale_;
+    a.is_relative = is_relative_;
     a.qkv = qkv.as<float>();
     a.ancestors = ancestors.as<int64_t>();
     a.bias = bias.as<float>();
     const int64_t n_rows = int64_t(a.n_sources) * a.beams, width = int64_t(a.heads) * a.size;
-    if (n_rows > MOST || width > MOST || !has(ancestors, {a.n_sources, a.beams, a.capacity}) || values.dims != keys.dims ||
-        !has(qkv, {n_rows, 3 * width}) || a.position < 0 || a.position >= a.capacity ||
+    if (n_rows > MOST || width > MOST || !has(ancestors, {a.n_places, a.beams, a.capacity}) || values.dims != keys.dims ||
+        !has(qkv, {n_rows, 3 * width}) || (a.is_each_source && !has(position, {a.n_sources})) ||
         (bias && bias.count() != int64_t(a.heads) * a.capacity)) {
       return wrong;
     }
-    for (int64_t row = 0; row < n_rows; row++) {
-      for (int64_t t = 0; t <= a.position; t++) {
-        const int64_t beam = a.ancestors[row * a.capacity + t];
-        if (beam < 0 || beam >= a.beams) return "s2s.cpu: the table of ancestors names a beam that there is not";
+    int64_t n_read = 0;
+    for (int source = 0; source < a.n_sources; source++) {
+      const int64_t at = a.positions[a.is_each_source ? source : 0];
+      if (at < 0 || at >= a.capacity) return wrong;
+      a.longest = std::max(a.longest, int(at) + 1);
+      n_read += at + 1;
+      const int64_t* table = a.ancestors + int64_t(a.place_of(source)) * a.beams * a.capacity;
+      for (int beam = 0; beam < a.beams; beam++, table += a.capacity) {
+        if (!std::all_of(table, table + at + 1, [&](int64_t k) { return k >= 0 && k < a.beams; })) {
+          return "s2s.cpu: the table of ancestors names a beam that there is not";
+        }
       }
     }
     a.y = call.output(0, {qkv.dims[0], width}).as<float>();
@@ -352,7 +371,7 @@ class SelfAttentionOperator {
     a.values = updated(call, 2, values);
     if (call.failure()) return nullptr;
     const int pairs = a.n_sources * a.heads;
-    const int64_t work = int64_t(pairs) * a.beams * (a.position + 1) * a.size * 2;
+    const int64_t work = n_read * a.heads * a.beams * a.size * 2;
     in_parts(call, pairs, 1, work, [&](int, int first, int end) { kernels().attend_self(a, first, end); });
     return nullptr;
   }
@@ -366,22 +385,25 @@ class SelfAttentionOperator {
   }
 
   float scale_;
+  bool is_relative_;
 };
 
 class CrossAttentionOperator {
  public:
   static constexpr const char* NAME = "CrossAttention";
-  static inline const std::vector<Slot> INPUTS = {{FLOAT}, {FLOAT}, {FLOAT}, {INT64}};
+  static inline const std::vector<Slot> INPUTS = {{FLOAT}, {FLOAT}, {FLOAT}, {INT64}, {INT64, OPTIONAL}};
   static inline const std::vector<Slot> OUTPUTS = {{FLOAT}};
 
   explicit CrossAttentionOperator(const Attributes& given) : scale_(given.real("scale", 1)) {}
 
   const char* run(Call& call) const {
     const Tensor query = call.input(0), keys = call.input(1), values = call.input(2), mask = call.input(3);
+    const Tensor places = call.input(4);
     CrossAttention a{};
     const char* wrong = "s2s.cpu: CrossAttention was given rows, keys and a mask that do not fit each other";
-    if (keys.dims.size() != 4 || !fit_32(keys) || query.dims.size() != 2) return wrong;
-    a.n_sources = int(keys.dims[0]);
+    if (keys.dims.size() != 4 || !fit_32(keys) || query.dims.size() != 2 || !are_places(places, keys.dims[0])) return wrong;
+    a.n_sources = int(places ? places.dims[0] : keys.dims[0]);
+    a.places = places.as<int64_t>();
     a.heads = int(keys.dims[1]);
     a.length = int(keys.dims[2]);
     a.size = int(keys.dims[3]);
@@ -394,7 +416,7 @@ class CrossAttentionOperator {
     a.values = values.as<float>();
     a.mask = mask.as<int64_t>();
     if (!has(query, {int64_t(a.n_sources) * a.beams, width}) || values.dims != keys.dims ||
-        mask.count() != int64_t(a.n_sources) * a.length) {
+        mask.count() != keys.dims[0] * a.length) {
       return wrong;
     }
     a.y = call.output(0, query.dims).as<float>();

@@ -95,4 +95,6 @@ def _engine(engine: dict[str, Any]) -> str:
     parts = [f"{name} {engine[name]}" for name in ("backend", "precision", "made_for", "bytes") if name in engine]
     if "operators" in engine:
         parts.append("our own kernels" if engine["operators"] else "ONNX Runtime's kernels")
+        takes_places = any(entry["name"] == "places" for entry in engine["graphs"]["decoder_step"]["inputs"])
+        parts.append("sources join batches" if takes_places else "whole batches")
     return ", ".join(parts)

@@ -104,7 +104,7 @@ class HostSearch:
                         make=make,
                     )
             except decoding.Imprecise as reason:
-                self._remember(options, reason)
+                self.remember(options, reason)
                 told.again()
         raise AssertionError("the last way is never imprecise")
 
@@ -163,21 +163,22 @@ class HostSearch:
                         n_told = n_found
                         yield new
             except decoding.Imprecise as reason:
-                self._remember(options, reason)
+                self.remember(options, reason)
 
     def _attempts(self, options: GenerationOptions) -> Iterator[tuple[decoding.Make | None, bool]]:
         """Values of `make` and `sparse_sums` to try. The first may be the search in C++, whose sums are sparse."""
         if options not in self._imprecise:
             yield self.native.make, True
-        for sparse_sums in self._ways(options):
+        for sparse_sums in self.ways(options):
             self.native.count(PYTHON)
             yield None, sparse_sums
 
-    def _ways(self, options: GenerationOptions) -> tuple[bool, ...]:
+    def ways(self, options: GenerationOptions) -> tuple[bool, ...]:
         """Values of `sparse_sums` to try: True is faster, False always precise."""
         return (False,) if options in self._imprecise else (True, False)
 
-    def _remember(self, options: GenerationOptions, reason: decoding.Imprecise) -> None:
+    def remember(self, options: GenerationOptions, reason: decoding.Imprecise) -> None:
+        """Sums were imprecise with these options: `ways` begins with the precise one from now on."""
         if isinstance(reason, TooMany):
             self.native.remember(options)
             return

@@ -398,9 +398,14 @@ class Session:
                         on_prefix(i, hypotheses[0].token_ids)
         n_prompt = [self.kind.length(source) if is_prompt(self.kind) else 0 for source in batch]
         return [
-            [self._with_text(hypothesis, n) for hypothesis in of_source]
+            [self.with_text(hypothesis, n) for hypothesis in of_source]
             for of_source, n in zip(found, n_prompt, strict=True)
         ]
+
+    @property
+    def decodes_speech_in_passes(self) -> bool:
+        """Whether a source is sound that a search of its own decodes, as Whisper's is."""
+        return self._speech_search is not None
 
     @property
     def computes_on_cores(self) -> bool:
@@ -689,8 +694,10 @@ class Session:
         """The spelling of each target id; numbers where there is no tokenizer."""
         return self._tokenizer.tokens(ids) if self._tokenizer else [str(i) for i in ids]
 
-    def _with_text(self, hypothesis: Hypothesis, n_prompt: int = 0) -> Hypothesis:
-        """n_prompt: how many tokens of the source it begins with, whose text is left out."""
+    def with_text(self, hypothesis: Hypothesis, n_prompt: int = 0) -> Hypothesis:
+        """The hypothesis with its text, where there is a tokenizer. n_prompt: how many tokens of the source it begins
+        with, whose text is left out.
+        """
         if self._tokenizer is None:
             return hypothesis
         segments = hypothesis.segments

@@ -19,9 +19,9 @@ from ..runtime.decoding import GenerationOptions, Hypothesis
 from ..runtime.sources import Source
 from ..runtime.text import StreamDecoder
 from . import languages, markup, splitting
-from .batcher import Job
 from .calls import Call
 from .failures import Refused
+from .jobs import Job
 from .models import Model
 
 AUTO = "auto"

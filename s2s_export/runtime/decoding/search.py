@@ -27,8 +27,8 @@ from .hypothesis import Hypothesis
 from .options import GenerationOptions
 from .prompts import without_gaps
 from .rule import Rule
-from .state import DecodeState, Ints
-from .steps import LEAVE_AT, Steps
+from .state import DecodeState, Ints, Question
+from .steps import Steps
 
 IMPOSSIBLE = -1e8  # a lower sum of log-probabilities stands for no output
 
@@ -78,9 +78,18 @@ class BeamSearch:
     def _make_beams(self, draws: Draws, endings: Endings) -> Beams:
         return Beams(self.steps, self._options, draws, endings, self._options.num_beams)
 
+    @property
+    def _n_wanted(self) -> int:
+        """How many of the best tokens of each row a step needs."""
+        return self._beams.n_candidates
+
+    def ask(self) -> Question:
+        """What the next `advance` will ask the state."""
+        return self.steps.ask(self._n_wanted)
+
     def advance(self) -> bool:
         """One more token. Returns whether the search goes on."""
-        scored = self.steps.look(self._beams.n_candidates)
+        scored = self.steps.look(self._n_wanted)
         with np.errstate(over="ignore", invalid="ignore"):  # Rules may make scores infinite, which is not an error.
             token, parent, log_prob, goes_on = self._beams.advance(scored)
             self.steps.append(token, parent, log_prob)
@@ -93,7 +102,7 @@ class BeamSearch:
 
     def _let_closed_leave(self) -> None:
         settled = self._beams.is_settled()
-        if settled.sum() < max(1.0, LEAVE_AT * len(settled)):
+        if settled.sum() < max(1.0, self.steps.leave_at * len(settled)):
             return
         self._report(np.flatnonzero(settled))
         self.leave(np.flatnonzero(~settled))

@@ -57,6 +57,15 @@ class StepResult:
     attention: Floats | None = None
 
 
+@dataclass(frozen=True)
+class Question:
+    """What a search hands to `DecodeState.step` next: tokens [B, K], parents [B, K], and the query."""
+
+    tokens: Ints
+    parents: Ints
+    query: StepQuery
+
+
 class DecodeState(Protocol):
     """One batch that is being decoded. Not for use by several threads."""
 

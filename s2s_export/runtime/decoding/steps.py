@@ -16,14 +16,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .chain import Chain, Scored
+from .chain import Chain, Plan, Scored
 from .coverage import Coverage
 from .hypothesis import Hypothesis
 from .numerics import along
 from .options import GenerationOptions
 from .prompts import Prompts, beginnings, without_gaps
 from .rule import NO_TOKEN, Rule, View
-from .state import DecodeState, Floats, Ints, StepResult, feed
+from .state import DecodeState, Floats, Ints, Question, StepResult, feed
 
 # Closed sources leave the batch once they are this share of it, because leaving copies tables and caches.
 LEAVE_AT = 0.25
@@ -55,6 +55,7 @@ class Steps:
 
     present [B]: indices of the original sources that are still in the batch. length: tokens so far, with the prompt.
     source_lengths: S of every source, also of those that have left. coverage: only with `coverage_penalty`.
+    leave_at: the share of the batch that has to be closed before closed sources leave.
     """
 
     def __init__(
@@ -79,6 +80,8 @@ class Steps:
                 f"of {n_rows}; make it for the sources and options that are decoded"
             )
         self.state = state
+        self.leave_at = LEAVE_AT
+        self._plan: Plan | None = None  # of the next `look`, where somebody has asked already what it will ask
         self.options = options
         self.n_rows = n_rows
         self.present = np.arange(n_sources)
@@ -107,12 +110,21 @@ class Steps:
 
         logits: whether the choice is made on logits and not on log-probabilities, as with one beam.
         """
-        view = View(self.length, self._sources, self.history, self._numbers)
-        wants_attention = bool(self._alignments) or self.coverage is not None
-        plan = self._chain.plan(view, (len(self.present), self.n_rows), n_best, attention=wants_attention)
+        plan = self._plan or self._next_plan(n_best)
+        self._plan = None
         result = self.state.step(self._next_tokens, self._next_parents, plan.query)
         self._keep_attention(result)
         return plan.read(result, logits=logits and not self._chain.shift_invariant)
+
+    def ask(self, n_best: int) -> Question:
+        """What the next `look` will hand to the state, for whoever makes one step for several searches."""
+        self._plan = self._next_plan(n_best)
+        return Question(self._next_tokens, self._next_parents, self._plan.query)
+
+    def _next_plan(self, n_best: int) -> Plan:
+        view = View(self.length, self._sources, self.history, self._numbers)
+        wants_attention = bool(self._alignments) or self.coverage is not None
+        return self._chain.plan(view, (len(self.present), self.n_rows), n_best, attention=wants_attention)
 
     def append(self, tokens: Ints, parents: Ints | None, scores: Floats) -> None:
         """Append a token [B, K] to the row `parents` [B, K], or to the row itself if that is None.

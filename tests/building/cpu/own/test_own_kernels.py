@@ -210,6 +210,46 @@ def test_attention_over_the_cache(library, size, beams):
         assert np.array_equal(found, cache, equal_nan=True)
 
 
+@pytest.mark.parametrize("relative", [False, True])
+@pytest.mark.parametrize(("size", "beams"), [(8, 3), (64, 4), (64, 1)])
+def test_sources_with_positions_and_places_of_their_own(library, size, beams, relative):
+    """Each source's rows are to the bit those that it gets alone, at the only place, and nothing else is written."""
+    rng = np.random.default_rng(size + beams)
+    heads, capacity, n_places = 2, 9, 6
+    positions, places = np.array([0, 7, 3]), np.array([4, 0, 5])
+    qkv = normal(rng, len(places) * beams, 3 * heads * size)
+    keys, values = (normal(rng, capacity, n_places, heads, beams, size) for _ in range(2))
+    ancestors = rng.integers(0, beams, (n_places, beams, capacity))
+    distances = normal(rng, heads, 2 * capacity - 1)  # of keys before the query, and after it
+    bias = distances[:, :capacity][None, :, None] if relative else None  # of position C-1
+    inputs = [qkv, keys, values, ancestors, positions, bias, places]
+    rows, *caches = run(library, "SelfAttention", inputs, 3, scale=0.3, relative=int(relative))
+    expected = [keys.copy(), values.copy()]
+    for i, (position, place) in enumerate(zip(positions, places, strict=True)):
+        mine, at = slice(i * beams, (i + 1) * beams), slice(place, place + 1)
+        shifted = np.roll(distances, -(capacity - 1 - position), axis=1)[:, :capacity]
+        of_this = np.ascontiguousarray(shifted)[None, :, None] if relative else None
+        alone = [qkv[mine], *(np.ascontiguousarray(a) for a in (keys[:, at], values[:, at], ancestors[at])),
+                 np.array([position]), of_this]  # fmt: skip
+        found, *written = run(library, "SelfAttention", alone, 3, scale=0.3)
+        assert np.array_equal(rows[mine], found)
+        for cache, new in zip(expected, written, strict=True):
+            cache[position, place] = new[position, 0]
+    for found, cache in zip(caches, expected, strict=True):
+        assert np.array_equal(found, cache)
+
+
+def test_attention_over_sources_at_places_of_their_own(library):
+    rng = np.random.default_rng(4)
+    keys, values = (normal(rng, 5, 2, 11, 32) for _ in range(2))
+    mask = (np.arange(11) < np.array([[11], [4], [7], [0], [1]])).astype(np.int64)
+    places = np.array([2, 4, 0])
+    query = normal(rng, len(places) * 3, 64)
+    (rows,) = run(library, "CrossAttention", [query, keys, values, mask, places], 1, scale=0.2)
+    (found,) = run(library, "CrossAttention", [query, keys[places], values[places], mask[places]], 1, scale=0.2)
+    assert np.array_equal(rows, found)
+
+
 @pytest.mark.parametrize("size", [8, 32, 64, 96])
 @pytest.mark.parametrize("beams", [1, 3, 4, 5])
 def test_attention_over_the_source(library, size, beams):
@@ -412,6 +452,15 @@ def test_values_that_point_outside_are_refused(library):
         wrong.flat[0] = value
         with pytest.raises(RUNTIME_ERRORS, match="s2s.cpu"):
             run(library, "SelfAttention", [*inputs[:i], wrong, *inputs[i + 1 :]], n_outputs, **attributes)
+    placed = [*inputs[:4], np.array([3, 0]), inputs[5], np.array([1, 0])]
+    run(library, "SelfAttention", placed, n_outputs, **attributes)
+    for i, values in ((4, [3, 5]), (4, [3, -1]), (4, [3, 0, 0]), (6, [1, 2]), (6, [-1, 0]), (6, [1]), (6, [[1, 0]])):
+        with pytest.raises(RUNTIME_ERRORS, match="s2s.cpu"):
+            run(library, "SelfAttention", [*placed[:i], np.array(values), *placed[i + 1 :]], n_outputs, **attributes)
+    inputs, n_outputs, _, attributes = cases()["CrossAttention"]
+    for values in ([1, 2], [-1, 0], [[1, 0]]):
+        with pytest.raises(RUNTIME_ERRORS, match="s2s.cpu"):
+            run(library, "CrossAttention", [*inputs, np.array(values)], n_outputs, **attributes)
     inputs, n_outputs, _, attributes = cases()["EncoderAttention"]
     for sizes in (
         [1, 5, 3, 8],

@@ -22,6 +22,7 @@ def test_every_family_is_rewritten_whole(exported, name):
     counts = {done.name: done.count for done in passes["decoder_step"]}
     assert counts["attention over the cache"] == counts["attention over the source"] == layers
     assert counts["output projection with candidates"] == counts["packed embeddings"] == 1
+    assert counts["a position and a place for each source"] == 1
     more = int(name in TRANSFORMED_HEADS)
     assert counts["packed products"] == 6 * layers + more
     assert counts["fused residuals"] == counts["fused norms"] == 3 * layers
