@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
+from ..bundle import POOLINGS
 from ..errors import UsageError
 from ..progress import Progress
 from ._common import count_lines, output_options, session_options, tell, worker_option, writing
@@ -15,8 +16,6 @@ from ._options import Name
 
 if TYPE_CHECKING:
     from ..runtime.encoding.lines import Outcome
-
-POOLINGS = ("mean", "cls", "max", "mean_sqrt_len", "last")
 
 
 @click.command("encode", cls=Command, section=USE, short_help="Embeddings, labels: for encoders such as BERT.")

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..bundle import POOLINGS
 from ..errors import CheckpointError, UnsupportedModel
 from ..schema import Unreadable, read_json, shown
 
@@ -25,7 +26,6 @@ SWITCHES = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
 }
 NAMES = {"lasttoken": "last", "mean_sqrt_len_tokens": "mean_sqrt_len"}  # the same, in its newer `pooling_mode`
-KNOWN = ("mean", "cls", "max", "mean_sqrt_len", "last")
 
 
 def head_of(folder: Path) -> tuple[dict[str, Any], int | None]:
@@ -76,9 +76,9 @@ def _pooling(file: Path) -> str:
     found = config.get("pooling_mode")
     on = [found] if isinstance(found, str) else [name for switch, name in SWITCHES.items() if config.get(switch)]
     on = [NAMES.get(name, name) for name in on]
-    if len(on) != 1 or on[0] not in KNOWN:
+    if len(on) != 1 or on[0] not in POOLINGS:
         raise UnsupportedModel(
-            f"{file}: pools by {' and '.join(on) or 'nothing'}; expected exactly one of {', '.join(KNOWN)}"
+            f"{file}: pools by {' and '.join(on) or 'nothing'}; expected exactly one of {', '.join(POOLINGS)}"
         )
     if config.get("include_prompt") is False:
         raise UnsupportedModel(f"{file}: include_prompt is false; expected a pooling over the prompt's tokens as well")

@@ -671,17 +671,16 @@ class Session:
 
     def stream_ids(self, ids: Source, options: GenerationOptions) -> Iterator[str]:
         """Like `stream`, for a checked source and options."""
-        decoder = text.StreamDecoder(self.tokenizer)
-        n_prompt = self.kind.length(ids) if is_prompt(self.kind) else 0
-        if n_prompt:
-            decoder.push(list(ids))
+        decoder = self.stream_decoder(ids)
         for tokens in self.searcher.stream(ids, options):
-            new = tokens[n_prompt:]
-            n_prompt = max(0, n_prompt - len(tokens))
-            if part := decoder.push(new):
+            if part := decoder.push(tokens):
                 yield part
         if rest := decoder.finish():
             yield rest
+
+    def stream_decoder(self, source: Source) -> text.StreamDecoder:
+        """What turns the ids of a source's output into text as they become final; a prompt's own is left out."""
+        return text.StreamDecoder(self.tokenizer, prompt=self.kind.ids(source) if is_prompt(self.kind) else ())
 
     def source_tokens(self, source: Source) -> list[str]:
         """The spelling of each source id; numbers where there is no tokenizer, positions where there are no ids."""

@@ -44,6 +44,18 @@ def test_a_text_is_gone_on_with(made, n_beams):
     assert ["".join(session.stream(text, **options)) for text in TEXTS] == expected
 
 
+def test_what_is_told_while_it_is_decoded_leaves_the_prompt_out(made):
+    """As the server streams it."""
+    session = s2s_export.load(made[2], threads=1)
+    options = {"num_beams": 2, "max_new_tokens": 8}
+    ids, parts = session.encode(TEXTS[2]), []
+    decoder = session.stream_decoder(ids)
+    session.decode_batch(
+        [ids], session.options(**options), on_prefix=lambda _, tokens: parts.append(decoder.push(tokens))
+    )
+    assert "".join([*parts, decoder.finish()]) == session.translate([TEXTS[2]], **options)[0]
+
+
 def test_templates(made):
     model, tokenizer, bundle = made
     session = s2s_export.load(bundle, threads=1)

@@ -18,6 +18,8 @@ __all__ = ["compare", "expect", "manifest"]
 def manifest(
     source: Any, model: Any, family: Family, limits: dict[str, int | None], graphs: dict[str, Any]
 ) -> dict[str, Any]:
+    given = [limit for limit in limits.values() if limit is not None]
+    limits = {**limits, "max_source_length": min(given, default=None)}  # a prompt is a part of the text
     found = encoder_decoder.manifest(source, model, family, limits, graphs)
     templates = {} if source.path is None else chat_templates.of_checkpoint(source.path)
     return {"kind": DECODER, **found, "source": {**found["source"], **templates}}

@@ -144,9 +144,13 @@ class Reference:
         self.model(input_ids=inputs[INPUT_IDS], use_cache=True, past_key_values=past)
         order = self._key_order()
         found = {}
-        for i, layer in enumerate(past.layers):
-            found[f"cross_key.{i}"] = layer.keys if order is None else layer.keys[..., order]
-            found[f"cross_value.{i}"] = layer.values
+        if hasattr(past, "layers"):
+            pairs = [(layer.keys, layer.values) for layer in past.layers]
+        else:  # transformers before 4.54
+            pairs = list(zip(past.key_cache, past.value_cache, strict=True))
+        for i, (key, value) in enumerate(pairs):
+            found[f"cross_key.{i}"] = key if order is None else key[..., order]
+            found[f"cross_value.{i}"] = value
         return found
 
     def _key_order(self) -> list[int] | None:

@@ -12,7 +12,7 @@ import onnx
 
 from .builder import FLOAT, Dimension, GraphBuilder
 from .layers import activation
-from .structure import Linear, Stack
+from .structure import Linear, Stack, Stem
 from .transformer import emit_encoder
 from .weights import WeightStore
 
@@ -45,10 +45,10 @@ class EncoderModel:
 
     def sizes(self) -> dict[str, int]:
         """Sizes for the manifest."""
-        assert not isinstance(self.encoder.embedding, type(None))
+        assert not isinstance(self.encoder.embedding, Stem)
         block = self.encoder.blocks[0]
         return {
-            "source_vocabulary_size": self.encoder.embedding.shape[0],  # type: ignore[dict-item]
+            "source_vocabulary_size": self.encoder.embedding.shape[0],
             "width": self.encoder.width,
             "encoder_layers": len(self.encoder.blocks),
             "heads": block.self_attention.n_heads,

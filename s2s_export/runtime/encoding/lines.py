@@ -1,6 +1,6 @@
-"""Encodes lines of text, a window of them at a time, and says what is printed of each; one that fails affects no other.
+"""Encodes lines of text, a window of them at a time, for `s2s encode`, and says what it prints of each.
 
-Layering: `s2s encode` prints what this gives.
+A line that fails affects no other.
 """
 
 from __future__ import annotations
