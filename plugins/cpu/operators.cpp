@@ -593,21 +593,29 @@ class Head {
 
 }  // namespace
 
+// All operators, for whoever calls them without ONNX Runtime (plugins/search/direct.h).
+extern "C" __attribute__((visibility("default"))) const OrtCustomOp* const* s2s_operators(size_t* n) {
+  static const OrtCustomOp* const operators[] = {
+      callbacks<Linear<false>>(),    callbacks<Linear<true>>(),        callbacks<Embedding<false>>(),
+      callbacks<Embedding<true>>(),  callbacks<SelfAttentionOperator>(), callbacks<CrossAttentionOperator>(),
+      callbacks<EncoderAttentionOperator>(),
+      callbacks<Head<false>>(),      callbacks<Head<true>>(),
+      callbacks<TakeRows<false>>(),  callbacks<TakeRows<true>>(),
+  };
+  *n = std::size(operators);
+  return operators;
+}
+
 extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(
     OrtSessionOptions* options, const OrtApiBase* base) {
   OrtApi* api = base->GetApi(ort::VERSION);
   static OrtCustomOpDomain* domain = nullptr;  // never freed: sessions refer to it as long as the process lives
   if (!domain) {
     if (OrtStatus* status = ort::call<OrtStatus*>(api, ort::CREATE_CUSTOM_OP_DOMAIN, "s2s.cpu", &domain)) return status;
-    const OrtCustomOp* operators[] = {
-        callbacks<Linear<false>>(),    callbacks<Linear<true>>(),        callbacks<Embedding<false>>(),
-        callbacks<Embedding<true>>(),  callbacks<SelfAttentionOperator>(), callbacks<CrossAttentionOperator>(),
-        callbacks<EncoderAttentionOperator>(),
-        callbacks<Head<false>>(),      callbacks<Head<true>>(),
-        callbacks<TakeRows<false>>(),  callbacks<TakeRows<true>>(),
-    };
-    for (const OrtCustomOp* op : operators) {
-      if (OrtStatus* status = ort::call<OrtStatus*>(api, ort::CUSTOM_OP_DOMAIN_ADD, domain, op)) return status;
+    size_t n = 0;
+    const OrtCustomOp* const* operators = s2s_operators(&n);
+    for (size_t i = 0; i < n; i++) {
+      if (OrtStatus* status = ort::call<OrtStatus*>(api, ort::CUSTOM_OP_DOMAIN_ADD, domain, operators[i])) return status;
     }
   }
   return ort::call<OrtStatus*>(api, ort::ADD_CUSTOM_OP_DOMAIN, options, domain);

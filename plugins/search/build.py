@@ -13,12 +13,13 @@ from .. import build, portable
 
 FOLDER = "search"
 NAME = "search.so"
-SHARED = ("named.cuh", "loop_parameters.h", "parameters.h")  # of beam_search: what the search on a GPU reads too
+# What is included from other folders.
+SHARED = ("beam_search/named.cuh", "beam_search/loop_parameters.h", "beam_search/parameters.h", "cpu/ort_abi.h")
 FLAGS = (
     *("-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"),
     "-ffp-contract=off",  # every sum and product is rounded by itself, as in numpy
 )
-LINK = ("-shared", "-static-libstdc++", "-static-libgcc", "-Wl,--exclude-libs,ALL")
+LINK = ("-ldl", "-shared", "-static-libstdc++", "-static-libgcc", "-Wl,--exclude-libs,ALL")
 COMPILERS = ("g++", "c++", "clang++")
 
 
@@ -26,7 +27,7 @@ def sources() -> str:
     """A hash of everything that is compiled."""
     digest = hashlib.sha256(build.source_hash(FOLDER).encode())
     for name in SHARED:
-        digest.update((build.ROOT / "beam_search" / name).read_bytes())
+        digest.update((build.ROOT / name).read_bytes())
     return digest.hexdigest()[:20]
 
 

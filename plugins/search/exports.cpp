@@ -5,7 +5,9 @@
 #include <exception>
 #include <string>
 
+#include "direct.h"
 #include "loop.h"
+#include "onnxruntime.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -15,10 +17,11 @@ thread_local std::string message;
 
 EXPORT const char* s2s_search_error() { return message.c_str(); }
 
-// sizeof of what ctypes mirrors: S2SSettings, S2STensor, S2SBatch, DeviceRule.
+// sizeof of what ctypes mirrors: S2SSettings, S2STensor, S2SBatch, S2SNode, DeviceRule.
 EXPORT void s2s_search_sizes(int32_t* sizes) {
-  const size_t found[] = {sizeof(S2SSettings), sizeof(S2STensor), sizeof(S2SBatch), sizeof(DeviceRule)};
-  for (int i = 0; i < 4; i++) sizes[i] = int32_t(found[i]);
+  const size_t found[] = {sizeof(S2SSettings), sizeof(S2STensor), sizeof(S2SBatch), sizeof(S2SNode),
+                          sizeof(DeviceRule)};
+  for (int i = 0; i < 5; i++) sizes[i] = int32_t(found[i]);
 }
 
 EXPORT void* s2s_search_new(const S2SSettings* settings) {
@@ -80,7 +83,7 @@ EXPORT int32_t s2s_search_stable(void* search, int32_t source, int64_t* out) {
 
 // ONNX Runtime calls this when the library is registered with a session's options: that is how its interface is found.
 EXPORT OrtStatus* RegisterCustomOps(OrtSessionOptions*, const OrtApiBase* base) {
-  ort::api = base->GetApi(ort::VERSION);
+  ort_session::api = base->GetApi(ort::VERSION);
   return nullptr;
 }
 
@@ -99,7 +102,8 @@ EXPORT void s2s_session_delete(void* session) { delete static_cast<s2s::Session*
 EXPORT void* s2s_step_new(void* session, const S2STensor* inputs, int32_t n_inputs, const S2STensor* caches,
                           int32_t n_caches, int32_t sources, int32_t rows) {
   try {
-    return new s2s::Step(*static_cast<s2s::Session*>(session), inputs, n_inputs, caches, n_caches, sources, rows);
+    return static_cast<s2s::Step*>(
+        new s2s::SessionStep(*static_cast<s2s::Session*>(session), inputs, n_inputs, caches, n_caches, sources, rows));
   } catch (const std::exception& error) {
     message = error.what();
     return nullptr;
@@ -107,6 +111,30 @@ EXPORT void* s2s_step_new(void* session, const S2STensor* inputs, int32_t n_inpu
 }
 
 EXPORT void s2s_step_delete(void* step) { delete static_cast<s2s::Step*>(step); }
+
+// A step's graph whose operators are called directly, and the step of a batch with it; direct.h.
+EXPORT void* s2s_graph_new(const char* operators, const S2SNode* nodes, int32_t n_nodes, const S2STensor* weights,
+                           int32_t n_weights) {
+  try {
+    return new direct::Graph(operators, nodes, n_nodes, weights, n_weights);
+  } catch (const std::exception& error) {
+    message = error.what();
+    return nullptr;
+  }
+}
+
+EXPORT void s2s_graph_delete(void* graph) { delete static_cast<direct::Graph*>(graph); }
+
+EXPORT void* s2s_direct_new(void* graph, const S2STensor* inputs, int32_t n_inputs, const S2STensor* caches,
+                            int32_t n_caches, int32_t sources, int32_t rows) {
+  try {
+    return static_cast<s2s::Step*>(
+        new s2s::DirectStep(*static_cast<direct::Graph*>(graph), inputs, n_inputs, caches, n_caches, sources, rows));
+  } catch (const std::exception& error) {
+    message = error.what();
+    return nullptr;
+  }
+}
 
 // At most n_steps tokens more: a `Status`.
 EXPORT int32_t s2s_search_run(void* search, void* step, S2SBatch* batch, int32_t n_steps) {

@@ -1,10 +1,11 @@
 // The decode loop of a batch: steps of the decoder and of the search, until there is something for the caller to do.
 #pragma once
 
-#include <memory>
+#include <algorithm>
+#include <vector>
 
 #include "search.h"
-#include "onnxruntime.h"
+#include "step.h"
 
 extern "C" {
 // What changes from step to step, in the caller's memory. Mirrored by runtime/native_search/library.py.

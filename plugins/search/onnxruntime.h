@@ -12,26 +12,18 @@
 #include <utility>
 #include <vector>
 
-#include "search.h"
+#include "../cpu/ort_abi.h"
+#include "step.h"
 
 extern "C" {
-struct OrtStatus;
 struct OrtEnv;
 struct OrtSession;
-struct OrtSessionOptions;
-struct OrtValue;
 struct OrtMemoryInfo;
 struct OrtIoBinding;
-using OrtApi = void* const;  // a table of function pointers
-struct OrtApiBase {
-  OrtApi* (*GetApi)(uint32_t version);
-  const char* (*GetVersionString)();
-};
 }
 
-namespace ort {
+namespace ort_session {
 
-constexpr uint32_t VERSION = 17;
 constexpr int DEVICE_ALLOCATOR = 0, DEFAULT_MEMORY = 0;  // OrtAllocatorType, OrtMemType
 
 enum Place : int {
@@ -90,22 +82,12 @@ inline OrtValue* value_of(void* data, int type, const std::vector<int64_t>& shap
   return made;
 }
 
-}  // namespace ort
-
-extern "C" {
-// A tensor of the caller's, which must outlive what it is given to. Mirrored by runtime/native_search/library.py.
-typedef struct S2STensor {
-  const char* name;
-  void* data;
-  const int64_t* shape;
-  int32_t n_dimensions, type; /* type: ONNXTensorElementDataType */
-} S2STensor;
-}
+}  // namespace ort_session
 
 namespace s2s {
 
 inline OrtValue* value_of(const S2STensor& t) {
-  return ort::value_of(t.data, t.type, std::vector<int64_t>(t.shape, t.shape + t.n_dimensions));
+  return ort_session::value_of(t.data, t.type, std::vector<int64_t>(t.shape, t.shape + t.n_dimensions));
 }
 
 // A session of a decoder step. Safe to use from several threads.
@@ -115,35 +97,35 @@ class Session {
           const S2STensor* shared, int n_shared) {
     static OrtEnv* env = [] {
       OrtEnv* made = nullptr;
-      ort::call(ort::CREATE_ENV, int(4), "s2s", &made);  // 4: log what ends the process; other errors are returned
+      ort_session::call(ort_session::CREATE_ENV, int(4), "s2s", &made);  // 4: log what ends the process; other errors are returned
       return made;
     }();
     OrtSessionOptions* options = nullptr;
-    ort::call(ort::CREATE_SESSION_OPTIONS, &options);
+    ort_session::call(ort_session::CREATE_SESSION_OPTIONS, &options);
     try {
-      ort::call(ort::SET_LOG_SEVERITY, options, int(4));
-      ort::call(ort::SET_INTRA_OP_THREADS, options, int(n_threads));
-      ort::call(ort::SET_INTER_OP_THREADS, options, int(1));
+      ort_session::call(ort_session::SET_LOG_SEVERITY, options, int(4));
+      ort_session::call(ort_session::SET_INTRA_OP_THREADS, options, int(n_threads));
+      ort_session::call(ort_session::SET_INTER_OP_THREADS, options, int(1));
       set(options, "session.intra_op.allow_spinning", spin ? "1" : "0");
       set(options, "session.model_external_initializers_file_folder_path", weights_folder);
       void* handle = nullptr;
-      if (operators) ort::call(ort::REGISTER_CUSTOM_OPS_LIBRARY, options, operators, &handle);
+      if (operators) ort_session::call(ort_session::REGISTER_CUSTOM_OPS_LIBRARY, options, operators, &handle);
       for (int i = 0; i < n_shared; i++) {
         values.push_back(value_of(shared[i]));
-        ort::call(ort::ADD_INITIALIZER, options, shared[i].name, static_cast<const OrtValue*>(values.back()));
+        ort_session::call(ort_session::ADD_INITIALIZER, options, shared[i].name, static_cast<const OrtValue*>(values.back()));
       }
-      ort::call(ort::CREATE_SESSION_FROM_ARRAY, static_cast<const OrtEnv*>(env), model, n_bytes,
+      ort_session::call(ort_session::CREATE_SESSION_FROM_ARRAY, static_cast<const OrtEnv*>(env), model, n_bytes,
                 static_cast<const OrtSessionOptions*>(options), &session);
     } catch (...) {
-      ort::release(ort::RELEASE_SESSION_OPTIONS, options);
-      for (OrtValue* value : values) ort::release(ort::RELEASE_VALUE, value);
+      ort_session::release(ort_session::RELEASE_SESSION_OPTIONS, options);
+      for (OrtValue* value : values) ort_session::release(ort_session::RELEASE_VALUE, value);
       throw;
     }
-    ort::release(ort::RELEASE_SESSION_OPTIONS, options);
+    ort_session::release(ort_session::RELEASE_SESSION_OPTIONS, options);
   }
   ~Session() {
-    ort::release(ort::RELEASE_SESSION, session);
-    for (OrtValue* value : values) ort::release(ort::RELEASE_VALUE, value);
+    ort_session::release(ort_session::RELEASE_SESSION, session);
+    for (OrtValue* value : values) ort_session::release(ort_session::RELEASE_VALUE, value);
   }
   Session(const Session&) = delete;
 
@@ -152,33 +134,32 @@ class Session {
  private:
   std::vector<OrtValue*> values;
   static void set(OrtSessionOptions* options, const char* key, const char* value) {
-    ort::call(ort::ADD_SESSION_CONFIG_ENTRY, options, key, value);
+    ort_session::call(ort_session::ADD_SESSION_CONFIG_ENTRY, options, key, value);
   }
 };
 
 // The step of one batch: a session with everything bound, until the batch changes its size or its caches move.
-class Step {
+class SessionStep : public Step {
  public:
   // inputs: all but n_candidates and probe_ids. caches: outputs that are written over the inputs of the same memory.
-  Step(const Session& session, const S2STensor* inputs, int n_inputs, const S2STensor* caches, int n_caches, int B, int K)
+  SessionStep(const Session& session, const S2STensor* inputs, int n_inputs, const S2STensor* caches, int n_caches, int B, int K)
       : session(session), B(B), K(K) {
     for (int i = 0; i < n_inputs; i++) bound.push_back({inputs[i].name, keep(value_of(inputs[i]))});
     for (int i = 0; i < n_caches; i++) written.push_back({caches[i].name, keep(value_of(caches[i]))});
     log_normalizer.resize(size_t(B) * K);
   }
-  ~Step() {
-    for (auto& [key, asked] : made) ort::release(ort::RELEASE_IO_BINDING, asked->binding);
-    for (OrtValue* value : values) ort::release(ort::RELEASE_VALUE, value);
+  ~SessionStep() override {
+    for (auto& [key, asked] : made) ort_session::release(ort_session::RELEASE_IO_BINDING, asked->binding);
+    for (OrtValue* value : values) ort_session::release(ort_session::RELEASE_VALUE, value);
   }
-  Step(const Step&) = delete;
+  SessionStep(const SessionStep&) = delete;
 
-  // Runs the step for a query. What it returns is valid until the next.
-  Found run(const Query& query) {
+  Found run(const Query& query) override {
     Asked& asked = bind(query.n_candidates, query.n_probes);
     if (query.n_probes && (query.changed || last != &asked))
       std::copy(query.probe_ids.begin(), query.probe_ids.end(), asked.probe_ids.begin());
     last = &asked;
-    ort::call(ort::RUN_WITH_BINDING, session.session, static_cast<const void*>(nullptr),
+    ort_session::call(ort_session::RUN_WITH_BINDING, session.session, static_cast<const void*>(nullptr),
               static_cast<const OrtIoBinding*>(asked.binding));
     return Found{asked.ids.data(),   asked.log_probs.data(), log_normalizer.data(),
                  asked.probed.data(), query.n_candidates,     max(1, query.n_probes)};
@@ -215,24 +196,24 @@ class Step {
     asked->ids.resize(R * M);
     asked->log_probs.resize(R * M);
     asked->probed.resize(R * Q);
-    ort::call(ort::CREATE_IO_BINDING, session.session, &asked->binding);
+    ort_session::call(ort_session::CREATE_IO_BINDING, session.session, &asked->binding);
     for (auto& [name, value] : bound) in(*asked, name.c_str(), value);
-    in(*asked, "n_candidates", keep(ort::value_of(asked->n_candidates.data(), 7, {1})));
-    in(*asked, "probe_ids", keep(ort::value_of(asked->probe_ids.data(), 7, {B, K, Q})));
-    out(*asked, "candidate_ids", keep(ort::value_of(asked->ids.data(), 7, {B, K, M})));
-    out(*asked, "candidate_log_probs", keep(ort::value_of(asked->log_probs.data(), 1, {B, K, M})));
-    out(*asked, "log_normalizer", keep(ort::value_of(log_normalizer.data(), 1, {B, K})));
-    out(*asked, "probe_log_probs", keep(ort::value_of(asked->probed.data(), 1, {B, K, Q})));
+    in(*asked, "n_candidates", keep(ort_session::value_of(asked->n_candidates.data(), 7, {1})));
+    in(*asked, "probe_ids", keep(ort_session::value_of(asked->probe_ids.data(), 7, {B, K, Q})));
+    out(*asked, "candidate_ids", keep(ort_session::value_of(asked->ids.data(), 7, {B, K, M})));
+    out(*asked, "candidate_log_probs", keep(ort_session::value_of(asked->log_probs.data(), 1, {B, K, M})));
+    out(*asked, "log_normalizer", keep(ort_session::value_of(log_normalizer.data(), 1, {B, K})));
+    out(*asked, "probe_log_probs", keep(ort_session::value_of(asked->probed.data(), 1, {B, K, Q})));
     for (auto& [name, value] : written) out(*asked, name.c_str(), value);
     place = std::move(asked);
     return *place;
   }
 
   static void in(Asked& asked, const char* name, OrtValue* value) {
-    ort::call(ort::BIND_INPUT, asked.binding, name, static_cast<const OrtValue*>(value));
+    ort_session::call(ort_session::BIND_INPUT, asked.binding, name, static_cast<const OrtValue*>(value));
   }
   static void out(Asked& asked, const char* name, OrtValue* value) {
-    ort::call(ort::BIND_OUTPUT, asked.binding, name, static_cast<const OrtValue*>(value));
+    ort_session::call(ort_session::BIND_OUTPUT, asked.binding, name, static_cast<const OrtValue*>(value));
   }
 };
 

@@ -74,9 +74,7 @@ class Rule:
     reads_history: bool = False
 
     def device_form(self, max_length: int) -> DeviceForm | None:
-        """The rule for the searches on a GPU and in C++, for texts of up to `max_length` tokens, or None without such a
-        form.
-        """
+        """The rule for searches on a GPU and in C++, for texts of up to `max_length` tokens, or None without a form."""
         return None
 
 

@@ -39,6 +39,12 @@ class Tensor(ctypes.Structure):
     _fields_ = [("name", c_char_p), *_fields("data shape", "n_dimensions type")]
 
 
+class Node(ctypes.Structure):
+    """S2SNode of direct.h."""
+
+    _fields_ = [(name, c_char_p) for name in ("op", "inputs", "outputs", "attributes")]
+
+
 class Batch(ctypes.Structure):
     """S2SBatch of loop.h."""
 
@@ -67,6 +73,12 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
         (c_void_p, POINTER(Tensor), c_int32, POINTER(Tensor), c_int32, c_int32, c_int32),
     ),
     "s2s_step_delete": (None, (c_void_p,)),
+    "s2s_graph_new": (c_void_p, (c_char_p, POINTER(Node), c_int32, POINTER(Tensor), c_int32)),
+    "s2s_graph_delete": (None, (c_void_p,)),
+    "s2s_direct_new": (
+        c_void_p,
+        (c_void_p, POINTER(Tensor), c_int32, POINTER(Tensor), c_int32, c_int32, c_int32),
+    ),
 }
 
 
@@ -89,7 +101,7 @@ def declare(path: Path) -> Any:
         function = getattr(found, name)
         function.restype, function.argtypes = result, arguments
     rule = plugin_sources.module("beam_search.structures").DeviceRule
-    ours = [ctypes.sizeof(kind) for kind in (Settings, Tensor, Batch, rule)]
+    ours = [ctypes.sizeof(kind) for kind in (Settings, Tensor, Batch, Node, rule)]
     theirs = (c_int32 * len(ours))()
     found.s2s_search_sizes(theirs)
     if list(theirs) != ours:

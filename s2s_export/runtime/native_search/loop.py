@@ -10,6 +10,8 @@ import ctypes
 import os
 import threading
 import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, ClassVar, TypeGuard
 
 import numpy as np
@@ -18,12 +20,24 @@ from ...bundle import output_of
 from ...errors import BackendError
 from ..backends.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeState, step_failure
 from ..decoding.state import FEWEST_PREFILLED, DecodeState, Ints
-from . import library
+from . import direct, library, onnx_file
 from .search import StepSearch, TooMany
 
 # ONNXTensorElementDataType of ONNX Runtime's interface.
 TYPES = {"float32": 1, "int8": 3, "int32": 6, "int64": 7, "bool": 9, "float16": 10, "bfloat16": 16, "uint8": 2}
+FOUND = ("candidate_ids", "candidate_log_probs", "log_normalizer", "probe_log_probs")  # outputs of a step
+DIRECT, SESSION = "called directly", "a session of ONNX Runtime"
 AT_ONCE = 32  # tokens that a native call makes at most, so that Python gets to see Ctrl-C
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What runs a decoder step natively: its handle, and the functions that make a batch's step and that end it."""
+
+    by: str  # DIRECT or SESSION
+    handle: Any
+    new_step: Callable[..., Any]
+    delete: Callable[[Any], None]
 
 
 class Sessions:
@@ -40,21 +54,22 @@ class Sessions:
             return cls._of[backend]
 
     @classmethod
-    def of_state(cls, state: OnnxRuntimeState) -> Any:
+    def of_state(cls, state: OnnxRuntimeState) -> Opened:
         """The session of a batch's decoder step. Raises BackendError where it can't be opened."""
         return cls.of(state.backend).get(state.backend.step_name(state.first_rows))
 
     def __init__(self, backend: OnnxRuntimeBackend) -> None:
         self._library = library.load()
         self._register()
-        self._sessions: dict[str, Any] = {}
+        self._sessions: dict[str, Opened] = {}
+        self.why_not_direct = ""  # why ONNX Runtime runs the step, in a few words
         self._kept: list[Any] = []
         self._lock = threading.Lock()
         self._backend = weakref.proxy(backend)
 
     def __del__(self) -> None:
-        for session in getattr(self, "_sessions", {}).values():
-            self._library.s2s_session_delete(session)
+        for opened in getattr(self, "_sessions", {}).values():
+            opened.delete(opened.handle)
 
     def _register(self) -> None:
         """Let ONNX Runtime hand its interface to the library."""
@@ -62,13 +77,43 @@ class Sessions:
 
         onnxruntime.SessionOptions().register_custom_ops_library(self._library._name)
 
-    def get(self, name: str) -> Any:
+    def get(self, name: str) -> Opened:
         with self._lock:
             if name not in self._sessions:
-                self._sessions[name] = self._open(name)
+                self._sessions[name] = self._open_graph(name) or self._open(name)
             return self._sessions[name]
 
-    def _open(self, name: str) -> Any:
+    def _open_graph(self, name: str) -> Opened | None:
+        """The step's operators, to be called directly; None where ONNX Runtime has to run them (`why_not_direct`)."""
+        backend = self._backend
+        if backend.threads > 1:
+            self.why_not_direct = f"a call has {backend.threads} threads"
+            return None
+        described = backend.graphs[name]
+        try:
+            graph = onnx_file.read(backend.file_of(name), backend.weights)
+        except (ValueError, OSError) as error:
+            self.why_not_direct = f"{backend.file_of(name).name} can't be read ({error})"
+            return None
+        inputs = {entry["name"]: entry["dtype"] for entry in described["inputs"]}
+        caches = [output_of(name) for name in inputs if name.startswith(("self_key.", "self_value."))]
+        nodes = direct.needed(graph, {*FOUND, *caches})
+        weights = {name: array for name, array in graph.weights.items() if array is not None}
+        weights |= {key: value.numpy() for key, value in (backend.shared.get(name) or {}).items()}
+        self.why_not_direct = direct.why_not(nodes, weights, inputs)
+        if self.why_not_direct:
+            return None
+        given = tensors({name: array for node in nodes for name in node.inputs
+                         if (array := weights.get(name)) is not None}, self._kept)  # fmt: skip
+        self._kept.append(dict(backend.shared.get(name) or {}))
+        listed = direct.nodes_of(nodes, self._kept)
+        made = self._library.s2s_graph_new(os.fsencode(backend.operators), listed, len(listed), given, len(given))
+        if made is None:
+            self.why_not_direct = library.error(self._library)
+            return None
+        return Opened(DIRECT, made, self._library.s2s_direct_new, self._library.s2s_graph_delete)
+
+    def _open(self, name: str) -> Opened:
         backend = self._backend
         model = backend.file_of(name).read_bytes()
         shared = tensors({key: value.numpy() for key, value in (backend.shared.get(name) or {}).items()}, self._kept)
@@ -82,7 +127,7 @@ class Sessions:
                 f"ONNX Runtime can't open the decoder step natively ({library.error(self._library)[:300]}); "
                 "load with search='python'"
             )
-        return made
+        return Opened(SESSION, made, self._library.s2s_step_new, self._library.s2s_session_delete)
 
 
 def tensors(arrays: dict[str, Any], kept: list[Any]) -> Any:
@@ -148,11 +193,10 @@ class LoopSearch(StepSearch):
         batch.n_positions, batch.capacity = arrays["position"].size, arrays["ancestors"].shape[2]
         batch.limit = -1 if limit is None else limit
         inputs, outputs = tensors(arrays, self._kept), tensors(caches, self._kept)
-        self._step = self._library.s2s_step_new(
-            self._session, inputs, len(inputs), outputs, len(outputs), *arrays["token"].shape
-        )
+        opened = self._session
+        self._step = opened.new_step(opened.handle, inputs, len(inputs), outputs, len(outputs), *arrays["token"].shape)
         if self._step is None:
-            raise step_failure(RuntimeError(library.error(self._library)))
+            raise self._failure()
 
     def _unbind(self) -> None:
         if self._step is not None:
@@ -173,8 +217,18 @@ class LoopSearch(StepSearch):
         if status == library.NO_POSITION:
             raise self.state.no_position(self._batch.step)
         if status == library.FAILED:
-            raise step_failure(RuntimeError(library.error(self._library)))
+            raise self._failure()
         return self._after(status)
+
+    def _failure(self) -> BackendError:
+        """What the library said of its last call."""
+        found = step_failure(RuntimeError(library.error(self._library)))
+        if self._session.by is not DIRECT or "out of memory" in str(found):
+            return found
+        return BackendError(
+            f"the decoder step failed ({library.error(self._library)}); build the engine again, or load with "
+            "search='python'"
+        )
 
     def _run(self) -> int:
         status: int = self._library.s2s_search_run(self.handle, self._step, ctypes.byref(self._batch), self._at_once)

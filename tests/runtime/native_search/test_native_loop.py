@@ -120,6 +120,7 @@ def test_threads_share_a_session(sessions: Any) -> None:
 
 def test_without_a_native_session_steps_are_called_one_by_one(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = s2s_export.load(engine, target="cpu-fp32", threads=1)
+    monkeypatch.setattr(loop.Sessions, "_open_graph", lambda self, name: None)
     monkeypatch.setattr(loop.Sessions, "_open", lambda self, name: (_ for _ in ()).throw(BackendError("no session")))
     session.generate([[5, 6, 7]], max_new_tokens=4)
     session.generate([[5, 6, 7]], max_new_tokens=4)
@@ -128,6 +129,7 @@ def test_without_a_native_session_steps_are_called_one_by_one(engine: Path, monk
 
 
 def test_what_onnx_runtime_says_is_one_sentence(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop.Sessions, "_open_graph", lambda self, name: None)
     session = s2s_export.load(engine, target="cpu-fp32", threads=1)
     tensors = loop.OnnxRuntimeState.tensors
 

@@ -1,0 +1,493 @@
+// A decoder step whose operators are called directly: for small models, whose step takes less time than ONNX Runtime's own
+// work between the nodes.
+//
+// The operators of plugins/cpu ask for their tensors and attributes through ONNX Runtime's function table. Here they are
+// given a table of our own, of the places that they use, so that they run as they are. A graph of these operators and of
+// the few others in `plain` is run in its order, on one thread.
+#pragma once
+
+#include <dlfcn.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "../cpu/ort_abi.h"
+#include "step.h"
+
+extern "C" {
+// A node of a graph. Mirrored by runtime/native_search/library.py.
+typedef struct S2SNode {
+  const char* op;         /* "Add", or "s2s.cpu.Linear" */
+  const char* inputs;     /* names, each with a line's end; empty: left out */
+  const char* outputs;
+  const char* attributes; /* lines of name=value, whole numbers in decimal, others in hexadecimal floating point */
+} S2SNode;
+}
+
+namespace direct {
+
+using ort::FLOAT, ort::INT64;
+
+struct Value {
+  void* data = nullptr;
+  std::vector<int64_t> dims;
+  int type = FLOAT;
+  bool is_bound = false;     // to memory of the caller's
+  std::vector<float> own;    // memory of its own; floats, so that it is aligned for all that is used
+
+  int64_t count() const {
+    int64_t n = 1;
+    for (int64_t size : dims) n *= size;
+    return n;
+  }
+  // Room for these sizes. False where it is bound to memory of another size or type.
+  bool resize(const int64_t* sizes, size_t rank, int of_type) {
+    const int64_t n_bound = is_bound ? count() : 0;
+    dims.assign(sizes, sizes + rank);
+    if (is_bound) return count() == n_bound && type == of_type;
+    type = of_type;
+    const size_t bytes = size_t(count()) * (type == INT64 ? 8 : 4);
+    if (own.size() * sizeof(float) < bytes + 64) own.resize((bytes + 64) / sizeof(float) + 1);
+    data = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(own.data()) + 63) / 64 * 64);
+    return true;
+  }
+  float* floats() const { return static_cast<float*>(data); }
+  int64_t* ints() const { return static_cast<int64_t*>(data); }
+};
+
+struct Info {  // OrtKernelInfo
+  std::map<std::string, std::string> attributes;
+};
+struct Context {  // OrtKernelContext
+  std::vector<Value*> inputs, outputs;
+  const int* output_types;
+};
+struct Failure {  // OrtStatus
+  std::string message;
+};
+
+inline Failure* failure(const char* message) { return new Failure{message}; }
+
+// The function table that operators see.
+struct Table {
+  void* places[ort::PARALLEL_FOR + 1] = {};
+  template <typename Function>
+  void set(int place, Function* function) {
+    places[place] = reinterpret_cast<void*>(function);
+  }
+  Table();
+};
+
+inline Table::Table() {
+  set(ort::CREATE_STATUS, +[](int, const char* message) { return failure(message); });
+  set(ort::GET_TENSOR_MUTABLE_DATA, +[](Value* value, void** data) -> Failure* { return *data = value->data, nullptr; });
+  set(ort::GET_DIMENSIONS_COUNT, +[](const Value* value, size_t* rank) -> Failure* { return *rank = value->dims.size(), nullptr; });
+  set(ort::GET_DIMENSIONS, +[](const Value* value, int64_t* dims, size_t rank) -> Failure* {
+    std::copy_n(value->dims.begin(), std::min(rank, value->dims.size()), dims);
+    return nullptr;
+  });
+  set(ort::GET_TENSOR_TYPE_AND_SHAPE, +[](const Value* value, Value** info) -> Failure* { return *info = const_cast<Value*>(value), nullptr; });
+  set(ort::ATTRIBUTE_FLOAT, +[](const Info* info, const char* name, float* value) -> Failure* {
+    const auto found = info->attributes.find(name);
+    if (found == info->attributes.end()) return failure("no such attribute");
+    *value = std::strtof(found->second.c_str(), nullptr);
+    return nullptr;
+  });
+  set(ort::ATTRIBUTE_INT64, +[](const Info* info, const char* name, int64_t* value) -> Failure* {
+    const auto found = info->attributes.find(name);
+    if (found == info->attributes.end()) return failure("no such attribute");
+    *value = std::strtoll(found->second.c_str(), nullptr, 10);
+    return nullptr;
+  });
+  set(ort::INPUT_COUNT, +[](const Context* context, size_t* n) -> Failure* { return *n = context->inputs.size(), nullptr; });
+  set(ort::OUTPUT_COUNT, +[](const Context* context, size_t* n) -> Failure* { return *n = context->outputs.size(), nullptr; });
+  set(ort::INPUT, +[](const Context* context, size_t i, const Value** value) -> Failure* {
+    *value = i < context->inputs.size() ? context->inputs[i] : nullptr;
+    return nullptr;
+  });
+  set(ort::OUTPUT, +[](Context* context, size_t i, const int64_t* dims, size_t rank, Value** value) -> Failure* {
+    *value = i < context->outputs.size() ? context->outputs[i] : nullptr;
+    const bool fits = !*value || (*value)->resize(dims, rank, context->output_types[i]);
+    return fits ? nullptr : failure("an output is bound to memory of another size");
+  });
+  set(ort::RELEASE_STATUS, +[](Failure* status) { delete status; });
+  set(ort::RELEASE_TENSOR_TYPE_AND_SHAPE, +[](Value*) {});
+  set(ort::PARALLEL_FOR, +[](const Context*, void (*body)(void*, size_t), size_t n, size_t, void* given) -> Failure* {
+    for (size_t i = 0; i < n; i++) body(given, i);
+    return nullptr;
+  });
+}
+
+// The operators of ONNX itself that steps have between ours. Values are float32 or int64.
+namespace plain {
+
+using Dims = std::vector<int64_t>;
+
+// The sizes of numpy's broadcasting.
+inline Dims broadcast(const Dims& a, const Dims& b) {
+  const size_t rank = std::max(a.size(), b.size());
+  Dims dims(rank);
+  for (size_t i = 0; i < rank; i++) {
+    const int64_t in_a = i + a.size() < rank ? 1 : a[i + a.size() - rank];
+    const int64_t in_b = i + b.size() < rank ? 1 : b[i + b.size() - rank];
+    if (in_a != in_b && in_a != 1 && in_b != 1) throw std::runtime_error("sizes of two tensors do not fit");
+    dims[i] = in_a == 1 ? in_b : in_a;
+  }
+  return dims;
+}
+
+// By how much to go on in a tensor for each of the sizes that it is broadcast to.
+inline Dims steps(const Dims& own, const Dims& dims) {
+  Dims found(dims.size(), 0);
+  int64_t step = 1;
+  for (size_t i = own.size(); i-- > 0;) {
+    if (own[i] != 1) found[i + dims.size() - own.size()] = step;
+    step *= own[i];
+  }
+  return found;
+}
+
+// c[i] = f(a[i], b[i]), broadcast.
+template <typename T, typename F>
+void elementwise(const Value& a, const Value& b, Value& c, F f) {
+  const Dims dims = broadcast(a.dims, b.dims), in_a = steps(a.dims, dims), in_b = steps(b.dims, dims);
+  const size_t rank = dims.size();
+  if (!c.resize(dims.data(), rank, a.type)) throw std::runtime_error("a sum or product is bound to memory of another size");
+  Dims at(rank, 0);
+  const int64_t inner = rank ? dims[rank - 1] : 1, n = c.count();
+  const int64_t next_a = rank ? in_a[rank - 1] : 0, next_b = rank ? in_b[rank - 1] : 0;
+  const T *x = static_cast<T*>(a.data), *y = static_cast<T*>(b.data);
+  T* z = static_cast<T*>(c.data);
+  for (int64_t done = 0; done < n; done += inner) {
+    int64_t from_a = 0, from_b = 0;
+    for (size_t i = 0; i + 1 < rank; i++) from_a += at[i] * in_a[i], from_b += at[i] * in_b[i];
+    for (int64_t i = 0; i < inner; i++) z[done + i] = f(x[from_a + i * next_a], y[from_b + i * next_b]);
+    for (size_t i = rank; i-- > 1;) {
+      if (++at[i - 1] < dims[i - 1]) break;
+      at[i - 1] = 0;
+    }
+  }
+}
+
+template <typename T>
+void arithmetic(const std::string& op, const Value& a, const Value& b, Value& c) {
+  if (op == "Add") return elementwise<T>(a, b, c, [](T x, T y) { return T(x + y); });
+  if (op == "Sub") return elementwise<T>(a, b, c, [](T x, T y) { return T(x - y); });
+  elementwise<T>(a, b, c, [](T x, T y) { return T(x * y); });
+}
+
+// The same memory with other sizes: nothing is ever written over an input.
+inline void view(const Value& x, const Dims& dims, Value& y) {
+  if (y.is_bound) throw std::runtime_error("a tensor of other sizes is bound to other memory");
+  y.data = x.data;
+  y.dims = dims;
+  y.type = x.type;
+  if (y.count() != x.count()) throw std::runtime_error("sizes do not fit their tensor");
+}
+
+inline void reshape(const Value& x, const Value& shape, Value& y) {
+  Dims dims(shape.ints(), shape.ints() + shape.count());
+  int64_t known = 1, open = -1;
+  for (size_t i = 0; i < dims.size(); i++) {
+    if (dims[i] == 0 && i < x.dims.size()) dims[i] = x.dims[i];
+    if (dims[i] == -1) open = int64_t(i);
+    else known *= dims[i];
+  }
+  if (open >= 0 && known) dims[open] = x.count() / known;
+  view(x, dims, y);
+}
+
+inline void unsqueeze(const Value& x, const Value& axes, Value& y) {
+  const int64_t rank = int64_t(x.dims.size()) + axes.count();
+  std::vector<bool> is_new(rank, false);
+  for (int64_t i = 0; i < axes.count(); i++) {
+    const int64_t axis = axes.ints()[i] < 0 ? axes.ints()[i] + rank : axes.ints()[i];
+    if (axis < 0 || axis >= rank || is_new[axis]) throw std::runtime_error("an axis is out of range");
+    is_new[axis] = true;
+  }
+  Dims dims;
+  for (int64_t i = 0, from = 0; i < rank; i++) dims.push_back(is_new[i] ? 1 : x.dims[from++]);
+  view(x, dims, y);
+}
+
+template <typename T>
+void expand(const Value& x, const Value& shape, Value& y) {
+  Value wanted;
+  wanted.dims.assign(shape.ints(), shape.ints() + shape.count());
+  wanted.data = x.data;  // only its sizes count
+  const Dims dims = broadcast(x.dims, wanted.dims), in_x = steps(x.dims, dims);
+  if (!y.resize(dims.data(), dims.size(), x.type)) throw std::runtime_error("a tensor is bound to memory of another size");
+  Dims at(dims.size(), 0);
+  for (int64_t i = 0, n = y.count(); i < n; i++) {
+    int64_t from = 0;
+    for (size_t d = 0; d < dims.size(); d++) from += at[d] * in_x[d];
+    static_cast<T*>(y.data)[i] = static_cast<T*>(x.data)[from];
+    for (size_t d = dims.size(); d-- > 0;) {
+      if (++at[d] < dims[d]) break;
+      at[d] = 0;
+    }
+  }
+}
+
+template <typename T>
+void gather(const Value& x, const Value& indices, Value& y) {
+  if (x.dims.empty()) throw std::runtime_error("rows of a single number are wanted");
+  Dims dims(indices.dims);
+  dims.insert(dims.end(), x.dims.begin() + 1, x.dims.end());
+  if (!y.resize(dims.data(), dims.size(), x.type)) throw std::runtime_error("rows are bound to memory of another size");
+  const int64_t width = x.dims[0] ? x.count() / x.dims[0] : 0;
+  for (int64_t i = 0; i < indices.count(); i++) {
+    const int64_t row = indices.ints()[i] < 0 ? indices.ints()[i] + x.dims[0] : indices.ints()[i];
+    if (row < 0 || row >= x.dims[0]) throw std::runtime_error("an index is out of range");
+    std::copy_n(static_cast<T*>(x.data) + row * width, width, static_cast<T*>(y.data) + i * width);
+  }
+}
+
+inline void shape(const Value& x, const Info& info, Value& y) {
+  const int64_t rank = int64_t(x.dims.size());
+  auto limit = [&](const char* name, int64_t otherwise) {
+    const auto found = info.attributes.find(name);
+    int64_t at = found == info.attributes.end() ? otherwise : std::strtoll(found->second.c_str(), nullptr, 10);
+    if (at < 0) at += rank;
+    return std::clamp<int64_t>(at, 0, rank);
+  };
+  const int64_t first = limit("start", 0), n = std::max<int64_t>(0, limit("end", rank) - first);
+  if (!y.resize(&n, 1, INT64)) throw std::runtime_error("sizes are bound to memory of another size");
+  std::copy_n(x.dims.begin() + first, n, y.ints());
+}
+
+// Every operator here, with how many inputs it has.
+inline const std::map<std::string, size_t>& all() {
+  static const std::map<std::string, size_t> found = {{"Add", 2},   {"Sub", 2},       {"Mul", 2},    {"Reshape", 2},
+                                                      {"Gather", 2}, {"Unsqueeze", 2}, {"Expand", 2}, {"Shape", 1}};
+  return found;
+}
+
+inline void run(const std::string& op, const Info& info, const Value& a, const Value* b, Value& c) {
+  const bool is_whole = a.type == INT64;
+  if (op == "Shape") return shape(a, info, c);
+  if (op == "Add" || op == "Sub" || op == "Mul") {
+    if (b->type != a.type) throw std::runtime_error(op + " was given tensors of two types");
+    return is_whole ? arithmetic<int64_t>(op, a, *b, c) : arithmetic<float>(op, a, *b, c);
+  }
+  if (b->type != INT64) throw std::runtime_error(op + " was given a tensor of another type");
+  if (op == "Reshape") return reshape(a, *b, c);
+  if (op == "Unsqueeze") return unsqueeze(a, *b, c);
+  if (op == "Expand") return is_whole ? expand<int64_t>(a, *b, c) : expand<float>(a, *b, c);
+  is_whole ? gather<int64_t>(a, *b, c) : gather<float>(a, *b, c);
+}
+
+}  // namespace plain
+
+struct Node {
+  std::string op;
+  std::vector<int> inputs, outputs;  // among the graph's values; -1: left out
+  std::vector<int> input_types, output_types;
+  std::vector<bool> is_required;
+  Info info;
+  const OrtCustomOp* callbacks = nullptr;
+  void* kernel = nullptr;
+};
+
+inline std::vector<std::string> lines(const char* text) {
+  std::vector<std::string> found;
+  for (const char* end; (end = std::strchr(text, '\n')); text = end + 1) found.emplace_back(text, end);
+  return found;
+}
+
+inline void check(Failure* status) {
+  if (!status) return;
+  const std::string message = status->message;
+  delete status;
+  throw std::runtime_error(message);
+}
+
+// A step's nodes and weights. Safe to use from several threads: what changes is in `Run`.
+class Graph {
+ public:
+  Graph(const char* operators, const S2SNode* given, int n_nodes, const S2STensor* weights, int n_weights) {
+    for (int i = 0; i < n_weights; i++) {
+      Value& value = first[index(weights[i].name)];
+      value.data = weights[i].data;
+      value.dims.assign(weights[i].shape, weights[i].shape + weights[i].n_dimensions);
+      value.type = weights[i].type;
+      value.is_bound = true;
+    }
+    void* library = dlopen(operators, RTLD_NOW | RTLD_LOCAL);
+    if (!library) throw std::runtime_error(dlerror());
+    auto listed = reinterpret_cast<const OrtCustomOp* const* (*)(size_t*)>(dlsym(library, "s2s_operators"));
+    if (!listed) throw std::runtime_error("the operators can't be called directly");
+    size_t n = 0;
+    const OrtCustomOp* const* all = listed(&n);
+    for (int i = 0; i < n_nodes; i++) {
+      Node node;
+      node.op = given[i].op;
+      for (const std::string& name : lines(given[i].inputs)) node.inputs.push_back(name.empty() ? -1 : index(name));
+      for (const std::string& name : lines(given[i].outputs)) node.outputs.push_back(name.empty() ? -1 : index(name));
+      for (const std::string& line : lines(given[i].attributes)) {
+        const size_t at = line.find('=');
+        node.info.attributes[line.substr(0, at)] = line.substr(at + 1);
+      }
+      if (node.op.rfind("s2s.cpu.", 0) == 0) {
+        for (size_t j = 0; j < n; j++)
+          if (node.op == std::string("s2s.cpu.") + all[j]->GetName(all[j])) node.callbacks = all[j];
+        if (!node.callbacks) throw std::runtime_error("there is no operator " + node.op);
+        const size_t n_inputs = node.callbacks->GetInputTypeCount(node.callbacks);
+        for (size_t j = 0; j < n_inputs; j++) {
+          node.input_types.push_back(node.callbacks->GetInputType(node.callbacks, j));
+          node.is_required.push_back(node.callbacks->GetInputCharacteristic(node.callbacks, j) == ort::REQUIRED);
+        }
+        if (node.inputs.size() > n_inputs) throw std::runtime_error(node.op + " has too many inputs");
+        node.inputs.resize(n_inputs, -1);
+        for (size_t j = 0; j < node.callbacks->GetOutputTypeCount(node.callbacks); j++)
+          node.output_types.push_back(node.callbacks->GetOutputType(node.callbacks, j));
+        if (node.outputs.size() > node.output_types.size()) throw std::runtime_error(node.op + " has too many outputs");
+        node.outputs.resize(node.output_types.size(), -1);
+        check(reinterpret_cast<Failure*>(node.callbacks->CreateKernelV2(
+            node.callbacks, table().places, reinterpret_cast<const OrtKernelInfo*>(&node.info), &node.kernel)));
+      } else {
+        const auto known = plain::all().find(node.op);
+        if (known == plain::all().end() || node.inputs.size() != known->second || node.outputs.size() != 1 ||
+            node.outputs[0] < 0 || std::count(node.inputs.begin(), node.inputs.end(), -1)) {
+          throw std::runtime_error("there is no " + node.op + " with these inputs");
+        }
+      }
+      nodes.push_back(std::move(node));
+    }
+  }
+  ~Graph() {
+    for (Node& node : nodes)
+      if (node.kernel) node.callbacks->KernelDestroy(node.kernel);
+  }
+  Graph(const Graph&) = delete;
+
+  int index(const std::string& name) {
+    const auto [found, is_new] = names.emplace(name, int(first.size()));
+    if (is_new) first.emplace_back();
+    return found->second;
+  }
+  int find(const char* name) const {
+    const auto found = names.find(name);
+    return found == names.end() ? -1 : found->second;
+  }
+
+  std::vector<Node> nodes;
+  std::vector<Value> first;  // weights, and empty places for what is computed
+
+ private:
+  std::map<std::string, int> names;
+  static const Table& table() {
+    static const Table made;
+    return made;
+  }
+};
+
+// The values of one batch.
+class Run {
+ public:
+  explicit Run(const Graph& graph) : graph(graph), values(graph.first) {}
+  Run(const Run&) = delete;
+
+  // False where the graph has no such value.
+  bool bind(const char* name, void* data, int type, const std::vector<int64_t>& dims) {
+    const int i = graph.find(name);
+    if (i < 0) return false;
+    values[i].data = data;
+    values[i].dims = dims;
+    values[i].type = type;
+    values[i].is_bound = true;
+    return true;
+  }
+
+  void operator()() {
+    for (const Node& node : graph.nodes) {
+      require(node);
+      if (node.callbacks) {
+        context.inputs.clear();
+        context.outputs.clear();
+        for (int i : node.inputs) context.inputs.push_back(i < 0 ? nullptr : &values[i]);
+        for (int i : node.outputs) context.outputs.push_back(i < 0 ? nullptr : &values[i]);
+        context.output_types = node.output_types.data();
+        check(reinterpret_cast<Failure*>(
+            node.callbacks->KernelComputeV2(node.kernel, reinterpret_cast<OrtKernelContext*>(&context))));
+        continue;
+      }
+      const Value* second = node.inputs.size() > 1 ? &values[node.inputs[1]] : nullptr;
+      plain::run(node.op, node.info, values[node.inputs[0]], second, values[node.outputs[0]]);
+    }
+  }
+
+ private:
+  const Graph& graph;
+  std::vector<Value> values;
+  Context context;
+
+  // Operators check sizes; ONNX Runtime would have checked types and what is left out.
+  void require(const Node& node) const {
+    for (size_t i = 0; i < node.inputs.size(); i++) {
+      const Value* value = node.inputs[i] < 0 ? nullptr : &values[node.inputs[i]];
+      const bool is_there = value && value->data;
+      const bool fits = node.callbacks ? is_there ? value->type == node.input_types[i] : !value && !node.is_required[i]
+                                       : is_there && (value->type == FLOAT || value->type == INT64);
+      if (!fits) throw std::runtime_error(node.op + " was given a tensor of another type, or none");
+    }
+  }
+};
+
+}  // namespace direct
+
+namespace s2s {
+
+// The step of one batch, of a graph whose operators are called directly.
+class DirectStep : public Step {
+ public:
+  // As of SessionStep.
+  DirectStep(const direct::Graph& graph, const S2STensor* inputs, int n_inputs, const S2STensor* caches, int n_caches, int B,
+             int K)
+      : run_(graph), B(B), K(K), log_normalizer(size_t(B) * K) {
+    for (int i = 0; i < n_inputs; i++) bind(inputs[i]);
+    for (int i = 0; i < n_caches; i++) bind(caches[i]);
+    run_.bind("n_candidates", &n_candidates, ort::INT64, {1});
+    run_.bind("log_normalizer", log_normalizer.data(), ort::FLOAT, {B, K});
+  }
+
+  Found run(const Query& query) override {
+    const int M = query.n_candidates, Q = max(1, query.n_probes);
+    const size_t R = size_t(B) * K;
+    if (M != n_candidates || Q != n_probes) {
+      n_candidates = M;
+      n_probes = Q;
+      ids.resize(R * M);
+      log_probs.resize(R * M);
+      probed.resize(R * Q);
+      probe_ids.assign(R * Q, 0);
+      run_.bind("candidate_ids", ids.data(), ort::INT64, {B, K, M});
+      run_.bind("candidate_log_probs", log_probs.data(), ort::FLOAT, {B, K, M});
+      run_.bind("probe_log_probs", probed.data(), ort::FLOAT, {B, K, Q});
+      run_.bind("probe_ids", probe_ids.data(), ort::INT64, {B, K, Q});
+    }
+    std::copy(query.probe_ids.begin(), query.probe_ids.end(), probe_ids.begin());
+    run_();
+    return Found{ids.data(), log_probs.data(), log_normalizer.data(), probed.data(), M, Q};
+  }
+
+ private:
+  direct::Run run_;
+  const int B, K;
+  int64_t n_candidates = -1;
+  int n_probes = -1;
+  std::vector<int64_t> probe_ids, ids;
+  std::vector<float> log_probs, probed, log_normalizer;
+
+  void bind(const S2STensor& t) {
+    run_.bind(t.name, t.data, t.type, std::vector<int64_t>(t.shape, t.shape + t.n_dimensions));
+  }
+};
+
+}  // namespace s2s
