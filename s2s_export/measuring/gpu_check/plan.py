@@ -67,6 +67,7 @@ def _of_model(model: Model, targets: Sequence[str], capability: str, quick: bool
     arguments = {**at, "checkpoint": checkpoint, "quick": quick}
     found.append(Part(f"{name}: torch steps", "torch_steps", arguments, needs=exported))
     found.append(Part(f"{name}: onnxruntime steps", "onnxruntime_steps", {**at, "quick": quick}, needs=exported))
+    found.append(Part(f"{name}: native", "native", {**at, "quick": quick}, needs=exported))
     for target in targets:
         built = f"{name}: build {target}"
         arguments = {**at, "target": target, "capability": capability}
