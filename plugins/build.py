@@ -115,6 +115,17 @@ def binary_for(folder: str, capability: str) -> Path:
     return packaged if packaged.is_file() else compiled_for(folder, capability)
 
 
+def lacks_binary(folder: str) -> str | None:
+    """Why there are no kernels of a folder for a GPU and none can be made, or None. Compiles nothing."""
+    if (ROOT.parent / PACKAGED / packaged_name(folder)).is_file():
+        return None
+    try:
+        find_nvcc()
+    except BuildError as error:
+        return str(error)
+    return None
+
+
 def compiled_for(folder: str, capability: str) -> Path:
     """The folder's kernels for the GPU of a compute capability, by this machine's nvcc: a cubin, or PTX where this nvcc
     is older than the GPU."""

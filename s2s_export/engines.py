@@ -45,6 +45,12 @@ flavour "cuda", for ONNX Runtime on an NVIDIA GPU, has nothing else. Flavours "t
     recipe.plugins    true or false: whether it holds our kernels, whose binaries (*.fatbin) lie beside it
     recipe.buckets    list of whole numbers: source lengths that are run; others run as the next larger
 
+flavour "cuda-native", for the backend cuda, has
+
+    layout            a whole number: the version of its packed weights (runtime/backends/_cuda_native/model.py), in
+                      the files model.json and weights.bin. It has no graphs of its own: `graphs` describes what they
+                      would read and write, and all three name weights.bin
+
 Engines that were built before a key was added lack it; those that are read are required below.
 """
 
@@ -112,7 +118,12 @@ _TENSORRT: Check = record(
     }
 )
 # The keys that a flavour has beyond those of all engines. For flavours that are not here, no others are checked.
-_OF_FLAVOUR: Mapping[str, Check] = {"cpu": _CPU, "tensorrt": _TENSORRT, "tensorrt-rtx": _TENSORRT}
+_OF_FLAVOUR: Mapping[str, Check] = {
+    "cpu": _CPU,
+    "tensorrt": _TENSORRT,
+    "tensorrt-rtx": _TENSORRT,
+    "cuda-native": record({"layout": integer(1)}),
+}
 _GRAPHS: Check = all_of(
     record(dict.fromkeys(GRAPHS, GRAPH)), mapping_of(all_of(GRAPH, record({}, {"max_rows": integer(0)})))
 )

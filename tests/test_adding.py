@@ -240,7 +240,7 @@ def test_every_backend_declares_another_name_and_place() -> None:
     flavours = [flavour for backend in found for flavour in backend.flavours]
     assert len(set(flavours)) == len(flavours)
     assert [backend.name for backend in backends.by_preference()] == [
-        "tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "onnxruntime",
+        "tensorrt", "tensorrt-rtx", "cuda", "onnxruntime-cuda", "onnxruntime",
     ]  # fmt: skip
 
 
@@ -250,5 +250,6 @@ def test_every_recipe_has_a_builder_and_a_backend() -> None:
     for recipe in map(recipes.load, recipes.names()):
         assert builders.find(recipe.flavour)
         assert backends.of_flavour(recipe.flavour)
-    with pytest.raises(InvalidOption, match="flavour is 'abacus', expected one of cpu, cuda, tensorrt, tensorrt-rtx"):
+    known = "cpu, cuda, cuda-native, tensorrt, tensorrt-rtx"
+    with pytest.raises(InvalidOption, match=f"flavour is 'abacus', expected one of {known}"):
         builders.find("abacus")

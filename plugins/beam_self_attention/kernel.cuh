@@ -71,7 +71,7 @@ __device__ __forceinline__ void beam_self_attention(const BeamSelfAttentionParam
   }
 
   Queries<T, 1, LANES> queries;
-  queries.load(static_cast<const T*>(given.query) + row, 1, head_size, given.scale);
+  queries.load(static_cast<const T*>(given.query) + row, 1, head_size, head_size, given.scale);
   Running<T, 1> running;
   running.clear();
   attend<T, 1, LANES, kSelfUnroll>(history, history.position + 1, head_size, queries, running);

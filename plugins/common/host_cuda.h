@@ -47,6 +47,7 @@ namespace host_cuda {
 
 constexpr int kDeadlock = -100;
 constexpr int kWarp = 32;
+constexpr size_t kShownBytes = 64;
 constexpr size_t kSharedBytes = 48 * 1024;  // what a kernel may declare statically on every architecture
 
 struct Barrier {
@@ -57,6 +58,7 @@ struct Barrier {
 struct Warp {
   Barrier barrier;
   uint64_t exchange[2][kWarp];  // two buffers: the next exchange may start while a slow lane still reads the last one
+  alignas(16) char shown[2][kWarp][kShownBytes];  // likewise
 };
 
 struct Thread {
@@ -115,6 +117,16 @@ Value exchange(Value value, int source) {
   wait(warp().barrier);
   std::memcpy(&value, &slots[source], sizeof value);
   return value;
+}
+
+// What every lane of the warp shows: lane l's is found at index l * kShownBytes. Good until the lane's second next call.
+template <class Value>
+const char* show(const Value& value) {
+  static_assert(sizeof(Value) <= kShownBytes, "more than a lane may show");
+  auto* slots = warp().shown[self().exchanges++ & 1];
+  std::memcpy(slots[lane()], &value, sizeof value);
+  wait(warp().barrier);
+  return slots[0];
 }
 
 inline void thread_main() {

@@ -37,12 +37,13 @@ template <typename T, int ROWS, int LANES>
 struct Queries {
   float value[ROWS][Vector<T>::kElements];
 
-  __device__ __forceinline__ void load(const T* first, int rows, int head_size, float scale) {
+  // stride: elements from one row to the next.
+  __device__ __forceinline__ void load(const T* first, int rows, int stride, int head_size, float scale) {
     const int offset = threadIdx.x % LANES * Vector<T>::kElements;
 #pragma unroll
     for (int r = 0; r < ROWS; ++r) {
       const bool real = r < rows && offset < head_size;
-      const Vector<T> vector = real ? Vector<T>::load(first + r * head_size + offset) : Vector<T>::zero();
+      const Vector<T> vector = real ? Vector<T>::load(first + static_cast<int64_t>(r) * stride + offset) : Vector<T>::zero();
 #pragma unroll
       for (int i = 0; i < Vector<T>::kElements; ++i) value[r][i] = vector[i] * scale;
     }

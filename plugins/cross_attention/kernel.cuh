@@ -49,7 +49,7 @@ __device__ __forceinline__ void cross_attention(const CrossAttentionParameters& 
   states.head_size = head_size;
 
   Queries<T, ROWS, LANES> queries;
-  queries.load(static_cast<const T*>(given.query) + row, rows, head_size, given.scale);
+  queries.load(static_cast<const T*>(given.query) + row, rows, head_size, head_size, given.scale);
   Running<T, ROWS> running;
   running.clear();
   attend<T, ROWS, LANES, kUnroll>(states, length, head_size, queries, running);

@@ -44,6 +44,30 @@ given = operation.arguments(sizes, {name: array.ctypes.data for name, array in a
 library("cross_attention", True).s2s_cross_attention(0, ctypes.byref(given), None)
 """
 
+# The Transformer's kernels, on memory of exactly the size that was asked for.
+TRANSFORMER = """
+import ctypes
+from s2s_export.measuring.gpu_check import native_cases
+from s2s_export.runtime.cuda import emulation
+from plugin_helpers import library
+emulation._library = lambda folder: library(folder, True)
+libc = ctypes.CDLL(None)
+libc.posix_memalign.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
+libc.free.argtypes = [ctypes.c_void_p]
+class Exact(emulation.HostDevice):
+    def allocate(self, n_bytes, what=""):
+        pointer = ctypes.c_void_p()
+        assert libc.posix_memalign(ctypes.addressof(pointer), 256, n_bytes) == 0
+        return pointer.value
+    def free(self, address):
+        libc.free(address)
+for seed in range({n}):
+    for make in native_cases.KINDS.values():
+        case = make(np.random.default_rng(seed), ("fp16", "bf16")[seed % 2])
+        {change}
+        assert case.error(case.run(Exact())) <= 1.0
+"""
+
 
 def run(extra: str = "", cases: bool = True) -> subprocess.CompletedProcess[str]:
     compiler = build.find_compiler("c++", "g++", "clang++")
@@ -65,4 +89,17 @@ def test_no_access_out_of_bounds() -> None:
 @pytest.mark.slow
 def test_an_overrun_is_seen() -> None:
     result = run(OVERRUN, cases=False)
+    assert "heap-buffer-overflow" in result.stderr, result.stderr[-4000:]
+
+
+@pytest.mark.slow
+def test_no_access_out_of_bounds_in_the_transformers_kernels() -> None:
+    result = run(TRANSFORMER.format(n=60, change="pass"), cases=False)
+    assert (result.returncode, result.stdout) == (0, "clean"), result.stderr[-4000:]
+
+
+@pytest.mark.slow
+def test_an_overrun_of_the_transformers_kernels_is_seen() -> None:
+    one_row_more = "case.given.rows += hasattr(case.given, 'normed')"
+    result = run(TRANSFORMER.format(n=1, change=one_row_more), cases=False)
     assert "heap-buffer-overflow" in result.stderr, result.stderr[-4000:]

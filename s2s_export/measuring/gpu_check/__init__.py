@@ -9,6 +9,7 @@
     attention.py  the attention kernels, compared with their references
     search_check.py  whole searches, compared with the emulation
     rules_check.py  the kernel of the decoding rules, compared with their definition
+    native.py     the kernels of the backend cuda and their cases (native_cases.py), and its decoder step, timed
     decodes.py    whole decodes with a decoder step by PyTorch or ONNX Runtime
     times.py      how long the search takes without a decoder
     sanitizers.py  some parts again under compute-sanitizer

@@ -15,6 +15,7 @@ from ...errors import BackendUnavailable, BuildError, InvalidOption
 from ...runtime import backends
 from ...runtime.session import Session, load
 from . import targets as targets_module
+from .native import native as native  # a part that has a file of its own
 
 if TYPE_CHECKING:
     from ...runtime.device_search.loop import Mode

@@ -75,6 +75,7 @@ def _of_model(model: Model, targets: Sequence[str], capability: str, quick: bool
     arguments = {**at, "checkpoint": _checkpoint(model), "quick": quick}
     found.append(Part(f"{name}: torch steps", "torch_steps", arguments, needs=exported))
     found.append(Part(f"{name}: onnxruntime steps", "onnxruntime_steps", {**at, "quick": quick}, needs=exported))
+    found.append(Part(f"{name}: native", "native", {**at, "quick": quick}, needs=exported))
     found += _of_targets(model, targets, capability, quick)
     arguments = {**at, "targets": list(targets), "quick": quick}
     return [*found, Part(f"{name}: steps", "steps", arguments, needs=exported)]

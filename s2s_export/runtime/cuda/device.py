@@ -19,7 +19,8 @@ from .binary import LoadedBinary
 from .interface import Launch
 from .libcuda import HANDLE
 
-ANY_KERNEL = "publish_step"  # of beam_search: one that every search queues
+SEARCH = "beam_search"  # the folder of the search's kernels
+ANY_KERNEL = "publish_step"  # of it: one that every search queues
 
 
 class CudaGraph:
@@ -50,7 +51,7 @@ class CudaDevice(driver.Device):
         self._driver.require({**libcuda.KERNELS, **libcuda.GRAPHS})
         self.while_graphs = self._driver.knows_while_nodes and self._instantiates_while()
         self._path = binary
-        self._loaded: LoadedBinary | None = None
+        self._loaded: dict[str, LoadedBinary] = {}
         self._lock = threading.Lock()
 
     # Memory
@@ -81,34 +82,39 @@ class CudaDevice(driver.Device):
     # Kernels
 
     def run(self, launch: Launch, given: ctypes.Structure, stream: int) -> None:
-        (self._loaded or self._load()).run(launch, given, stream)
+        (self._loaded.get(SEARCH) or self._load()).run(launch, given, stream)
 
     def load_kernels(self) -> None:
-        """Loads the kernels before they are needed, so that whatever is missing shows early. Raises BackendUnavailable,
-        or BuildError where there is no binary and no nvcc."""
+        """Loads the search's kernels before they are needed, so that whatever is missing shows early. Raises
+        BackendUnavailable, or BuildError where there is no binary and no nvcc."""
         self._load()
 
-    def _load(self) -> LoadedBinary:
+    def kernels(self, folder: str, probe: str) -> LoadedBinary:
+        """See `interface.Device`. Raises as `load_kernels`."""
         with self._lock:
-            if self._loaded is None:
-                self._loaded = self._open_ours() if self._path is None else self._open(self._path)
-            return self._loaded
+            if folder not in self._loaded:
+                given = self._path if folder == SEARCH else None
+                self._loaded[folder] = self._open(given, probe) if given else self._open_ours(folder, probe)
+            return self._loaded[folder]
 
-    def _open_ours(self) -> LoadedBinary:
+    def _load(self) -> LoadedBinary:
+        return self.kernels(SEARCH, ANY_KERNEL)
+
+    def _open_ours(self, folder: str, probe: str) -> LoadedBinary:
         """The package's binary; where the driver is too old for that, one that this machine's nvcc makes."""
         build = plugin_sources.module("build")
         try:
-            return self._open(build.binary_for("beam_search", self.capability))
+            return self._open(build.binary_for(folder, self.capability), probe)
         except BackendUnavailable as too_old:
             try:
-                path = build.compiled_for("beam_search", self.capability)
+                path = build.compiled_for(folder, self.capability)
             except BuildError:
                 raise too_old from None
-            return self._open(path)
+            return self._open(path, probe)
 
-    def _open(self, path: Path) -> LoadedBinary:
+    def _open(self, path: Path, probe: str) -> LoadedBinary:
         loaded = LoadedBinary(self._driver, path.read_bytes(), path.name, self.name)
-        loaded.find(ANY_KERNEL)
+        loaded.find(probe)
         return loaded
 
     # Graphs

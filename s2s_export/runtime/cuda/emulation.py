@@ -27,8 +27,20 @@ _lock = threading.Lock()  # the host build emulates one GPU
 
 
 @functools.cache
-def _library() -> ctypes.CDLL:
-    return ctypes.CDLL(str(plugin_sources.module("build").host_library("beam_search")))
+def _library(folder: str = "beam_search") -> ctypes.CDLL:
+    return ctypes.CDLL(str(plugin_sources.module("build").host_library(folder)))
+
+
+class HostKernels:
+    """See `interface.Kernels`."""
+
+    def __init__(self, device: HostDevice, folder: str) -> None:
+        self._device = device
+        self._folder = folder
+
+    def run(self, launch: Launch, given: ctypes.Structure, stream: int) -> None:
+        copied = type(given).from_buffer_copy(given)  # as a driver copies a kernel's arguments
+        self._device.call(lambda: self._device._run(launch, copied, self._folder))
 
 
 class HostGraph:
@@ -152,6 +164,10 @@ class HostDevice:
         copied = type(given).from_buffer_copy(given)  # as a driver copies a kernel's arguments
         self.call(lambda: self._run(launch, copied))
 
+    def kernels(self, folder: str, probe: str = "") -> HostKernels:
+        """probe: not needed, as every library has all kernels."""
+        return HostKernels(self, folder)
+
     def call(self, function: Callable[[], object]) -> None:
         """Queues a Python function, as a step executor for this device does."""
         calls = getattr(self._capturing, "calls", None)
@@ -160,7 +176,7 @@ class HostDevice:
         else:
             function()
 
-    def _run(self, launch: Launch, given: ctypes.Structure) -> None:
+    def _run(self, launch: Launch, given: ctypes.Structure, folder: str = "beam_search") -> None:
         self.n_launches += 1
         self.launched.append(launch.kernel)
         if self.fail_after is not None and self.n_launches > self.fail_after:
@@ -169,9 +185,8 @@ class HostDevice:
             self.synchronize(0)
         grid = (ctypes.c_uint32 * 3)(*launch.grid)
         with _lock:
-            status = _library().s2s_beam_search_by_name(
-                launch.kernel.encode(), ctypes.byref(given), grid, launch.threads
-            )
+            by_name = getattr(_library(folder), f"s2s_{folder}_by_name")
+            status = by_name(launch.kernel.encode(), ctypes.byref(given), grid, launch.threads)
         if status:
             raise BackendError(f"the host build of {launch.kernel} returned {status}; expected 0; this is a defect")
 

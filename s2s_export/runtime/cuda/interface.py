@@ -21,6 +21,14 @@ class Launch(Protocol):
     threads: int
 
 
+class Kernels(Protocol):
+    """The kernels of one folder of plugins/, on one device."""
+
+    def run(self, launch: Launch, given: ctypes.Structure, stream: int) -> None:
+        """Queues a kernel whose only argument is `given`, which is copied."""
+        ...
+
+
 class Graph(Protocol):
     """Launches that were captured once and are queued together."""
 
@@ -77,6 +85,11 @@ class Device(Protocol):
 
     def run(self, launch: Launch, given: ctypes.Structure, stream: int) -> None:
         """Queues a kernel of beam_search."""
+        ...
+
+    def kernels(self, folder: str, probe: str) -> Kernels:
+        """The kernels of a folder of plugins/. probe: one of them, which is looked up at once, as a binary that this
+        driver can't use shows only then."""
         ...
 
     def capture(self, stream: int, body: Callable[[], None]) -> Graph:

@@ -84,4 +84,4 @@ def test_the_targets_of_the_project_are_valid(name):
     target = recipes.load(name)
     options.read(target)
     assert target.description
-    assert target.flavour == "cuda" or target.compute_capabilities
+    assert target.flavour in ("cuda", "cuda-native") or target.compute_capabilities

@@ -136,7 +136,10 @@ def test_all_of_it(pretended, bundled, tmp_path, capsys, monkeypatch):
     assert all(states[part] == ("failed" if part in unmeasured else "ok") for part in states), result["parts"]
     assert set(states) == {
         *("search", "rules", "kernels", "attention", "sanitizers"),
-        *(f"{name}: {part}" for part in ("torch steps", "onnxruntime steps", "build cuda-fp16", "tokens cuda-fp16")),
+        *(
+            f"{name}: {part}"
+            for part in ("torch steps", "onnxruntime steps", "native", "build cuda-fp16", "tokens cuda-fp16")
+        ),
         *unmeasured,
     }
     by_name = {part["name"]: part for part in result["parts"]}
@@ -159,6 +162,7 @@ def test_all_of_it(pretended, bundled, tmp_path, capsys, monkeypatch):
     assert "23 rules against their definition; unequal rows:\nnone" in table
     assert "40 of 40 random cases are within their tolerance" in table and "| cross_attention | 1 | 4 |" in table
     assert table in capsys.readouterr().out
+    assert "70 of 70 random cases are within their tolerance" in table and "| 1 | 4 | 18 |" in table
     assert "- torch fp32, device-while, 4 beams: 4 of 4 outputs equal" in table
     assert not (bundled("marian") / "engines" / "cuda-fp16").exists()  # built in a copy
     with tarfile.open(out / "gpu_check.tar.gz") as archive:

@@ -13,6 +13,7 @@
 
 #include "beam_search/alignment_parameters.h"
 #include "beam_search/loop_parameters.h"
+#include "transformer/parameters.h"
 
 using Call = std::function<int()>;
 struct FakeGraph {
@@ -34,6 +35,14 @@ static int queue(void* stream, Call call) {
   if (!failure) failure = call();
   return failure;
 }
+static size_t size_of_transformer(const std::string& name) {
+  const auto begins = [&name](const char* with) { return name.rfind(with, 0) == 0; };
+  if (begins("self_attention")) return sizeof(SelfAttentionParameters);
+  if (begins("cross_attention")) return sizeof(CrossAttentionParameters);
+  if (begins("encoder_attention")) return sizeof(EncoderAttentionParameters);
+  if (begins("norm_rows")) return sizeof(NormParameters);
+  return begins("embed_rows") ? sizeof(EmbedParameters) : sizeof(ProductParameters);
+}
 static size_t size_of(const std::string& name) {
   if (name.find("top") != std::string::npos && name.find("stop") == std::string::npos) return sizeof(LogSoftmaxTopParameters);
   if (name.find("attention") != std::string::npos) return sizeof(AlignmentParameters);
@@ -50,6 +59,7 @@ static size_t size_of(const std::string& name) {
 struct FakeKernel {
   ByName launch;
   std::string name;
+  size_t argument_bytes;
 };
 
 extern "C" {
@@ -112,7 +122,9 @@ CUresult cuLibraryLoadData(CUlibrary* library, const void* code, CUjit_option*, 
   return *library ? CUDA_SUCCESS : CUDA_ERROR_INVALID_IMAGE;
 }
 CUresult cuLibraryGetKernel(CUkernel* kernel, CUlibrary library, const char* name) {
-  *kernel = (CUkernel) new FakeKernel{(ByName)dlsym(library, "s2s_beam_search_by_name"), name};
+  void* transformer = dlsym(library, "s2s_transformer_by_name");
+  void* by_name = transformer ? transformer : dlsym(library, "s2s_beam_search_by_name");
+  *kernel = (CUkernel) new FakeKernel{(ByName)by_name, name, transformer ? size_of_transformer(name) : size_of(name)};
   return CUDA_SUCCESS;
 }
 CUresult cuKernelGetFunction(CUfunction* function, CUkernel kernel) { *function = (CUfunction)kernel; return CUDA_SUCCESS; }
@@ -120,7 +132,7 @@ CUresult cuLaunchKernel(CUfunction function, unsigned x, unsigned y, unsigned z,
                         unsigned, CUstream stream, void** arguments, void**) {
   FakeKernel* kernel = (FakeKernel*)function;
   const char* first = static_cast<const char*>(arguments[0]);
-  std::vector<char> copied(first, first + size_of(kernel->name));
+  std::vector<char> copied(first, first + kernel->argument_bytes);
   return (CUresult)queue(stream, [=] {
     if (fail_at >= 0 && fail_at-- == 0) return (int)CUDA_ERROR_ILLEGAL_ADDRESS;
     const uint32_t grid[3] = {x, y, z};

@@ -33,11 +33,14 @@ from device_helpers import (
 
 import s2s_export
 from s2s_export import bundle, plugin_sources
+from s2s_export.building.build import build as make_engine
 from s2s_export.errors import BackendError, BackendUnavailable, BuildError
+from s2s_export.runtime.backends._cuda_native.backend import NativeBackend
 from s2s_export.runtime.backends._tensorrt.backend import TensorRTBackend
 from s2s_export.runtime.cuda import driver as memory
 from s2s_export.runtime.cuda import libcuda
 from s2s_export.runtime.cuda.device import CudaDevice
+from s2s_export.runtime.cuda.emulation import HostDevice
 from s2s_export.runtime.device_search import DeviceLost, DeviceSearch
 from s2s_export.runtime.device_search.narrow import NarrowExecutor
 from s2s_export.runtime.session import Session
@@ -165,6 +168,29 @@ def test_a_session_through_the_driver(
     for _ in range(2):
         with pytest.raises(DeviceLost, match="fake GPU was lost .* start a new one"):
             session.decode(sources, options)
+
+
+@pytest.mark.parametrize("search", ["device-while", "device-replay", "device-queue", "host"])
+def test_a_session_with_packed_weights_through_the_driver(
+    make: Callable[..., FakeCuda], exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, search: str
+) -> None:
+    """The backend `cuda` with nothing but the driver: kernels of two folders, weights, a step in the search's graph."""
+    path = shutil.copytree(exported("marian")[1], tmp_path / "marian.bundle", ignore=shutil.ignore_patterns("engines"))
+    folder = make_engine(path, "cuda-native-fp16").path
+    kernels = tmp_path / "transformer.fatbin"
+    kernels.write_bytes(str(build.host_library("transformer")).encode() + b"\0")
+    monkeypatch.setattr(build, "binary_for", lambda folder, capability: kernels)
+    opened, device = bundle.read(path), make()
+    session = Session(opened, NativeBackend(opened, folder, device), search=search)
+    emulated = Session(opened, NativeBackend(opened, folder, HostDevice()), search="device-queue")
+    sources = [[5, 9, 3], [7, 8, 9, 10, 11, 12, 4, 6, 3]]
+    for beams in (1, 3):
+        found = session.generate(sources, num_beams=beams, max_new_tokens=8)
+        expected = emulated.generate(sources, num_beams=beams, max_new_tokens=8)
+        assert [of[0].token_ids for of in found] == [of[0].token_ids for of in expected]
+    ctypes.CDLL(libcuda.LIBRARY).fake_reset(13000, 3)
+    with pytest.raises(DeviceLost, match=r"fake GPU was lost .* start a new one"):
+        session.generate(sources, num_beams=3, max_new_tokens=8)
 
 
 def test_old_drivers(make: Callable[..., FakeCuda]) -> None:

@@ -20,7 +20,7 @@ from s2s_export import plugin_sources
 from s2s_export.runtime.cuda import emulation
 build = plugin_sources.module("build")
 library = ctypes.CDLL(str(build.host_library("beam_search", sanitize=True)))
-emulation._library = lambda: library
+emulation._library = lambda folder="beam_search": library
 import test_device_alignments as alignments
 import test_device_loop as loop
 for seed in range(300_000, 300_060):

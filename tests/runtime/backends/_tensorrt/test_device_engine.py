@@ -322,7 +322,8 @@ def test_inspect_and_doctor_show_the_plan(make: Make) -> None:
     shown = s2s("doctor", path).stdout
     assert "small-fp32" in shown
     lines = shown.partition("where the search runs\n")[2].splitlines()
-    assert [line.split(maxsplit=1) for line in lines[:3]] == [
+    assert [line.split(maxsplit=1) for line in lines[:4]] == [
+        ["cuda", "on the device"],
         ["onnxruntime", "on the host"],
         ["onnxruntime-cuda", "on the device, of recurrent models on the host"],
         ["tensorrt", "on the device, of recurrent models on the host"],

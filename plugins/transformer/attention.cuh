@@ -1,0 +1,139 @@
+// Attention of a decoder step, from the rows of one product to those of the next.
+//
+// Self-attention has one block per beam, head and source: it writes the beam's key and value into the cache and reads the
+// earlier positions through the ancestor table, so that no beam's cache is ever copied. Cross-attention has one block per
+// head, source and chunk of up to ROWS beams, which share what is read of the source.
+#pragma once
+
+#include "../common/online_softmax.cuh"
+#include "parameters.h"
+
+constexpr int kSelfUnroll = 4;
+
+// The bias of a distance; one beyond an end takes that end's.
+__device__ __forceinline__ float bias_of(const float* biases, int distance, int first, int n) {
+  return biases[min(max(distance - first, 0), n - 1)];
+}
+
+template <typename T>
+struct History {
+  const T *new_key, *new_value;      // [D] of this beam
+  const T *key_cache, *value_cache;  // [C * K, D] of this source and head
+  const float* bias;                 // [n_distances] of this head, or null
+  const int64_t* ancestors;          // [C] of this beam
+  int position, beams, head_size, first_distance, n_distances;
+
+  __device__ __forceinline__ bool locate(int p, const T*& key, const T*& value, float& add) const {
+    if (bias != nullptr) add = bias_of(bias, p - position, first_distance, n_distances);
+    if (p == position) {
+      key = new_key;
+      value = new_value;
+      return true;
+    }
+    const int64_t beam = ancestors[p];
+    if (beam < 0 || beam >= beams) return false;
+    const int64_t slot = (static_cast<int64_t>(p) * beams + beam) * head_size;
+    key = key_cache + slot;
+    value = value_cache + slot;
+    return true;
+  }
+};
+
+// Grid: (K, H, B).
+template <typename T, int LANES>
+__device__ __forceinline__ void self_attention(const SelfAttentionParameters& given) {
+  using Shared = Partials<1, LANES * Vector<T>::kElements>;
+  SHARED_MEMORY(Shared, partials);
+  const int beam = blockIdx.x, head = blockIdx.y, source = blockIdx.z;
+  const int head_size = given.head_size, width = given.heads * head_size;
+  const int64_t row = static_cast<int64_t>(source) * given.beams + beam;
+  const int64_t cache = (static_cast<int64_t>(source) * given.heads + head) * given.capacity * given.beams * head_size;
+  const T* query = static_cast<const T*>(given.rows) + row * 3 * width + head * head_size;
+  T* output = static_cast<T*>(given.output) + row * width + head * head_size;
+
+  const int64_t position = *given.position;
+  if (position < 0 || position >= given.capacity) {  // outside the cache; the same for all blocks
+    for (int d = threadIdx.x; d < head_size; d += blockDim.x) store(output + d, 0.f);
+    return;
+  }
+
+  History<T> history;
+  history.new_key = query + width;
+  history.new_value = query + 2 * width;
+  history.key_cache = static_cast<const T*>(given.key_cache) + cache;
+  history.value_cache = static_cast<const T*>(given.value_cache) + cache;
+  history.bias = given.bias == nullptr ? nullptr : given.bias + head * given.n_distances;
+  history.ancestors = given.ancestors + row * given.capacity;
+  history.position = static_cast<int>(position);
+  history.beams = given.beams;
+  history.head_size = head_size;
+  history.first_distance = given.first_distance;
+  history.n_distances = given.n_distances;
+
+  const int offset = threadIdx.x * Vector<T>::kElements;
+  if (offset < head_size) {
+    const int64_t slot = cache + (position * given.beams + beam) * head_size + offset;
+    Vector<T>::load(history.new_key + offset).store_to(static_cast<T*>(given.key_cache) + slot);
+    Vector<T>::load(history.new_value + offset).store_to(static_cast<T*>(given.value_cache) + slot);
+  }
+
+  Queries<T, 1, LANES> queries;
+  queries.load(query, 1, 3 * width, head_size, given.scale);
+  Running<T, 1> running;
+  running.clear();
+  attend<T, 1, LANES, kSelfUnroll>(history, history.position + 1, head_size, queries, running);
+  publish<T, 1, LANES>(running, partials);
+  for (int d = threadIdx.x; d < head_size; d += blockDim.x) store(output + d, combine(partials, 0, d));
+}
+
+template <typename T>
+struct Source {
+  const T *keys, *values;  // of this source and head
+  const int32_t* mask;     // [S] of this source
+  int stride;
+
+  __device__ __forceinline__ bool locate(int p, const T*& key, const T*& value, float&) const {
+    key = keys + static_cast<int64_t>(p) * stride;
+    value = values + static_cast<int64_t>(p) * stride;
+    return mask[p] != 0;
+  }
+};
+
+// Grid: (K/ROWS, H, B). A source without any real position gets the mean of its S values, as a softmax of equal scores does.
+template <typename T, int ROWS, int LANES>
+__device__ __forceinline__ void cross_attention(const CrossAttentionParameters& given) {
+  using Shared = Partials<ROWS, LANES * Vector<T>::kElements>;
+  SHARED_MEMORY(Shared, partials);
+  constexpr int kUnroll = ROWS <= 2 ? 4 : ROWS <= 4 ? 2 : 1;  // positions in flight, as registers allow
+  const int chunk = blockIdx.x, head = blockIdx.y, source = blockIdx.z;
+  const int head_size = given.head_size, length = given.length, width = given.heads * head_size;
+  const int64_t first = (static_cast<int64_t>(source) * given.beams + chunk * ROWS) * width + head * head_size;
+  const int64_t states_at = static_cast<int64_t>(source) * length * given.stride + head * head_size;
+  const int rows = min(ROWS, given.beams - chunk * ROWS);
+
+  Source<T> states;
+  states.keys = static_cast<const T*>(given.keys) + states_at;
+  states.values = static_cast<const T*>(given.values) + states_at;
+  states.mask = given.mask + static_cast<int64_t>(source) * length;
+  states.stride = given.stride;
+
+  Queries<T, ROWS, LANES> queries;
+  queries.load(static_cast<const T*>(given.query) + first, rows, width, head_size, given.scale);
+  Running<T, ROWS> running;
+  running.clear();
+  attend<T, ROWS, LANES, kUnroll>(states, length, head_size, queries, running);
+  const bool any = publish<T, ROWS, LANES>(running, partials);
+
+  T* output = static_cast<T*>(given.output) + first;
+  for (int i = threadIdx.x; i < rows * head_size; i += blockDim.x) {
+    const int r = i / head_size, d = i % head_size;
+    float result = 0.f;
+    if (any) {
+      result = combine(partials, r, d);
+    } else {
+      for (int p = 0; p < length; ++p) result += to_float(states.values[static_cast<int64_t>(p) * given.stride + d]);
+      result /= length;
+    }
+    store(output + static_cast<int64_t>(r) * width + d, result);
+  }
+}

@@ -1,0 +1,58 @@
+"""Weights as tensor cores read them: [O, I] <-> [O/16, I/16, 32, 8], see fragments.cuh."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+TILE = 16
+# [O/16, half of the outputs, 8, I/16, half of the inputs, 4, 2], from and to which fragments are transposed.
+_ORDER = (0, 3, 2, 5, 4, 1, 6)
+_BACK = tuple(_ORDER.index(axis) for axis in range(7))
+
+
+def dtype(element: str) -> Any:
+    """numpy's type of an element. numpy has no bf16, for which ml_dtypes is needed."""
+    if element == "fp16":
+        return np.dtype(np.float16)
+    import ml_dtypes
+
+    return np.dtype(ml_dtypes.bfloat16)
+
+
+def filled(array: NDArray[Any], *sizes: int) -> NDArray[Any]:
+    """The array with zeros behind it in each axis, up to these sizes."""
+    return np.pad(array, [(0, size - old) for size, old in zip(sizes, array.shape, strict=True)])
+
+
+def rounded(size: int) -> int:
+    """The next multiple of a tile's 16."""
+    return -(-size // TILE) * TILE
+
+
+def pack(weight: NDArray[Any], element: str) -> NDArray[Any]:
+    """weight [O, I], both multiples of 16, as fragments of `element`."""
+    n_out, n_in = weight.shape
+    parts = np.asarray(weight).astype(dtype(element)).reshape(n_out // TILE, 2, 8, n_in // TILE, 2, 4, 2)
+    return np.ascontiguousarray(parts.transpose(_ORDER)).reshape(n_out // TILE, n_in // TILE, 32, 8)
+
+
+def unpack(fragments: NDArray[Any]) -> NDArray[Any]:
+    """[O/16, I/16, 32, 8] -> [O, I]."""
+    n_out, n_in = fragments.shape[:2]
+    parts = fragments.reshape(n_out, n_in, 8, 4, 2, 2, 2).transpose(_BACK)
+    return np.ascontiguousarray(parts).reshape(n_out * TILE, n_in * TILE)
+
+
+def interleaved(gate: NDArray[Any], inner: NDArray[Any]) -> NDArray[Any]:
+    """Rows of a gate and of its inner product, 8 and 8 in turn: so that one tile holds both of 8 outputs."""
+    both = np.stack([gate.reshape(-1, 8, *gate.shape[1:]), inner.reshape(-1, 8, *inner.shape[1:])], axis=1)
+    return both.reshape(-1, *gate.shape[1:])
+
+
+def parted(both: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The inverse of `interleaved`."""
+    parts = both.reshape(-1, 2, 8, *both.shape[1:])
+    return parts[:, 0].reshape(-1, *both.shape[1:]), parts[:, 1].reshape(-1, *both.shape[1:])

@@ -1,0 +1,115 @@
+"""Which kernel of a Transformer serves which sizes, over which grid. The arguments come from structures.py.
+
+Letters as in parameters.h.
+"""
+
+from __future__ import annotations
+
+from s2s_export.errors import BuildError
+
+from ..common.nodes import MAX_BEAMS, MAX_HEAD_SIZE, Launch, block_threads, width
+from .structures import (
+    CrossAttentionParameters,
+    EmbedParameters,
+    EncoderAttentionParameters,
+    NormParameters,
+    ProductParameters,
+    SelfAttentionParameters,
+)
+
+ELEMENTS = ("fp16", "bf16")
+FOLDER = "transformer"
+ANY_KERNEL = "norm_rows_fp16"  # one that every model uses
+TILE = 16  # outputs and inputs of a fragment; all widths are multiples of it
+ROWS = 8  # rows that a fragment meets
+WARPS = 8  # of a block of skinny_product
+MOST_SKINNY_ROWS = 32  # beyond that, reading the weights again for each eight rows costs more than tiles do
+NORM_WIDTHS = (512, 1024, 2048)  # of the norms that skinny_product computes itself
+MOST_BLOCKS = 512  # of skinny_product along the outputs: each computes the norm of its rows
+FEW_BLOCKS = 128  # a product with fewer shares each tile among more warps, so that a large GPU has work everywhere
+CROSS_ROWS = (1, 4, 8)
+
+
+def is_skinny(rows: int) -> bool:
+    return rows <= MOST_SKINNY_ROWS
+
+
+def norms_itself(rows: int, inputs: int) -> bool:
+    """Whether a product of these sizes can begin with its rows' norm; else `norm_rows` comes first."""
+    return is_skinny(rows) and inputs <= NORM_WIDTHS[-1]
+
+
+def splits(outputs: int, inputs: int) -> int:
+    """Warps that share the inputs of a tile of outputs."""
+    found = 1
+    while found < WARPS and 2 * found <= inputs // TILE and outputs // TILE * found // WARPS < FEW_BLOCKS:
+        found *= 2
+    return found
+
+
+def product(element: str, given: ProductParameters) -> Launch:
+    """Sets `splits` as well."""
+    _check(element)
+    n_tiles = given.outputs // TILE
+    if given.outputs % TILE or given.inputs % TILE:
+        raise BuildError(
+            f"a product of {given.inputs} inputs and {given.outputs} outputs; expected multiples of {TILE}; "
+            "fill its weight with zeros"
+        )
+    if not is_skinny(given.rows):
+        if given.norm_weight:
+            raise BuildError(f"a norm before a product of {given.rows} rows; expected norm_rows before it; queue that")
+        return Launch(f"tiled_product_{element}", (-(-n_tiles // 8), -(-given.rows // 64), 1), 128)
+    given.splits = splits(given.outputs, given.inputs)
+    blocks = min(-(-n_tiles * given.splits // WARPS), MOST_BLOCKS)
+    name = f"skinny_product_{element}"
+    if given.norm_weight:
+        fitting = [size for size in NORM_WIDTHS if given.inputs <= size]
+        if not fitting:
+            raise BuildError(
+                f"a norm of {given.inputs} inputs before a product; expected at most {NORM_WIDTHS[-1]}; queue norm_rows"
+            )
+        name += f"_norm{fitting[0]}"
+    return Launch(name, (blocks, -(-given.rows // ROWS), 1), 32 * WARPS)
+
+
+def norm(element: str, given: NormParameters) -> Launch:
+    _check(element)
+    return Launch(f"norm_rows_{element}", (-(-given.rows // 4), 1, 1), 128)
+
+
+def embed(element: str, given: EmbedParameters) -> Launch:
+    _check(element)
+    return Launch(f"embed_rows_{element}", (given.rows, 1, 1), 128)
+
+
+def self_attention(element: str, given: SelfAttentionParameters) -> Launch:
+    _check(element, given.head_size, given.beams)
+    grid = (given.beams, given.heads, given.sources)
+    return Launch(f"self_attention_{element}_w{width(given.head_size)}", grid, block_threads(given.capacity))
+
+
+def cross_attention(element: str, given: CrossAttentionParameters) -> Launch:
+    _check(element, given.head_size, given.beams)
+    rows = next((n for n in CROSS_ROWS if given.beams <= n), CROSS_ROWS[-1])
+    grid = (-(-given.beams // rows), given.heads, given.sources)
+    name = f"cross_attention_{element}_r{rows}_w{width(given.head_size)}"
+    return Launch(name, grid, block_threads(given.length))
+
+
+def encoder_attention(element: str, given: EncoderAttentionParameters) -> Launch:
+    _check(element, given.head_size)
+    grid = (-(-given.length // 64), given.heads, given.sources)
+    return Launch(f"encoder_attention_{element}_w{width(given.head_size)}", grid, 128)
+
+
+def _check(element: str, head_size: int = TILE, beams: int = 1) -> None:
+    if element not in ELEMENTS:
+        raise BuildError(f"no kernels for '{element}'; expected one of {', '.join(ELEMENTS)}; pack the weights so")
+    if head_size % TILE or not TILE <= head_size <= MAX_HEAD_SIZE:
+        raise BuildError(
+            f"the head size is {head_size}; the kernels take multiples of {TILE} up to {MAX_HEAD_SIZE}; fill heads up "
+            "with zeros"
+        )
+    if not 1 <= beams <= MAX_BEAMS:
+        raise BuildError(f"{beams} beams; the kernels take 1 to {MAX_BEAMS}; search with fewer")

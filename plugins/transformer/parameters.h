@@ -1,0 +1,99 @@
+/* Arguments of the kernels of a Transformer with packed weights. structures.py mirrors them.
+
+Letters: B sources, K beams, R rows of a product, S source length, H heads, D head size, C positions of the caches, E
+width of the residual stream, O outputs and I inputs of a product, V vocabulary. Widths are multiples of 16; what a model
+has less is filled with zeros, which `true_width` tells. T is the element type, fp16 or bf16.
+
+A weight [O, I] is stored in fragments, as mma.m16n8k16 reads its first operand (fragments.cuh): [O/16, I/16, 32, 8]. */
+#ifndef S2S_TRANSFORMER_PARAMETERS_H
+#define S2S_TRANSFORMER_PARAMETERS_H
+
+#include <stdint.h>
+
+enum {
+  S2S_LINEAR = 0, S2S_RELU = 1, S2S_GELU = 2, S2S_GELU_TANH = 3, S2S_SILU = 4, S2S_QUICK_GELU = 5, S2S_TANH = 6,
+  S2S_SIGMOID = 7
+};
+
+/* output = activation(scale * input weight^T + bias) + residual. With `gated`, rows 0-7 of each 16 of the weight are a
+gate's and rows 8-15 the inner product's: activation(gate) * inner, O/2 outputs. */
+typedef struct ProductParameters {
+  const void* input;         /* [R, I] T; fp32 where a norm comes first */
+  const void* weight;        /* fragments */
+  const float* bias;         /* [O], or null */
+  const float* norm_weight;  /* [I], of the norm that comes first */
+  const float* norm_bias;    /* [I], or null: an RMSNorm */
+  const float* residual;     /* [R, stride] fp32, or null */
+  float* normed;             /* [R, I] fp32: the input after its norm, or null */
+  void* output;              /* [R, stride] T, or null */
+  float* output_float;       /* [R, stride] fp32, or null */
+  int32_t rows, inputs, outputs;  /* R, I, O */
+  int32_t stride, limit;     /* of the output: elements from row to row; outputs from `limit` on are not stored */
+  int32_t true_width;        /* of the norm */
+  int32_t activation, gated;
+  int32_t splits;            /* warps that share the inputs of a tile of 16 outputs: 1, 2, 4 or 8 */
+  float epsilon, scale;
+} ProductParameters;
+
+/* output = norm(input), row by row. */
+typedef struct NormParameters {
+  const float* input;   /* [R, E] */
+  const float* weight;  /* [E] */
+  const float* bias;    /* [E], or null: an RMSNorm */
+  void* output;         /* [R, E] T, or null */
+  float* output_float;  /* [R, E], or null; may be the input */
+  int32_t rows, width, true_width;
+  float epsilon;
+} NormParameters;
+
+/* output = scale * embedding[id] + positions[row]. The row is `rows_of_positions[r]`; else position + offset, or for a
+padding token padding_id, which moves with the position where `padding_moves`. */
+typedef struct EmbedParameters {
+  const int64_t* ids;                /* [R] */
+  const void* embedding;             /* [V, E] in fragments */
+  const void* positions;             /* [P, E] in fragments, or null */
+  const int32_t* rows_of_positions;  /* [R], or null */
+  const int64_t* position;           /* [1] */
+  void* output;                      /* [R, E] T */
+  float* output_float;               /* [R, E] */
+  int32_t rows, width, vocabulary, n_positions, offset;
+  int32_t padding_id;                /* or -1 */
+  int32_t padding_moves;
+  float scale;
+} EmbedParameters;
+
+/* A decoder step's self-attention. rows [B*K, 3*H*D]: queries, keys and values. The caches are changed in place. */
+typedef struct SelfAttentionParameters {
+  const void* rows;
+  void* key_cache;           /* [B, H, C*K, D] T, slot t*K + k */
+  void* value_cache;
+  const int64_t* ancestors;  /* [B, K, C] */
+  const int64_t* position;   /* [1] */
+  const float* bias;         /* [H, n_distances], or null: of the distance key - query, the first of which is first_distance */
+  void* output;              /* [B*K, H*D] T */
+  int32_t sources, heads, beams, head_size, capacity, first_distance, n_distances;
+  float scale;
+} SelfAttentionParameters;
+
+/* A decoder step's cross-attention. The key of source b, position s and head h begins at keys + (b*S + s)*stride + h*D. */
+typedef struct CrossAttentionParameters {
+  const void* query;    /* [B*K, H*D] T */
+  const void* keys;     /* T */
+  const void* values;
+  const int32_t* mask;  /* [B, S]: 0 hides a position */
+  void* output;         /* [B*K, H*D] T */
+  int32_t sources, heads, beams, head_size, length, stride;
+  float scale;
+} CrossAttentionParameters;
+
+/* An encoder's self-attention. rows [B*S, 3*H*D]: queries, keys and values. */
+typedef struct EncoderAttentionParameters {
+  const void* rows;
+  const int32_t* mask;  /* [B, S] */
+  const float* bias;    /* [H, n_distances], or null */
+  void* output;         /* [B*S, H*D] T */
+  int32_t sources, heads, head_size, length, first_distance, n_distances;
+  float scale;
+} EncoderAttentionParameters;
+
+#endif

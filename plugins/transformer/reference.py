@@ -1,0 +1,79 @@
+"""What the Transformer's kernels compute, in numpy and float64. The kernels are tested against this.
+
+Letters as in parameters.h. Weights are [O, I], unpacked.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+_erf = np.vectorize(math.erf, otypes=[np.float64])
+
+
+def activated(x: NDArray[Any], name: str) -> NDArray[Any]:
+    with np.errstate(over="ignore"):
+        if name == "relu":
+            return np.maximum(x, 0)
+        if name == "gelu":
+            return 0.5 * x * (1 + _erf(x / math.sqrt(2)))
+        if name == "gelu_tanh":
+            return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+        if name in ("silu", "quick_gelu"):
+            return x / (1 + np.exp(-(1.702 if name == "quick_gelu" else 1.0) * x))
+        if name == "tanh":
+            return np.tanh(x)
+        if name == "sigmoid":
+            return 1 / (1 + np.exp(-x))
+    return x
+
+
+def normed(
+    x: NDArray[Any], weight: NDArray[Any], bias: NDArray[Any] | None, epsilon: float, true_width: int
+) -> NDArray[Any]:
+    """Of rows [R, E], whose first `true_width` columns count."""
+    real = x[:, :true_width]
+    mean = 0.0 if bias is None else real.mean(axis=1, keepdims=True)
+    factor = 1 / np.sqrt(np.square(real - mean).mean(axis=1, keepdims=True) + epsilon)
+    return (x - mean) * factor * weight + (0.0 if bias is None else bias)
+
+
+def product(
+    rows: NDArray[Any],
+    weight: NDArray[Any],
+    bias: NDArray[Any] | None = None,
+    activation: str = "linear",
+    gate: NDArray[Any] | None = None,
+    gate_bias: NDArray[Any] | None = None,
+    scale: float = 1.0,
+) -> NDArray[Any]:
+    """activation(scale * rows weight^T + bias); with a gate, activation(of the gate) times the product."""
+    inner = scale * (rows @ weight.T) + (0.0 if bias is None else bias)
+    if gate is None:
+        return activated(inner, activation)
+    return activated(scale * (rows @ gate.T) + (0.0 if gate_bias is None else gate_bias), activation) * inner
+
+
+def attention(
+    query: NDArray[Any], key: NDArray[Any], value: NDArray[Any], visible: NDArray[np.bool_], scale: float,
+    bias: NDArray[Any] | None = None,
+) -> NDArray[Any]:  # fmt: skip
+    """query [..., Q, D] over key, value [..., P, D] that are visible [..., Q, P]; bias is added to the scores.
+
+    A query that sees nothing gets the mean of all values.
+    """
+    scores = scale * (query @ np.swapaxes(key, -1, -2)) + (0.0 if bias is None else bias)
+    scores = np.where(visible, scores, -np.inf)
+    largest = scores.max(axis=-1, keepdims=True)
+    weights = np.exp(scores - np.where(np.isfinite(largest), largest, 0.0))
+    weights = np.where(visible.any(axis=-1, keepdims=True), weights, 1.0)
+    return (weights / weights.sum(axis=-1, keepdims=True)) @ value
+
+
+def biases(table: NDArray[Any], first: int, distances: NDArray[np.int64]) -> NDArray[Any]:
+    """table [H, n] at distances [...]: [H, ...]."""
+    return table[:, np.clip(distances - first, 0, table.shape[1] - 1)]

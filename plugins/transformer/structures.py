@@ -1,0 +1,58 @@
+"""The arguments of the Transformer's kernels, as ctypes mirrors parameters.h."""
+
+from __future__ import annotations
+
+import ctypes
+
+
+def fields(pointers: str, integers: str, floats: str) -> tuple[tuple[str, type], ...]:
+    return (
+        *((name, ctypes.c_void_p) for name in pointers.split()),
+        *((name, ctypes.c_int32) for name in integers.split()),
+        *((name, ctypes.c_float) for name in floats.split()),
+    )
+
+
+class ProductParameters(ctypes.Structure):
+    _fields_ = fields(
+        "input weight bias norm_weight norm_bias residual normed output output_float",
+        "rows inputs outputs stride limit true_width activation gated splits",
+        "epsilon scale",
+    )
+
+
+class NormParameters(ctypes.Structure):
+    _fields_ = fields("input weight bias output output_float", "rows width true_width", "epsilon")
+
+
+class EmbedParameters(ctypes.Structure):
+    _fields_ = fields(
+        "ids embedding positions rows_of_positions position output output_float",
+        "rows width vocabulary n_positions offset padding_id padding_moves",
+        "scale",
+    )
+
+
+class SelfAttentionParameters(ctypes.Structure):
+    _fields_ = fields(
+        "rows key_cache value_cache ancestors position bias output",
+        "sources heads beams head_size capacity first_distance n_distances",
+        "scale",
+    )
+
+
+class CrossAttentionParameters(ctypes.Structure):
+    _fields_ = fields("query keys values mask output", "sources heads beams head_size length stride", "scale")
+
+
+class EncoderAttentionParameters(ctypes.Structure):
+    _fields_ = fields("rows mask bias output", "sources heads head_size length first_distance n_distances", "scale")
+
+
+# In the order of s2s_transformer_sizes.
+ALL = (
+    *(ProductParameters, NormParameters, EmbedParameters),
+    *(SelfAttentionParameters, CrossAttentionParameters, EncoderAttentionParameters),
+)
+# In the order of parameters.h.
+ACTIVATIONS = ("linear", "relu", "gelu", "gelu_tanh", "silu", "quick_gelu", "tanh", "sigmoid")

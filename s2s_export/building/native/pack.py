@@ -1,0 +1,216 @@
+"""Writes a structure as model.json and weights.bin, which the backend `cuda` reads (runtime/backends/_cuda_native).
+
+Widths are filled with zeros up to multiples of 16, heads each by itself, so that the kernels know no other sizes. A
+weight of the bundle that several parts use is stored once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ... import plugin_sources
+from ...errors import BuildError
+from ...runtime.backends._cuda_native import model as packed
+from .structure import Attention, FeedForward, Linear, Norm, Part, Positions, Stack, Structure, Weight
+
+fragments = plugin_sources.module("transformer.fragments")
+Array = NDArray[Any]
+LARGEST = {"fp16": 65504.0, "bf16": float("inf")}
+
+
+def write(structure: Structure, element: str, vocabulary: int, folder: Path) -> packed.Model:
+    """Raises BuildError for weights that the element can't hold, and for heads that are too large."""
+    with (folder / packed.WEIGHTS).open("wb") as file:
+        packer = _Packer(file, element)
+        encoder, decoder = (packer.stack(stack, name) for stack, name in _stacks(structure))
+        attention = structure.decoder.parts[0].layer
+        assert isinstance(attention, Attention)
+        cross = packer.cross(structure.cross, attention)
+        head = packer.linear(structure.head, "head")
+        model = packed.Model(
+            packed.VERSION, element, vocabulary, encoder, decoder, cross, head, structure.head_scale, packer.tensors
+        )
+        packer.align()
+    packed.write(model, folder / packed.DESCRIPTION)
+    return model
+
+
+def _stacks(structure: Structure) -> list[tuple[Stack, str]]:
+    return [(structure.encoder, "encoder"), (structure.decoder, "decoder")]
+
+
+def _filled(array: Array) -> Array:
+    """With zeros up to multiples of 16 in each axis."""
+    return np.asarray(fragments.filled(array, *map(fragments.rounded, array.shape)))
+
+
+def _split_heads(array: Array, n: int, heads: int, size: int) -> Array:
+    """[n*H*D, ...] -> [n*H*D', ...], D' the next multiple of 16."""
+    parts = array.reshape(n * heads, size, *array.shape[1:])
+    more = fragments.rounded(size) - size
+    return np.pad(parts, [(0, 0), (0, more)] + [(0, 0)] * (array.ndim - 1)).reshape(-1, *array.shape[1:])
+
+
+class _Packer:
+    def __init__(self, file: Any, element: str) -> None:
+        self._file = file
+        self._element = element
+        self._size = 0
+        self._places: dict[tuple[str, ...], str] = {}
+        self.tensors: dict[str, packed.Tensor] = {}
+
+    def align(self) -> None:
+        padding = -self._size % packed.ALIGNMENT
+        self._file.write(bytes(padding))
+        self._size += padding
+
+    def _store(self, name: str, array: Array, layout: str, shape: tuple[int, ...]) -> str:
+        raw = np.ascontiguousarray(array).tobytes()
+        key = (layout, str(shape), hashlib.sha256(raw).hexdigest())
+        if key not in self._places:
+            self.align()
+            self.tensors[name] = packed.Tensor(self._size, layout, shape)
+            self._file.write(raw)
+            self._size += len(raw)
+            self._places[key] = name
+        return self._places[key]
+
+    def matrix(self, weight: Array, name: str) -> str:
+        """weight [O, I], filled to multiples of 16."""
+        found = _filled(np.asarray(weight, np.float32))
+        largest = float(np.abs(found).max(initial=0.0))
+        if not largest <= LARGEST[self._element]:
+            raise BuildError(
+                f"the weight {name} has a value of {largest:g}, which {self._element} can't hold; expected at most "
+                f"{LARGEST[self._element]:g}; build cuda-native-bf16"
+            )
+        return self._store(name, fragments.pack(found, self._element), "fragments", found.shape)
+
+    def vector(self, values: Array, name: str) -> str:
+        filled = _filled(np.asarray(values, np.float32))
+        return self._store(name, filled, "floats", filled.shape)
+
+    def _linear(self, weight: Array, bias: Array | None, name: str) -> packed.Linear:
+        stored = self.matrix(weight, f"{name}.weight")
+        outputs, inputs = (fragments.rounded(size) for size in weight.shape)
+        return packed.Linear(stored, None if bias is None else self.vector(bias, f"{name}.bias"), outputs, inputs)
+
+    def linear(self, linear: Linear, name: str) -> packed.Linear:
+        return self._linear(linear.weight.array, linear.bias, name)
+
+    def norm(self, norm: Norm | None, name: str) -> packed.Norm | None:
+        if norm is None:
+            return None
+        bias = None if norm.bias is None else self.vector(norm.bias, f"{name}.bias")
+        return packed.Norm(self.vector(norm.weight, f"{name}.weight"), bias, norm.epsilon)
+
+    def stack(self, stack: Stack, name: str) -> packed.Stack:
+        n = 3 if name == "decoder" else 2
+        layers = [self._layer(stack.parts[i : i + n], f"{name}.{i // n}") for i in range(0, len(stack.parts), n)]
+        first = stack.parts[0].layer
+        assert isinstance(first, Attention)
+        for part in stack.parts:
+            if isinstance(part.layer, Attention) and (part.layer.heads, part.layer.head_size) != (
+                first.heads, first.head_size,
+            ):  # fmt: skip
+                raise BuildError(f"layers of the {name} have heads of different sizes; the backend cuda takes one size")
+        if first.head_size > 128:
+            raise BuildError(
+                f"heads of the {name} have {first.head_size} elements; the backend cuda takes at most 128; build a "
+                "target of onnxruntime-cuda or TensorRT"
+            )
+        vocabulary, width = stack.embedding.array.shape
+        return packed.Stack(
+            width=fragments.rounded(width),
+            true_width=width,
+            heads=first.heads,
+            head_size=fragments.rounded(first.head_size),
+            norm_first=stack.norm_first,
+            embedding=self._table(stack.embedding, f"{name}.embedding"),
+            vocabulary=vocabulary,
+            embedding_scale=stack.embedding_scale,
+            positions=self._positions(stack.positions, name),
+            embedding_norm=self.norm(stack.embedding_norm, f"{name}.embedding_norm"),
+            final_norm=self.norm(stack.final_norm, f"{name}.final_norm"),
+            layers=tuple(layers),
+        )
+
+    def _table(self, weight: Weight, name: str) -> str:
+        return self.matrix(weight.array, name)
+
+    def _positions(self, positions: Positions | None, name: str) -> packed.Positions | None:
+        if positions is None:
+            return None
+        table = self._table(positions.table, f"{name}.positions")
+        n = len(positions.table.array)
+        return packed.Positions(table, n, positions.offset, positions.padding_id, positions.padding_moves)
+
+    def _layer(self, parts: tuple[Part, ...], name: str) -> packed.Layer:
+        attentions = [self._attention(part, f"{name}.{i}") for i, part in enumerate(parts[:-1])]
+        return packed.Layer(
+            self_attention=attentions[0],
+            cross_attention=attentions[1] if len(attentions) > 1 else None,
+            feed_forward=self._feed_forward(parts[-1], f"{name}.feed_forward"),
+        )
+
+    def _attention(self, part: Part, name: str) -> packed.Attention:
+        own = part.layer
+        assert isinstance(own, Attention)
+        heads, size = own.heads, own.head_size
+        n = own.rows.weight.array.shape[0] // (heads * size)
+        weight = _split_heads(np.asarray(own.rows.weight.array), n, heads, size)
+        bias = None if own.rows.bias is None else _split_heads(np.asarray(own.rows.bias), n, heads, size)
+        output = _split_heads(np.ascontiguousarray(own.output.weight.array.T), 1, heads, size).T
+        norm = self.norm(part.norm, f"{name}.norm")
+        assert norm is not None
+        return packed.Attention(
+            rows=self._linear(weight, bias, f"{name}.rows"),
+            output=self._linear(output, own.output.bias, f"{name}.output"),
+            norm=norm,
+            scale=own.scale,
+            distances=self._distances(own, f"{name}.distances"),
+        )
+
+    def _distances(self, own: Attention, name: str) -> packed.Distances | None:
+        if own.distances is None:
+            return None
+        table = np.asarray(own.distances.table, np.float32)
+        return packed.Distances(self._store(name, table, "floats", table.shape), own.distances.first, table.shape[1])
+
+    def _feed_forward(self, part: Part, name: str) -> packed.FeedForward:
+        own = part.layer
+        assert isinstance(own, FeedForward)
+        weight, bias = np.asarray(own.inner.weight.array), own.inner.bias
+        if own.gated:
+            gate, inner = np.split(weight, 2)
+            weight = fragments.interleaved(_rows_filled(gate), _rows_filled(inner))
+            if bias is not None:
+                bias = fragments.interleaved(*(_rows_filled(half) for half in np.split(np.asarray(bias), 2)))
+        norm = self.norm(part.norm, f"{name}.norm")
+        assert norm is not None
+        return packed.FeedForward(
+            inner=self._linear(weight, bias, f"{name}.inner"),
+            outer=self.linear(own.outer, f"{name}.outer"),
+            norm=norm,
+            activation=own.activation,
+            gated=own.gated,
+        )
+
+    def cross(self, layers: tuple[Linear, ...], attention: Attention) -> packed.Linear:
+        """Keys and values of all layers as one product."""
+        heads, size = attention.heads, attention.head_size
+        weight = np.concatenate([_split_heads(np.asarray(one.weight.array), 2, heads, size) for one in layers])
+        bias = None
+        if any(one.bias is not None for one in layers):
+            found = [np.zeros(2 * heads * size, np.float32) if one.bias is None else one.bias for one in layers]
+            bias = np.concatenate([_split_heads(np.asarray(one), 2, heads, size) for one in found])
+        return self._linear(weight, bias, "cross")
+
+
+def _rows_filled(array: Array) -> Array:
+    return np.asarray(fragments.filled(array, fragments.rounded(len(array)), *array.shape[1:]))

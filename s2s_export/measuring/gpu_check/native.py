@@ -1,0 +1,127 @@
+"""The kernels of the backend `cuda` on a GPU: compared with numpy case by case, and a decoder step timed.
+
+A step is timed as one graph of many, since a launch from Python takes longer than a kernel. Whole decodes are compared
+and timed by the parts `tokens` and `speed` of the targets cuda-native-*, as those of every other target.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from ... import bundle as bundles
+from ...building.build import build
+from ...engines import folder_of
+from ...runtime.backends._cuda_native.backend import NativeBackend
+from ...runtime.backends._cuda_native.decoder import DecoderProgram
+from ...runtime.backends._cuda_native.encoder import EncoderProgram
+from ...runtime.cuda.driver import Buffers
+from ...runtime.cuda.interface import Device
+from . import native_cases
+from .times import launch_us
+
+Save = Callable[[dict[str, Any]], None]
+TARGET = "cuda-native-fp16"
+CASES, FEW_CASES = 100, 5  # of each kind and element
+POINTS = ((1, 1), (1, 4), (1, 8), (8, 4), (64, 4))  # sources and beams
+SOURCE_LENGTH, CAPACITY, POSITION = 32, 64, 31
+
+
+def agree(device: Device, n: int, elements: Sequence[str]) -> dict[str, Any]:
+    """n random cases of each kernel and element: their number, the worst error / tolerance, and those above 1."""
+    worst, wrong, total = 0.0, [], 0
+    for element in elements:
+        for kind, make in native_cases.KINDS.items():
+            for seed in range(n):
+                case = make(np.random.default_rng(seed), element)
+                share = case.error(case.run(device))
+                worst, total = max(worst, share), total + 1
+                if not share <= 1.0:
+                    wrong.append({"kind": kind, "element": element, "seed": seed, "share": str(share)})
+    return {"cases": total, "worst": worst if math.isfinite(worst) else str(worst), "wrong": wrong}
+
+
+def step_times(backend: NativeBackend, points: Sequence[tuple[int, int]] = POINTS) -> Iterator[dict[str, Any]]:
+    """Microseconds of a decoder step in the middle of a text, and of the encoder, for so many sources and beams."""
+    loaded = backend.loaded
+    device: Any = loaded.device
+    for n_sources, n_beams in points:
+        stream = device.create_stream()
+        buffers = Buffers(device, stream)
+        try:
+            encoder = EncoderProgram(loaded, n_sources, SOURCE_LENGTH, buffers.get)
+            decoder = DecoderProgram(loaded, encoder, n_beams, CAPACITY, buffers.get)
+            ids = np.full((n_sources, SOURCE_LENGTH), 3, np.int64)
+            values = {"input_ids": ids, "source_mask": np.ones_like(ids)}
+            encoder.upload(values, loaded.model.encoder.positions, device, stream)
+            for address, array in _first(decoder, n_sources):
+                device.to_device(address, array, stream)
+            device.synchronize(stream)
+            for program in (encoder.program, decoder.program):
+                program.run(stream)  # what a library would set up in its first call
+            device.synchronize(stream)
+            yield {
+                "batch": n_sources,
+                "beams": n_beams,
+                "launches": decoder.program.n_launches,
+                "step_us": launch_us(device, stream, lambda: decoder.program.run(stream), 20),  # noqa: B023
+                "encoder_us": launch_us(device, stream, lambda: encoder.program.run(stream), 5),  # noqa: B023
+                "weight_bytes": loaded.model.step_bytes,
+            }
+        finally:
+            buffers.close()
+            device.destroy_stream(stream)
+
+
+def _first(decoder: DecoderProgram, n_sources: int) -> list[tuple[int, Any]]:
+    """Token, position and ancestors of a step in the middle of a text, and caches without NaN."""
+    beams = np.arange(decoder.n_beams)[:, None]
+    cache = np.zeros(decoder.cache_shape, np.float16)
+    found = [
+        (decoder.token, np.full((n_sources, decoder.n_beams), 3, np.int64)),
+        (decoder.position, np.array([POSITION], np.int64)),
+        (decoder.ancestors, np.broadcast_to(beams, (n_sources, decoder.n_beams, decoder.capacity)).astype(np.int64)),
+    ]
+    return found + [(address, cache) for pair in decoder.caches for address in pair]
+
+
+def native(save: Save, bundle: str, quick: bool) -> str | None:
+    """The part: kernels against numpy, then a decoder step of the bundle's engine, which is built if it is missing."""
+    from ...runtime.cuda import device as cuda
+
+    device = cuda.shared()
+    elements = ("fp16", "bf16") if importlib.util.find_spec("ml_dtypes") is not None else ("fp16",)
+    agreement = agree(device, FEW_CASES if quick else CASES, elements)
+    save({"agreement": agreement})
+    path = build(bundle, TARGET).path
+    opened = bundles.read(bundle)
+    backend = NativeBackend(opened, folder_of(opened, path.name), device)
+    found: list[dict[str, Any]] = []
+    for entry in step_times(backend, POINTS[1:2] if quick else POINTS):
+        found.append(entry)
+        save({"times": found})
+    n = len(agreement["wrong"])
+    return f"{n} of {agreement['cases']} cases are outside their tolerance" if n else None
+
+
+def table(found: dict[str, Any]) -> Iterator[str]:
+    """The part's result as text."""
+    agreement = found["agreement"]
+    n = agreement["cases"] - len(agreement["wrong"])
+    yield f"{n} of {agreement['cases']} random cases are within their tolerance; the worst took {agreement['worst']}."
+    if times := found.get("times"):
+        yield from (
+            "",
+            "| batch | beams | launches | step us | weights read | encoder us |",
+            "|---|---|---|---|---|---|",
+        )
+        for one in times:
+            read = one["weight_bytes"] / one["step_us"] / 1e3
+            yield (
+                f"| {one['batch']} | {one['beams']} | {one['launches']} | {one['step_us']:.1f} | {read:.0f} GB/s | "
+                f"{one['encoder_us']:.1f} |"
+            )

@@ -1,0 +1,303 @@
+"""Random cases for the kernels of plugins/transformer: arguments, what numpy gives for them, and how near it must be.
+
+Letters as in plugins/transformer/parameters.h.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ... import plugin_sources
+from ...runtime.cuda.interface import Device, Launch
+
+structures = plugin_sources.module("transformer.structures")
+launches = plugin_sources.module("transformer.launches")
+fragments = plugin_sources.module("transformer.fragments")
+reference = plugin_sources.module("transformer.reference")
+allowed = plugin_sources.module("transformer.tolerances").allowed
+
+Array = NDArray[Any]
+dtype_of = fragments.dtype
+MOST_ROWS = 80  # of a product
+
+
+@dataclass
+class Case:
+    """One launch. read, written: arrays by the argument's field; what is written begins as NaN, or as given.
+
+    within: fields that point into another field's array, with their offset in bytes.
+    expected: by field the result and the largest difference from it.
+    """
+
+    launch: Launch
+    given: ctypes.Structure
+    read: dict[str, Array]
+    written: dict[str, Array]
+    expected: dict[str, tuple[Array, Array]]
+    within: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+
+    def run(self, device: Device) -> dict[str, Array]:
+        """The written arrays."""
+        kernels, stream = device.kernels(launches.FOLDER, launches.ANY_KERNEL), device.create_stream()
+        arrays = {name: np.ascontiguousarray(array) for name, array in {**self.read, **self.written}.items()}
+        at = {name: device.allocate(array.nbytes, name) for name, array in arrays.items()}
+        try:
+            for name, array in arrays.items():
+                device.to_device(at[name], array, stream)
+                if hasattr(self.given, name):
+                    setattr(self.given, name, at[name])
+            for name, (other, offset) in self.within.items():
+                setattr(self.given, name, at[other] + offset)
+            kernels.run(self.launch, self.given, stream)
+            found = {name: arrays[name].copy() for name in self.written}
+            for name, array in found.items():
+                device.to_host(array, at[name], stream)
+            device.synchronize(stream)
+            return found
+        finally:
+            for address in at.values():
+                device.free(address)
+            device.destroy_stream(stream)
+
+    def error(self, found: Mapping[str, Array]) -> float:
+        """The largest error as a share of what is allowed; infinite where something is not finite."""
+        worst = 0.0
+        for name, (expected, limits) in self.expected.items():
+            values = found[name].astype(np.float64)
+            if not np.isfinite(values).all():
+                return float("inf")
+            worst = max(worst, float((np.abs(values - expected) / limits).max()))
+        return worst
+
+
+def nothing(shape: tuple[int, ...], dtype: Any) -> Array:
+    return np.full(shape, np.nan).astype(dtype)
+
+
+def product(rng: np.random.Generator, element: str, rows: int = 0, blocks: int = 0) -> Case:
+    """rows: R, or any. blocks: over the outputs, if not as many as usual; each then has several tiles."""
+    rows = rows or int(rng.integers(1, MOST_ROWS))
+    n_in, n_out = (16 * int(n) for n in rng.integers(1, [12, 24]))
+    true_in = n_in - int(rng.integers(0, 8))
+    with_norm = launches.is_skinny(rows) and bool(rng.random() < 0.6)
+    is_gated, has_bias, has_residual = (bool(one) for one in rng.random(3) < (0.3, 0.7, 0.6))
+    activation = str(rng.choice(structures.ACTIVATIONS))
+    dtype, scale = dtype_of(element), float(rng.choice([1.0, 0.25]))
+    limit = n_out // 2 if is_gated else n_out - int(rng.integers(0, 5))  # a vocabulary need not be a multiple of 16
+    weight = fragments.filled((rng.standard_normal((n_out, true_in)) / 4).astype(dtype), n_out, n_in)
+    x = fragments.filled(rng.standard_normal((rows, true_in)), rows, n_in).astype(np.float32 if with_norm else dtype)
+    read = {"weight": fragments.pack(weight, element), "input": x}
+    written: dict[str, Array] = {}
+    wide = x.astype(np.float64)
+    if with_norm:
+        norm, keeps = _norm(rng, true_in, n_in), bool(rng.random() < 0.5)
+        read |= {f"norm_{name}": array for name, array in norm.items()}
+        wide = reference.normed(wide, norm["weight"], norm.get("bias"), 1e-5, true_in)
+        written |= {"normed": nothing(x.shape, np.float32)} if keeps else {}
+    bias = None
+    if has_bias:
+        bias = read["bias"] = rng.standard_normal(n_out).astype(np.float32)
+    if has_residual:
+        read["residual"] = rng.standard_normal((rows, limit)).astype(np.float32)
+    stored = {"output": element, "output_float": "fp32"}
+    names = [("output",), ("output_float",), ("output", "output_float")][int(rng.integers(3))]
+    for name in names:
+        written[name] = nothing((rows, limit), np.float32 if stored[name] == "fp32" else dtype_of(element))
+    given = structures.ProductParameters(
+        rows=rows, inputs=n_in, outputs=n_out, stride=limit, limit=limit, true_width=true_in,
+        activation=structures.ACTIVATIONS.index(activation), gated=int(is_gated), epsilon=1e-5, scale=scale,
+        norm_weight=1 if with_norm else None,
+    )  # fmt: skip
+    launch = launches.product(element, given)
+    if blocks and launches.is_skinny(rows):
+        launch = type(launch)(launch.kernel, (blocks, *launch.grid[1:]), launch.threads)
+    result, size = _product(wide, weight.astype(np.float64), bias, activation, is_gated, scale)
+    result, size = result[:, :limit], size[:, :limit]
+    if has_residual:
+        result, size = result + read["residual"], size + np.abs(read["residual"])
+    rounded = element if with_norm else ""
+    expected = {name: (result, allowed(stored[name], result, size, rounded)) for name in names}
+    if "normed" in written:
+        expected["normed"] = (wide, allowed("fp32", wide, 10 + np.abs(wide)))
+    return Case(launch, given, read, written, expected)
+
+
+def _norm(rng: np.random.Generator, true_width: int, width: int) -> dict[str, Array]:
+    """Weight, and bias where it is a LayerNorm."""
+    found = {"weight": fragments.filled(1 + rng.random(true_width).astype(np.float32), width)}
+    if rng.random() < 0.6:
+        found["bias"] = fragments.filled(rng.standard_normal(true_width).astype(np.float32), width)
+    return found
+
+
+def _product(
+    rows: Array, weight: Array, bias: Array | None, activation: str, is_gated: bool, scale: float
+) -> tuple[Array, Array]:
+    """The product, and the size of the terms that were added up for it."""
+
+    def size(weight: Array, bias: Array | None) -> Array:
+        return np.asarray(np.abs(rows) @ np.abs(weight).T * scale + (0 if bias is None else np.abs(bias)))
+
+    if not is_gated:  # slopes of the activations are below 1.2
+        return reference.product(rows, weight, bias, activation, scale=scale), 1.2 * size(weight, bias)
+    (gate, inner), (gate_bias, inner_bias) = fragments.parted(weight), (None, None)
+    if bias is not None:
+        gate_bias, inner_bias = fragments.parted(bias)
+    result = reference.product(rows, inner, inner_bias, activation, gate, gate_bias, scale)
+    of_gate, of_inner = size(gate, gate_bias), size(inner, inner_bias)
+    return result, 2.4 * of_gate * (1 + of_inner) + of_inner  # each multiplies the other's errors
+
+
+def wide_norm(rng: np.random.Generator, element: str, width: int = 0) -> Case:
+    """A product that begins with the norm of wide rows."""
+    width = width or int(rng.choice([512, 528, 1024, 2048]))
+    weight = rng.standard_normal((16, width)).astype(dtype_of(element))
+    norm = {name: rng.standard_normal(width).astype(np.float32) for name in ("norm_weight", "norm_bias")}
+    x = 3 + rng.standard_normal((2, width)).astype(np.float32)
+    given = structures.ProductParameters(
+        rows=2, inputs=width, outputs=16, stride=16, limit=16, true_width=width, epsilon=1e-5, scale=1.0, norm_weight=1
+    )
+    launch = launches.product(element, given)
+    rows = reference.normed(x.astype(np.float64), norm["norm_weight"], norm["norm_bias"], 1e-5, width)
+    exact = weight.astype(np.float64)
+    limits = allowed("fp32", rows @ exact.T, np.abs(rows) @ np.abs(exact).T, element)
+    read = {"weight": fragments.pack(weight, element), "input": x, **norm}
+    written = {"output_float": nothing((2, 16), np.float32)}
+    return Case(launch, given, read, written, {"output_float": (rows @ exact.T, limits)})
+
+
+def norm_rows(rng: np.random.Generator, element: str) -> Case:
+    rows, true_width = int(rng.integers(1, 20)), int(rng.integers(5, 2100))
+    width = fragments.rounded(true_width)
+    x = fragments.filled(rng.standard_normal((rows, true_width)), rows, width).astype(np.float32)
+    norm = _norm(rng, true_width, width)
+    result = reference.normed(x.astype(np.float64), norm["weight"], norm.get("bias"), 1e-6, true_width)
+    given = structures.NormParameters(rows=rows, width=width, true_width=true_width, epsilon=1e-6)
+    written = {"output": nothing(x.shape, dtype_of(element)), "output_float": nothing(x.shape, np.float32)}
+    expected = {
+        name: (result, allowed(stored, result, 10 + np.abs(result)))
+        for name, stored in (("output", element), ("output_float", "fp32"))
+    }
+    return Case(launches.norm(element, given), given, {"input": x, **norm}, written, expected)
+
+
+def embed(rng: np.random.Generator, element: str, how: str = "") -> Case:
+    """how: where the row of the table of positions comes from."""
+    how = how or str(rng.choice(["rows", "offset", "padding", "padding moves", "none"]))
+    table = rng.standard_normal((48, 32)).astype(dtype_of(element))
+    positions = rng.standard_normal((16, 32)).astype(dtype_of(element))
+    ids, at = np.array([3, 1, 47, 1, 20], np.int64), np.full(5, 6)  # position + offset
+    read = {"embedding": fragments.pack(table, element), "ids": ids, "position": np.array([4], np.int64)}
+    if how != "none":
+        read["positions"] = fragments.pack(positions, element)
+    if how == "rows":
+        at = read["rows_of_positions"] = np.array([0, 5, 1, 2, 15], np.int32)
+    elif how.startswith("padding"):
+        at = np.where(ids == 1, 5 if how == "padding moves" else 1, at)
+    given = structures.EmbedParameters(
+        rows=5, width=32, vocabulary=48, n_positions=16, offset=2, padding_id=1 if how.startswith("padding") else -1,
+        padding_moves=int(how == "padding moves"), scale=1.5,
+    )  # fmt: skip
+    result = 1.5 * table[ids].astype(np.float64) + (0 if how == "none" else positions[at].astype(np.float64))
+    written = {"output": nothing((5, 32), dtype_of(element)), "output_float": nothing((5, 32), np.float32)}
+    expected = {
+        name: (result, allowed(stored, result, 1 + np.abs(result)))
+        for name, stored in (("output", element), ("output_float", "fp32"))
+    }
+    return Case(launches.embed(element, given), given, read, written, expected)
+
+
+def self_attention(rng: np.random.Generator, element: str, K: int = 0, D: int = 0) -> Case:
+    B, H, K, D = 2, 2, K or int(rng.integers(1, 17)), D or 16 * int(rng.integers(1, 9))
+    C, dtype = int(rng.choice([5, 20])), dtype_of(element)
+    position = int(rng.integers(0, C))
+    rows = rng.standard_normal((B, K, 3, H, D)).astype(dtype)
+    caches = {name: rng.standard_normal((B, H, C, K, D)).astype(dtype) for name in ("key_cache", "value_cache")}
+    for cache in caches.values():
+        cache[:, :, position] = np.nan  # what no beam may read before it is written
+        cache[:, :, position + 1 :] = 0
+    ancestors = rng.integers(0, K, (B, K, C))
+    read = {"rows": rows, "ancestors": ancestors, "position": np.array([position], np.int64)}
+    table = rng.standard_normal((H, 7)).astype(np.float32) if rng.random() < 0.5 else None
+    read |= {} if table is None else {"bias": table}
+    given = structures.SelfAttentionParameters(
+        sources=B, heads=H, beams=K, head_size=D, capacity=C, first_distance=-6, n_distances=7, scale=D**-0.5
+    )
+    query, key, value = (rows[:, :, i].astype(np.float64).transpose(0, 2, 1, 3) for i in range(3))  # [B,H,K,D]
+    after = {name: cache.astype(np.float64) for name, cache in caches.items()}
+    after["key_cache"][:, :, position], after["value_cache"][:, :, position] = key, value
+    result, times = np.zeros((B, K, H, D)), np.arange(position + 1)
+    for b in range(B):
+        for k in range(K):
+            chosen = np.where(times == position, k, ancestors[b, k, : position + 1])
+            keys, values = (after[name][b, :, times, chosen].transpose(1, 0, 2) for name in caches)
+            bias = None if table is None else reference.biases(table, -6, times - position)[:, None]
+            seen = np.ones((1, position + 1), bool)
+            result[b, k] = reference.attention(query[b, :, k][:, None], keys, values, seen, D**-0.5, bias)[:, 0]
+    # Of the caches, what was there and this step's; later slots stay as they are.
+    expected = {"output": (result, allowed(element, result, 5.0))}
+    for name, cache in after.items():
+        cache[:, :, position + 1 :] = 0
+        expected[name] = (cache, np.full(cache.shape, 1e-30))
+    written = {"output": nothing((B, K, H, D), dtype), **caches}
+    return Case(launches.self_attention(element, given), given, read, written, expected)
+
+
+def cross_attention(rng: np.random.Generator, element: str, K: int = 0, D: int = 0) -> Case:
+    """Of the third of three layers, whose keys and values lie between others'; one source has nothing real."""
+    B, H, K, D = 2, 2, K or int(rng.integers(1, 17)), D or 16 * int(rng.integers(1, 9))
+    S, dtype = int(rng.choice([1, 9, 70])), dtype_of(element)
+    query = rng.standard_normal((B, K, H, D)).astype(dtype)
+    states = rng.standard_normal((B, S, 3, 2, H, D)).astype(dtype)
+    mask = (rng.random((B, S)) < 0.7).astype(np.int32)
+    mask[0] = 0
+    given = structures.CrossAttentionParameters(
+        sources=B, heads=H, beams=K, head_size=D, length=S, stride=6 * H * D, scale=D**-0.5
+    )
+    key, value = (states[:, :, 2, i].astype(np.float64).transpose(0, 2, 1, 3) for i in range(2))
+    visible = np.broadcast_to(mask[:, None, None] != 0, (B, H, K, S))
+    result = reference.attention(query.astype(np.float64).transpose(0, 2, 1, 3), key, value, visible, D**-0.5)
+    result = result.transpose(0, 2, 1, 3)
+    layer, both = 2 * 2 * H * D * dtype.itemsize, H * D * dtype.itemsize
+    return Case(
+        launches.cross_attention(element, given), given, {"query": query, "states": states, "mask": mask},
+        {"output": nothing(result.shape, dtype)}, {"output": (result, allowed(element, result, 5.0))},
+        {"keys": ("states", layer), "values": ("states", layer + both)},
+    )  # fmt: skip
+
+
+def encoder_attention(rng: np.random.Generator, element: str, S: int = 0, D: int = 0) -> Case:
+    B, H, S, D = 2, 1, S or int(rng.integers(1, 90)), D or 16 * int(rng.integers(1, 9))
+    dtype = dtype_of(element)
+    rows = rng.standard_normal((B, S, 3, H, D)).astype(dtype)
+    mask = (np.arange(S) < np.array([[S], [max(1, S // 2)]])).astype(np.int32)
+    table = rng.standard_normal((H, 9)).astype(np.float32) if rng.random() < 0.5 else None
+    read = {"rows": rows, "mask": mask, **({} if table is None else {"bias": table})}
+    given = structures.EncoderAttentionParameters(
+        sources=B, heads=H, head_size=D, length=S, first_distance=-4, n_distances=9, scale=D**-0.5
+    )
+    query, key, value = (rows[:, :, i].astype(np.float64).transpose(0, 2, 1, 3) for i in range(3))
+    steps = np.arange(S)
+    bias = None if table is None else reference.biases(table, -4, steps[None] - steps[:, None])
+    visible = np.broadcast_to(mask[:, None, None] != 0, (B, H, S, S))
+    result = reference.attention(query, key, value, visible, D**-0.5, bias).transpose(0, 2, 1, 3)
+    expected = {"output": (result, allowed(element, result, 5.0, element))}
+    written = {"output": nothing(result.shape, dtype)}
+    return Case(launches.encoder_attention(element, given), given, read, written, expected)
+
+
+KINDS: dict[str, Callable[[np.random.Generator, str], Case]] = {
+    "product": product,
+    "wide_norm": wide_norm,
+    "norm_rows": norm_rows,
+    "embed": embed,
+    "self_attention": self_attention,
+    "cross_attention": cross_attention,
+    "encoder_attention": encoder_attention,
+}

@@ -1,0 +1,99 @@
+"""Batches under the search on the device: memory and launches of a slot, kept for batches of the same shape."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+from ....errors import BackendError
+from ...cuda.driver import Buffers
+from ...decoding.options import GenerationOptions
+from ...device_search.step_executor import Attention, capacity
+from ...sources import Source, SourceKind
+from .decoder import DecoderProgram
+from .encoder import EncoderProgram, run_length
+from .loaded import NO_ATTENTION, Loaded
+
+
+class NativeExecutor:
+    """See `StepExecutor`."""
+
+    element = "fp32"  # logits: fp16's three digits would make ties of tokens that are none
+    capturable = True
+    attention: Attention | None = None
+
+    def __init__(self, loaded: Loaded, encoder: EncoderProgram, decoder: DecoderProgram, stream: int) -> None:
+        self._program = decoder.program
+        self.n_sources, self.n_beams = encoder.n_sources, decoder.n_beams
+        self.vocabulary_size = loaded.model.vocabulary
+        self.capacity = self.positions = decoder.capacity
+        self.token, self.position = decoder.token, decoder.position
+        self.ancestors, self.logits = decoder.ancestors, decoder.logits
+        self.stream = stream
+        # The step's launches follow from sizes and addresses, and those from the memory of the slot.
+        self.signature: object = (
+            self.n_sources, self.n_beams, self.capacity, encoder.length, encoder.cross, encoder.mask, self.token,
+            self.position, self.ancestors, self.logits, *(address for pair in decoder.caches for address in pair),
+        )  # fmt: skip
+
+    def enqueue(self, stream: int) -> None:
+        self._program.run(stream)
+
+
+class NativeSlot:
+    """See `searcher.Slot`. A batch of the last one's shape uses its launches again."""
+
+    def __init__(self, loaded: Loaded, kind: SourceKind, limits: tuple[int | None, int | None]) -> None:
+        self._loaded, self._kind, self._limits = loaded, kind, limits
+        self._stream = loaded.device.create_stream()
+        self._buffers = Buffers(loaded.device, self._stream)
+        self._last: tuple[Hashable, EncoderProgram, NativeExecutor] | None = None
+
+    def begin(
+        self, sources: Sequence[Source], options: GenerationOptions, *, graphs: bool, alignments: bool
+    ) -> NativeExecutor:
+        if alignments:
+            raise BackendError(NO_ATTENTION)
+        shape = shape_of(sources, options, self._kind, self._limits)
+        n_sources, n_beams, positions, length = shape
+        if self._last is None or self._last[0] != shape:
+            self._last = None
+            encoder = EncoderProgram(self._loaded, n_sources, length, self._buffers.get)
+            decoder = DecoderProgram(self._loaded, encoder, n_beams, positions, self._buffers.get)
+            self._last = (shape, encoder, NativeExecutor(self._loaded, encoder, decoder, self._stream))
+        _, encoder, executor = self._last
+        values = self._kind.prepare(sources)
+        encoder.upload(values, self._loaded.model.encoder.positions, self._loaded.device, self._stream)
+        encoder.program.run(self._stream)
+        return executor
+
+    def close(self) -> None:
+        self._last = None
+        self._loaded.device.synchronize(self._stream)
+        self._buffers.close()
+        self._loaded.device.destroy_stream(self._stream)
+
+
+def shape_of(
+    sources: Sequence[Source], options: GenerationOptions, kind: SourceKind, limits: tuple[int | None, int | None]
+) -> tuple[int, int, int, int]:
+    """B, K, C and S of a batch. limits: longest source and target that the model takes."""
+    length = run_length(max(map(kind.length, sources)), limits[0])
+    return len(sources), options.n_rows, capacity(options, limits[1]), length
+
+
+class NativeSlotFactory:
+    """See `searcher.SlotFactory`. Any number of sources."""
+
+    most_sources: int | None = None
+
+    def __init__(self, loaded: Loaded, kind: SourceKind, limits: tuple[int | None, int | None]) -> None:
+        self.device: Any = loaded.device
+        self.kind = kind
+        self._loaded, self._limits = loaded, limits
+
+    def shape_of(self, sources: Sequence[Source], options: GenerationOptions) -> Hashable:
+        return shape_of(sources, options, self.kind, self._limits)
+
+    def make(self) -> NativeSlot:
+        return NativeSlot(self._loaded, self.kind, self._limits)

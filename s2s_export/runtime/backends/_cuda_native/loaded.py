@@ -1,0 +1,67 @@
+"""An engine's weights in a GPU's memory, and the kernels that read them."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from typing import Any
+
+from .... import plugin_sources
+from ...cuda.interface import Device, Kernels, Launch
+from .model import Weights
+
+NO_ATTENTION = (
+    "the backend cuda gives no cross-attention weights, which alignments need; expected no alignments; leave them out, "
+    "or load with another backend"
+)
+structures = plugin_sources.module("transformer.structures")
+launches = plugin_sources.module("transformer.launches")
+
+
+class Loaded:
+    """Shared by all batches. Raises OutOfMemory where the weights don't fit, and what loading kernels raises."""
+
+    def __init__(self, weights: Weights, device: Device) -> None:
+        self.model = weights.model
+        self.device = device
+        self.kernels: Kernels = device.kernels(launches.FOLDER, launches.ANY_KERNEL)
+        self._base = device.allocate(weights.bytes.size, f"the weights of {weights.path.parent.name}")
+        stream = device.create_stream()
+        device.to_device(self._base, weights.bytes, stream)
+        device.synchronize(stream)
+        device.destroy_stream(stream)
+
+    def address(self, name: str | None) -> int | None:
+        """Of a tensor; None for none."""
+        return None if name is None else self._base + self.model.tensors[name].offset
+
+
+Queued = tuple[Launch, ctypes.Structure]
+Buffer = Callable[[str, tuple[int, ...], str], int]  # (name, shape, dtype) -> address, the same each time or larger
+
+
+class Program:
+    """Launches in the order in which they are queued."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        self._loaded = loaded
+        self._queued: list[Queued] = []
+
+    def add(self, launch: Any, given: ctypes.Structure) -> None:
+        self._queued.append((launch, given))
+
+    def run(self, stream: int) -> None:
+        for launch, given in self._queued:
+            self._loaded.kernels.run(launch, given, stream)
+
+    @property
+    def n_launches(self) -> int:
+        return len(self._queued)
+
+
+def named(prefix: str, buffer: Buffer) -> Buffer:
+    """The same memory with names of its own."""
+    return lambda name, shape, dtype: buffer(f"{prefix} {name}", shape, dtype)
+
+
+__all__ = ["NO_ATTENTION", "Buffer", "Loaded", "Program", "launches", "named", "structures"]

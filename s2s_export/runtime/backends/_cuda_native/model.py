@@ -1,0 +1,323 @@
+"""What an engine of flavour "cuda-native" holds: model.json, a Transformer's structure, and weights.bin, its weights.
+
+model.json, version 1:
+
+    version      the integer 1; a reader takes no other, as the kernels know one layout
+    element      fp16 or bf16: of weights, caches and what products read
+    tensors      by name: offset in weights.bin, a multiple of 256; layout "fragments" (shape [O, I], of `element`, as
+                 plugins/transformer/fragments.py packs it) or "floats" (any shape, fp32)
+    encoder, decoder, cross, head, head_scale, vocabulary
+                 the fields of `Model` below; a tensor is named, and two names may have one place
+
+Widths are multiples of 16: what the model has less is zeros, and `true_width` tells for norms. Letters as in
+docs/architecture.md, and E for a stack's width, F for the inner width, O outputs and I inputs.
+"""
+
+from __future__ import annotations
+
+import json
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ....errors import EngineError
+from ....schema import Unreadable, read_json, shown
+
+DESCRIPTION, WEIGHTS = "model.json", "weights.bin"
+VERSION = 1
+ALIGNMENT = 256  # bytes
+BYTES = {"fp16": 2, "bf16": 2}
+FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Where a tensor lies in weights.bin."""
+
+    offset: int
+    layout: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Linear:
+    """weight [O, I] in fragments, bias [O] fp32 or None."""
+
+    weight: str
+    bias: str | None
+    outputs: int
+    inputs: int
+
+
+@dataclass(frozen=True)
+class Norm:
+    """LayerNorm, or RMSNorm where there is no bias. weight, bias [E]."""
+
+    weight: str
+    bias: str | None
+    epsilon: float
+
+
+@dataclass(frozen=True)
+class Distances:
+    """Added to the scores, by head and distance key - query. table [H, n], whose first column is for `first`."""
+
+    table: str
+    first: int
+    n: int
+
+
+@dataclass(frozen=True)
+class Attention:
+    """rows: of self-attention queries, keys and values [3*H*D, E]; of cross-attention queries [H*D, E]."""
+
+    rows: Linear
+    output: Linear
+    norm: Norm
+    scale: float
+    distances: Distances | None
+
+
+@dataclass(frozen=True)
+class FeedForward:
+    """With `gated`, inner has a gate's outputs and its product's, 8 and 8 in turn: [2*F, E]."""
+
+    inner: Linear
+    outer: Linear
+    norm: Norm
+    activation: str
+    gated: bool
+
+
+@dataclass(frozen=True)
+class Layer:
+    self_attention: Attention
+    cross_attention: Attention | None
+    feed_forward: FeedForward
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Row position + offset of table [P, E]; a padding token's row is padding_id, and moves where padding_moves."""
+
+    table: str
+    n: int
+    offset: int
+    padding_id: int | None
+    padding_moves: bool
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Encoder or decoder. embedding [V, E] in fragments."""
+
+    width: int
+    true_width: int
+    heads: int
+    head_size: int
+    norm_first: bool
+    embedding: str
+    vocabulary: int
+    embedding_scale: float
+    positions: Positions | None
+    embedding_norm: Norm | None
+    final_norm: Norm | None
+    layers: tuple[Layer, ...]
+
+
+@dataclass(frozen=True)
+class Model:
+    """cross: keys and values of every decoder layer, one behind the other [L*2*H*D, E of the encoder]. head [V, E]."""
+
+    version: int
+    element: str
+    vocabulary: int
+    encoder: Stack
+    decoder: Stack
+    cross: Linear
+    head: Linear
+    head_scale: float
+    tensors: Mapping[str, Tensor]
+
+    def n_bytes(self, tensor: Tensor) -> int:
+        return int(np.prod(tensor.shape)) * (BYTES[self.element] if tensor.layout == "fragments" else FLOAT_BYTES)
+
+    @property
+    def step_bytes(self) -> int:
+        """Bytes of weights that a decoder step reads."""
+        parts = [self.head]
+        for layer in self.decoder.layers:
+            assert layer.cross_attention is not None
+            parts += [layer.feed_forward.inner, layer.feed_forward.outer]
+            parts += [part for a in (layer.self_attention, layer.cross_attention) for part in (a.rows, a.output)]
+        return sum(part.outputs * part.inputs for part in parts) * BYTES[self.element]
+
+
+class Weights:
+    """An open engine: its model, and its tensors as views of weights.bin."""
+
+    def __init__(self, folder: Path, again: str) -> None:
+        """again: the command that builds the engine. Raises EngineError for what can't be read or doesn't fit."""
+        self.model = read(folder / DESCRIPTION, again)
+        self.path = folder / WEIGHTS
+        self.bytes: NDArray[np.uint8] = np.memmap(self.path, mode="r", dtype=np.uint8)
+        for name, tensor in self.model.tensors.items():
+            end = tensor.offset + self.model.n_bytes(tensor)
+            if tensor.offset % ALIGNMENT or tensor.offset < 0 or end > self.bytes.size:
+                raise EngineError(
+                    f"{folder / DESCRIPTION}: tensor {shown(name)} ends at byte {end}, but {WEIGHTS} has "
+                    f"{self.bytes.size}; the engine is damaged; {again}"
+                )
+
+    def array(self, name: str) -> NDArray[Any]:
+        """A tensor: fragments [O/16, I/16, 32, 8] as uint16 bits, or fp32 of its shape."""
+        tensor = self.model.tensors[name]
+        raw = self.bytes[tensor.offset : tensor.offset + self.model.n_bytes(tensor)]
+        if tensor.layout == "floats":
+            return raw.view(np.float32).reshape(tensor.shape)
+        n_out, n_in = tensor.shape
+        return raw.view(np.uint16).reshape(n_out // 16, n_in // 16, 32, 8)
+
+
+def read(file: Path, again: str) -> Model:
+    """The description in a file. Raises EngineError, which names what is wrong by its path in the file."""
+    try:
+        document = read_json(file)
+    except Unreadable as error:
+        raise EngineError(f"{file}: not readable as JSON ({error}); {again}") from error
+    version = document.get("version") if isinstance(document, dict) else None
+    if version != VERSION:
+        raise EngineError(
+            f"{file}: packed weights of version {shown(version)}, but this version of s2s-export has kernels for "
+            f"version {VERSION}; {again}"
+        )
+    try:
+        model: Model = _made(Model, document, "")
+        _check(model)
+    except _Wrong as wrong:
+        raise EngineError(f"{file}: {wrong}; {again}") from None
+    return model
+
+
+def write(model: Model, file: Path) -> None:
+    file.write_text(json.dumps(_plain(model), indent=1) + "\n", encoding="utf-8")
+
+
+class _Wrong(Exception):
+    """What is wrong with a document, in the middle of a sentence."""
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+def _made(kind: Any, value: Any, where: str) -> Any:
+    """`value`, a JSON value, as `kind`: a dataclass above, a tuple or mapping of one, a plain type, or None."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return None if value is None else _made(next(k for k in inner if k is not type(None)), value, where)
+    if is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise _Wrong(f"{where or 'the document'} is {shown(value)}, expected an object")
+        hints = typing.get_type_hints(kind)
+        for name in hints:
+            if name not in value:
+                raise _Wrong(f"{where}.{name} is missing".removeprefix("."))
+        found = {name: _made(hint, value[name], f"{where}.{name}".lstrip(".")) for name, hint in hints.items()}
+        made: Any = kind
+        return made(**found)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise _Wrong(f"{where} is {shown(value)}, expected a list")
+        return tuple(_made(inner[0], one, f"{where}[{i}]") for i, one in enumerate(value))
+    if origin is not None and issubclass(origin, Mapping):
+        if not isinstance(value, dict):
+            raise _Wrong(f"{where} is {shown(value)}, expected an object")
+        return {name: _made(inner[1], one, f"{where}.{name}") for name, one in value.items()}
+    is_right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not is_right or (kind is int and abs(value) >= 2**31 and not where.endswith("offset")):
+        raise _Wrong(f"{where} is {shown(value)}, expected {NAMES[kind]}")
+    return value
+
+
+NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+
+
+def _check(model: Model) -> None:
+    """Raises _Wrong where tensors are missing or have other sizes than the structure says."""
+    if model.element not in BYTES:
+        raise _Wrong(f"element is {shown(model.element)}, expected one of {', '.join(BYTES)}")
+    for name, tensor in model.tensors.items():
+        if tensor.layout not in ("fragments", "floats") or not all(size > 0 for size in tensor.shape):
+            raise _Wrong(f"tensors.{name} is {shown(_plain(tensor))}, expected fragments or floats of positive sizes")
+        if tensor.layout == "fragments" and (len(tensor.shape) != 2 or any(size % 16 for size in tensor.shape)):
+            raise _Wrong(f"tensors.{name} has shape {list(tensor.shape)}, expected two multiples of 16")
+    if not 1 <= model.vocabulary <= model.head.outputs or not model.encoder.layers or not model.decoder.layers:
+        raise _Wrong("it has a vocabulary beyond its head, or a stack without layers")
+    wanted = list(_tensors_of(model))
+    for name, shape in wanted:
+        if name not in model.tensors:
+            raise _Wrong(f"it names the tensor {shown(name)}, which tensors does not have")
+        if (found := model.tensors[name].shape) != shape:
+            raise _Wrong(f"tensors.{name} has shape {list(found)}, expected {list(shape)}")
+
+
+def _tensors_of(model: Model) -> typing.Iterator[tuple[str, tuple[int, ...]]]:
+    """Every tensor that the structure names, with the shape that it must have."""
+    for stack in (model.encoder, model.decoder):
+        E, inside = stack.width, stack.heads * stack.head_size
+        if E % 16 or not 0 < stack.true_width <= E or stack.head_size % 16 or not 16 <= stack.head_size <= 128:
+            raise _Wrong(f"a stack has width {E} and head size {stack.head_size}, expected multiples of 16")
+        if stack.vocabulary < 1:
+            raise _Wrong(f"a stack has a vocabulary of {stack.vocabulary}, expected at least 1")
+        yield stack.embedding, (-(-stack.vocabulary // 16) * 16, E)
+        if stack.positions is not None:
+            yield stack.positions.table, (-(-stack.positions.n // 16) * 16, E)
+        for norm in (stack.embedding_norm, stack.final_norm):
+            yield from _of_norm(norm, E)
+        for layer in stack.layers:
+            attentions = [(layer.self_attention, 3)]
+            if (layer.cross_attention is not None) != (stack is model.decoder):
+                raise _Wrong("cross-attention is missing in the decoder, or there is some in the encoder")
+            if layer.cross_attention is not None:
+                attentions.append((layer.cross_attention, 1))
+            for attention, n in attentions:
+                yield from _of_norm(attention.norm, E)
+                yield from _of_linear(attention.rows, n * inside, E)
+                yield from _of_linear(attention.output, E, inside)
+                if (bias := attention.distances) is not None:
+                    yield bias.table, (stack.heads, bias.n)
+            inner = layer.feed_forward
+            yield from _of_norm(inner.norm, E)
+            yield from _of_linear(inner.inner, inner.outer.inputs * (2 if inner.gated else 1), E)
+            yield from _of_linear(inner.outer, E, inner.outer.inputs)
+    own = model.decoder.heads * model.decoder.head_size
+    yield from _of_linear(model.cross, len(model.decoder.layers) * 2 * own, model.encoder.width)
+    yield from _of_linear(model.head, model.head.outputs, model.decoder.width)
+
+
+def _of_linear(linear: Linear, outputs: int, inputs: int) -> typing.Iterator[tuple[str, tuple[int, ...]]]:
+    if (linear.outputs, linear.inputs) != (outputs, inputs):
+        raise _Wrong(f"{linear.weight} is [{linear.outputs}, {linear.inputs}], expected [{outputs}, {inputs}]")
+    yield linear.weight, (outputs, inputs)
+    if linear.bias is not None:
+        yield linear.bias, (outputs,)
+
+
+def _of_norm(norm: Norm | None, width: int) -> typing.Iterator[tuple[str, tuple[int, ...]]]:
+    if norm is not None:
+        for name in (norm.weight, norm.bias):
+            if name is not None:
+                yield name, (width,)

@@ -1,0 +1,141 @@
+"""The residual stream of a stack on its way through the layers: which norm it waits for, and what adds to it.
+
+With the norm first, a layer's part reads the norm of the stream and is added to the stream. With the norm behind, the
+stream is normed when the next part reads it; the normed rows are what that part is added to. Both are one product that
+begins with a norm, where the rows are few; for many rows the norm is a launch of its own. Letters as in parameters.h.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .loaded import Buffer, Loaded, Program, launches, structures
+from .model import Linear, Norm, Stack
+
+
+class Rows:
+    """R rows of a stack. Adds to `program` what is asked of it."""
+
+    def __init__(self, loaded: Loaded, program: Program, stack: Stack, n_rows: int, buffer: Buffer) -> None:
+        self._loaded, self._program, self._stack, self.n = loaded, program, stack, n_rows
+        self._element = loaded.model.element
+        shape = (n_rows, stack.width)
+        self._stream = buffer("stream", shape, "float32")
+        self._copy = buffer("stream copy", shape, "float16")  # the stream in the element, where no norm is pending
+        self._normed = buffer("normed", shape, "float32")
+        self._normed_copy = buffer("normed copy", shape, "float16")
+        self._pending: Norm | None = None
+
+    def embed(self, ids: int, rows_of_positions: int | None, position: int | None) -> None:
+        """ids [R] int64. Positions are rows of the table, or follow from `position`, an address."""
+        stack, table = self._stack, self._stack.positions
+        padding_id = -1 if table is None or table.padding_id is None else table.padding_id
+        given = structures.EmbedParameters(
+            ids=ids,
+            embedding=self._loaded.address(stack.embedding),
+            positions=None if table is None else self._loaded.address(table.table),
+            rows_of_positions=None if table is None else rows_of_positions,
+            position=position,
+            output=self._copy,
+            output_float=self._stream,
+            rows=self.n,
+            width=stack.width,
+            vocabulary=stack.vocabulary,
+            n_positions=1 if table is None else table.n,
+            offset=0 if table is None else table.offset,
+            padding_id=padding_id,
+            padding_moves=int(table is not None and table.padding_moves),
+            scale=stack.embedding_scale,
+        )
+        self._program.add(launches.embed(self._element, given), given)
+        self._pending = stack.embedding_norm
+        if stack.norm_first:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Norms the stream where it lies, if that is pending."""
+        if self._pending is not None:
+            self._norm_rows(self._pending, self._copy, self._stream)
+            self._pending = None
+
+    def _norm_rows(self, norm: Norm, output: int | None, output_float: int | None) -> None:
+        given = structures.NormParameters(
+            input=self._stream,
+            weight=self._loaded.address(norm.weight),
+            bias=self._loaded.address(norm.bias),
+            output=output,
+            output_float=output_float,
+            rows=self.n,
+            width=self._stack.width,
+            true_width=self._stack.true_width,
+            epsilon=norm.epsilon,
+        )
+        self._program.add(launches.norm(self._element, given), given)
+
+    def into(self, linear: Linear, norm: Norm, output: int, **more: Any) -> int:
+        """A layer's part begins: a product of the stream. norm: the part's own. Returns the address of the rows to
+        which the part is to be added."""
+        if self._stack.norm_first:
+            self._product_of(linear, norm, keep=False, output=output, **more)
+            return self._stream
+        pending = self._pending
+        self._product_of(linear, pending, keep=True, output=output, **more)
+        return self._stream if pending is None else self._normed
+
+    def out_of(self, linear: Linear, norm: Norm, rows: int, base: int) -> None:
+        """A layer's part ends: a product of `rows` is added to `base`, what `into` returned."""
+        stack = self._stack
+        copy = (
+            self._copy if stack.norm_first and stack.final_norm is None else None
+        )  # for `result`, which norms nothing
+        self.product(linear, rows, residual=base, output_float=self._stream, output=copy)
+        self._pending = None if stack.norm_first else norm
+
+    def result(self) -> int:
+        """The address of the stack's result [R, E] in the element."""
+        norm = self._last_norm()
+        if norm is None:
+            return self._copy
+        self._norm_rows(norm, self._normed_copy, None)
+        return self._normed_copy
+
+    def head(self, linear: Linear, **more: Any) -> None:
+        """A product of the stack's result."""
+        self._product_of(linear, self._last_norm(), keep=False, **more)
+
+    def _last_norm(self) -> Norm | None:
+        if self._stack.final_norm is None:
+            return self._pending
+        self._settle()
+        return self._stack.final_norm
+
+    def _product_of(self, linear: Linear, norm: Norm | None, keep: bool, **more: Any) -> None:
+        """A product of the stream, normed where there is a norm. keep: whether the normed rows are wanted as fp32."""
+        normed = self._normed if keep else None
+        if norm is None:
+            self.product(linear, self._copy, **more)
+        elif launches.norms_itself(self.n, linear.inputs):
+            self.product(
+                linear, self._stream, norm_weight=self._loaded.address(norm.weight),
+                norm_bias=self._loaded.address(norm.bias), epsilon=norm.epsilon, normed=normed, **more,
+            )  # fmt: skip
+        else:
+            self._norm_rows(norm, self._normed_copy, normed)
+            self.product(linear, self._normed_copy, **more)
+
+    def product(self, linear: Linear, rows: int, *, limit: int | None = None, **more: Any) -> None:
+        """limit: outputs that are stored, if not all of them. more: further fields of ProductParameters."""
+        outputs = linear.outputs // 2 if more.get("gated") else linear.outputs
+        given = structures.ProductParameters(
+            input=rows,
+            weight=self._loaded.address(linear.weight),
+            bias=self._loaded.address(linear.bias),
+            rows=self.n,
+            inputs=linear.inputs,
+            outputs=linear.outputs,
+            stride=limit or outputs,
+            limit=limit or outputs,
+            true_width=self._stack.true_width,
+            **{"scale": 1.0, **more},
+        )
+        self._program.add(launches.product(self._element, given), given)

@@ -1,0 +1,152 @@
+"""The host build of the Transformer's kernels against numpy, on random sizes of every kind that models have."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+import pytest
+from device_helpers import missing_compiler
+
+from s2s_export import plugin_sources
+from s2s_export.errors import BuildError
+from s2s_export.measuring.gpu_check import native_cases as cases
+from s2s_export.runtime.cuda.emulation import HostDevice, _library
+
+if reason := missing_compiler():
+    pytest.skip(reason, allow_module_level=True)
+
+launches = plugin_sources.module("transformer.launches")
+structures = plugin_sources.module("transformer.structures")
+fragments = plugin_sources.module("transformer.fragments")
+SCHEDULES = (0, 1, 7)
+ELEMENTS = ("fp16", "bf16")
+
+
+class Scheduled(HostDevice):
+    """The emulation with one order of blocks and threads. It has canaries around every allocation."""
+
+    def __init__(self, order: int) -> None:
+        super().__init__()
+        self._order = order
+
+    def _run(self, launch: Any, given: Any, folder: str = "") -> None:
+        loaded = _library("transformer")
+        loaded.s2s_host_schedule(ctypes.c_uint64(self._order))
+        try:
+            super()._run(launch, given, folder)
+        finally:
+            loaded.s2s_host_schedule(ctypes.c_uint64(0))
+
+
+def check(case: cases.Case, what: object, order: int = 0) -> None:
+    share = case.error(case.run(Scheduled(order)))
+    assert share <= 1.0, f"{what} {case.launch.kernel}: {share:.2f} of the tolerance"
+
+
+def test_structures_have_the_compilers_sizes() -> None:
+    sizes = (ctypes.c_int32 * 16)()
+    n = _library("transformer").s2s_transformer_sizes(sizes, 16)
+    assert list(sizes[:n]) == [ctypes.sizeof(structure) for structure in structures.ALL]
+
+
+def test_fragments() -> None:
+    weight = np.arange(48 * 32, dtype=np.float32).reshape(48, 32) % 2048
+    packed = fragments.pack(weight, "fp16")
+    np.testing.assert_array_equal(fragments.unpack(packed), weight.astype(np.float16))
+    # Lane 4g + t has inputs 2t, 2t+1 of outputs g and g+8, then 2t+8, 2t+9 of both.
+    assert packed[1, 1, 4 * 3 + 2].tolist() == [
+        weight[16 + o, 16 + first + pair] for first in (4, 12) for o in (3, 11) for pair in (0, 1)
+    ]
+    gate, inner = weight[:24], weight[24:]
+    both = fragments.interleaved(gate, inner)
+    np.testing.assert_array_equal(both[8:24], np.concatenate([inner[:8], gate[8:16]]))
+    for part, expected in zip(fragments.parted(both), (gate, inner), strict=True):
+        np.testing.assert_array_equal(part, expected)
+
+
+@pytest.mark.parametrize("element", ELEMENTS)
+def test_multiply_by_mma_and_by_shuffles(element: str) -> None:
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((16, 16)).astype(fragments.dtype(element))
+    rows = rng.standard_normal((8, 16)).astype(fragments.dtype(element))
+    by_lane = np.ascontiguousarray(rows.reshape(8, 2, 4, 2).transpose(0, 2, 1, 3))  # [g, t, half, pair]
+    packed, sums = fragments.pack(weight, element), np.full((2, 32, 4), np.nan, np.float32)
+    given = (ctypes.c_void_p * 3)(packed.ctypes.data, by_lane.ctypes.data, sums.ctypes.data)
+    assert _library("transformer").s2s_transformer_multiply(int(element == "bf16"), given) == 0
+    expected = (weight.astype(np.float64) @ rows.astype(np.float64).T).reshape(2, 8, 4, 2)  # [half, g, t, row]
+    for found in sums:
+        np.testing.assert_allclose(found.reshape(8, 4, 2, 2), expected.transpose(1, 2, 0, 3), atol=2e-5)
+
+
+@pytest.mark.parametrize("element", ELEMENTS)
+@pytest.mark.parametrize("kind", cases.KINDS)
+def test_kernels(kind: str, element: str) -> None:
+    for seed in range(8):
+        check(cases.KINDS[kind](np.random.default_rng(seed), element), (kind, seed), SCHEDULES[seed % 3])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("element", ELEMENTS)
+@pytest.mark.parametrize("kind", cases.KINDS)
+def test_many_cases(kind: str, element: str) -> None:
+    for seed in range(100, 250):
+        check(cases.KINDS[kind](np.random.default_rng(seed), element), (kind, seed), SCHEDULES[seed % 3])
+
+
+@pytest.mark.parametrize("rows", [1, 8, 9, 32, 33, 64, 70])
+def test_rows_of_products(rows: int) -> None:
+    """Fewer than a fragment meets, several of eight, and those of tiles; blocks with one tile and with several."""
+    for seed, blocks in enumerate((0, 2, 0)):
+        check(cases.product(np.random.default_rng([rows, seed]), ELEMENTS[seed % 2], rows, blocks), (rows, seed))
+
+
+@pytest.mark.parametrize("width", [512, 528, 1024, 2048])
+def test_norms_of_each_width_before_a_product(width: int) -> None:
+    case = cases.wide_norm(np.random.default_rng(width), "fp16", width)
+    assert case.launch.kernel.endswith(f"norm{next(size for size in launches.NORM_WIDTHS if width <= size)}")
+    check(case, width)
+
+
+@pytest.mark.parametrize("how", ["rows", "offset", "padding", "padding moves", "none"])
+def test_positions_of_embeddings(how: str) -> None:
+    check(cases.embed(np.random.default_rng(7), "fp16", how), how)
+
+
+@pytest.mark.parametrize("kind", ["self_attention", "cross_attention", "encoder_attention"])
+@pytest.mark.parametrize("head_size", [16, 48, 64, 112, 128])
+def test_head_sizes(kind: str, head_size: int) -> None:
+    for number in (1, 4, 5, 16):  # beams; of the encoder, tokens
+        case = getattr(cases, kind)(np.random.default_rng(number), ELEMENTS[number % 2], number, head_size)
+        check(case, (kind, number))
+
+
+def test_a_wrong_kernel_shows() -> None:
+    """Tolerances are narrow enough that a result which is off by a quarter is found, in every kernel."""
+    for kind in ("product", "self_attention", "cross_attention", "encoder_attention", "norm_rows", "embed"):
+        case = cases.KINDS[kind](np.random.default_rng(3), "fp16")
+        found = case.run(HostDevice())
+        name = next(iter(case.expected))
+        found[name] = found[name] + found[name].dtype.type(0.25)
+        assert not case.error(found) <= 1.0, kind
+
+
+def test_sizes_that_no_kernel_serves() -> None:
+    product = structures.ProductParameters(rows=1, inputs=20, outputs=16)
+    with pytest.raises(BuildError, match="20 inputs and 16 outputs; expected multiples of 16"):
+        launches.product("fp16", product)
+    product = structures.ProductParameters(rows=1, inputs=4096, outputs=16, norm_weight=16)
+    with pytest.raises(BuildError, match="a norm of 4096 inputs before a product; expected at most 2048"):
+        launches.product("fp16", product)
+    product = structures.ProductParameters(rows=40, inputs=16, outputs=16, norm_weight=16)
+    with pytest.raises(BuildError, match="a norm before a product of 40 rows; expected norm_rows before it"):
+        launches.product("fp16", product)
+    attention = structures.SelfAttentionParameters(sources=1, heads=1, beams=17, head_size=64, capacity=4)
+    with pytest.raises(BuildError, match="17 beams; the kernels take 1 to 16"):
+        launches.self_attention("fp16", attention)
+    attention.head_size = 144
+    with pytest.raises(BuildError, match="the head size is 144"):
+        launches.self_attention("fp16", attention)
+    with pytest.raises(BuildError, match="no kernels for 'fp32'"):
+        launches.norm("fp32", structures.NormParameters(rows=1))

@@ -1,0 +1,289 @@
+"""The backend `cuda` on emulated kernels: whole decodes against ONNX Runtime on the CPU, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnx")
+
+from device_helpers import missing_compiler
+from tiny_names import FAMILIES, STRUCTURES
+
+import s2s_export
+from s2s_export import bundle, plugin_sources
+from s2s_export.building.build import build
+from s2s_export.errors import BackendError, BackendUnavailable, EngineError, InvalidOption
+from s2s_export.runtime import backends
+from s2s_export.runtime.backends import cuda as native
+from s2s_export.runtime.backends._cuda_native.backend import NativeBackend
+from s2s_export.runtime.backends._cuda_native.encoder import run_length
+from s2s_export.runtime.cuda import driver
+from s2s_export.runtime.cuda.emulation import HostDevice
+from s2s_export.runtime.session import Session
+
+if reason := missing_compiler():
+    pytest.skip(reason, allow_module_level=True)
+
+FP16, BF16 = "cuda-native-fp16", "cuda-native-bf16"
+SOURCES = [[5, 9, 3], [7, 8, 9, 10, 11, 12, 4, 6, 3], [30], [9] * 12, [3, 5, 7, 9]]
+SEARCHES: tuple[dict[str, Any], ...] = (
+    {"num_beams": 1},
+    {"num_beams": 3, "num_return_sequences": 2, "no_repeat_ngram_size": 2},
+)
+# A step's log-probabilities are off by the rounding of activations to 11 bits (fp16) or 8: so much of a hypothesis'
+# score, which is their mean. Logits of the random models of T5 reach 40, of which 8 bits hold the nearest quarter.
+SCORE = {FP16: 0.02, BF16: 0.3}
+
+
+@pytest.fixture(scope="module")
+def built(bundled: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+    """built(name, target): a bundle with its engine, made at its first use."""
+    root = tmp_path_factory.mktemp("native")
+
+    def make(name: str, target: str = FP16) -> Path:
+        path = root / f"{name}.bundle"
+        if not path.exists():
+            shutil.copytree(bundled(name), path, ignore=shutil.ignore_patterns("engines"))
+        build(path, target)
+        return path
+
+    return make
+
+
+def session(path: Path, target: str = FP16, search: str = "device-while", device: Any = None) -> Session:
+    opened = bundle.read(path)
+    return Session(opened, NativeBackend(opened, path / "engines" / target, device or HostDevice()), search=search)
+
+
+def agree(path: Path, target: str, search: str) -> tuple[int, int]:
+    """How many outputs have the CPU's tokens, and of how many.
+
+    Of near ties, lower precision may take the other one. So the best output is about as good as the CPU's best, and
+    every one of its tokens has about the log-probability that the CPU gives for it.
+    """
+    reference = s2s_export.load(path, backend="onnxruntime", threads=1)
+    ours, n_equal, total, pairs = session(path, target, search), 0, 0, []
+    for options in SEARCHES:
+        found = ours.generate(SOURCES, max_new_tokens=8, batch_size=3, **options)
+        expected = reference.generate(SOURCES, max_new_tokens=8, batch_size=3, **options)
+        for source, of, theirs in zip(SOURCES, found, expected, strict=True):
+            # The whole beam is about as good: a search that loses its way in a near tie may end elsewhere.
+            assert of[0].score > theirs[0].score - 5 * SCORE[target]
+            for hypothesis, other in zip(of, theirs, strict=True):
+                is_equal = hypothesis.token_ids == other.token_ids
+                n_equal, total = n_equal + is_equal, total + 1
+                if is_equal:
+                    assert abs(hypothesis.score - other.score) < SCORE[target]
+                if hypothesis is of[0]:
+                    pairs.append((source, hypothesis.token_ids[1:]))
+    sources, targets = ([pair[i] for pair in pairs] for i in (0, 1))
+    for mine, theirs in zip(ours.score(sources, targets), reference.score(sources, targets), strict=True):
+        np.testing.assert_allclose(mine.token_log_probs, theirs.token_log_probs, atol=5 * SCORE[target], rtol=0.05)
+    return n_equal, total
+
+
+SWEPT = [pytest.param(name, marks=() if name in STRUCTURES else pytest.mark.slow) for name in FAMILIES]
+
+
+@pytest.mark.parametrize("name", SWEPT)
+def test_decodes_of_families(built: Any, name: str) -> None:
+    n_equal, total = agree(built(name), FP16, "device-while")
+    assert n_equal >= 0.7 * total
+
+
+@pytest.mark.parametrize("search", ["device-replay", "device-queue", "host"])
+@pytest.mark.parametrize("name", ["t5-gated"])
+def test_other_ways_to_search(built: Any, name: str, search: str) -> None:
+    path = built(name)
+    ours, other = session(path, FP16, search), session(path, FP16, "device-while")
+    for options in SEARCHES:
+        found = ours.generate(SOURCES, max_new_tokens=6, batch_size=3, **options)
+        expected = other.generate(SOURCES, max_new_tokens=6, batch_size=3, **options)
+        assert [[h.token_ids for h in of] for of in found] == [[h.token_ids for h in of] for of in expected]
+        np.testing.assert_allclose([of[0].score for of in found], [of[0].score for of in expected], atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_decodes_in_bf16(built: Any, name: str) -> None:
+    n_equal, total = agree(built(name, BF16), BF16, "device-while")
+    assert n_equal >= 0.4 * total
+
+
+@pytest.mark.parametrize("target", [FP16, pytest.param(BF16, marks=pytest.mark.slow)])
+def test_a_trained_model_gives_the_cpus_tokens(number_words: Path, tmp_path: Path, target: str) -> None:
+    """Where a model is sure, rounding decides nothing: all tokens are equal, with every number of beams."""
+    path = shutil.copytree(number_words, tmp_path / "words.bundle", ignore=shutil.ignore_patterns("engines"))
+    report = build(path, target)
+    assert report.engine["agreement"]["equal"] == report.engine["agreement"]["sources"]
+    reference, ours = s2s_export.load(path, backend="onnxruntime", threads=1), session(path, target)
+    texts = ["three hundred and twelve", "seven", "nine thousand four hundred and eleven", "twenty-one"]
+    for beams in (1, 4):
+        assert ours.translate(texts, num_beams=beams) == reference.translate(texts, num_beams=beams)
+    told = [part for part in ours.stream(texts[0])]
+    assert "".join(told) == reference.translate(texts[:1])[0]
+
+
+def test_many_rows_and_growing_caches(built: Any) -> None:
+    """More rows than a skinny product takes, on the device; more positions than a cache begins with, on the host."""
+    path = built("t5")
+    reference = s2s_export.load(path, backend="onnxruntime", threads=1)
+    sources = [[5 + i, 9, 3 + i] for i in range(9)]
+    found = session(path).generate(sources, num_beams=4, max_new_tokens=3, batch_size=9)
+    expected = reference.generate(sources, num_beams=4, max_new_tokens=3, batch_size=9)
+    assert sum(a[0].token_ids == b[0].token_ids for a, b in zip(found, expected, strict=True)) >= 7
+    long = {"num_beams": 1, "max_new_tokens": 70, "min_new_tokens": 70}
+    on_host = session(path, search="host").generate(SOURCES[:2], **long)
+    on_device = session(path).generate(SOURCES[:2], **long)
+    assert [of[0].token_ids for of in on_host] == [of[0].token_ids for of in on_device]
+    assert len(on_host[0][0].token_ids) == 71
+
+
+def test_options_of_the_hosts_search(built: Any) -> None:
+    """Sources leave the batch as they end, and groups of beams are of the host's search alone."""
+    path = built("marian")
+    found = session(path, search="host").generate(SOURCES, num_beams=4, num_beam_groups=2, diversity_penalty=0.5)
+    reference = s2s_export.load(path, backend="onnxruntime", threads=1)
+    expected = reference.generate(SOURCES, num_beams=4, num_beam_groups=2, diversity_penalty=0.5)
+    assert sum(a[0].token_ids == b[0].token_ids for a, b in zip(found, expected, strict=True)) >= 4
+
+
+def test_a_batch_of_the_last_ones_shape_uses_its_graphs(built: Any) -> None:
+    ours = session(built("marian"))
+    first = ours.generate(SOURCES[:1], max_new_tokens=6)
+    (slot,) = ours.searcher._idle  # type: ignore[attr-defined]
+    executor = slot.slot._last[2]
+    graphs = dict(next(iter(slot.search._kept.values()))._graphs)
+    ours.generate([[6, 2, 8, 9]], max_new_tokens=6)  # another length, run as the same
+    assert slot.slot._last[2] is executor and next(iter(slot.search._kept.values()))._graphs == graphs
+    assert ours.generate(SOURCES[:1], max_new_tokens=6) == first
+    ours.searcher.release()
+    assert ours.generate(SOURCES[:1], max_new_tokens=6) == first
+
+
+def test_lengths_that_are_run() -> None:
+    assert [run_length(n, None) for n in (1, 16, 17, 100)] == [16, 16, 32, 128]
+    assert [run_length(n, 48) for n in (1, 33, 48)] == [16, 48, 48]
+    assert run_length(5, 8) == 8
+
+
+# What it refuses
+
+
+def test_alignments_are_refused_by_name(built: Any) -> None:
+    for search in ("device", "host"):
+        with pytest.raises(BackendError, match="the backend cuda gives no cross-attention weights, which alignments"):
+            session(built("marian"), search=search).generate(SOURCES[:1], max_new_tokens=3, alignments=True)
+
+
+def test_a_text_beyond_the_models_positions(built: Any) -> None:
+    path = built("marian")
+    ours = session(path, search="host")
+    state = ours.backend.begin(SOURCES[:1], 1)
+    state._t = 48  # type: ignore[attr-defined]
+    from s2s_export.runtime.decoding import StepQuery
+
+    with pytest.raises(BackendError, match="the decoder has no position 48: the model's limit is 48 tokens"):
+        state.step(np.zeros((1, 1), np.int64), np.zeros((1, 1), np.int64), StepQuery())
+
+
+def test_too_little_memory(built: Any) -> None:
+    path = built("marian")
+    with pytest.raises(BackendError, match=rf"no room for the weights of {FP16}: 0\.1 MiB asked for, 0\.0 MiB are fr"):
+        session(path, device=HostDevice(memory_limit=50_000))
+    n_bytes = (path / "engines" / FP16 / "weights.bin").stat().st_size
+    ours = session(path, device=HostDevice(memory_limit=n_bytes + 100_000))
+    with pytest.raises(BackendError, match=r"no room for .* lower the batch size"):
+        ours.generate(SOURCES * 20, num_beams=8, batch_size=100)
+    assert ours.generate(SOURCES[:1], num_beams=1, max_new_tokens=3)  # and the session goes on
+
+
+CHANGES: list[tuple[tuple[Any, ...], Any, str]] = [
+    (("version",), 2, r"packed weights of version 2, but this version of s2s-export has kernels for version 1; run: "),
+    (("version",), None, "packed weights of version null"),
+    (("element",), "fp8", "element is 'fp8', expected one of fp16, bf16"),
+    (("encoder", "width"), 33, "a stack has width 33 and head size 16, expected multiples of 16"),
+    (
+        ("encoder", "layers", 0, "self_attention", "scale"),
+        "x",
+        r"layers\[0\]\.self_attention\.scale is 'x', expected a",
+    ),
+    (
+        ("decoder", "layers", 1, "feed_forward", "gated"),
+        1,
+        r"layers\[1\]\.feed_forward\.gated is 1, expected true or f",
+    ),
+    (("decoder", "layers"), {}, r"decoder\.layers is an object, expected a list"),
+    (("decoder", "layers"), [], "a stack without layers"),
+    (("head", "weight"), "nothing", "it names the tensor 'nothing', which tensors does not have"),
+    (("head", "inputs"), 48, r"expected \[64, 32\]"),
+    (("vocabulary",), 1000, "it has a vocabulary beyond its head"),
+]
+
+
+@pytest.mark.parametrize("case", range(len(CHANGES)))
+def test_descriptions_that_are_wrong(built: Any, tmp_path: Path, case: int) -> None:
+    place, value, message = CHANGES[case]
+    path = shutil.copytree(built("marian"), tmp_path / "bundle")
+    file = path / "engines" / FP16 / "model.json"
+    document = json.loads(file.read_text())
+    inner = document
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    file.write_text(json.dumps(document))
+    record = file.with_name("engine.json")
+    engine = json.loads(record.read_text())
+    engine["files"]["model.json"]["bytes"] = file.stat().st_size  # so that it is not refused for its size
+    record.write_text(json.dumps(engine))
+    opened = bundle.read(path, verify=False)
+    with pytest.raises(EngineError, match=message):
+        NativeBackend(opened, file.parent, HostDevice())
+
+
+def test_other_files_than_were_built(built: Any, tmp_path: Path) -> None:
+    path = shutil.copytree(built("marian"), tmp_path / "bundle")
+    folder = path / "engines" / FP16
+    weights = bytearray((folder / "weights.bin").read_bytes())
+    weights[1000] ^= 1
+    (folder / "weights.bin").write_bytes(weights)
+    with pytest.raises(EngineError, match=r"weights\.bin: is not what was built"):
+        NativeBackend(bundle.read(path), folder, HostDevice())
+    (folder / "weights.bin").write_bytes(weights[:-256])
+    with pytest.raises(
+        EngineError, match=r"the engine is damaged; run: s2s build .* --target cuda-native-fp16 --force"
+    ):
+        NativeBackend(bundle.read(path), folder, HostDevice())
+
+
+def test_machines_that_lack_something(built: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `s2s doctor` says, and what a session raises: the driver and the kernels, each by name."""
+    plugins = plugin_sources.module("build")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CUDA_HOME", raising=False)
+    monkeypatch.setattr(driver, "unavailable", lambda: "no CUDA driver on this machine")
+    said = backends.declared()["cuda"].unavailable() or ""
+    assert said.startswith("no CUDA driver on this machine; and no nvcc to compile GPU kernels with")
+    with pytest.raises(BackendUnavailable, match="cuda: no CUDA driver on this machine; and no nvcc"):
+        s2s_export.load(built("marian"), target=FP16)
+    monkeypatch.setattr(plugins, "lacks_binary", lambda folder: None)
+    assert backends.declared()["cuda"].unavailable() == "no CUDA driver on this machine"
+    monkeypatch.setattr(driver, "unavailable", lambda: None)
+    old = type("Old", (), {"name": "Tesla V100", "capability": "7.0"})()
+    monkeypatch.setattr(driver, "device", lambda: old)
+    assert "Tesla V100 has compute capability 7.0; expected 7.5" in (native.unavailable() or "")
+
+
+def test_bundles_without_an_engine(bundled: Any) -> None:
+    opened = bundle.read(bundled("marian"))
+    said = native.incompatible_reason(opened, FP16)
+    assert said is not None and f"--target {FP16}" in said
+    with pytest.raises(InvalidOption, match="threads is 0"):
+        native.open(opened, FP16, 0)
