@@ -74,7 +74,7 @@ class Rule:
     reads_history: bool = False
 
     def device_form(self, max_length: int) -> DeviceForm | None:
-        """The rule for the searches on a GPU and in C++, for texts of up to `max_length` tokens; None: it has no form."""
+        """The rule for searches on a GPU and in C++, for texts of up to `max_length` tokens; None: it has no form."""
         return None
 
 
