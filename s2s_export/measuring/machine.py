@@ -21,8 +21,8 @@ PACKAGES = (
 
 def describe(bundle: str | os.PathLike[str] | None = None) -> dict[str, Any]:
     """The machine, the versions of important packages, for each backend None or the reason why it does not work, and
-    where its search runs; native_search: None, or why there is no search in C++. With a bundle, also the memory that its
-    engines for GPUs take."""
+    where its search runs; native_search: None, or why there is no search in C++. With a bundle, also the memory that
+    its engines for GPUs take."""
     known = backends.declared()
     found = {
         "machine": machine(),
