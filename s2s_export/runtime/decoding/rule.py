@@ -74,7 +74,7 @@ class Rule:
     reads_history: bool = False
 
     def device_form(self, max_length: int) -> DeviceForm | None:
-        """The rule for the search on a GPU, for texts of up to `max_length` tokens, or None if it has no such form."""
+        """The rule for searches on a GPU and in C++, for texts of up to `max_length` tokens, or None without a form."""
         return None
 
 
