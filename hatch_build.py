@@ -5,11 +5,12 @@ is that of its sources: a binary of other sources is never found. The binaries a
 host, so the wheel stays py3-none-any. Editable installations compile when they need to.
 
 A wheel for one platform also has the operators for its CPUs (plugins/cpu) and the search (plugins/search), as
-`_data/kernels/cpu-HASH-MACHINE.so` and `search-HASH-MACHINE.so`: `scripts/wheel` asks for it.
+`_data/kernels/cpu-HASH-MACHINE.so` and `search-HASH-MACHINE.so`: `scripts/wheel` asks for it. The package ziglang
+compiles them on any machine, for every Linux since 2018.
 
 Neither is compiled unless it is asked for (`scripts/wheel` does), so that `pip install .` takes seconds:
 
-    S2S_EXPORT_CPU_KERNELS=require    the operators for this machine's CPUs; the wheel is one for this platform
+    S2S_EXPORT_CPU_KERNELS=x86_64     the operators for these CPUs, or for those of aarch64: a wheel for one platform
     S2S_EXPORT_KERNELS=require        the kernels for GPUs; no nvcc is an error
 """
 
@@ -17,7 +18,6 @@ from __future__ import annotations
 
 import os
 import sys
-import sysconfig
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
@@ -53,17 +53,23 @@ class KernelsHook(BuildHookInterface):  # type: ignore[type-arg]
             build_data["force_include"][str(build.fatbin(folder))] = target
 
     def _add_operators(self, build_data: dict[str, Any]) -> None:
-        """The compiled operators and search for this machine's CPUs, where they are asked for."""
-        if (asked := os.environ.get(CPU_VARIABLE)) is None:
+        """The compiled operators and search for the CPUs that are asked for."""
+        if not (asked := os.environ.get(CPU_VARIABLE)):
             return
-        if asked != "require":
-            raise SystemExit(f"{CPU_VARIABLE} is '{asked}'; expected 'require'; set it to this, or not at all")
         sys.path.insert(0, self.root)
         from s2s_export import plugin_sources
+        from s2s_export.errors import BuildError
 
+        portable = plugin_sources.module("portable")
+        if asked not in portable.KINDS:
+            kinds = " or ".join(portable.KINDS)
+            raise SystemExit(f"{CPU_VARIABLE} is '{asked}'; expected {kinds}; set it to one of them, or not at all")
         for name in ("cpu.build", "search.build"):
             maker = plugin_sources.module(name)
-            target = f"s2s_export/_data/{plugin_sources.module('build').PACKAGED}/{maker.packaged_name()}"
-            build_data["force_include"][str(maker.library())] = target
+            target = f"s2s_export/_data/{plugin_sources.module('build').PACKAGED}/{maker.packaged_name(asked)}"
+            try:
+                build_data["force_include"][str(maker.portable_library(asked))] = target
+            except BuildError as error:
+                raise SystemExit(f"{CPU_VARIABLE} is '{asked}', and there is {error}") from None
         build_data["pure_python"] = False
-        build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
+        build_data["tag"] = f"py3-none-manylinux_{portable.C_LIBRARY.replace('.', '_')}_{asked}"

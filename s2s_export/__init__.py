@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from .exporting.own_module.config import ModuleConfig
     from .exporting.own_module.export import export_module
     from .runtime.decoding import Hypothesis
+    from .runtime.encoding import EncoderSession, load_encoder
     from .runtime.session import Session, load
 
 __all__ = [
+    "EncoderSession",
     "Hypothesis",
     "ModuleConfig",
     "Session",
@@ -23,6 +25,7 @@ __all__ = [
     "export",
     "export_module",
     "load",
+    "load_encoder",
 ]
 # What `export_module` needs, by the module of exporting/own_module that defines it.
 _OWN_MODULE = {"export_module": "export", "ModuleConfig": "config", "TransformerModule": "attention"}
@@ -48,6 +51,10 @@ def __getattr__(name: str) -> Any:
         from .runtime import session
 
         return getattr(session, name)
+    if name in ("load_encoder", "EncoderSession"):
+        from .runtime import encoding
+
+        return getattr(encoding, name)
     if name == "Hypothesis":
         from .runtime.decoding import Hypothesis
 

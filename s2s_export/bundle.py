@@ -6,7 +6,10 @@ A bundle is a folder:
     encoder.onnx          source -> encoder states
     cross_kv_init.onnx    encoder states -> what is computed once per source
     decoder_step.onnx     one token per beam
-    weights.bin           external data of the three graphs; equal tensors are stored once
+    prefill.onnx          the tokens of a decoder prompt at once -> their keys and values, a slot of the caches each;
+                          bundles of some models, and older ones, have none and are fed prompts token by token
+                          (of a bundle of the kind "encoder" there is encoder.onnx alone)
+    weights.bin           external data of the graphs; equal tensors are stored once
     tokenizer/            what turns text into ids and back (absent when the checkpoint had no tokenizer)
     engines/<target>/     what `s2s build` made
     prepared/<target>/    what `s2s build --prepare` made, to be compiled elsewhere: data, and no engine
@@ -15,6 +18,9 @@ A bundle is a folder:
 manifest.json, format version 1, holds (their types are below, in `_MANIFEST`)
 
     format, format_version    "s2s-bundle" and the integer 1; a reader refuses a larger one
+    kind                      "encoder" for a model that encodes and generates nothing, which `s2s encode` runs and
+                              every other command refuses; "decoder" for one whose sources are prompts that it goes on
+                              with; left out for an encoder-decoder
     family, model_type        which family exported it, and the checkpoint's own `model_type`
     precision                 what the weights are stored in: fp32, fp16 or bf16
     decoder                   "attention" (K/V caches) or "recurrent" (states that follow their beams)
@@ -25,6 +31,8 @@ manifest.json, format version 1, holds (their types are below, in `_MANIFEST`)
                               else the kind needs: audio_features n_bands and n_frames; waveform convolutions, and
                               is_normalized where clips are;
                               filter_banks n_bands, convolutions, normalize_means and normalize_vars;
+                              prompts chat_template, a Jinja program, and template_values, special tokens by name, where
+                              the checkpoint had them (runtime/templates.py);
                               pixels n_channels, height, width, n_positions and preprocessing, null where the
                               checkpoint had none (runtime/pictures/steps.py)
     speech                    of a speech model: the ids and numbers that its prompts and times need
@@ -37,6 +45,14 @@ manifest.json, format version 1, holds (their types are below, in `_MANIFEST`)
     parity                    what export measured against PyTorch
     provenance                checkpoint hash and the versions that exported it
     files                     bytes and sha256 of every file but the manifest itself, engines/ and prepared/
+
+A bundle of the kind "encoder" has no decoder and no generation, and of the limits only max_source_length. It has
+
+    head                      what becomes of the encoder's states: its task, "embedding", "sequence_classification" or
+                              "token_classification"; of an embedding pooling ("mean", "cls", "max", "mean_sqrt_len"
+                              or "last"), normalize, and prompts and default_prompt (text that is put before a source,
+                              by name); of the others labels in the order of the logits, and their activation,
+                              "softmax", "sigmoid" or "none"
 
 It is written to a hidden sibling and exchanged for what was there (replacing.py): at any moment the old or the new one
 is whole.
@@ -80,8 +96,14 @@ FORMAT = "s2s-bundle"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 GRAPHS = ("encoder", "cross_kv_init", "decoder_step")
-# What stands for a size in a shape: sources, beams, source length, positions, slots, candidates, probes, samples.
-LETTERS = ("B", "K", "S", "C", "N", "M", "Q", "W")
+PREFILL = "prefill"  # a graph that a bundle may have besides
+KINDS = ENCODER_DECODER, ENCODER, DECODER = "encoder-decoder", "encoder", "decoder"  # of bundles
+GENERATING = (ENCODER_DECODER, DECODER)
+POOLINGS = ("mean", "cls", "max", "mean_sqrt_len", "last")
+ACTIVATIONS = ("softmax", "sigmoid", "none")
+# What stands for a size in a shape: sources, beams, source length, positions, slots, candidates, probes, samples; P is
+# tokens of a prompt in the graph prefill, and places of sources in an engine's decoder step.
+LETTERS = ("B", "K", "S", "C", "N", "M", "Q", "W", "P")
 DTYPES = ("float32", "float16", "bfloat16", "int64", "int32", "bool")
 
 # The types of what is read below and by the runtime, which may rely on them.
@@ -139,10 +161,12 @@ _MANIFEST: Check = record(
                 "is_normalized": boolean,
                 **dict.fromkeys(("n_channels", "height", "width", "n_positions"), integer(1)),
                 "preprocessing": null_or(PREPROCESSING),
+                "chat_template": text,
+                "template_values": mapping_of(text),
             },
         ),
         "generation": mapping_of(anything),
-        "graphs": record(dict.fromkeys(GRAPHS, GRAPH)),
+        "graphs": record(dict.fromkeys(GRAPHS, GRAPH), optional={PREFILL: GRAPH}),
         "files": FILES,
     },
     optional={
@@ -151,8 +175,54 @@ _MANIFEST: Check = record(
         "parity": record({}, {"outputs": list_of(_PARITY)}),
         "speech": SPEECH,
         "prompt_replaces_start": boolean,
+        "kind": one_of(*GENERATING),
     },
 )
+_LABELS: Check = record({"labels": list_of(text), "activation": one_of(*ACTIVATIONS)})
+_OF_TASK: dict[str, Check] = {
+    "embedding": record(
+        {"pooling": one_of(*POOLINGS), "normalize": boolean},
+        optional={"prompts": mapping_of(text), "default_prompt": null_or(text)},
+    ),
+    "sequence_classification": _LABELS,
+    "token_classification": _LABELS,
+}
+
+
+def _head(value: Any, where: str) -> str | None:
+    return record({"task": one_of(*_OF_TASK)})(value, where) or _OF_TASK[value["task"]](value, where)
+
+
+_ENCODER_MANIFEST: Check = record(
+    {
+        "kind": one_of(ENCODER),
+        "family": text,
+        "model_type": text,
+        "precision": text,
+        "sizes": all_of(mapping_of(integer(0)), record({"source_vocabulary_size": integer(1), "width": integer(1)})),
+        "limits": record({"max_source_length": _LIMIT}),
+        "source": record({"pad_token_id": null_or(integer(0))}, optional={"kind": text}),
+        "head": _head,
+        "graphs": record({"encoder": GRAPH}),
+        "files": FILES,
+    },
+    optional={
+        "tokenizer": null_or(mapping_of(anything)),
+        "provenance": mapping_of(anything),
+        "parity": record({}, {"outputs": list_of(_PARITY)}),
+    },
+)
+_MANIFESTS: dict[str, Check] = {ENCODER_DECODER: _MANIFEST, ENCODER: _ENCODER_MANIFEST, DECODER: _MANIFEST}
+_KNOWN_KIND: Check = record({"kind": one_of(*_MANIFESTS)})
+# What is said where a bundle of a kind is not what was expected.
+_OTHER_KIND = {
+    ENCODER: "holds an encoder alone (model type '{model_type}'), which generates no text; expected an "
+    "encoder-decoder; run `s2s encode`, or open it with s2s_export.load_encoder",
+    ENCODER_DECODER: "holds an encoder-decoder (model type '{model_type}'); expected an encoder alone, such as BERT; "
+    "run `s2s generate`, or open it with s2s_export.load",
+    DECODER: "holds a decoder alone (model type '{model_type}'), which goes on with a prompt; run `s2s generate`, or "
+    "open it with s2s_export.load",
+}
 
 
 @dataclass(frozen=True)
@@ -167,12 +237,16 @@ class Bundle:
         return inside(self.path, self.manifest["graphs"][name]["file"])
 
     @property
+    def kind(self) -> str:
+        return str(self.manifest.get("kind", ENCODER_DECODER))
+
+    @property
     def max_source_length(self) -> int | None:
         return self.manifest["limits"]["max_source_length"]  # type: ignore[no-any-return]
 
     @property
     def max_target_length(self) -> int | None:
-        return self.manifest["limits"]["max_target_length"]  # type: ignore[no-any-return]
+        return self.manifest["limits"].get("max_target_length")  # type: ignore[no-any-return]
 
     @property
     def vocabulary_size(self) -> int:
@@ -272,10 +346,11 @@ def _mode_is(path: Path, wanted: Callable[[int], bool]) -> bool:
         return False
 
 
-def read(path: str | os.PathLike[str], *, verify: bool = True) -> Bundle:
-    """Open a bundle; `verify` compares every file with its recorded sha256.
+def read(path: str | os.PathLike[str], *, verify: bool = True, kinds: Sequence[str] = (ENCODER_DECODER,)) -> Bundle:
+    """Open a bundle; `verify` compares every file with its recorded sha256. kinds: that the caller can handle.
 
-    Raises BundleError for a folder that is no bundle, is damaged, was changed or comes from a newer exporter.
+    Raises BundleError for a folder that is no bundle, is damaged, was changed or comes from a newer exporter, and for a
+    bundle of another kind.
     """
     folder = Path(path)
     file = folder / MANIFEST
@@ -292,14 +367,19 @@ def read(path: str | os.PathLike[str], *, verify: bool = True) -> Bundle:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise BundleError(f'{file}: not the manifest of a bundle; expected "format": "{FORMAT}"')
     version = manifest.get("format_version")
-    if not isinstance(version, int) or version > FORMAT_VERSION:
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise BundleError(f"{file}: format_version is {shown(version)}, expected a number; export the bundle again")
+    if version > FORMAT_VERSION:
         raise BundleError(
             f"{folder}: bundle format {shown(version)}, but this version reads up to {FORMAT_VERSION}; "
             "upgrade s2s-export"
         )
-    if problem := _MANIFEST(manifest, ""):
+    kind = manifest.get("kind", ENCODER_DECODER)
+    if problem := _MANIFESTS.get(kind if isinstance(kind, str) else "", _KNOWN_KIND)(manifest, ""):
         raise BundleError(f"{file}: {problem}; export the bundle again")
     bundle = Bundle(folder, manifest, verify)
+    if kind not in kinds:
+        raise BundleError(f"{folder}: {_OTHER_KIND[kind].format(model_type=manifest['model_type'])}")
     _check_files(bundle, verify)
     return bundle
 

@@ -15,8 +15,9 @@ engine.json, format version 2, holds for every engine
     built_with        text by text: s2s_export, the exporter's version; library, the builder's name and version
     recipe            the target's recipe, key by key (recipes.py)
     files             bytes and sha256 of every file of the engine but engine.json, by its name
-    graphs            encoder, cross_kv_init and decoder_step: each its file, inputs and outputs as in the manifest
-                      (name, dtype and shape). They are the graph's own: a backend compares them when it opens the graph
+    graphs            encoder, cross_kv_init and decoder_step, perhaps prefill; of an encoder's bundle encoder alone.
+                      Each its file, inputs and outputs as in the manifest (name, dtype and shape). They are the
+                      graph's own: a backend compares them when it opens the graph
     bytes, seconds    numbers: size of all files together, and how long the build took
     summary           list of text: what the build told its user
 
@@ -31,7 +32,7 @@ flavour "cpu", for ONNX Runtime on a CPU, has also
     operators         sources, text: a hash of the sources of our own operators that the graphs use; or null. The
                       package has the library or compiles it. Version 1 named a library in the engine's folder here:
                       such an engine is refused, as nothing in a bundle is ever loaded as a library
-    processor         text: the machine that it was built on
+    processor         text: the kind of processor that it was built for
     graphs.*.max_rows a whole number: the most rows (sources times beams) that this decoder step serves. The graph
                       decoder_step has none: it serves the rest
 
@@ -112,14 +113,23 @@ _TENSORRT: Check = record(
 )
 # The keys that a flavour has beyond those of all engines. For flavours that are not here, no others are checked.
 _OF_FLAVOUR: Mapping[str, Check] = {"cpu": _CPU, "tensorrt": _TENSORRT, "tensorrt-rtx": _TENSORRT}
+_GRAPHS: Check = all_of(
+    record(dict.fromkeys(GRAPHS, GRAPH)), mapping_of(all_of(GRAPH, record({}, {"max_rows": integer(0)})))
+)
+_ENCODER_ALONE: Check = record({"encoder": GRAPH})
+
+
+def _graphs(value: Any, where: str) -> str | None:
+    is_alone = isinstance(value, dict) and value.keys() == {"encoder"}
+    return (_ENCODER_ALONE if is_alone else _GRAPHS)(value, where)
+
+
 _ENGINE: Check = record(
     {
         "flavour": text,
         "made_from": mapping_of(text),
         "files": FILES,
-        "graphs": all_of(
-            record(dict.fromkeys(GRAPHS, GRAPH)), mapping_of(all_of(GRAPH, record({}, {"max_rows": integer(0)})))
-        ),
+        "graphs": _graphs,
     },
     optional={
         "target": file_name,
@@ -181,7 +191,7 @@ def _contradiction(engine: Mapping[str, Any]) -> str | None:
     for where, name in named.items():
         if name not in engine["files"]:
             return f"{where} is {shown(name)}, expected one of the names in files"
-    if "max_rows" in engine["graphs"]["decoder_step"]:
+    if "max_rows" in engine["graphs"].get("decoder_step", {}):
         return "graphs.decoder_step.max_rows is there, expected none, as this graph serves any number of rows"
     return None
 
@@ -224,6 +234,8 @@ def refuse_stale(
     again = rebuild(folder, engine)
     if engine["made_from"] != bundle.hashes():
         raise EngineError(f"{folder}: was built from another version of this bundle; {again}")
+    if missing := [n for n in GRAPHS if n in bundle.manifest["graphs"] and n not in engine["graphs"]]:
+        raise EngineError(f"{folder}: has no graph {missing[0]}, which the bundle has; {again}")
     if library is not None and _library_of(engine) != library:
         raise EngineError(f"{folder}: built with {_library_of(engine)}, but {library} is installed; {again}")
     if capability is not None and capability not in engine["device"]["compute_capabilities"]:
@@ -255,14 +267,17 @@ def check_files(bundle: Bundle, folder: Path, engine: Mapping[str, Any], again: 
 
 
 def native_code(folder: Path, files: Mapping[str, Any]) -> str | None:
-    """The first of these files that is a program or library for the host, by its name or its first bytes, or None.
+    """The first file that is a program or library for the host, by its name or its first bytes, or None.
 
-    Kernels for GPUs (*.fatbin) and TensorRT's plans are none: the host's loader can't read them.
+    Looks at these files and at whatever else lies in the folder. Kernels for GPUs (*.fatbin) and TensorRT's plans are
+    none: the host's loader can't read them.
     """
-    for name in files:
+    for name in sorted({*files, *(path.name for path in folder.iterdir())}):
         path = inside(folder, name)
         if path.suffix in _LIBRARIES or ".so." in path.name:
             return name
+        if not path.is_file():  # opening a pipe would wait for whoever writes to it
+            continue
         try:
             with path.open("rb") as file:
                 begin = file.read(20)

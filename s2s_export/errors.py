@@ -22,6 +22,7 @@ A message has three parts: what was found, what was expected, what to do.
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -133,7 +134,8 @@ def explain(error: BaseException) -> str:
         return f"the package '{package}' is not installed, as it was with s2s-export; pip install {package}"
     if isinstance(error, OSError):
         where = f"{printable(error.filename)}: " if error.filename else ""
-        return f"{where}{shortened(error.strerror or error, LONGEST_FOREIGN)}"
+        advice = "; free some, or write elsewhere" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        return f"{where}{shortened(error.strerror or error, LONGEST_FOREIGN)}{advice}"
     return f"unexpected {type(error).__name__}: {shortened(error, LONGEST_FOREIGN)}"
 
 

@@ -6,6 +6,7 @@ nvcc here is a script that writes a name, so that nothing is compiled.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -77,6 +78,28 @@ def test_required_and_missing_is_an_error(tmp_path: Path) -> None:
 def test_an_unknown_wish_is_an_error(tmp_path: Path) -> None:
     result, _ = wheel(tmp_path, S2S_EXPORT_KERNELS="yes")
     assert "S2S_EXPORT_KERNELS is 'yes'; expected one of require, none" in result.stderr
+
+
+def test_an_unknown_processor_is_an_error(tmp_path: Path) -> None:
+    result, _ = wheel(tmp_path, S2S_EXPORT_CPU_KERNELS="mips")
+    assert "S2S_EXPORT_CPU_KERNELS is 'mips'; expected x86_64 or aarch64" in result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["x86_64", "aarch64"])
+def test_operators_for_a_kind_of_processor(tmp_path: Path, kind: str) -> None:
+    """The library is one for that machine, and wants no newer C library than the wheel's name says."""
+    pytest.importorskip("ziglang", reason="ziglang compiles for other machines; pip install 's2s-export[wheel]'")
+    result, names = wheel(tmp_path, S2S_EXPORT_CPU_KERNELS=kind)
+    assert result.returncode == 0, result.stderr
+    (name,) = kernels(names)
+    assert name.endswith(f"-{kind}.so")
+    file = next((tmp_path / "dist").glob("*.whl"))
+    assert file.name.endswith(f"-py3-none-manylinux_2_27_{kind}.whl")
+    library = zipfile.ZipFile(file).read(name)
+    assert int.from_bytes(library[18:20], "little") == {"x86_64": 62, "aarch64": 183}[kind]  # e_machine
+    wanted = {tuple(map(int, version.split(b"."))) for version in re.findall(rb"GLIBC_([0-9.]+)\0", library)}
+    assert wanted and max(wanted) <= (2, 27)
 
 
 def test_kernels_are_found_where_there_is_no_nvcc(tmp_path: Path, toolkit: Path) -> None:

@@ -4,8 +4,8 @@
 #include <cstring>
 
 #include "alignment.cuh"
+#include "race.cuh"
 #include "rules.cuh"
-#include "sampling.cuh"
 #include "steps.cuh"
 
 #define NORMALIZE_KERNELS(element, Type)                                                                           \
@@ -20,7 +20,9 @@ NORMALIZE_KERNELS(fp16, __half)
 NORMALIZE_KERNELS(bf16, __nv_bfloat16)
 extern "C" __global__ void __launch_bounds__(kBlockThreads) apply_decoding_rules(RulesParameters given) { apply_rules(given); }
 extern "C" __global__ void __launch_bounds__(kBlockThreads) draw_row_tokens(DrawParameters given) { draw_row(given); }
-extern "C" __global__ void __launch_bounds__(kBlockThreads) draw_beam_tokens(DrawParameters given) { draw_beams(given); }
+extern "C" __global__ void __launch_bounds__(kBlockThreads) count_drawable_tokens(DrawParameters given) { count_possible(given); }
+extern "C" __global__ void __launch_bounds__(kBlockThreads) race_of_slices(DrawParameters given) { race_slice(given); }
+extern "C" __global__ void __launch_bounds__(kBlockThreads) merge_races(DrawParameters given) { merge_slices(given); }
 extern "C" __global__ void __launch_bounds__(kUpdateThreads) drawn_update_step(DrawnUpdateParameters given) {
   beam_update_drawn(given);
 }
@@ -56,7 +58,9 @@ inline const NamedKernel kKernels[] = {
     NAMED(write_scores_bf16, NormalizeParameters),
     NAMED(apply_decoding_rules, RulesParameters),
     NAMED(draw_row_tokens, DrawParameters),
-    NAMED(draw_beam_tokens, DrawParameters),
+    NAMED(count_drawable_tokens, DrawParameters),
+    NAMED(race_of_slices, DrawParameters),
+    NAMED(merge_races, DrawParameters),
     NAMED(drawn_update_step, DrawnUpdateParameters),
     NAMED(record_search_step, RecordParameters),
     NAMED(row_update_step, RowUpdateParameters),

@@ -15,6 +15,8 @@ from .structures import (
 
 BLOCK_THREADS = 512
 RECORD_THREADS = 128
+RACE_SLICE = 2048  # tokens: four a thread
+MOST_RACE_LISTS = 128
 
 
 def log_probs(element: str, given: NormalizeParameters) -> list[Launch]:
@@ -31,8 +33,18 @@ def draw_rows(given: DrawParameters) -> Launch:
     return Launch("draw_row_tokens", (given.n_sources * given.beams, 1, 1), BLOCK_THREADS)
 
 
-def draw_beams(given: DrawParameters) -> Launch:
-    return Launch("draw_beam_tokens", (given.n_sources, 1, 1), BLOCK_THREADS)
+def race_lists(beams: int, vocabulary: int) -> int:
+    """Slices that the tokens of a source's beams are cut into, where continuations are drawn."""
+    return max(1, min(-(-beams * vocabulary // RACE_SLICE), MOST_RACE_LISTS))
+
+
+def draw_beams(given: DrawParameters) -> list[Launch]:
+    """The draw of a source's continuations: one launch, or three where its tokens are cut into slices."""
+    race = Launch("race_of_slices", (given.lists, given.n_sources, 1), BLOCK_THREADS)
+    if given.lists == 1:
+        return [race]
+    counts = Launch("count_drawable_tokens", race.grid, BLOCK_THREADS)
+    return [counts, race, Launch("merge_races", (given.n_sources, 1, 1), BLOCK_THREADS)]
 
 
 def drawn_update(given: DrawnUpdateParameters) -> Launch:

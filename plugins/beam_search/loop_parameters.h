@@ -65,11 +65,14 @@ typedef struct DrawParameters {
   const uint64_t* numbers;    /* [B]: the number of each source */
   const int64_t* position;    /* [1] */
   const int32_t* stop;        /* [1] */
-  double* race;               /* [B, K, V] scratch; null when rows are drawn */
+  float* race;                /* [B, K, V] scratch; this and what follows up to drawn_ids is null when rows are drawn */
+  int32_t* race_counts;       /* [B, lists] scratch */
+  double* race_values;        /* [B, lists, n_drawn] scratch */
+  int32_t* race_places;       /* [B, lists, n_drawn] scratch */
   int64_t* drawn_ids;         /* rows: [B, K] out; beams: [B, n_drawn] out */
   int32_t* drawn_beams;       /* [B, n_drawn] out */
   float* drawn_sums;          /* [B, n_drawn] out */
-  int32_t n_sources, beams, vocabulary, n_drawn;
+  int32_t n_sources, beams, vocabulary, n_drawn, lists;
 } DrawParameters;
 
 typedef struct DrawnUpdateParameters {

@@ -43,12 +43,13 @@ class Uniforms {
       : seed_(seed), source_(source), row_(row), length_(length), index_(index) {
     philox(seed_, source_, row_, length_, index_ / 4, block_);
   }
-  __device__ double next() {
+  __device__ uint64_t next_bits() {
     const int place = index_ % 4;
-    const double value = unit(place == 0 ? block_[0] : place == 1 ? block_[1] : place == 2 ? block_[2] : block_[3]);
+    const uint64_t bits = place == 0 ? block_[0] : place == 1 ? block_[1] : place == 2 ? block_[2] : block_[3];
     if (++index_ % 4 == 0) philox(seed_, source_, row_, length_, index_ / 4, block_);
-    return value;
+    return bits;
   }
+  __device__ double next() { return unit(next_bits()); }
 
  private:
   uint64_t seed_, source_, row_, length_, index_, block_[4];
@@ -84,68 +85,4 @@ __device__ __forceinline__ void draw_row(const DrawParameters& given) {
   }
   __syncthreads();
   if (threadIdx.x == 0) given.drawn_ids[row] = shared.warp_place[0];
-}
-
-struct Racer {
-  double value;
-  int64_t place;
-};
-__device__ __forceinline__ bool ahead(const Racer& a, const Racer& b) {
-  return a.value > b.value || (a.value == b.value && a.place < b.place);
-}
-
-// The best item of the thread's share that comes after `last` in the order of the race.
-__device__ __forceinline__ Racer best_after(const double* race, const Share& share, const Racer& last) {
-  Racer best{-INFINITY, INT64_MAX};
-  for (int64_t place = share.first; place < share.end; ++place) {
-    const Racer racer{race[place], place};
-    if (ahead(last, racer) && ahead(racer, best)) best = racer;
-  }
-  return best;
-}
-
-// Draws n_drawn different continuations of a source by an exponential race (Gumbel top-k). One block per source.
-__device__ __forceinline__ void draw_beams(const DrawParameters& given) {
-  SHARED_MEMORY(BlockShared, shared);
-  if (*given.stop) return;
-  const int source = blockIdx.x;
-  const int64_t n = static_cast<int64_t>(given.beams) * given.vocabulary;
-  const float* scores = given.scores + source * n;
-  const float* beam_scores = given.beam_scores + source * given.beams;
-  double* race = given.race + source * n;
-  const uint64_t seed = *given.seed, number = given.numbers[source], length = static_cast<uint64_t>(*given.position) + 1;
-  const Share share = share_of(n);
-  int64_t possible = 0;
-  for (int64_t at = share.first; at < share.end; ++at) possible += scores[at] + beam_scores[at / given.vocabulary] > -INFINITY;
-  Uniforms uniforms(seed, number, 0, length, static_cast<uint64_t>(block_before(static_cast<double>(possible), shared)));
-  for (int64_t at = share.first; at < share.end; ++at) {
-    const float sum = scores[at] + beam_scores[at / given.vocabulary];
-    race[at] = sum > -INFINITY ? sum - log(-log(uniforms.next())) : -INFINITY;
-  }
-  Racer mine = best_after(race, share, Racer{INFINITY, -1});  // no barrier: a thread reads only what it wrote itself
-  for (int d = 0; d < given.n_drawn; ++d) {
-    Racer best = mine;
-#pragma unroll
-    for (int step = 16; step > 0; step /= 2) {
-      const Racer other{__shfl_xor_sync(0xffffffffu, best.value, step), __shfl_xor_sync(0xffffffffu, best.place, step)};
-      if (ahead(other, best)) best = other;
-    }
-    if (threadIdx.x % 32 == 0) {
-      shared.warp_double[threadIdx.x / 32] = best.value;
-      shared.warp_place[threadIdx.x / 32] = best.place;
-    }
-    __syncthreads();
-    for (int w = 0; w < kBlockWarps; ++w) {
-      const Racer other{shared.warp_double[w], shared.warp_place[w]};
-      if (ahead(other, best)) best = other;
-    }
-    __syncthreads();
-    if (threadIdx.x == 0) {
-      const int64_t at = static_cast<int64_t>(source) * given.n_drawn + d;
-      given.drawn_beams[at] = static_cast<int32_t>(best.place / given.vocabulary);
-      given.drawn_ids[at] = best.place % given.vocabulary;
-      given.drawn_sums[at] = scores[best.place] + beam_scores[best.place / given.vocabulary];
-    }
-    if (best.place == mine.place) mine = best_after(race, share, best);
-  }
 }

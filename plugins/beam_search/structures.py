@@ -54,8 +54,9 @@ class RulesParameters(ctypes.Structure):
 
 class DrawParameters(ctypes.Structure):
     _fields_ = fields(
-        "scores beam_scores seed numbers position stop race drawn_ids drawn_beams drawn_sums",
-        "n_sources beams vocabulary n_drawn",
+        "scores beam_scores seed numbers position stop race race_counts race_values race_places drawn_ids drawn_beams "
+        "drawn_sums",
+        "n_sources beams vocabulary n_drawn lists",
     )
 
 

@@ -178,16 +178,18 @@ inline int group_of(int size) {
 }
 
 inline void attend_self(const SelfAttention& a, int first_pair, int end_pair) {
-  const int n = int(a.position) + 1, width = a.heads * a.size;
-  float* scores = new float[size_t(GROUP) * (n + 4)];
-  InCache place{size_t(a.n_sources) * a.heads * a.beams * a.size, a.size, {}};
+  const int width = a.heads * a.size;
+  float* scores = new float[size_t(GROUP) * (a.longest + 4)];
+  InCache place{size_t(a.n_places) * a.heads * a.beams * a.size, a.size, {}};
   Beams b;
   for (int pair = first_pair; pair < end_pair; pair++) {
     const int source = pair / a.heads, head = pair % a.heads;
-    float* keys = a.keys + size_t(pair) * a.beams * a.size;
-    float* values = a.values + size_t(pair) * a.beams * a.size;
-    const float* bias = a.bias ? a.bias + size_t(head) * a.capacity : nullptr;
-    const size_t written = size_t(a.position) * place.step;
+    const int n = a.position_of(source) + 1;
+    const size_t at = size_t(a.place_of(source)), begin = (at * a.heads + head) * a.beams * a.size;
+    float* keys = a.keys + begin;
+    float* values = a.values + begin;
+    const float* bias = a.bias ? a.bias + size_t(head) * a.capacity + (a.is_relative ? a.capacity - n : 0) : nullptr;
+    const size_t written = size_t(n - 1) * place.step;
     for (int k = 0; k < a.beams; k++) {
       const float* row = a.qkv + size_t(source * a.beams + k) * 3 * width + head * a.size;
       memcpy(keys + written + k * a.size, row + width, a.size * sizeof(float));
@@ -201,7 +203,7 @@ inline void attend_self(const SelfAttention& a, int first_pair, int end_pair) {
         const size_t r = size_t(source) * a.beams + first + k;
         b.query[k] = a.qkv + r * 3 * width + head * a.size;
         b.y[k] = a.y + r * width + head * a.size;
-        place.ancestors[k] = a.ancestors + r * a.capacity;
+        place.ancestors[k] = a.ancestors + (at * a.beams + first + k) * a.capacity;
       }
       if (attend) {
         attend(b, keys, values, place, n, a.scale, bias, scores);
@@ -221,11 +223,12 @@ inline void attend_cross(const CrossAttention& a, int first_pair, int end_pair) 
   Beams b;
   for (int pair = first_pair; pair < end_pair; pair++) {
     const int source = pair / a.heads, head = pair % a.heads;
-    const float* keys = a.keys + size_t(pair) * a.length * a.size;
-    const float* values = a.values + size_t(pair) * a.length * a.size;
+    const size_t at = size_t(a.place_of(source)), begin = (at * a.heads + head) * a.length * a.size;
+    const float* keys = a.keys + begin;
+    const float* values = a.values + begin;
     int n = 0;
     for (int s = 0; s < a.length; s++) {
-      if (a.mask[size_t(source) * a.length + s]) seen[n++] = s;
+      if (a.mask[at * a.length + s]) seen[n++] = s;
     }
     for (int first = 0, count; first < a.beams; first += count) {
       count = a.beams - first < group_of(a.size) ? a.beams - first : group_of(a.size);

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from .. import build
+from .. import build, portable
 
 FOLDER = "cpu"
+EARLIER = ("850bd4f1e936252edf25",)  # `sources` of earlier versions whose graphs these operators run as those did
 NAME = "operators.so"
 FLAGS = (
     "-std=c++17",
@@ -33,13 +33,23 @@ FLAGS = (
 QUIET = ("-Wno-psabi", "-Wno-ignored-attributes", "-Wno-uninitialized", "-Wno-maybe-uninitialized")
 LINK = ("-shared", "-static-libstdc++", "-static-libgcc", "-Wl,--exclude-libs,ALL")
 AVX512 = ("f", "bw", "vl", "dq", "vnni")
+# By the kind of processor, the best first; the last one needs nothing beyond what every such processor has.
 INSTRUCTION_SETS = {
-    "avx512": (*(f"-mavx512{part}" for part in AVX512), "-mfma", "-mprefer-vector-width=512"),
-    "avxvnni": ("-mavx2", "-mfma", "-mavxvnni"),
-    "avx2": ("-mavx2", "-mfma"),
-    "plain": (),
+    "x86_64": {
+        "avx512": (*(f"-mavx512{part}" for part in AVX512), "-mfma", "-mprefer-vector-width=512"),
+        "avxvnni": ("-mavx2", "-mfma", "-mavxvnni"),
+        "avx2": ("-mavx2", "-mfma"),
+        "plain": (),
+    },
+    "aarch64": {
+        "i8mm": ("-march=armv8.2-a+dotprod+i8mm",),
+        "dotprod": ("-march=armv8.2-a+dotprod",),
+        "neon": (),
+    },
 }
 COMPILERS = ("g++", "c++", "clang++")
+# What clang's driver in Zig calls them; it knows no -march of Arm's extensions.
+ZIG_FLAGS = {"i8mm": ("-mcpu=generic+dotprod+i8mm",), "dotprod": ("-mcpu=generic+dotprod",), "neon": ("-mcpu=generic",)}
 
 
 def sources() -> str:
@@ -47,45 +57,70 @@ def sources() -> str:
     return str(build.source_hash(FOLDER))[:20]
 
 
-def packaged_name() -> str:
-    """What the package calls the library for this kind of processor: by its sources, so that no other is taken."""
-    return f"{FOLDER}-{sources()}-{platform.machine()}.so"
+def sets_of(kind: str) -> dict[str, tuple[str, ...]]:
+    """The instruction sets of a kind of processor, with their flags for GCC and clang."""
+    return INSTRUCTION_SETS.get(kind, {"plain": ()})
+
+
+def packaged_name(kind: str | None = None) -> str:
+    """What the package calls the library for a kind of processor: by its sources, so that no other is taken."""
+    return f"{FOLDER}-{sources()}-{kind or portable.machine()}.so"
 
 
 def library(*without: str, sanitize: bool = False) -> Path:
     """The operators for this machine's kind of processor: the package's own where it has them, else compiled, which
     takes half a minute once. Raises BuildError where there is neither them nor a C++ compiler.
 
-    For tests: without, instruction sets to leave out ("plain" is always there); sanitize, with address and undefined
-    checks.
+    For tests: without, instruction sets to leave out (the last one is always there); sanitize, with address and
+    undefined checks.
     """
     packaged: Path = build.ROOT.parent / build.PACKAGED / packaged_name()
     if packaged.is_file() and not without and not sanitize:
         return packaged
-    compiler = build.find_compiler(*COMPILERS)
+    compiler = (build.find_compiler(*COMPILERS),)
     flags = (*FLAGS, *QUIET, *(build.SANITIZE_FLAGS if sanitize else ()))
-    sets = INSTRUCTION_SETS if platform.machine() in ("x86_64", "AMD64") else {"plain": ()}
-    sets = {name: chosen for name, chosen in sets.items() if name not in without}
+    sets = {name: chosen for name, chosen in sets_of(portable.machine()).items() if name not in without}
+    return _compiled(compiler, flags, sets, LINK)
+
+
+def portable_library(kind: str) -> Path:
+    """The operators for any Linux of a kind of processor, "x86_64" or "aarch64", compiled by the package `ziglang`.
+
+    Raises BuildError where there is none.
+    """
+    compiler = portable.compiler(kind)
+    sets = {name: ZIG_FLAGS.get(name, chosen) for name, chosen in sets_of(kind).items()}
+    return _compiled(compiler, (*FLAGS, "-Wno-psabi"), sets, portable.LINK, portable.release())
+
+
+def _compiled(
+    compiler: tuple[str, ...],
+    flags: tuple[str, ...],
+    sets: dict[str, tuple[str, ...]],
+    link: tuple[str, ...],
+    release: str = "",
+) -> Path:
+    """release: of the compiler, where the first word of its command doesn't say it when asked."""
     with_sets = tuple(f"-DWITH_{name.upper()}" for name in sets)
 
     def compile_to(output: Path) -> str:
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:  # each waits for a compiler of its own
-            objects = list(pool.map(lambda name: kernels(compiler, flags, name), sets))
-        linked = [*with_sets, str(build.ROOT / FOLDER / "operators.cpp"), *map(str, objects), *LINK, "-o", str(output)]
-        return str(build.run([compiler, *flags, *linked]))
+            objects = list(pool.map(lambda name: _kernels(compiler, flags, name, sets[name], release), sets))
+        linked = [*with_sets, str(build.ROOT / FOLDER / "operators.cpp"), *map(str, objects), *link, "-o", str(output)]
+        return str(build.run([*compiler, *flags, *linked]))
 
-    recipe = (compiler, *flags, *LINK, *(word for name, chosen in sets.items() for word in (name, *chosen)))
+    recipe = (*compiler, release, *flags, *link, *(word for name, chosen in sets.items() for word in (name, *chosen)))
     return build.cached(FOLDER, NAME, recipe, compile_to)
 
 
-def kernels(compiler: str, flags: Sequence[str], name: str) -> Path:
-    """The kernels compiled for one of INSTRUCTION_SETS: an object file, which libraries share."""
-    command = [compiler, *flags, f"-DKERNELS={name}", *INSTRUCTION_SETS[name], "-c"]
+def _kernels(compiler: Sequence[str], flags: Sequence[str], name: str, chosen: Sequence[str], release: str) -> Path:
+    """The kernels compiled for an instruction set, whose flags are `chosen`: an object file, which libraries share."""
+    command = [*compiler, *flags, f"-DKERNELS={name}", *chosen, "-c"]
 
     def compile_to(output: Path) -> str:
         return str(build.run([*command, str(build.ROOT / FOLDER / "kernels.cpp"), "-o", str(output)]))
 
-    return build.cached(FOLDER, f"{name}.o", command, compile_to)
+    return build.cached(FOLDER, f"{name}.o", (*command, release), compile_to)
 
 
 def instruction_set(path: Path) -> str:

@@ -1,7 +1,8 @@
 // The interface between operators and kernels: arguments, and a table of functions for each instruction set.
 //
 // Letters: R rows, I inputs and O outputs of a product, V vocabulary, M candidates, Q probed tokens; B sources, K beams,
-// H heads, D head size, S source length, C positions of a cache.
+// H heads, D head size, S source length, C positions of a cache, P places of sources in caches and tables; P = B where
+// none are given.
 //
 // A weight [O,I] is stored in blocks of 16 outputs, the last one padded with zeros:
 //
@@ -45,25 +46,35 @@ struct Norm {
 };
 
 struct SelfAttention {
-  int n_sources, beams, heads, size, capacity;
-  int64_t position;
+  int n_sources, n_places, beams, heads, size, capacity;
+  int longest;  // positions that the source of the longest text attends to
   float scale;
+  const int64_t* positions;  // [B], or [1] of all sources
+  bool is_each_source;       // whether positions are [B]
+  const int64_t* places;     // [B], or null: source b has place b
   const float* qkv;          // [R, 3*H*D]
-  const int64_t* ancestors;  // [B,K,C]
+  const int64_t* ancestors;  // [P,K,C]
   const float* bias;         // [H,C], or null
-  float* keys;               // [C,B,H,K,D], written at the position
+  bool is_relative;          // whether the bias is that of position C-1; position p reads it C-1-p further on
+  float* keys;               // [C,P,H,K,D], written at the position
   float* values;
   float* y;                  // [R, H*D]
+
+  int position_of(int source) const { return int(positions[is_each_source ? source : 0]); }
+  int place_of(int source) const { return places ? int(places[source]) : source; }
 };
 
 struct CrossAttention {
   int n_sources, beams, heads, size, length;
   float scale;
-  const float* query;   // [R, H*D]
-  const float* keys;    // [B,H,S,D]
+  const int64_t* places;  // [B], or null: source b has place b
+  const float* query;     // [R, H*D]
+  const float* keys;      // [P,H,S,D]
   const float* values;
-  const int64_t* mask;  // [B,S], 0 for a hidden position
-  float* y;             // [R, H*D]
+  const int64_t* mask;    // [P,S], 0 for a hidden position
+  float* y;               // [R, H*D]
+
+  int place_of(int source) const { return places ? int(places[source]) : source; }
 };
 
 struct EncoderAttention {
@@ -103,4 +114,4 @@ struct Kernels {
   void (*summarise)(const Product&, int first_block, int end_block, const Summary&);
 };
 
-extern const Kernels kernels_avx512, kernels_avxvnni, kernels_avx2, kernels_plain;
+extern const Kernels kernels_avx512, kernels_avxvnni, kernels_avx2, kernels_i8mm, kernels_dotprod, kernels_neon, kernels_plain;

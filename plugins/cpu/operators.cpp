@@ -3,11 +3,14 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__)
+#include <sys/auxv.h>
 #endif
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <initializer_list>
 #include <iterator>
 #include <type_traits>
 
@@ -20,30 +23,63 @@ constexpr int TASKS = 16;           // parts of a product: more than threads, so
 constexpr int GRAIN = 8;            // least number of blocks of a part: fewer do not fill a tile
 constexpr int64_t MANY = 256;       // above this many candidates, sorting all logits is faster than keeping an ordered list
 
-#if defined(WITH_AVXVNNI)
-// CPUID leaf 7, subleaf 1, bit 4 of EAX; not every compiler has a name for it.
-bool has_avx_vnni() {
-  unsigned a = 0, b = 0, c = 0, d = 0;
-  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 16u);
-}
+#if defined(__x86_64__)
+// What the processor has, and whose registers the operating system keeps. __builtin_cpu_supports would say it too, but
+// always says no where a library is linked without GCC's start files.
+struct Processor {
+  bool has_avx2 = false, has_avx_vnni = false, has_avx512 = false;  // with FMA; with what kernels_avx512 is compiled for
+
+  Processor() {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !all(c, {12, 27, 28})) return;  // FMA, OSXSAVE, AVX
+    unsigned kept = 0, high = 0;
+    __asm__("xgetbv" : "=a"(kept), "=d"(high) : "c"(0));
+    if (!all(kept, {1, 2}) || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !all(b, {5})) return;
+    const unsigned leaf_b = b, leaf_c = c;
+    has_avx2 = true;
+    has_avx512 = all(kept, {5, 6, 7}) && all(leaf_b, {16, 17, 30, 31}) && all(leaf_c, {11});  // F, DQ, BW, VL; VNNI
+    has_avx_vnni = __get_cpuid_count(7, 1, &a, &b, &c, &d) && all(a, {4});
+  }
+
+  static bool all(unsigned word, std::initializer_list<int> bits) {
+    return std::all_of(bits.begin(), bits.end(), [word](int bit) { return word >> bit & 1u; });
+  }
+};
+#endif
+
+#if defined(__aarch64__)
+// What Linux says of the processor; <asm/hwcap.h> has these bits, and older ones lack the second.
+constexpr unsigned long ASIMDDP = 1ul << 20, I8MM = 1ul << 13;
+bool has_dotprod() { return getauxval(AT_HWCAP) & ASIMDDP; }
+bool has_i8mm() { return getauxval(AT_HWCAP2) & I8MM; }
 #endif
 
 // The best instruction set of this processor among those that were compiled.
 const Kernels& kernels() {
   static const Kernels& best = []() -> const Kernels& {
+#if defined(__x86_64__)
+    const Processor processor;
 #if defined(WITH_AVX512)
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni")) {
-      return kernels_avx512;
-    }
+    if (processor.has_avx512) return kernels_avx512;
 #endif
 #if defined(WITH_AVXVNNI)
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_avx_vnni()) return kernels_avxvnni;
+    if (processor.has_avx_vnni) return kernels_avxvnni;
 #endif
 #if defined(WITH_AVX2)
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return kernels_avx2;
+    if (processor.has_avx2) return kernels_avx2;
 #endif
+#endif
+#if defined(WITH_I8MM)
+    if (has_dotprod() && has_i8mm()) return kernels_i8mm;
+#endif
+#if defined(WITH_DOTPROD)
+    if (has_dotprod()) return kernels_dotprod;
+#endif
+#if defined(__aarch64__)
+    return kernels_neon;
+#else
     return kernels_plain;
+#endif
   }();
   return best;
 }
@@ -275,40 +311,59 @@ class TakeRows {
   int64_t n_rows_;
 };
 
+// Whether `places` [B] names places among n_places; one that is left out stands for 0, 1, ...
+bool are_places(const Tensor& places, int64_t n_places) {
+  return !places || (places.dims.size() == 1 && std::all_of(places.as<int64_t>(), places.as<int64_t>() + places.count(),
+                                                             [&](int64_t at) { return at >= 0 && at < n_places; }));
+}
+
 class SelfAttentionOperator {
  public:
   static constexpr const char* NAME = "SelfAttention";
-  static inline const std::vector<Slot> INPUTS = {{FLOAT}, {FLOAT}, {FLOAT}, {INT64}, {INT64}, {FLOAT, OPTIONAL}};
+  static inline const std::vector<Slot> INPUTS = {{FLOAT}, {FLOAT}, {FLOAT}, {INT64}, {INT64},
+                                                  {FLOAT, OPTIONAL}, {INT64, OPTIONAL}};
   static inline const std::vector<Slot> OUTPUTS = {{FLOAT}, {FLOAT}, {FLOAT}};
 
-  explicit SelfAttentionOperator(const Attributes& given) : scale_(given.real("scale", 1)) {}
+  explicit SelfAttentionOperator(const Attributes& given)
+      : scale_(given.real("scale", 1)), is_relative_(given.whole("relative", 0) != 0) {}
 
   const char* run(Call& call) const {
     const Tensor qkv = call.input(0), keys = call.input(1), values = call.input(2), ancestors = call.input(3);
     SelfAttention a{};
-    const Tensor position = call.input(4), bias = call.input(5);
+    const Tensor position = call.input(4), bias = call.input(5), places = call.input(6);
     const char* wrong = "s2s.cpu: SelfAttention was given a cache, a table and rows that do not fit each other";
-    if (keys.dims.size() != 5 || !fit_32(keys) || position.count() != 1) return wrong;
+    if (keys.dims.size() != 5 || !fit_32(keys) || !are_places(places, keys.dims[1])) return wrong;
     a.capacity = int(keys.dims[0]);
-    a.n_sources = int(keys.dims[1]);
+    a.n_places = int(keys.dims[1]);
+    a.n_sources = places ? int(places.dims[0]) : a.n_places;
     a.heads = int(keys.dims[2]);
     a.beams = int(keys.dims[3]);
     a.size = int(keys.dims[4]);
-    a.position = *position.as<int64_t>();
+    a.is_each_source = position.count() != 1;
+    a.positions = position.as<int64_t>();
+    a.places = places.as<int64_t>();
     a.scale = scale_;
+    a.is_relative = is_relative_;
     a.qkv = qkv.as<float>();
     a.ancestors = ancestors.as<int64_t>();
     a.bias = bias.as<float>();
     const int64_t n_rows = int64_t(a.n_sources) * a.beams, width = int64_t(a.heads) * a.size;
-    if (n_rows > MOST || width > MOST || !has(ancestors, {a.n_sources, a.beams, a.capacity}) || values.dims != keys.dims ||
-        !has(qkv, {n_rows, 3 * width}) || a.position < 0 || a.position >= a.capacity ||
+    if (n_rows > MOST || width > MOST || !has(ancestors, {a.n_places, a.beams, a.capacity}) || values.dims != keys.dims ||
+        !has(qkv, {n_rows, 3 * width}) || (a.is_each_source && !has(position, {a.n_sources})) ||
         (bias && bias.count() != int64_t(a.heads) * a.capacity)) {
       return wrong;
     }
-    for (int64_t row = 0; row < n_rows; row++) {
-      for (int64_t t = 0; t <= a.position; t++) {
-        const int64_t beam = a.ancestors[row * a.capacity + t];
-        if (beam < 0 || beam >= a.beams) return "s2s.cpu: the table of ancestors names a beam that there is not";
+    int64_t n_read = 0;
+    for (int source = 0; source < a.n_sources; source++) {
+      const int64_t at = a.positions[a.is_each_source ? source : 0];
+      if (at < 0 || at >= a.capacity) return wrong;
+      a.longest = std::max(a.longest, int(at) + 1);
+      n_read += at + 1;
+      const int64_t* table = a.ancestors + int64_t(a.place_of(source)) * a.beams * a.capacity;
+      for (int beam = 0; beam < a.beams; beam++, table += a.capacity) {
+        if (!std::all_of(table, table + at + 1, [&](int64_t k) { return k >= 0 && k < a.beams; })) {
+          return "s2s.cpu: the table of ancestors names a beam that there is not";
+        }
       }
     }
     a.y = call.output(0, {qkv.dims[0], width}).as<float>();
@@ -316,7 +371,7 @@ class SelfAttentionOperator {
     a.values = updated(call, 2, values);
     if (call.failure()) return nullptr;
     const int pairs = a.n_sources * a.heads;
-    const int64_t work = int64_t(pairs) * a.beams * (a.position + 1) * a.size * 2;
+    const int64_t work = n_read * a.heads * a.beams * a.size * 2;
     in_parts(call, pairs, 1, work, [&](int, int first, int end) { kernels().attend_self(a, first, end); });
     return nullptr;
   }
@@ -330,22 +385,25 @@ class SelfAttentionOperator {
   }
 
   float scale_;
+  bool is_relative_;
 };
 
 class CrossAttentionOperator {
  public:
   static constexpr const char* NAME = "CrossAttention";
-  static inline const std::vector<Slot> INPUTS = {{FLOAT}, {FLOAT}, {FLOAT}, {INT64}};
+  static inline const std::vector<Slot> INPUTS = {{FLOAT}, {FLOAT}, {FLOAT}, {INT64}, {INT64, OPTIONAL}};
   static inline const std::vector<Slot> OUTPUTS = {{FLOAT}};
 
   explicit CrossAttentionOperator(const Attributes& given) : scale_(given.real("scale", 1)) {}
 
   const char* run(Call& call) const {
     const Tensor query = call.input(0), keys = call.input(1), values = call.input(2), mask = call.input(3);
+    const Tensor places = call.input(4);
     CrossAttention a{};
     const char* wrong = "s2s.cpu: CrossAttention was given rows, keys and a mask that do not fit each other";
-    if (keys.dims.size() != 4 || !fit_32(keys) || query.dims.size() != 2) return wrong;
-    a.n_sources = int(keys.dims[0]);
+    if (keys.dims.size() != 4 || !fit_32(keys) || query.dims.size() != 2 || !are_places(places, keys.dims[0])) return wrong;
+    a.n_sources = int(places ? places.dims[0] : keys.dims[0]);
+    a.places = places.as<int64_t>();
     a.heads = int(keys.dims[1]);
     a.length = int(keys.dims[2]);
     a.size = int(keys.dims[3]);
@@ -358,7 +416,7 @@ class CrossAttentionOperator {
     a.values = values.as<float>();
     a.mask = mask.as<int64_t>();
     if (!has(query, {int64_t(a.n_sources) * a.beams, width}) || values.dims != keys.dims ||
-        mask.count() != int64_t(a.n_sources) * a.length) {
+        mask.count() != keys.dims[0] * a.length) {
       return wrong;
     }
     a.y = call.output(0, query.dims).as<float>();

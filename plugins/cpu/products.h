@@ -4,17 +4,16 @@
 // memory's bandwidth, with many rows by arithmetic.
 #pragma once
 
+#include "ahead.h"
 #include "kernels.h"
 #include "vectors.h"
+#if defined(__ARM_FEATURE_DOTPROD)
+#include "dot_arm.h"
+#else
+#include "dot.h"
+#endif
 
 namespace KERNELS {
-
-// Whether the instruction set multiplies four pairs of bytes and adds the products in 32 bits (VNNI).
-#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
-constexpr bool PACKED_DOT = true;
-#else
-constexpr bool PACKED_DOT = false;
-#endif
 
 constexpr size_t AHEAD = 128 << 10;  // most bytes of weights that are prefetched
 
@@ -33,6 +32,13 @@ constexpr int MOST_ROWS = IS_INT8 ? (PACKED_DOT ? 6 : 2) : 6;
 template <bool IS_INT8>
 constexpr int blocks_of(int rows) {
   return IS_INT8 && !PACKED_DOT ? (rows == 1 ? 2 : 1) : rows == 1 ? 4 : rows == 2 ? 3 : rows == 3 ? 2 : 1;
+}
+#elif defined(__aarch64__)
+template <bool IS_INT8>
+constexpr int MOST_ROWS = IS_INT8 && !PACKED_DOT ? 3 : 6;
+template <bool IS_INT8>
+constexpr int blocks_of(int rows) {
+  return IS_INT8 ? (rows > 1 ? 1 : PACKED_DOT ? 4 : 2) : rows == 1 ? 4 : rows == 2 ? 2 : 1;
 }
 #else
 template <bool IS_INT8>
@@ -55,22 +61,6 @@ inline Floats activate(Floats x, Activation activation) {
   }
   return x;
 }
-
-// Prefetches the weights of the next BLOCKS blocks while the tiles of the current ones are computed. Each tile prefetches
-// an equal share, so that memory is busy all the time; the core then waits less than with hardware prefetching alone.
-struct Ahead {
-  int place, every;  // the next vector of each block to prefetch; one is prefetched every so many steps of a tile
-
-  Ahead(const Product& p, int row, int tile_rows, int n_steps)
-      : place(int(int64_t(row) * n_steps / p.rows)), every((p.rows + tile_rows - 1) / tile_rows) {}
-
-  template <int BLOCKS, typename T>
-  void fetch(const T* w, size_t step, int width) {
-#pragma GCC unroll 16
-    for (int j = 0; j < BLOCKS; j++) __builtin_prefetch(w + (BLOCKS + j) * step + size_t(place) * width, 0, 2);
-    place++;
-  }
-};
 
 // The sums of a tile with float inputs: [rows][blocks] of 16.
 template <int ROWS, int BLOCKS>
@@ -97,96 +87,14 @@ inline void sums_of_floats(const Product& p, int row, int block, Floats (&sums)[
   }
 }
 
-// Weights: four inputs of a block, ready to be multiplied. Sums: the 16 outputs' sums over inputs. `add` multiplies four
-// unsigned bytes `x`, the same for all outputs, with the signed weights of each output, and adds the four products.
-#if defined(__AVX512VNNI__)
-struct Weights {
-  __m512i all;
-  explicit Weights(const int8_t* w) : all(_mm512_loadu_si512(w)) {}
-};
-struct Sums {
-  Ints all{};
-  void add(int32_t x, const Weights& w) { all = Ints(_mm512_dpbusd_epi32(__m512i(all), _mm512_set1_epi32(x), w.all)); }
-  Ints part(int) const { return all; }
-};
-#elif defined(__AVXVNNI__)
-struct Weights {
-  __m256i halves[2];
-  explicit Weights(const int8_t* w) {
-    for (int i = 0; i < 2; i++) halves[i] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w + 32 * i));
-  }
-};
-struct Sums {
-  Ints halves[2]{};
-  void add(int32_t x, const Weights& w) {
-    const __m256i four = _mm256_set1_epi32(x);
-    halves[0] = Ints(_mm256_dpbusd_avx_epi32(__m256i(halves[0]), four, w.halves[0]));
-    halves[1] = Ints(_mm256_dpbusd_avx_epi32(__m256i(halves[1]), four, w.halves[1]));
-  }
-  Ints part(int i) const { return halves[i]; }
-};
-#elif defined(__AVX2__)
-// Bytes are widened to 16 bits, as vpmaddubsw saturates. A register has four outputs, with two sums each.
-struct Weights {
-  __m256i wide[4];
-  explicit Weights(const int8_t* w) {
-    for (int i = 0; i < 4; i++) {
-      wide[i] = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w + 16 * i)));
-    }
-  }
-};
-struct Sums {
-  Ints pairs[4]{};
-  void add(int32_t x, const Weights& w) {
-    const __m256i four = _mm256_cvtepu8_epi16(_mm_set1_epi32(x));
-    for (int i = 0; i < 4; i++) pairs[i] += Ints(_mm256_madd_epi16(four, w.wide[i]));
-  }
-  Ints part(int i) const {
-    const __m256i sums = _mm256_hadd_epi32(__m256i(pairs[2 * i]), __m256i(pairs[2 * i + 1]));
-    return Ints(_mm256_permute4x64_epi64(sums, 0xd8));  // hadd adds within 128-bit halves: 0 1 4 5 2 3 6 7
-  }
-};
-#else
-struct Weights {
-  const int8_t* w;
-  explicit Weights(const int8_t* given) : w(given) {}
-};
-struct Sums {
-  Ints parts[PARTS]{};
-  void add(int32_t x, const Weights& w) {
-    uint8_t bytes[4];
-    memcpy(bytes, &x, 4);
-    for (int i = 0; i < BLOCK; i++) {
-      for (int j = 0; j < 4; j++) parts[i / LANES][i % LANES] += int32_t(bytes[j]) * int32_t(w.w[4 * i + j]);
-    }
-  }
-  Ints part(int i) const { return parts[i]; }
-};
-#endif
-
+// The sums of a tile with rows of bytes, scaled: [rows][blocks] of 16.
 template <int ROWS, int BLOCKS>
 inline void sums_of_bytes(const Product& p, int row, int block, Floats (&found)[ROWS][BLOCKS * PARTS]) {
   const int width = (p.n_in + 3) / 4 * 4;
-  const uint8_t* x = p.bytes + size_t(row) * width;
-  const int8_t* w = p.weight8 + size_t(block) * width * BLOCK;
   const size_t step = size_t(width) * BLOCK;
-  Sums sums[ROWS][BLOCKS];
-  Ahead ahead(p, row, ROWS, width / 4);
-  for (int k = 0; k < width;) {
-    ahead.fetch<BLOCKS>(w, step, 4 * BLOCK);
-    for (const int end = k + 4 * ahead.every < width ? k + 4 * ahead.every : width; k < end; k += 4) {
-#pragma GCC unroll 16
-      for (int j = 0; j < BLOCKS; j++) {
-        const Weights weights(w + j * step + size_t(k) * BLOCK);
-#pragma GCC unroll 16
-        for (int i = 0; i < ROWS; i++) {
-          int32_t four;
-          memcpy(&four, x + size_t(i) * width + k, 4);
-          sums[i][j].add(four, weights);
-        }
-      }
-    }
-  }
+  Ints sums[ROWS][BLOCKS * PARTS] = {};
+  integer_sums<ROWS, BLOCKS>(p.bytes + size_t(row) * width, width, p.weight8 + size_t(block) * step, step,
+                             Ahead(p, row, ROWS, width / 4), sums);
   for (int j = 0; j < BLOCKS * PARTS; j++) {
     const int output = block * BLOCK + j * LANES;
     const Floats scale = load(p.scale + output);
@@ -194,8 +102,7 @@ inline void sums_of_bytes(const Product& p, int row, int block, Floats (&found)[
 #pragma GCC unroll 16
     for (int i = 0; i < ROWS; i++) {
       // Fits, where the weights are those that the sums are of; others give other numbers, and nothing else.
-      const Wrapping part = Wrapping(sums[i][j / PARTS].part(j % PARTS));
-      const Ints exact = Ints(part - uint32_t(p.row_zero[row + i]) * weight_sum);
+      const Ints exact = Ints(Wrapping(sums[i][j]) - uint32_t(p.row_zero[row + i] - ROW_OFFSET) * weight_sum);
       found[i][j] = to_floats(exact) * (scale * p.row_scale[row + i]);
     }
   }

@@ -7,10 +7,9 @@ It comes with the package (a wheel for this platform), or is compiled from the p
 from __future__ import annotations
 
 import hashlib
-import platform
 from pathlib import Path
 
-from .. import build
+from .. import build, portable
 
 FOLDER = "search"
 NAME = "search.so"
@@ -32,9 +31,9 @@ def sources() -> str:
     return digest.hexdigest()[:20]
 
 
-def packaged_name() -> str:
-    """What the package calls the library for this kind of processor: by its sources, so that no other is taken."""
-    return f"{FOLDER}-{sources()}-{platform.machine()}.so"
+def packaged_name(kind: str | None = None) -> str:
+    """What the package calls the library for a kind of processor: by its sources, so that no other is taken."""
+    return f"{FOLDER}-{sources()}-{kind or portable.machine()}.so"
 
 
 def library(*, sanitize: bool = False) -> Path:
@@ -44,11 +43,20 @@ def library(*, sanitize: bool = False) -> Path:
     packaged: Path = build.ROOT.parent / build.PACKAGED / packaged_name()
     if packaged.is_file() and not sanitize:
         return packaged
-    compiler = build.find_compiler(*COMPILERS)
-    flags = (*FLAGS, *(build.SANITIZE_FLAGS if sanitize else ()))
+    compiler = (build.find_compiler(*COMPILERS),)
+    return _compiled(compiler, (*FLAGS, *(build.SANITIZE_FLAGS if sanitize else ())), LINK)
+
+
+def portable_library(kind: str) -> Path:
+    """The library for any Linux of a kind of processor. Raises BuildError as `portable.compiler` does."""
+    return _compiled(portable.compiler(kind), FLAGS, portable.LINK, portable.release())
+
+
+def _compiled(compiler: tuple[str, ...], flags: tuple[str, ...], link: tuple[str, ...], release: str = "") -> Path:
+    """release: of the compiler, where the first word of its command doesn't say it when asked."""
     source = str(build.ROOT / FOLDER / "exports.cpp")
 
     def compile_to(output: Path) -> str:
-        return str(build.run([compiler, *flags, source, *LINK, "-o", str(output)]))
+        return str(build.run([*compiler, *flags, source, *link, "-o", str(output)]))
 
-    return build.cached(FOLDER, NAME, (compiler, *flags, *LINK, sources()), compile_to)
+    return build.cached(FOLDER, NAME, (*compiler, release, *flags, *link, sources()), compile_to)

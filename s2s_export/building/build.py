@@ -56,13 +56,14 @@ def build(
     """
     is_prepared = prepared.is_there(Path(bundle_path), target)
     recipe = None if is_prepared and target not in recipes.names() else _changed(target, changes)
-    opened = bundle.read(bundle_path)
+    opened = bundle.read(bundle_path, kinds=bundle.KINDS)
     ready, why_not = _ready(opened, target, recipe, changes) if is_prepared else (None, "")
     if ready is not None:
         recipe = ready.recipe
     if recipe is None:
         raise BuildError(why_not)
     builder = builders.find(recipe.flavour)
+    _check_kind(opened, recipe, builder)
     _check_ranges(opened, recipe)
     extra = {"prepared": ready} if ready is not None else {}
     try:
@@ -177,6 +178,15 @@ def _make(
 
 def _write(folder: Path, engine: Mapping[str, Any]) -> None:
     (folder / RECORD).write_text(json.dumps(engine, indent=2, default=list) + "\n", encoding="utf-8")
+
+
+def _check_kind(opened: Bundle, recipe: Recipe, builder: Any) -> None:
+    known = getattr(builder, "KINDS", (bundle.ENCODER_DECODER,))
+    if opened.kind not in known:
+        raise BuildError(
+            f"{opened.path}: is a bundle of the kind '{opened.kind}', but the flavour '{recipe.flavour}' of target "
+            f"'{recipe.name}' is for {' and '.join(known)}s; build cpu-fp32 or cpu-int8"
+        )
 
 
 def _check_ranges(opened: Bundle, recipe: Recipe) -> None:

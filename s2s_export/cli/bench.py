@@ -51,16 +51,21 @@ class Names(click.ParamType):
 )
 @click.option("--device", type=Name(["cpu", "cuda"]), default="cpu", show_default=True,
               help="Where all systems run. With cuda, the floor is computed from the GPU memory's speed.")  # fmt: skip
-@click.option("--peers", type=Names(), default="transformers,torch-compile,ctranslate2,optimum", show_default=True,
-              help="Other systems to measure; '' for none.")  # fmt: skip
+@click.option("--peers", type=Names(), help="Other systems to measure; '' for none. [default: transformers, "
+              "torch-compile, ctranslate2, optimum; with --audio faster-whisper, openvino-genai, "
+              "transformers]")  # fmt: skip
 @click.option(
     "--peer-python", multiple=True, metavar="PEER=PYTHON", help="The Python interpreter for which a peer is installed."
 )
+@click.option("--peer-model", multiple=True, metavar="PEER=DIR", help="With --audio, the folder that a peer reads in "
+              "place of --checkpoint; of openvino-genai one for each precision.")  # fmt: skip
 @click.option(
     "--batch-sizes", type=Numbers(), default="1,8", show_default=True, help="Sources that are decoded together."
 )
 @click.option(
-    "--num-beams", type=Numbers(), default="1,4", show_default=True, help="Numbers of beams; 1 is greedy search."
+    "--num-beams",
+    type=Numbers(),
+    help="Numbers of beams; 1 is greedy search. [default: 1,4; with --audio 1,5]",
 )
 @click.option("--source-lengths", type=Numbers(), default="30", show_default=True, help="Tokens in each source.")
 @click.option("--new-tokens", type=click.IntRange(min=1), default=64, show_default=True, help="Tokens in each output.")
@@ -75,6 +80,11 @@ class Names(click.ParamType):
     show_default=True,
     help="Most tokens of each output with --file.",
 )
+@click.option("--audio", multiple=True, type=click.Path(), metavar="FILE", help="Instead, transcribe this sound with "
+              "the same settings everywhere; may be repeated. Word errors are counted against FILE's name with .txt, "
+              "where that is there.")  # fmt: skip
+@click.option("--language", help="With --audio, the language spoken. [default: each system finds it]")
+@click.option("--batched", is_flag=True, help="With --audio, measure the batched mode as well.")
 @click.option("--json", "json_path", type=click.Path(allow_dash=True), metavar="FILE",
               help="Write the measurements; '-' prints them instead of the table.")  # fmt: skip
 @click.option("--html", "html_path", type=click.Path(), metavar="FILE", help="Write a page with charts.")
@@ -86,8 +96,13 @@ def command(
     backends: tuple[str, ...] | None,
     targets: tuple[str, ...] | None,
     device: str,
-    peers: tuple[str, ...],
+    peers: tuple[str, ...] | None,
     peer_python: tuple[str, ...],
+    peer_model: tuple[str, ...],
+    num_beams: tuple[int, ...] | None,
+    audio: tuple[str, ...],
+    language: str | None,
+    batched: bool,
     json_path: str | None,
     html_path: str | None,
     quiet: bool,
@@ -99,35 +114,61 @@ def command(
     step, whole sentence and loading, and the memory.
 
     Sources are random ids of the model's vocabulary, and every output has exactly --new-tokens tokens. With --file,
-    every system translates your own texts instead, at its best settings, and outputs end by themselves.
+    every system translates your own texts instead, at its best settings, and outputs end by themselves. With --audio,
+    bundles of Whisper transcribe sound, beside faster-whisper, OpenVINO GenAI and transformers.
     """
+    from ..measuring.bench import page, run
+    from ..measuring.bench import table as text
+    from ..measuring.bench.audio import run as sound
+    from ..measuring.bench.audio import show
     from ..measuring.bench.contestants import Choice
-    from ..measuring.bench.page import render_page
-    from ..measuring.bench.run import Options, bench
-    from ..measuring.bench.table import render
 
     for path in filter(None, (json_path, html_path)):
         if path != "-" and not Path(path).absolute().parent.is_dir():
             raise InvalidOption(f"{path}: its folder does not exist; create it first")
-    pythons = dict(_peer_python(text) for text in peer_python)
-    options = Options(
-        checkpoint=checkpoint, choice=Choice(backends, targets, device), peers=peers, pythons=pythons, **given
-    )
+    pairs = [_peer_is("--peer-python", text, "PYTHON", "optimum=/opt/o/bin/python") for text in peer_python]
+    common: dict[str, Any] = {
+        "choice": Choice(backends, targets, device), "checkpoint": checkpoint, "pythons": dict(pairs),
+        **({} if peers is None else {"peers": peers}), **({} if num_beams is None else {"num_beams": num_beams}),
+    }  # fmt: skip
     line = shlex.join(["s2s", *sys.argv[1:]])
     with Progress(quiet=quiet) as progress:
-        record = bench(bundle, options, line, progress.stage)
+        if audio:
+            folders = _folders(peer_model)
+            about = {name: given[name] for name in ("threads", "repeats")}
+            record = sound.bench(
+                bundle,
+                sound.Options(audio, language=language, batched=batched, folders=folders, **about, **common),
+                line,
+                progress.stage,
+            )
+        else:
+            wrong = [n for n, v in (("peer-model", peer_model), ("language", language), ("batched", batched)) if v]
+            if wrong:
+                raise InvalidOption(f"--{' and --'.join(wrong)} only with --audio; leave it out")
+            record = run.bench(bundle, run.Options(**given, **common), line, progress.stage)
+    shown = show if audio else text
     if json_path == "-":
         click.echo(json.dumps(record))
     else:
-        click.echo(render(record))
+        click.echo(shown.render(record))
         if json_path:
             replacing.write_text(json_path, json.dumps(record, indent=1) + "\n")
     if html_path:
-        replacing.write_text(html_path, render_page(record))
+        replacing.write_text(html_path, (show if audio else page).render_page(record))
 
 
-def _peer_python(text: str) -> tuple[str, str]:
-    name, equals, python = text.partition("=")
-    if not equals or not name or not python:
-        raise InvalidOption(f"--peer-python is '{text}', expected PEER=PYTHON, for example optimum=/opt/o/bin/python")
-    return name, python
+def _folders(given: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """The folders of each peer."""
+    found: dict[str, tuple[str, ...]] = {}
+    for text in given:
+        name, folder = _peer_is("--peer-model", text, "DIR", "faster-whisper=faster-whisper-base")
+        found[name] = (*found.get(name, ()), folder)
+    return found
+
+
+def _peer_is(flag: str, text: str, what: str, example: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name or not value:
+        raise InvalidOption(f"{flag} is '{text}', expected PEER={what}, for example {example}")
+    return name, value

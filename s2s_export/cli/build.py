@@ -26,6 +26,12 @@ from ._help import MAKE, Command
     type=click.Path(),
     help="Your own sentences, a line each, on which agreement is measured. [default: built-in sentences]",
 )
+@click.option(
+    "--for",
+    "processor",
+    type=click.Choice(["x86_64", "aarch64"]),
+    help="The kind of processor that a target for a CPU is for. [default: this machine's]",
+)
 @click.option("--list", "list_targets", is_flag=True, help="Print the available targets.")
 @click.option("--force", is_flag=True, help="Build again even if the engine is up to date.")
 @output_options
@@ -37,6 +43,7 @@ def command(
     max_beams: int | None,
     max_source_length: int | None,
     samples: str | None,
+    processor: str | None,
     list_targets: bool,
     force: bool,
     quiet: bool,
@@ -65,7 +72,7 @@ def command(
             "found no bundle, or not exactly one of --target and --prepare; expected: "
             "s2s build BUNDLE --target NAME (see --list)"
         )
-    changes = Changes(max_batch, max_beams, max_source_length, samples)
+    changes = Changes(max_batch, max_beams, max_source_length, samples, processor)
     if prepare:
         with Progress(quiet=quiet) as progress:
             ready = building.prepare(bundle, prepare, changes=changes, progress=progress.stage)

@@ -18,13 +18,13 @@ def command(bundle: str, quiet: bool, as_json: bool) -> None:
 
     For GPU engines, also how much memory decoding takes, and where the search runs.
     """
-    from ..bundle import read
+    from ..bundle import ENCODER, KINDS, read
     from ..engines import engines
     from ..measuring import gpu_memory
 
-    opened = read(bundle)
+    opened = read(bundle, kinds=KINDS)
     built = engines(opened)
-    plans = gpu_memory.of_bundle(opened, built)
+    plans = {} if opened.kind == ENCODER else gpu_memory.of_bundle(opened, built)
     if as_json:
         print_json({**opened.manifest, "engines": built, "memory_on_gpu": plans})
         return
@@ -36,7 +36,8 @@ def command(bundle: str, quiet: bool, as_json: bool) -> None:
         ("reads", _source(manifest["source"])),
         ("limits", ", ".join(f"{name} {'none' if v is None else v}" for name, v in manifest["limits"].items())),
         ("tokenizer", _tokenizer(manifest.get("tokenizer"))),
-        ("generation", ", ".join(f"{name}={value}" for name, value in manifest["generation"].items())),
+        *([("head", _head(manifest["head"]))] if "head" in manifest else []),
+        *([("generation", _named(manifest["generation"]))] if "generation" in manifest else []),
         ("made by", ", ".join(f"{name} {value}" for name, value in manifest.get("provenance", {}).items())),
     ])  # fmt: skip
     for name, graph in manifest["graphs"].items():
@@ -48,6 +49,17 @@ def command(bundle: str, quiet: bool, as_json: bool) -> None:
     _section("engines", [(name, _engine(engine)) for name, engine in built.items()] or [("none", "see `s2s build`")])
     if plans:
         _section("memory on a GPU", gpu_memory.describe(plans))
+
+
+def _named(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in values.items())
+
+
+def _head(head: dict[str, Any]) -> str:
+    """What an encoder's output is, and the names of its labels and prompts."""
+    lists = {name: ", ".join(head[name]) for name in ("labels", "prompts") if head.get(name)}
+    plain = {name: value for name, value in head.items() if name not in ("task", "labels", "prompts")}
+    return "; ".join([head["task"], *filter(None, [_named(plain)]), *(f"{n}: {names}" for n, names in lists.items())])
 
 
 def _source(source: dict[str, Any]) -> str:
@@ -83,4 +95,6 @@ def _engine(engine: dict[str, Any]) -> str:
     parts = [f"{name} {engine[name]}" for name in ("backend", "precision", "made_for", "bytes") if name in engine]
     if "operators" in engine:
         parts.append("our own kernels" if engine["operators"] else "ONNX Runtime's kernels")
+        takes_places = any(entry["name"] == "places" for entry in engine["graphs"]["decoder_step"]["inputs"])
+        parts.append("sources join batches" if takes_places else "whole batches")
     return ", ".join(parts)

@@ -12,15 +12,15 @@ import click
 
 from ..errors import UsageError, explain, is_failure
 from ..progress import Progress
+from . import _live
 from ._common import Interrupted, output_options, search_option, session_options, tell, tell_choice
 from ._help import USE, Command
 from ._options import Name, generation_options, given
 from ._shards import ShardType
 
 if TYPE_CHECKING:
-    from ..runtime.session import Session
     from ..runtime.sharding import Shard
-    from ..runtime.speech.formats import Transcript
+    from ..runtime.speech.transcribe import Transcription
 
 FORMATS = ("text", "srt", "vtt", "tsv", "json", "lrc")
 NONE = "none"
@@ -94,7 +94,10 @@ class Clip(click.ParamType):
 @click.option("--max-words-per-line", type=click.IntRange(min=1), help="Words of a subtitle's line.")
 @click.option("--highlight-words", is_flag=True, help="A subtitle for each word, underlined.")
 @click.option("--picture", type=click.Path(dir_okay=False), help="Draw the words over the waveform: .png, .svg, .pdf.")
-@click.option("--stream", is_flag=True, help="Print each segment as soon as it is known.")
+@click.option("--stream", is_flag=True, help="Print text as soon as it is known: each segment of a file; of a pipe (-) "
+              "and a microphone (microphone:) the words that are certain, while they are spoken.")  # fmt: skip
+@click.option("--step", type=click.FloatRange(0, 5, min_open=True), help="With --stream, seconds of new sound after "
+              "which a pipe or microphone is listened to again. [default: 1]")  # fmt: skip
 @click.option("--resume", is_flag=True, help="Leave out each audio whose file is in --output-dir already.")
 @click.option("--shard", type=ShardType(), help="Do only part I (from 0) of N of the audio files.")
 @session_options
@@ -112,6 +115,7 @@ def command(
     highlight_words: bool,
     picture: str | None,
     stream: bool,
+    step: float | None,
     resume: bool,
     shard: Shard | None,
     backend: str,
@@ -125,6 +129,10 @@ def command(
 ) -> None:
     """Transcribe each AUDIO file ("-" for standard input) with BUNDLE, a bundle of Whisper.
 
+    With --stream, standard input may be sound that is still coming, as WAV or as bare 16-bit samples at 16 kHz, and
+    "microphone:" (or "microphone:NAME") is what a microphone hears. On a terminal the words that may still change are
+    faint; elsewhere each line is printed when it is whole.
+
     Models of other families, such as Moonshine and Speech2Text, take short clips, and have no times or languages.
 
     A file that can't be read gives a message on stderr; the others are transcribed all the same, and the exit status
@@ -137,12 +145,20 @@ def command(
     lines = Lines(max_line_width, max_line_count, max_words_per_line, highlight_words)
     form = "json" if as_json else form
     wanted = _options(options, batch_size)
-    if lines.need_words and wanted.setdefault("timestamps", "word") != "word":
-        raise UsageError("the line options need the times of words; use --timestamps word")
+    needs = "the line options need" if lines.need_words else None
+    if wanted.get("hallucination_silence_threshold") is not None:
+        needs = "--hallucination-silence-threshold needs"
+    if needs is not None and wanted.setdefault("timestamps", "word") != "word":
+        raise UsageError(f"{needs} the times of words; use --timestamps word")
     if picture is not None:
         drawing.check_path(picture)
         if len(audio) != 1 or wanted.setdefault("timestamps", "word") != "word":
             raise UsageError("--picture is of one audio and needs the times of words; use --timestamps word")
+    live = _live.is_live(audio, stream)
+    if step is not None and not live:
+        raise UsageError("--step is for sound that is still coming; use it with --stream and - or microphone:")
+    if live and picture is not None:
+        raise UsageError("--picture is of sound that has ended; leave it out with --stream")
     if stream and (form != "text" or output_dir):
         raise UsageError("--stream prints text; leave out --format and --output-dir")
     if (resume or shard is not None) and output_dir is None:
@@ -159,12 +175,17 @@ def command(
     if not session.transcribes:
         raise UsageError(f"{bundle}: its model reads '{session.kind.name}' and no sound; expected a model of speech")
     tell_choice(session, backend, quiet, target)
+    if live:
+        listener = session.listener(**{**wanted, **({} if step is None else {"step": step})})
+        if not _live.transcribe(listener, audio[0]) and audio[0] == "-":
+            raise Interrupted("what was heard is written")
+        return
     failed = False
-    for name in audio:
+    sources: list[Any] = [sys.stdin.buffer.read() if name == "-" else name for name in audio]
+    speed = _Speed()
+    for name, source, found in zip(audio, sources, session.transcribe_many(sources, **wanted), strict=True):
         try:
-            source: Any = sys.stdin.buffer.read() if name == "-" else name
-            samples = session.check_source(source)
-            found, is_whole = _transcribe(session, name, samples, wanted, stream, quiet)
+            is_whole = _transcribe(found, name, speed, stream, quiet)
         except BaseException as error:
             if not is_failure(error):
                 raise
@@ -172,9 +193,9 @@ def command(
             tell(f"s2s: {name}: {explain(error)}" if name not in explain(error) else f"s2s: {explain(error)}", False)
             continue
         if picture is not None:
-            drawing.draw(picture, samples, found)
+            drawing.draw(picture, session.check_source(source), found.so_far())
         if not stream:
-            _write(WRITERS[form](found, lines), name, form, output_dir, quiet, named=n_given > 1)
+            _write(WRITERS[form](found.so_far(), lines), name, form, output_dir, quiet, named=n_given > 1)
         if not is_whole:
             raise Interrupted(f"what was found of {name} is written")
     if failed:
@@ -188,25 +209,37 @@ def _options(options: dict[str, Any], batch_size: int | None) -> dict[str, Any]:
     return wanted if batch_size is None else {**wanted, "batch_size": batch_size}
 
 
-def _transcribe(
-    session: Session, name: str, samples: Any, options: dict[str, Any], stream: bool, quiet: bool
-) -> tuple[Transcript, bool]:
-    """The transcript, and whether it is whole: after Ctrl-C it is what was found so far."""
-    found = session.transcribe(samples, **options)
+class _Speed:
+    """Seconds of audio a second, over all files: with --batched the windows of several are decoded together."""
+
+    def __init__(self) -> None:
+        self._begun = time.perf_counter()
+        self._seconds = 0.0
+
+    def add(self, seconds: float) -> str:
+        self._seconds += seconds
+        speed = self._seconds / max(time.perf_counter() - self._begun, 1e-9)
+        return f"seconds of audio, {speed:.1f} times real time"
+
+
+def _transcribe(found: Transcription, name: str, speed: _Speed, stream: bool, quiet: bool) -> bool:
+    """Whether it was done to its end: after Ctrl-C it has what was found so far."""
     if found.language_probability is not None:
         tell(f"language: {found.language} ({found.language_probability:.0%})", quiet)
-    label, begin, done = Path(name).name, time.perf_counter(), 0
-    with Progress(label, max(1, round(found.duration)), quiet=quiet or (stream and sys.stdout.isatty())) as progress:
+    label, done = Path(name).name, 0.0
+    hidden = quiet or (stream and sys.stdout.isatty())
+    with Progress(label, max(1, round(found.duration)), quiet=hidden) as progress:
         try:
             for segment in found:
-                speed = found.seconds_done / max(time.perf_counter() - begin, 1e-9)
-                progress.advance(round(found.seconds_done) - done, f"seconds of audio, {speed:.1f} times real time")
-                done = round(found.seconds_done)
+                text = speed.add(found.seconds_done - done)
+                progress.advance(round(found.seconds_done) - round(done), text)
+                done = found.seconds_done
                 if stream:
                     click.echo(segment.text.strip())
         except KeyboardInterrupt:
-            return found.so_far(), False
-    return found.so_far(), True
+            return False
+    speed.add(found.duration - done)
+    return True
 
 
 def _path(name: str, form: str, folder: str) -> Path:

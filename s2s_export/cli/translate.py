@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 @ensemble_options
 @click.option("--source-lang", help="Language of the source, for models with several.")
 @click.option("--target-lang", help="Language to translate into, for models with several.")
+@click.option("--template", help="Make a prompt of each text: 'chat', the checkpoint's, or a text with {text} in it.")
 @click.option("--truncate", is_flag=True, help="Cut sources that are longer than the model allows.")
 @click.option("--scores", is_flag=True, help="Print each hypothesis's score before it.")
 @click.option(
@@ -84,6 +85,7 @@ def command(
     shortlist: bool,
     source_lang: str | None,
     target_lang: str | None,
+    template: str | None,
     truncate: bool,
     scores: bool,
     alignments: str | None,
@@ -137,7 +139,7 @@ def command(
         ensemble_average=ensemble_average,
     )
     tell_choice(session, backend, quiet, target)
-    languages = {"source_lang": source_lang, "target_lang": target_lang}
+    languages = {"source_lang": source_lang, "target_lang": target_lang, "template": template}
     finishing = finishing_of(options, session, stream=stream)
     chosen = session.options(target_lang=target_lang, **named(further, options))
     if stream and chosen.num_return_sequences > 1:

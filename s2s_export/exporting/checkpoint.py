@@ -121,7 +121,8 @@ def _open(given: Path) -> Checkpoint:
         _read_object(generation)  # transformers takes defaults in silence where it can't read it
     _refuse_countless_layers(file, config)
     family = families.find(config.get("model_type"))
-    _refuse_classifier(folder, config)
+    if not getattr(family, "READS_CLASSIFIERS", False):
+        _refuse_classifier(folder, config)
     return Checkpoint(folder, given.name, config, family, None if base is None else given)
 
 

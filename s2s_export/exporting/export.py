@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from .. import bundle
 from ..errors import InvalidOption, ParityError
-from ..runtime.sources import token_ids
 from ..version import __version__
+from . import bundle_kinds
 from .checkpoint import Checkpoint, open_checkpoint
 
 if TYPE_CHECKING:
     from .families import Family
-    from .parity import Expected, OutputError
+    from .parity import OutputError
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 STAGES = ("read weights", "emit graphs", "write tokenizer", "hash files", "compare with PyTorch")
@@ -77,8 +77,7 @@ def write_bundle(
     tell: Progress,
 ) -> ExportReport:
     """Emit graphs, write the bundle, compare it with PyTorch. source: a Checkpoint, or what stands for one."""
-    from . import parity
-
+    kind = bundle_kinds.of(family.structure)
     with bundle.writing(destination, force=force) as folder:
         tell(STAGES[1])
         graphs = _write_graphs(folder, family, precision)
@@ -89,25 +88,17 @@ def write_bundle(
         manifest["files"] = bundle.describe_files(folder)
         bundle.write_manifest(folder, manifest)
         tell(STAGES[4])
-        written = bundle.read(folder, verify=False)
-        expected = parity.expect(written, getattr(source.family, "Reference", parity.TransformersReference)(model))
+        written = bundle.read(folder, verify=False, kinds=bundle.KINDS)
+        expected = kind.expect(written, source, model)
         del model, family  # frees the memory that loading the graphs is about to need
-        errors = check_parity(written, expected)
+        errors = kind.compare(written, expected)
+        if bad := [error for error in errors if not error.is_close]:
+            raise ParityError("the graphs differ from PyTorch: " + "; ".join(error.line() for error in bad))
         if check := getattr(source, "check", None):
             check(written, errors)
         manifest["parity"] = {"against": "torch fp32", "outputs": [error.record() for error in errors]}
         bundle.write_manifest(folder, manifest)
     return ExportReport(destination, manifest, errors, tuple(source.notices))
-
-
-def check_parity(written: bundle.Bundle, expected: Expected) -> list[OutputError]:
-    """The error of every output. Raises ParityError, which names the outputs outside their tolerance."""
-    from . import parity
-
-    errors = parity.compare(written, expected)
-    if bad := [error for error in errors if not error.is_close]:
-        raise ParityError("the graphs differ from PyTorch: " + "; ".join(error.line() for error in bad))
-    return errors
 
 
 def _limits(family: Family, source: int | None, target: int | None) -> dict[str, int | None]:
@@ -183,28 +174,14 @@ def _manifest(
     import torch
     import transformers
 
-    of_source = source.family.source(model) if hasattr(source.family, "source") else {}
-    if prepare := getattr(source.family, "prepare_sources", None):
-        of_source |= prepare(source.path, of_source)
     return {
         "format": bundle.FORMAT,
         "format_version": bundle.FORMAT_VERSION,
         "family": family.name,
         "model_type": source.model_type,
         "precision": precision,
-        "decoder": "recurrent"
-        if any(v["name"] == "parents" for v in graphs["decoder_step"]["inputs"])
-        else "attention",
         "sizes": {**family.structure.sizes(), **family.sizes},
-        "limits": limits,
-        "source": {
-            "kind": getattr(source.family, "SOURCE_KIND", token_ids.KIND.name),
-            "pad_token_id": getattr(model.config, "pad_token_id", None),
-            **of_source,
-        },
-        **({"speech": source.family.speech(model)} if hasattr(source.family, "speech") else {}),
-        **(source.family.prompting(model) if hasattr(source.family, "prompting") else {}),
-        "generation": generation_defaults(model),
+        **bundle_kinds.of(family.structure).manifest(source, model, family, limits, graphs),
         "tokenizer": tokenizer,
         "graphs": graphs,
         "provenance": {
@@ -218,14 +195,3 @@ def _manifest(
             "onnxruntime": onnxruntime.__version__,
         },
     }
-
-
-def generation_defaults(model: Any) -> dict[str, Any]:
-    """The generation options that the checkpoint's configuration sets, by their Hugging Face names."""
-    values = model.generation_config.to_dict()
-    return {name: _plain(value) for name, value in values.items() if value is not None and not name.startswith("_")}
-
-
-def _plain(value: Any) -> Any:
-    """What JSON holds in place of an object of transformers, such as a WatermarkingConfig."""
-    return value.to_dict() if hasattr(value, "to_dict") else value

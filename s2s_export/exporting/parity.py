@@ -13,16 +13,17 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from ..bundle import Bundle
+from ..bundle import PREFILL, Bundle
 from ..errors import ParityError
 from ..runtime.backends.onnxruntime import OnnxRuntimeBackend
-from ..runtime.decoding.state import StepQuery
+from ..runtime.decoding.state import StepQuery, feed
 from ..runtime.sources import MASK, Source, kind_of
 from .tolerances import GRAPH_TOLERANCE
 
 N_BEAMS = 3
 SOURCE_LENGTHS = (9, 4, 6)
 N_STEPS = 7
+PROMPT_LENGTH = 6
 SEED = 20141
 # Logits and log-probabilities below it are those of tokens that are never chosen, such as a start token that is no
 # word: they are compared, but say nothing of how large the others are.
@@ -139,12 +140,14 @@ class Expected:
 
     outputs: of the encoder and cross-KV-init graphs, by graph and name. steps: for each position the tokens and parents
     [B,K] that were fed, the log-probabilities [B,K,V], the normalizer [B,K], the largest logit, and the weights
-    [B,K,L,H,S] or None.
+    [B,K,L,H,S] or None. prompt: tokens [B,P + 1] of a decoder prompt and the log-probabilities [B,V] after it; None for
+    a bundle without prefill.
     """
 
     sources: list[Source]
     outputs: dict[str, dict[str, Any]]
     steps: list[tuple[Any, Any, Any, Any, float, Any]]
+    prompt: tuple[Any, Any] | None = None
 
 
 def measure(bundle: Bundle, reference: Reference, threads: int = 1) -> list[OutputError]:
@@ -161,7 +164,8 @@ def expect(bundle: Bundle, reference: Reference, lengths: Sequence[int] = SOURCE
         graph: {name: value.float().numpy() for name, value in values.items()}
         for graph, values in (("encoder", reference.encode(inputs)), ("cross_kv_init", reference.cross(inputs)))
     }
-    return Expected(sources, outputs, list(_expect_steps(bundle, reference, inputs, rng)))
+    steps = list(_expect_steps(bundle, reference, inputs, rng))
+    return Expected(sources, outputs, steps, _expect_prompt(bundle, reference, inputs, rng))
 
 
 def tensors(arrays: Mapping[str, Any]) -> Inputs:
@@ -194,9 +198,22 @@ def _expect_steps(
         yield tokens, parents, log_probs, normalizer, float(logits[logits > NEVER].abs().max()), by_row
 
 
+def _expect_prompt(
+    bundle: Bundle, reference: Reference, inputs: Inputs, rng: np.random.Generator
+) -> tuple[Any, Any] | None:
+    length = min(PROMPT_LENGTH, bundle.max_target_length or PROMPT_LENGTH)
+    if PREFILL not in bundle.manifest["graphs"] or length < 2:
+        return None
+    padding = bundle.manifest["source"]["pad_token_id"]
+    allowed = np.array([i for i in range(bundle.vocabulary_size) if i != padding])
+    tokens = rng.choice(allowed, (inputs[MASK].shape[0], length))
+    logits, _ = reference.step(inputs, torch.from_numpy(tokens))
+    return tokens, torch.log_softmax(logits.float(), dim=-1).numpy()
+
+
 def compare(bundle: Bundle, expected: Expected, threads: int = 1) -> list[OutputError]:
     """Run the bundle's graphs with ONNX Runtime and compare each output."""
-    errors = _Errors(GRAPH_TOLERANCE[bundle.manifest["precision"]])
+    errors = OutputErrors(GRAPH_TOLERANCE[bundle.manifest["precision"]])
     # A separate backend for each half: the encoder's weights are freed before the decoder's are loaded.
     found = OnnxRuntimeBackend(bundle, threads, prepack=False).encode(expected.sources)
     for graph, values in expected.outputs.items():
@@ -211,6 +228,14 @@ def compare(bundle: Bundle, expected: Expected, threads: int = 1) -> list[Output
         errors.add("decoder_step", "log_normalizer", result.log_normalizer, normalizer, scale=largest)
         if weights is not None and result.attention is not None:
             errors.add("decoder_step", "attention", result.attention, weights)
+    if expected.prompt is not None:
+        tokens, log_probs = expected.prompt
+        state = OnnxRuntimeBackend(bundle, threads, prepack=False).start(found, N_BEAMS)
+        parents = feed(state, tokens[:, :-1])
+        result = state.step(np.repeat(tokens[:, -1:], N_BEAMS, axis=1), parents, query)
+        likely = float(np.abs(log_probs[log_probs > NEVER]).max())
+        wanted = np.repeat(log_probs[:, None], N_BEAMS, axis=1)
+        errors.add(PREFILL, "log_probs", result.log_probs, wanted, scale=likely)
     return errors.list()
 
 
@@ -220,7 +245,7 @@ def random_sources(bundle: Bundle, rng: np.random.Generator, lengths: Sequence[i
     return [kind.random(rng, min(length, limit)) for length in lengths]
 
 
-class _Errors:
+class OutputErrors:
     """Collects the largest error of each output."""
 
     def __init__(self, tolerance: float) -> None:

@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import engines
-from ..bundle import read
+from ..bundle import ENCODER, KINDS, Bundle, read
 from ..errors import InvalidOption, ParityError
 from ..runtime.session import Session, load
 from ..runtime.sources import Source, SourceKind
 from ..runtime.speech.prompts import beginning
-from .checkpoint import open_checkpoint, quiet_transformers
+from . import bundle_kinds
+from .checkpoint import Checkpoint, open_checkpoint, quiet_transformers
 from .tolerances import LOSSY_AGREEMENT, SCORE_TOLERANCE, TOKEN_AGREEMENT
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def verify(
 
     Raises what opening either raises; disagreement is in the result.
     """
-    opened = read(bundle_path)
+    opened = read(bundle_path, kinds=KINDS)
     source = open_checkpoint(os.fspath(checkpoint))
     from . import parity  # needs torch, which takes seconds: a wrong path is told first
 
@@ -160,6 +161,8 @@ def verify(
         )
     progress("load the model")
     model = source.load_model()
+    if opened.kind == ENCODER:
+        return _verify_graph(opened, source, model, target, progress)
     make = getattr(source.family, "Reference", parity.TransformersReference)
     session = load(bundle_path, backend, target, threads, verify=False, search=search)
     reference = make(model)
@@ -171,6 +174,20 @@ def verify(
         searches.append(dataclasses.replace(found, engine=engine, is_lossy=is_lossy))
     progress("compare the graphs")
     return Verification(parity.measure(opened, reference), searches)
+
+
+def _verify_graph(
+    opened: Bundle, source: Checkpoint, model: Any, target: str | None, progress: Callable[[str], None]
+) -> Verification:
+    """Of a bundle that decodes nothing: what its export compared, once more."""
+    if target not in (None, engines.PORTABLE):
+        raise InvalidOption(
+            f"target is '{target}', but of an encoder alone only the portable graph is verified; leave it out, and see "
+            "what `s2s build` measured when it made the engine"
+        )
+    progress("compare the graphs")
+    kind = bundle_kinds.named(opened.kind)
+    return Verification(kind.compare(opened, kind.expect(opened, source, model)), [])
 
 
 def _engine_of(session: Session, target: str | None) -> tuple[str | None, bool]:

@@ -31,6 +31,7 @@ from .text import from_utf8
 
 DEEPEST_ID = 20  # how deep lists and objects in an id may be nested
 CONTENT = ("text", "input_ids", "audio", "image")
+OF_TEXT = ("source_lang", "target_lang", "template")  # fields that say how a text becomes a source
 WINDOW = 16  # batches of each worker that are sorted by length together; at most so many are lost when killed
 
 NO_DEFAULTS: Mapping[str, Any] = {}
@@ -89,7 +90,7 @@ def case_of(
         if "id" in fields:
             name = _id(fields.pop("id"))
         fields = {**defaults, **fields}
-        languages = {key: _language(key, fields.pop(key, None)) for key in ("source_lang", "target_lang")}
+        languages = {key: _language(key, fields.pop(key, None)) for key in OF_TEXT}
         given = [key for key in dict.fromkeys((*CONTENT, session.kind.field)) if key in fields]
         if len(given) != (content is None):
             found = " and ".join(f"'{key}'" for key in given) or "none"
@@ -112,7 +113,7 @@ def case_of(
 
 def check_defaults(session: Session, defaults: Mapping[str, Any]) -> None:
     """Raises UnknownOption for a name that no line could have. Values are judged with a line's own options."""
-    fields = {key: value for key, value in defaults.items() if key not in ("source_lang", "target_lang")}
+    fields = {key: value for key, value in defaults.items() if key not in OF_TEXT}
     _finishing(session, fields)
     with suppress(InvalidOption, InputError):
         session.options(**fields)
@@ -175,7 +176,8 @@ def _parts(value: Any) -> list[Any]:
 
 def _language(key: str, value: Any) -> str | None:
     if value is not None and not isinstance(value, str):
-        raise InputError(f"'{key}' is {type(value).__name__}; expected the code of a language as a string")
+        expected = "a string" if key == "template" else "the code of a language as a string"
+        raise InputError(f"'{key}' is {type(value).__name__}; expected {expected}")
     return value
 
 

@@ -37,14 +37,20 @@ def prompt_of(options: GenerationOptions) -> tuple[int, ...]:
     return options.prompt if forced is None or len(options.prompt) != 1 else (*options.prompt, forced)
 
 
-def check_target(ids: Sequence[int], options: GenerationOptions, bundle: Bundle) -> list[int]:
-    """The tokens to score: `ids` without the decoder prompt. Raises InputError for what the decoder can't be fed."""
+def check_target(ids: Sequence[int], options: GenerationOptions, bundle: Bundle, n_source: int = 0) -> list[int]:
+    """The tokens to score: `ids` without the decoder prompt. Raises InputError for what the decoder can't be fed.
+
+    n_source: tokens of the source where that is the prompt (of a decoder alone), which `ids` then don't begin with.
+    """
     prompt, found = options.prompt, list(ids)
-    if tuple(found[: len(prompt)]) == prompt:
-        found = found[len(prompt) :]
-    prompt = prompt_of(options)
-    if len(prompt) > len(options.prompt) and found[:1] == [prompt[-1]]:
-        found = found[1:]
+    if n_source:
+        prompt = (0,) * n_source
+    else:
+        if tuple(found[: len(prompt)]) == prompt:
+            found = found[len(prompt) :]
+        prompt = prompt_of(options)
+        if len(prompt) > len(options.prompt) and found[:1] == [prompt[-1]]:
+            found = found[1:]
     size = bundle.vocabulary_size
     wrong = next((i for i in found if isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < size), None)
     if wrong is not None:
@@ -65,14 +71,15 @@ def score_pairs(
     length_of: Callable[[Source], int],
     sources: Sequence[Source],
     targets: Sequence[Sequence[int]],
-    prompt: Sequence[int],
+    prompt: Sequence[int] | None,
     *,
     batch_size: int,
     workers: int = 1,
 ) -> Iterator[tuple[int, Score]]:
     """The index and score of each pair, as batches finish, for checked sources and targets.
 
-    batch_size: pairs that are scored together. Pairs of equal sources share the encoder's work.
+    prompt: None where each source is its own. batch_size: pairs that are scored together. Pairs of equal sources share
+    the encoder's work.
     """
     if batch_size < 1:
         raise InvalidOption(f"batch_size is {batch_size}; expected at least 1")
@@ -83,8 +90,11 @@ def score_pairs(
         batches = scheduling.plan_batches(lengths, max(1, batch_size // n_rows), workers)
 
         def score(batch: list[int], alike: list[_Group] = alike, n_rows: int = n_rows) -> list[list[Score]]:
-            state = begin([alike[i].source for i in batch], n_rows)
-            return score_targets(state, prompt, [[targets[place] for place in alike[i].places] for i in batch])
+            of_batch = [alike[i].source for i in batch]
+            state = begin(of_batch, n_rows)
+            # A state that was begun with prompts holds them but for the last token.
+            prompts = [source[-1:] if prompt is None else prompt for source in of_batch]
+            return score_targets(state, prompts, [[targets[place] for place in alike[i].places] for i in batch])
 
         for batch, found in scheduling.run(batches, score, workers):
             for i, scores in zip(batch, found, strict=True):

@@ -20,7 +20,7 @@ from . import decoding
 from .backends import Backend, Searcher, SearchesItself
 from .decoding import DecodeState, GenerationOptions, Hypothesis, StepQuery
 from .native_search import PYTHON, NativeSearches, TooMany
-from .sources import Source, SourceKind
+from .sources import Source, SourceKind, is_prompt
 
 MODES = {"auto": "auto", "device": "auto", "device-while": "while", "device-replay": "replay", "device-queue": "queue"}
 SEARCHES = (*MODES, "host", "python")
@@ -29,6 +29,7 @@ ON_HOST = ("host", "python")
 Begin = Callable[[Sequence[Source], GenerationOptions], DecodeState]
 
 
+ONE_PROMPT = "the search on a device has one prompt for all sources, and a decoder alone has its own for each"
 MOST_REMEMBERED = 64  # options with which sums were imprecise
 
 
@@ -76,6 +77,15 @@ class HostSearch:
         on_prefix: Callable[[int, list[int]], None] | None = None,
     ) -> list[list[Hypothesis]]:
         """wanted, on_prefix: of `decoding.decode`."""
+        lengths = [self._kind.length(source) for source in sources]
+        longest = getattr(self._kind, "longest", None)
+        if (
+            is_prompt(self._kind)
+            and len(set(lengths)) > 1
+            and decoding.needs_equal_lengths(options, max(lengths), longest)
+        ):
+            return self._decode_by_length(sources, lengths, options, source_numbers, wanted, on_prefix)
+        ids, options = self._prepared(sources, options)
         told = Told(on_prefix)
         for make, sparse_sums in self._attempts(options):
             try:
@@ -83,27 +93,63 @@ class HostSearch:
                     state = self._begin(sources, options)
                     return decoding.decode(
                         state,
-                        [self._kind.ids(source) for source in sources],
+                        ids,
                         options,
                         alignments=alignments,
                         on_prefix=told if on_prefix is not None else None,
                         source_numbers=source_numbers,
-                        source_lengths=[self._kind.length(source) for source in sources],
+                        source_lengths=lengths,
                         wanted=wanted,
                         sparse_sums=sparse_sums,
                         make=make,
                     )
             except decoding.Imprecise as reason:
-                self._remember(options, reason)
+                self.remember(options, reason)
                 told.again()
         raise AssertionError("the last way is never imprecise")
 
+    def _prepared(
+        self, sources: Sequence[Source], options: GenerationOptions
+    ) -> tuple[Sequence[Sequence[int]], GenerationOptions]:
+        """The ids of sources, and the options of their batch."""
+        ids = [self._kind.ids(source) for source in sources]
+        if not is_prompt(self._kind):
+            return ids, options
+        prompts = decoding.Prompts(ids)
+        return prompts, decoding.with_prompts(options, prompts, getattr(self._kind, "longest", None))
+
+    def _decode_by_length(
+        self,
+        sources: Sequence[Source],
+        lengths: Sequence[int],
+        options: GenerationOptions,
+        numbers: Sequence[int] | None,
+        wanted: Callable[[int], bool] | None,
+        on_prefix: Callable[[int, list[int]], None] | None,
+    ) -> list[list[Hypothesis]]:
+        """Prompts of each length by themselves, where options count tokens from a text's beginning."""
+        found: list[list[Hypothesis]] = [[] for _ in sources]
+        for length in sorted(set(lengths)):
+            places = [i for i, n in enumerate(lengths) if n == length]
+            of_length = self.decode(
+                [sources[i] for i in places],
+                options,
+                source_numbers=[i if numbers is None else numbers[i] for i in places],
+                wanted=None if wanted is None else lambda i, places=places: wanted(places[i]),  # type: ignore[misc]
+                on_prefix=None if on_prefix is None else lambda i, t, places=places: on_prefix(places[i], t),  # type: ignore[misc]
+            )
+            for i, hypotheses in zip(places, of_length, strict=True):
+                found[i] = hypotheses
+        return found
+
     def stream(self, source: Source, options: GenerationOptions) -> Iterator[list[int]]:
         n_told = 0
+        ids, options = self._prepared([source], options)
         for make, sparse_sums in self._attempts(options):
             with quiet():
-                state, ids = self._begin([source], options), self._kind.ids(source)
-                parts = decoding.decode_stream(state, ids, options, sparse_sums=sparse_sums, make=make)
+                state = self._begin([source], options)
+                of_one: Any = ids if isinstance(ids, decoding.Prompts) else ids[0]
+                parts = decoding.decode_stream(state, of_one, options, sparse_sums=sparse_sums, make=make)
             n_found = 0
             try:
                 while True:
@@ -117,21 +163,22 @@ class HostSearch:
                         n_told = n_found
                         yield new
             except decoding.Imprecise as reason:
-                self._remember(options, reason)
+                self.remember(options, reason)
 
     def _attempts(self, options: GenerationOptions) -> Iterator[tuple[decoding.Make | None, bool]]:
         """Values of `make` and `sparse_sums` to try. The first may be the search in C++, whose sums are sparse."""
         if options not in self._imprecise:
             yield self.native.make, True
-        for sparse_sums in self._ways(options):
+        for sparse_sums in self.ways(options):
             self.native.count(PYTHON)
             yield None, sparse_sums
 
-    def _ways(self, options: GenerationOptions) -> tuple[bool, ...]:
+    def ways(self, options: GenerationOptions) -> tuple[bool, ...]:
         """Values of `sparse_sums` to try: True is faster, False always precise."""
         return (False,) if options in self._imprecise else (True, False)
 
-    def _remember(self, options: GenerationOptions, reason: decoding.Imprecise) -> None:
+    def remember(self, options: GenerationOptions, reason: decoding.Imprecise) -> None:
+        """Sums were imprecise with these options: `ways` begins with the precise one from now on."""
         if isinstance(reason, TooMany):
             self.native.remember(options)
             return
@@ -170,6 +217,10 @@ def choose(backend: Backend, wanted: str, begin: Begin, kind: SourceKind) -> Sea
         raise UnknownOption(wanted, SEARCHES, "search")
     if wanted in ON_HOST:
         return HostSearch(begin, kind, in_python=wanted == "python")
+    if is_prompt(kind):
+        if wanted != "auto":
+            raise InvalidOption(f"search is '{wanted}', but {ONE_PROMPT}; choose 'auto' or 'host'")
+        return HostSearch(begin, kind, ONE_PROMPT if isinstance(backend, SearchesItself) else "")
     if not isinstance(backend, SearchesItself):
         if wanted == "auto":
             return HostSearch(begin, kind)

@@ -11,35 +11,37 @@ from __future__ import annotations
 import dataclasses
 import os
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import engines
-from ..bundle import Bundle, read
+from ..bundle import ENCODER_DECODER, GENERATING, Bundle, read
 from ..errors import BundleError, InputError, InvalidOption, UsageError
-from . import backends, calibration, decoding, memory, scheduling, scoring, searching, text, text_options
+from . import backends, calibration, decoding, memory, scheduling, scoring, searching, templates, text, text_options
 from .cores import available_cores
 from .decoding import GenerationOptions, Hypothesis
 from .decoding.scoring import Score
 from .ensembles import EnsembleBackend
 from .scheduling import DEFAULT_BATCH_SIZE
-from .sources import Source, kind_of
+from .sources import Source, is_prompt, kind_of
 from .sources.audio_features import FIELD as AUDIO
 from .sources.audio_features import AudioFeatures
 from .sources.pixels import PixelValues
-from .speech import clips
+from .speech import clips, live
 from .speech import options as speech_options
 from .speech.generate import SpeechSearch
+from .speech.side_by_side import WholeSound
 from .speech.tokens import SpeechTokens
-from .speech.transcribe import TranscribeOptions, Transcriber, Transcription
+from .speech.transcribe import TranscribeOptions, Transcriber, Transcription, split_options
 
 if TYPE_CHECKING:
     from .shortlist.state import Shortlist
 
 Ids = Sequence[int]
+DEFAULT_NEW_TOKENS = 20  # transformers' own limit, where neither the caller nor the checkpoint gives one
 
 
 def load(
@@ -78,7 +80,12 @@ def load(
     n_workers = scheduling.workers_of(workers, threads)
     if threads is None and n_workers > 1:
         threads = max(1, available_cores() // n_workers)
-    opened = read(bundle, verify=verify)
+    opened = read(bundle, verify=verify, kinds=GENERATING)
+    if opened.kind != ENCODER_DECODER and (shortlist or ensemble):
+        raise InvalidOption(
+            f"{'an ensemble' if ensemble else 'a shortlist'} is of encoder-decoders, and {opened.path} holds a decoder "
+            "alone; leave it out"
+        )
     kind_of(opened)  # refuses an unknown kind before weights are loaded
     executor = backends.open_backend(opened, backend, target, threads)
     if workers is None and not backends.declared()[executor.name].computes_on_cores:
@@ -197,6 +204,8 @@ class Session:
         return chosen if self.speech is None else speech_options.combine(chosen, own)
 
     def _resolve(self, overrides: Mapping[str, Any]) -> GenerationOptions:
+        if is_prompt(self.kind):
+            overrides = self._of_prompts(overrides)
         if self.bundle.manifest.get("prompt_replaces_start") and (prompt := overrides.get("decoder_input_ids")):
             first = prompt[0] if isinstance(prompt, Sequence) else None
             first = first[0] if isinstance(first, Sequence) and first else first
@@ -209,20 +218,45 @@ class Session:
             reads_source_ids=self.kind.has_ids,
         )
 
+    def _of_prompts(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
+        """Options where the source is the prompt: nothing starts before it, and by default 20 tokens follow."""
+        if overrides.get("decoder_input_ids") is not None:
+            raise InvalidOption("decoder_input_ids is given, but the model's source is its prompt; put them in front")
+        limits = ("max_length", "max_new_tokens")
+        defaults = self.bundle.manifest["generation"]
+        if all(overrides.get(name) is None and defaults.get(name) is None for name in limits):
+            overrides = {**overrides, "max_new_tokens": DEFAULT_NEW_TOKENS}
+        return {**overrides, "decoder_start_token_id": 0}
+
     @cached_property
     def _texts(self) -> text_options.TextOptions:
         return text_options.TextOptions(self.tokenizer, self.bundle)
 
     def encode(
-        self, source: str, *, source_lang: str | None = None, target_lang: str | None = None, truncate: bool = False
+        self,
+        source: str,
+        *,
+        source_lang: str | None = None,
+        target_lang: str | None = None,
+        truncate: bool = False,
+        template: str | None = None,
     ) -> list[int]:
-        """Ids of a text, checked against the bundle's limits. Raises InputError where the model reads no token ids."""
+        """Ids of a text, checked against the bundle's limits. Raises InputError where the model reads no token ids.
+
+        template: what the text becomes first (templates.py): a text with {text} in it, or "chat" for the checkpoint's.
+        """
         if not self.kind.has_ids:
             raise InputError(
                 f"the source is text, but the model reads '{self.kind.name}'; give such sources to `generate`"
                 f"{self._other_method()}"
             )
-        ids = self.tokenizer.encode(source, source_lang=source_lang, target_lang=target_lang)
+        is_whole = False
+        if template is not None:
+            source, is_whole = templates.filled(template, source, self.bundle)
+        if is_whole:
+            ids = self.tokenizer.encode_inner(source)
+        else:
+            ids = self.tokenizer.encode(source, source_lang=source_lang, target_lang=target_lang)
         checked: list[int] = self.check_source(ids, truncate=truncate)
         return checked
 
@@ -362,7 +396,16 @@ class Session:
                     found[i] = hypotheses
                     if on_prefix and hypotheses:
                         on_prefix(i, hypotheses[0].token_ids)
-        return [[self._with_text(hypothesis) for hypothesis in of_source] for of_source in found]
+        n_prompt = [self.kind.length(source) if is_prompt(self.kind) else 0 for source in batch]
+        return [
+            [self.with_text(hypothesis, n) for hypothesis in of_source]
+            for of_source, n in zip(found, n_prompt, strict=True)
+        ]
+
+    @property
+    def decodes_speech_in_passes(self) -> bool:
+        """Whether a source is sound that a search of its own decodes, as Whisper's is."""
+        return self._speech_search is not None
 
     @property
     def computes_on_cores(self) -> bool:
@@ -404,10 +447,11 @@ class Session:
         source_lang: str | None = None,
         target_lang: str | None = None,
         truncate: bool = False,
+        template: str | None = None,
         batch_size: int = DEFAULT_BATCH_SIZE,
         **options: Any,
     ) -> list[str]:
-        """The best hypothesis of each text.
+        """The best hypothesis of each text; of a decoder alone, what it goes on with. template: as of `encode`.
 
         options: generation options; target_prefix and typed_prefix may be lists with one for each text, "" for none.
         """
@@ -421,6 +465,7 @@ class Session:
                     source_lang=source_lang,
                     target_lang=target_lang,
                     truncate=truncate,
+                    template=template,
                     batch_size=batch_size,
                     **of_part,
                 )
@@ -431,7 +476,10 @@ class Session:
         sources = []
         for number, line in enumerate(texts):
             try:
-                sources.append(self.encode(line, source_lang=source_lang, target_lang=target_lang, truncate=truncate))
+                ids = self.encode(
+                    line, source_lang=source_lang, target_lang=target_lang, truncate=truncate, template=template
+                )
+                sources.append(ids)
             except InputError as error:
                 raise InputError(f"text {number}: {error}") from None
         return [best[0].text or "" for best in self.decode(sources, chosen, batch_size=batch_size)]
@@ -489,7 +537,8 @@ class Session:
             source = self.check_source(source, truncate=truncate)
         if isinstance(target, str):
             target = [*self.tokenizer.encode_target(target), *options.eos_token_id[:1]]
-        return source, scoring.check_target(target, options, self.bundle)
+        n_prompt = self.kind.length(source) if is_prompt(self.kind) else 0
+        return source, scoring.check_target(target, options, self.bundle, n_prompt)
 
     def score_each(
         self, pairs: Sequence[tuple[Source, Ids]], options: GenerationOptions, *, batch_size: int = DEFAULT_BATCH_SIZE
@@ -500,7 +549,7 @@ class Session:
             self.kind.length,
             [source for source, _ in pairs],
             [target for _, target in pairs],
-            scoring.prompt_of(options),
+            None if is_prompt(self.kind) else scoring.prompt_of(options),
             batch_size=batch_size,
             workers=self.workers,
         )
@@ -514,25 +563,52 @@ class Session:
         `speech.transcribe.TranscribeOptions` (language, task, timestamps, temperature, thresholds, vad, ...) and
         generation options by their Hugging Face names.
         """
-        if self._speech_search is None and not self.transcribes:
+        return self._transcriber(options).one(self.check_source(audio))
+
+    def transcribe_many(self, audios: Iterable[Any], **options: Any) -> Iterator[Transcription]:
+        """A transcription of each of several audios, in order, to be used from one thread.
+
+        They are read as they are needed; what is wrong with one is raised when its transcription is iterated, and the
+        others go on. With `batched=True` the parts of all share batches of `batch_size`. audios, options: as for
+        `transcribe`.
+        """
+        chosen = self._transcriber(options)
+        return chosen.many(partial(self.check_source, audio) for audio in audios)
+
+    def transcribe_live(
+        self, blocks: Iterable[Any], *, step: float = live.STEP, **options: Any
+    ) -> Iterator[live.Heard]:
+        """The text of sound that is still coming: after each `step` seconds what is certain, and what may change.
+
+        blocks: arrays [n] of samples at 16 kHz, of any lengths; `audio.live` has those of a pipe and of a microphone.
+        options: as for `transcribe`, but for those that need all of the sound.
+        """
+        return live.listen(self.listener(step, **options), blocks)
+
+    def listener(self, step: float = live.STEP, **options: Any) -> live.Listener:
+        """What `transcribe_live` uses, for programs that push their sound."""
+        live.check_options(options, step)
+        chosen = self._transcriber({"temperature": live.TEMPERATURE, **options})
+        if not isinstance(chosen, WholeSound):
+            raise UsageError(
+                f"{self.bundle.path}: a model of the family '{self.bundle.manifest['family']}' takes a whole clip at "
+                "once; expected a bundle of Whisper, or a clip for `transcribe`"
+            )
+        return live.Listener(chosen.transcriber, chosen.options, chosen.generation, step)
+
+    def _transcriber(self, options: Mapping[str, Any]) -> WholeSound | clips.Clips:
+        """Raises UsageError for a bundle that reads no sound, and what is wrong with the options."""
+        if not self.transcribes:
             raise UsageError(
                 f"{self.bundle.path}: reads '{self.kind.name}' and no sound; use `generate`{self._other_method()}"
             )
-        names = {field.name for field in dataclasses.fields(TranscribeOptions)}
-        own = {name: value for name, value in options.items() if name in names}
-        if isinstance(own.get("temperature"), (int, float)):
-            own["temperature"] = (float(own["temperature"]),)
-        for name in ("temperature", "clip"):
-            if name in own:
-                own[name] = tuple(own[name])
-        generation = self.options(**{name: value for name, value in options.items() if name not in names})
+        own, others = split_options(options)
+        generation = self.options(**others)
         if self._speech_search is None:
             clips.check_options(own, self.bundle.manifest["family"])
-            assert self.tokenizer is not None
-            samples = self.check_source(audio)
-            return clips.ClipTranscription(samples, lambda: self.decode_batch([samples], generation)[0][0])
-        samples = self.check_source(audio)
-        return Transcriber(self._speech_search, self.tokenizer).open(samples, TranscribeOptions(**own), generation)
+            return clips.Clips(lambda samples: self.decode_batch([samples], generation)[0][0])
+        assert self.tokenizer is not None
+        return WholeSound(Transcriber(self._speech_search, self.tokenizer), TranscribeOptions(**own), generation)
 
     def read(
         self,
@@ -579,6 +655,7 @@ class Session:
         source_lang: str | None = None,
         target_lang: str | None = None,
         truncate: bool = False,
+        template: str | None = None,
         **options: Any,
     ) -> Iterator[str]:
         """The best hypothesis piece by piece, as soon as no later step can change a piece.
@@ -587,17 +664,23 @@ class Session:
         `translate` gives.
         """
         chosen = self.options(target_lang=target_lang, **options)
-        ids = self.encode(source, source_lang=source_lang, target_lang=target_lang, truncate=truncate)
+        ids = self.encode(
+            source, source_lang=source_lang, target_lang=target_lang, truncate=truncate, template=template
+        )
         return self.stream_ids(ids, chosen)
 
     def stream_ids(self, ids: Source, options: GenerationOptions) -> Iterator[str]:
         """Like `stream`, for a checked source and options."""
-        decoder = text.StreamDecoder(self.tokenizer)
+        decoder = self.stream_decoder(ids)
         for tokens in self.searcher.stream(ids, options):
             if part := decoder.push(tokens):
                 yield part
         if rest := decoder.finish():
             yield rest
+
+    def stream_decoder(self, source: Source) -> text.StreamDecoder:
+        """What turns the ids of a source's output into text as they become final; a prompt's own is left out."""
+        return text.StreamDecoder(self.tokenizer, prompt=self.kind.ids(source) if is_prompt(self.kind) else ())
 
     def source_tokens(self, source: Source) -> list[str]:
         """The spelling of each source id; numbers where there is no tokenizer, positions where there are no ids."""
@@ -610,11 +693,21 @@ class Session:
         """The spelling of each target id; numbers where there is no tokenizer."""
         return self._tokenizer.tokens(ids) if self._tokenizer else [str(i) for i in ids]
 
-    def _with_text(self, hypothesis: Hypothesis) -> Hypothesis:
+    def with_text(self, hypothesis: Hypothesis, n_prompt: int = 0) -> Hypothesis:
+        """The hypothesis with its text, where there is a tokenizer. n_prompt: how many tokens of the source it begins
+        with, whose text is left out.
+        """
         if self._tokenizer is None:
             return hypothesis
         segments = hypothesis.segments
         if segments is not None:
             segments = tuple(dataclasses.replace(s, text=self._tokenizer.decode(s.tokens)) for s in segments)
         text_of_all = self._tokenizer.decode(hypothesis.token_ids)
+        if n_prompt:
+            before = self._tokenizer.decode(hypothesis.token_ids[:n_prompt])
+            # What the prompt's text goes on with: its last word may go on, and a blank may follow it.
+            is_longer = text_of_all.startswith(before)
+            text_of_all = (
+                text_of_all[len(before) :] if is_longer else self._tokenizer.decode(hypothesis.token_ids[n_prompt:])
+            )
         return dataclasses.replace(hypothesis, text=text_of_all, segments=segments)

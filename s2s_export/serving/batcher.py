@@ -4,11 +4,17 @@ batcher = Batcher(session)
 jobs = batcher.submit(sources, options)
 [job.future.result() for job in jobs]
 
-A worker that is free takes a batch of what waits; nothing waits for a batch to fill up. A batch holds entries of equal
-options (`GenerationOptions` are hashable; alignments and streaming belong to the key). Its first entry is the oldest of
-the request whose turn it is. Requests of the highest priority take turns, so a request of a thousand texts delays one
-of a single text by no more than the batches that are being decoded. The batch is filled in rounds, in each of which
+A worker that is free takes a batch of what waits; nothing waits for a batch to fill up. Its first entry is the oldest
+of the request whose turn it is. Requests of the highest priority take turns, so a request of a thousand texts delays
+one of a single text by no more than the batches that are being decoded. The batch is filled in rounds, in each of which
 every waiting request offers the entry that is nearest in length to the first one; in a round the nearest come first.
+
+Where the engine allows it, entries also join a batch between two of its steps, and each leaves it with its result as
+soon as it is finished (joined.py). Such a batch holds entries of equally many beams (`Job.joint_key`), each with
+options of its own. While the entry whose turn it is can't come in, nobody overtakes it: the batch runs empty, and that
+entry begins the next one. Elsewhere (`why_whole`) batches are decoded whole (whole.py), and hold entries of equal
+options.
+
 In fp32, who shares a batch changes no token, and a sampled source draws by its place in its own request.
 
 An entry leaves when its job is cancelled or its deadline passes: from the queue at once, from a batch before the next
@@ -22,96 +28,28 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
 
-from ..errors import InputError, InvalidOption, S2SError, explain, is_failure
+from ..errors import InvalidOption
 from ..runtime.cores import available_cores
-from ..runtime.decoding import GenerationOptions, Hypothesis
+from ..runtime.decoding import GenerationOptions
+from ..runtime.joining import why_whole_batches
 from ..runtime.scheduling import DEFAULT_BATCH_SIZE, MOST_TOKENS
 from ..runtime.session import Session
 from ..runtime.sources import Source
+from .jobs import BatchReport as BatchReport
+from .jobs import Closed as Closed
+from .jobs import DeadlinePassed as DeadlinePassed
+from .jobs import Job as Job
+from .jobs import OnPrefix as OnPrefix
+from .jobs import Overloaded as Overloaded
+from .jobs import Request, late
+from .jobs import TooLarge as TooLarge
+from .joined import JoinedBatches
+from .whole import WholeBatches
 
 MOST_WORKERS = 8  # beyond these, threads of one process wait for each other's turn in Python
 OLD_SHARE = 0.8  # of the last estimate in the next one of tokens a second
-OnPrefix = Callable[[list[int]], None]
 Clock = Callable[[], float]
-
-
-class Overloaded(S2SError):
-    """The queue is full. retry_after: seconds after which there should be room."""
-
-    def __init__(self, message: str, retry_after: float) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
-
-
-class TooLarge(InputError):
-    """More than the queue ever holds."""
-
-
-class DeadlinePassed(S2SError):
-    pass
-
-
-class Closed(Overloaded):
-    """The batcher takes no more work."""
-
-
-@dataclass(frozen=True)
-class BatchReport:
-    """A batch that was decoded. queue_seconds: how long each source waited. seconds: of the decoding."""
-
-    queue_seconds: tuple[float, ...]
-    source_tokens: int
-    target_tokens: int
-    steps: int
-    seconds: float
-
-
-@dataclass(eq=False)
-class Job:
-    """One source on its way. future: its hypotheses, best first, each with its text."""
-
-    source: Source
-    length: int
-    options: GenerationOptions
-    alignments: bool | str
-    number: int
-    deadline: float
-    on_prefix: OnPrefix | None
-    arrived: float
-    future: Future[list[Hypothesis]] = field(default_factory=Future)
-    cancelled: bool = False
-
-    def cancel(self) -> None:
-        """Nobody wants the result any more. The decoding of its batch goes on without it."""
-        self.cancelled = True
-        self.future.cancel()
-
-    def __post_init__(self) -> None:
-        # What must be equal within a batch. Options of one request are one object, which makes comparing them cheap.
-        self.key = (self.options, self.alignments, self.on_prefix is not None)
-
-    def settle(self, result: list[Hypothesis] | BaseException) -> None:
-        if self.future.set_running_or_notify_cancel():
-            if isinstance(result, BaseException):
-                self.future.set_exception(result)
-            else:
-                self.future.set_result(result)
-
-
-class Request:
-    """Jobs that were submitted together, which take turns with others as one."""
-
-    def __init__(self, jobs: Sequence[Job], priority: int) -> None:
-        self.waiting = list(jobs)
-        self.priority = priority
-
-    def nearest(self, key: object, length: int) -> Job | None:
-        """The waiting job of this key that is nearest in length, the oldest of several."""
-        fitting = [job for job in self.waiting if job.key == key]
-        return min(fitting, key=lambda job: abs(job.length - length), default=None)
 
 
 class Batcher:
@@ -120,7 +58,9 @@ class Batcher:
     workers: batches decoded side by side; one for each core on a CPU, and one elsewhere, if None. The session should
     have one thread for each (`load(threads=1)`).
     max_entries, max_tokens: what may wait, in sources and in source tokens.
-    on_batch: called in a worker's thread after each batch.
+    join: whether entries join batches that are being decoded, where the engine allows it. why_whole: why they don't, in
+    one sentence, or None.
+    on_batch: called in a worker's thread after each batch, of one that is joined every few steps.
     """
 
     def __init__(
@@ -131,6 +71,7 @@ class Batcher:
         batch_size: int = DEFAULT_BATCH_SIZE,
         max_entries: int = 4096,
         max_tokens: int = 65536,
+        join: bool = True,
         on_batch: Callable[[BatchReport], None] | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
@@ -144,6 +85,7 @@ class Batcher:
         self.batch_size = batch_size
         self.max_entries = max_entries
         self.max_tokens = max_tokens
+        self.why_whole = why_whole_batches(session) if join else "joining is switched off"
         self._on_batch = on_batch
         self._clock = clock
         self._requests: deque[Request] = deque()
@@ -247,52 +189,77 @@ class Batcher:
             )
 
     def _work(self) -> None:
+        worker = self._make_worker()
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._n_waiting or self._is_closed)
-                batch = self._next_batch()
-                if not batch:
+                if not worker.n_sources:
+                    self._changed.wait_for(lambda: self._n_waiting or self._is_closed)
+                was_busy = worker.n_sources > 0
+                batch = self._next_batch(worker) if self._n_waiting and worker.may_grow else []
+                if not batch and not was_busy:
                     if self._is_closed and not self._n_waiting:
                         return
                     continue
-                self._n_busy += 1
+                self._n_busy += not was_busy
             try:
-                self._decode(batch)
+                worker.work(batch)
             finally:
-                with self._changed:
-                    self._n_busy -= 1
-                    self._changed.notify_all()
+                if not worker.n_sources:
+                    with self._changed:
+                        self._n_busy -= 1
+                        self._changed.notify_all()
 
-    def _next_batch(self) -> list[Job]:
-        """Take a batch from the queue; [] if nothing is wanted any more."""
+    def _make_worker(self) -> JoinedBatches | WholeBatches:
+        if self.why_whole is not None:
+            return WholeBatches(self.session, self._clock, self._report)
+        return JoinedBatches(self.session, self.batch_size, self._clock, self._report)
+
+    def _next_batch(self, worker: JoinedBatches | WholeBatches) -> list[Job]:
+        """Take from the queue what comes to a worker's batch now; [] if nothing does."""
         self._drop_unwanted()
         if not self._requests:
             self._changed.notify_all()
             return []
         first_request = max(self._requests, key=lambda request: request.priority)  # the first of several
         first = first_request.waiting[0]
-        batch = [first]
-        self._take(first_request, first)
+        longest = max((job.length for job in worker.present), default=0)
+        n_before, kinds, n_more_kinds = worker.n_sources, set[object](), worker.n_more_kinds
+        batch: list[Job] = []
+
+        def has_room(job: Job) -> bool:
+            n = n_before + len(batch) + 1
+            return n <= self.batch_size and max(longest, job.length) * n <= MOST_TOKENS
+
+        def fits(job: Job) -> bool:
+            if not worker.joins:
+                return job.key == first.key
+            return job.joint_key == first.joint_key and (job.key in kinds or len(kinds) < n_more_kinds)
+
+        def take(request: Request, job: Job) -> None:
+            nonlocal longest
+            longest = max(longest, job.length)
+            kinds.add(job.key)
+            self._take(request, job)
+            batch.append(job)
+
+        # A source that is longer than any batch allows is decoded alone.
+        if n_before and not (worker.present[0].joint_key == first.joint_key and has_room(first) and fits(first)):
+            return []
+        take(first_request, first)
         self._requests.remove(first_request)
         self._requests.append(first_request)
-        longest = first.length
-        while len(batch) < self.batch_size:
+        taken = 1
+        while taken and n_before + len(batch) < self.batch_size:
             offers = [
                 (-request.priority, abs(job.length - first.length), place, request, job)
                 for place, request in enumerate(self._requests)
-                if (job := request.nearest(first.key, first.length)) is not None
+                if (job := request.nearest(fits, first.length)) is not None
             ]
-            room = self.batch_size - len(batch)
             taken = 0
-            for *_, request, job in sorted(offers, key=lambda offer: offer[:3])[:room]:
-                if max(longest, job.length) * (len(batch) + 1) > MOST_TOKENS:
-                    continue
-                longest = max(longest, job.length)
-                self._take(request, job)
-                batch.append(job)
-                taken += 1
-            if not taken:
-                break
+            for *_, request, job in sorted(offers, key=lambda offer: offer[:3]):
+                if has_room(job) and fits(job):
+                    take(request, job)
+                    taken += 1
         self._requests = deque(request for request in self._requests if request.waiting)
         return batch
 
@@ -316,60 +283,10 @@ class Batcher:
                     job.settle(late(job, now))
         self._requests = deque(request for request in self._requests if request.waiting)
 
-    def _decode(self, batch: list[Job]) -> None:
-        """Decode a batch. One that fails is halved until the job that fails is alone."""
-        begin = self._clock()
-        try:
-            found = self._decode_together(batch)
-        except BaseException as error:
-            if not is_failure(error):
-                raise
-            if len(batch) == 1:
-                batch[0].settle(error if isinstance(error, S2SError) else S2SError(explain(error)))
-                return
-            middle = len(batch) // 2
-            self._decode(batch[:middle])
-            self._decode(batch[middle:])
-            return
-        end = self._clock()
-        for job, hypotheses in zip(batch, found, strict=True):
-            job.settle(hypotheses or late(job, end))
-        self._report(batch, found, begin, end)
-
-    def _decode_together(self, batch: list[Job]) -> list[list[Hypothesis]]:
-        def wanted(i: int) -> bool:
-            return not batch[i].cancelled and batch[i].deadline > self._clock()
-
-        def on_prefix(i: int, ids: list[int]) -> None:
-            tell = batch[i].on_prefix
-            if tell is not None and not batch[i].cancelled:
-                tell(ids)
-
-        first = batch[0]
-        return self.session.decode_batch(
-            [job.source for job in batch],
-            first.options,
-            alignments=first.alignments,
-            source_numbers=[job.number for job in batch],
-            wanted=wanted,
-            on_prefix=on_prefix if first.on_prefix is not None else None,
-        )
-
-    def _report(self, batch: list[Job], found: list[list[Hypothesis]], begin: float, end: float) -> None:
-        n_tokens = sum(job.length for job in batch)
-        now = n_tokens / max(end - begin, 1e-6)
+    def _report(self, report: BatchReport) -> None:
+        now = report.source_tokens / max(report.seconds, 1e-6)
         with self._changed:
-            self._rate = now if self._rate is None else OLD_SHARE * self._rate + (1 - OLD_SHARE) * now
-        if self._on_batch is None:
-            return
-        generated = [len(hypotheses[0].token_scores) for hypotheses in found if hypotheses]
-        waited = tuple(begin - job.arrived for job in batch)
-        steps = max((len(h.token_scores) for of_source in found for h in of_source), default=0)
-        self._on_batch(BatchReport(waited, n_tokens, sum(generated), steps, end - begin))
-
-
-def late(job: Job, now: float) -> DeadlinePassed:
-    return DeadlinePassed(
-        f"the text was not decoded within {now - job.arrived:.1f} seconds, the time that was allowed; send less, or "
-        "allow more time"
-    )
+            if now:
+                self._rate = now if self._rate is None else OLD_SHARE * self._rate + (1 - OLD_SHARE) * now
+        if self._on_batch is not None:
+            self._on_batch(report)

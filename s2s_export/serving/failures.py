@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from ..errors import InputError, MissingExtra, S2SError, UsageError, explain
-from .batcher import DeadlinePassed, Overloaded, TooLarge
+from .jobs import DeadlinePassed, Overloaded, TooLarge
 
 
 class Refused(S2SError):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 
-from .batcher import BatchReport
+from .jobs import BatchReport
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,11 +55,23 @@ class Metrics:
             registry=registry, buckets=SECONDS,
         )  # fmt: skip
         self._batch = Histogram(
-            "s2s_batch_sources", "Sources decoded together.", ["bundle"], registry=registry, buckets=SOURCES
+            "s2s_batch_sources",
+            "Sources decoded side by side: of a batch, or on average over some steps of one.",
+            ["bundle"],
+            registry=registry,
+            buckets=SOURCES,
         )
         self._read = Counter("s2s_source_tokens_total", "Source tokens decoded.", ["bundle"], registry=registry)
         self._written = Counter("s2s_target_tokens_total", "Tokens of best outputs.", ["bundle"], registry=registry)
         self._steps = Counter("s2s_decoder_steps_total", "Decoder steps.", ["bundle"], registry=registry)
+        self._joined = Counter(
+            "s2s_joined_sources_total", "Sources that joined a batch that was being decoded.", ["bundle"],
+            registry=registry,
+        )  # fmt: skip
+        self._joins = Gauge(
+            "s2s_joins_batches", "Whether sources join batches that are being decoded (1), or batches are whole (0).",
+            ["bundle"], registry=registry,
+        )  # fmt: skip
         self._rejected = Counter("s2s_rejected_total", "Requests refused, by reason.", ["reason"], registry=registry)
         self._info = Gauge(
             "s2s_model_info", "A bundle that is served.", ["bundle", "backend", "target"], registry=registry
@@ -70,12 +82,14 @@ class Metrics:
         for model in models:
             backend = model.session.backend
             self._info.labels(model.name, backend.name, str(getattr(backend, "target", None) or "portable")).set(1)
+            self._joins.labels(model.name).set(model.batcher.why_whole is None)
         self.registry.register(_Queues(models))
 
     def on_batch(self, bundle: str, report: BatchReport) -> None:
         for seconds in report.queue_seconds:
             self._queued.labels(bundle).observe(seconds)
-        self._batch.labels(bundle).observe(len(report.queue_seconds))
+        self._batch.labels(bundle).observe(report.n_together)
+        self._joined.labels(bundle).inc(report.n_joined)
         self._read.labels(bundle).inc(report.source_tokens)
         self._written.labels(bundle).inc(report.target_tokens)
         self._steps.labels(bundle).inc(report.steps)
@@ -104,7 +118,7 @@ class Metrics:
         return {
             "requests": int(total("s2s_requests_total")),
             "waiting": sum(model.batcher.n_waiting for model in models),
-            "sources": int(total("s2s_batch_sources_sum")),
+            "sources": int(total("s2s_queue_duration_seconds_count")),
             "sources_per_batch": round(total("s2s_batch_sources_sum") / n_batches, 2) if n_batches else None,
             "source_tokens": int(total("s2s_source_tokens_total")),
             "target_tokens": int(total("s2s_target_tokens_total")),

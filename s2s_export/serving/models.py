@@ -13,8 +13,9 @@ from ..errors import InvalidOption, nearest
 from ..runtime.scheduling import DEFAULT_BATCH_SIZE
 from ..runtime.session import Session, load
 from . import languages
-from .batcher import Batcher, BatchReport
+from .batcher import Batcher
 from .failures import Refused
+from .jobs import BatchReport
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 WARM_UP_LENGTHS = (8, 32)  # source tokens
@@ -108,14 +109,15 @@ def open_models(
     batch_size: int | None = None,
     max_entries: int = 4096,
     max_tokens: int = 65536,
+    join: bool = True,
     on_batch: Callable[[str, BatchReport], None] | None = None,
     progress: Callable[[str], None] = lambda text: None,
     **loading: Any,
 ) -> Models:
     """Open bundles, warm them up and start their workers.
 
-    loading: of `load`, such as `backend`. progress: told what happens, a line each. Raises what `load` raises, and
-    InvalidOption.
+    join: of `Batcher`. loading: of `load`, such as `backend`. progress: told what happens, a line each.
+    Raises what `load` raises, and InvalidOption.
     """
     named = [Named.of(bundle) for bundle in bundles]
     names = [each.name for each in named]
@@ -138,9 +140,12 @@ def open_models(
             workers=workers,
             max_entries=max_entries,
             max_tokens=max_tokens,
+            join=join,
             on_batch=_named(on_batch, each.name),
             batch_size=batch_size or DEFAULT_BATCH_SIZE,
         )
+        if batcher.why_whole is not None:
+            progress(f"{each.name}: batches are decoded whole, as {batcher.why_whole}")
         found.append(Model(each.name, session, batcher))
     return Models(found)
 

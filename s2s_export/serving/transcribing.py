@@ -16,9 +16,9 @@ from typing import Any
 from ..errors import InputError
 from ..runtime.speech.formats import Transcript
 from ..runtime.speech.segments import Segment
-from .batcher import Overloaded
 from .calls import Call
 from .failures import Refused
+from .jobs import Overloaded
 from .models import Model, Models
 
 MOST_WAITING = 8  # transcriptions that wait, for each that runs

@@ -17,11 +17,10 @@ import numpy as np
 from ..errors import InputError
 from ..runtime.decoding import GenerationOptions, Hypothesis
 from ..runtime.sources import Source
-from ..runtime.text import StreamDecoder
 from . import languages, markup, splitting
-from .batcher import Job
 from .calls import Call
 from .failures import Refused
+from .jobs import Job
 from .models import Model
 
 AUTO = "auto"
@@ -242,7 +241,7 @@ async def stream(
         [source], options, timeout=remaining(call), on_prefix=on_prefix, priority=priority(call)
     )
     job.future.add_done_callback(lambda _: loop.call_soon_threadsafe(arrived.put_nowait, None))
-    decoder = StreamDecoder(model.session.tokenizer)
+    decoder = model.session.stream_decoder(source)
     is_first = True
     try:
         while (ids := await arrived.get()) is not None:

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from command_line import run_here
 
 S2S = Path(sys.executable).with_name("s2s")
 MODEL = Path(__file__).parents[2] / "examples" / "models" / "number-words"
@@ -136,12 +137,12 @@ def test_generate_reports_line_by_line(numbers, tmp_path):
 
 
 def test_verify_inspect_doctor(numbers):
-    verified = s2s("verify", numbers, "--checkpoint", MODEL, check=0).stdout
+    verified, _ = run_here("verify", numbers, "--checkpoint", MODEL)
     assert "tokens (num_beams=4" in verified and "OUTSIDE" not in verified
     report = json.loads(s2s("verify", numbers, "--checkpoint", MODEL, "--json", check=0).stdout)
     assert report["is_close"] is True
-    assert "marian" in s2s("inspect", numbers, check=0).stdout
-    assert json.loads(s2s("inspect", numbers, "--json", check=0).stdout)["family"] == "marian"
+    assert "marian" in run_here("inspect", numbers)[0]
+    assert json.loads(run_here("inspect", numbers, "--json")[0])["family"] == "marian"
     doctor = json.loads(s2s("doctor", "--json", check=0).stdout)
     assert doctor["backends"]["onnxruntime"] is None
 

@@ -33,7 +33,7 @@ def test_scores_are_those_of_torch(architecture: str) -> None:
     targets = [[rng.integers(4, 31, n).tolist() for n in lengths] for lengths in ((1, 9, 4), (2, 2), (3,))]
     options = resolve(model.generation_config.to_dict(), {"max_new_tokens": 20}, vocabulary_size=31)
     for prompt in (list(options.prompt), [*options.prompt, 7, 8]):
-        found = score_targets(TorchState(model, sources, 3), prompt, targets)
+        found = score_targets(TorchState(model, sources, 3), [prompt] * len(sources), targets)
         for source, scores, wanted in zip(sources, found, targets, strict=True):
             assert [list(score.token_ids) for score in scores] == wanted
             for score in scores:

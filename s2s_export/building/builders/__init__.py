@@ -9,6 +9,8 @@ A builder module defines
                               writes the engine's files into `folder` and returns what engine.json records of them;
                               progress is called with the name of each stage as it begins
 
+and, where it builds for bundles of other kinds than encoder-decoders, KINDS, all that it builds for.
+
 A builder whose engines are compiled on another machine than the one that has onnx also defines
 
     check_prepare(bundle, recipe), prepare(bundle, recipe, folder, progress)

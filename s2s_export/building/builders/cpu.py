@@ -7,6 +7,7 @@ Recipe options:
                   is given
     samples       a file of sources, or of sources and targets with a tab between them, on which the loss of int8 is
                   measured; without it, built-in sentences, or random ids if there is no tokenizer
+    processor     the kind of processor that the engine is for, "x86_64" or "aarch64"; without it, this machine's
 
 and for int8 with ONNX Runtime's kernels:
 
@@ -28,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ... import plugin_sources
-from ...bundle import GRAPHS, Bundle
+from ...bundle import DECODER, ENCODER, ENCODER_DECODER, GRAPHS, PREFILL, Bundle
 from ...errors import BuildError, InvalidOption, MissingExtra, UnknownOption
 from ...recipes import Recipe
 from .. import samples
@@ -38,12 +39,16 @@ if TYPE_CHECKING:
     from ..graphs.passes import Applied
 
 FLAVOURS = ("cpu",)
+KINDS = (ENCODER_DECODER, ENCODER, DECODER)
 PRECISIONS = ("fp32", "int8")
 SCHEMES = ("channel", "block")
 KERNELS = ("auto", "own", "onnxruntime")
-# Instruction sets for which "auto" chooses our kernels. Without VNNI, int8 has to widen bytes, which is slow for many
-# rows.
-TAKEN_WITH = {"fp32": ("avx512", "avxvnni", "avx2"), "int8": ("avx512", "avxvnni")}
+# Instruction sets for which "auto" chooses our kernels. Without a dot product of bytes, int8 has to widen them,
+# which is slow for many rows.
+TAKEN_WITH = {
+    "fp32": ("avx512", "avxvnni", "avx2", "i8mm", "dotprod", "neon"),
+    "int8": ("avx512", "avxvnni", "i8mm", "dotprod"),
+}
 DEFAULTS: dict[str, Any] = {
     "kernels": "auto",
     "encoder": "channel",
@@ -52,8 +57,13 @@ DEFAULTS: dict[str, Any] = {
     "head_bits": 8,
     "embedding": True,
     "samples": "",
+    "processor": "",
 }
-FOR_FP32 = ("kernels", "samples")  # also with our own kernels: the other options are for ONNX Runtime's int8 kernels
+FOR_FP32 = (
+    "kernels",
+    "samples",
+    "processor",
+)  # also with our own kernels: the other options are for ONNX Runtime's int8 kernels
 STAGES = ("rewrite graphs", "write engine", "measure accuracy")
 STEP = "decoder_step"
 NARROW = "decoder_step_narrow"
@@ -105,6 +115,9 @@ def _wrong(options: dict[str, Any], given: Mapping[str, Any]) -> list[str]:
         wrong.append(f"head_bits is {options['head_bits']!r}, expected 8 or 4")
     if not isinstance(options["embedding"], bool):
         wrong.append(f"embedding is {options['embedding']!r}, expected true or false")
+    known = plugin_sources.module("portable").KINDS
+    if options["processor"] and options["processor"] not in known:
+        wrong.append(f"processor is {options['processor']!r}, expected {' or '.join(known)}")
     if options["samples"] and not Path(options["samples"]).is_file():
         wrong.append(f"samples is {options['samples']!r}, but there is no such file")
     elif options["samples"]:
@@ -126,13 +139,13 @@ def version(recipe: Recipe) -> str:
 def build(bundle: Bundle, recipe: Recipe, folder: Path, progress: Callable[[str], None]) -> dict[str, Any]:
     import onnxruntime
 
-    from .. import accuracy
+    from .. import accuracy, encoder_accuracy
     from ..cpu.onnxruntime import save
 
     progress(STAGES[0])
     options = _options(recipe)
-    library, why_not = _own_operators(recipe)
-    graphs, passes = rewrite(bundle, recipe, own=library is not None)
+    own, why_not = _takes_own_operators(recipe)
+    graphs, passes = rewrite(bundle, recipe, own=own)
     progress(STAGES[1])
     weights, shared = save.save(graphs, folder)
     described = {name: {"file": f"{name}.onnx", **graph.describe()} for name, graph in graphs.items()}
@@ -141,46 +154,53 @@ def build(bundle: Bundle, recipe: Recipe, folder: Path, progress: Callable[[str]
     facts: dict[str, Any] = {
         "graphs": described,
         "weights": weights,
-        "shared": shared if library is not None else {},
-        "operators": {"sources": plugin_sources.module("cpu.build").sources()} if library is not None else None,
-        "processor": platform.machine(),
+        "shared": shared if own else {},
+        "operators": {"sources": plugin_sources.module("cpu.build").sources()} if own else None,
+        "processor": options["processor"] or platform.machine(),
         "made_from": bundle.hashes(),
         "onnxruntime": onnxruntime.__version__,
         "passes": {name: [applied.record() for applied in done] for name, done in passes.items()},
     }
     progress(STAGES[2])
-    facts["accuracy"] = accuracy.measure(bundle, folder, facts, options["samples"])
-    kernels = "kernels: our own" if library is not None else f"kernels: ONNX Runtime's ({why_not})"
+    measured = encoder_accuracy if bundle.kind == ENCODER else accuracy
+    facts["accuracy"] = measured.measure(bundle, folder, facts, options["samples"])
+    kernels = "kernels: our own" if own else f"kernels: ONNX Runtime's ({why_not})"
     lines = [kernels]
     lines += [f"{name}: {applied.line()}" for name, done in passes.items() for applied in done]
-    facts["summary"] = [*lines, accuracy.line(recipe.precision, facts["accuracy"])]
+    facts["summary"] = [*lines, measured.line(recipe.precision, facts["accuracy"])]
     return facts
 
 
-def _own_operators(recipe: Recipe) -> tuple[Path | None, str]:
-    """The compiled library of our operators, or None and the reason for using ONNX Runtime's kernels."""
-    kernels = _options(recipe)["kernels"]
+def _takes_own_operators(recipe: Recipe) -> tuple[bool, str]:
+    """Whether the engine has our operators, and if not, the reason for using ONNX Runtime's kernels."""
+    options = _options(recipe)
+    kernels, processor = options["kernels"], options["processor"]
     if kernels == "onnxruntime" or _of_onnxruntime(recipe.options):
-        return None, "as the recipe says"
+        return False, "as the recipe says"
     maker = plugin_sources.module("cpu.build")
     try:
         library: Path = maker.library()
     except BuildError as error:
         if kernels == "own":
             raise
-        return None, str(error).splitlines()[0]
+        return False, str(error).splitlines()[0]
+    if (
+        processor and processor != plugin_sources.module("portable").machine()
+    ):  # packed alike for all of them; what it has is not known here
+        return True, ""
     instructions, wanted = maker.instruction_set(library), TAKEN_WITH[recipe.precision]
     if kernels == "auto" and instructions not in wanted:
         fast = f"ours are fast with {' or '.join(wanted)}, and this processor has {instructions}"
-        return None, f"{fast}; kernels = 'own' uses them anyway"
-    return library, ""
+        return False, f"{fast}; kernels = 'own' uses them anyway"
+    return True, ""
 
 
 def rewrite(bundle: Bundle, recipe: Recipe, *, own: bool = False) -> tuple[dict[str, Graph], dict[str, list[Applied]]]:
     """The engine's graphs by name, and what each pass changed in them. own: for our operators."""
     from ..graphs import graph as graphs
 
-    found = {name: graphs.load(bundle.graph_path(name), name) for name in GRAPHS}
+    names = [name for name in (*GRAPHS, PREFILL) if name in bundle.manifest["graphs"]]
+    found = {name: graphs.load(bundle.graph_path(name), name) for name in names}
     if own:
         from ..cpu.own import packing
         from ..cpu.own.rewrite import rewrite as rewrite_for_own
@@ -193,13 +213,14 @@ def rewrite(bundle: Bundle, recipe: Recipe, *, own: bool = False) -> tuple[dict[
 def _rewrite_for_onnxruntime(found: dict[str, Graph], recipe: Recipe) -> dict[str, list[Applied]]:
     from ..cpu.onnxruntime import candidates, ondemand, products, slots
 
-    passes: dict[str, list[Applied]] = {name: [] for name in GRAPHS}
+    passes: dict[str, list[Applied]] = {name: [] for name in found}
     # Passes that prune come first: pruning does not look into branches.
-    passes[STEP] += [apply(found[STEP]) for apply in (slots.apply, ondemand.apply, candidates.apply)]
+    if STEP in found:
+        passes[STEP] += [apply(found[STEP]) for apply in (slots.apply, ondemand.apply, candidates.apply)]
     if recipe.precision == "int8":
         options, store = _options(recipe), products.Quantised()
-        schemes = {"encoder": options["encoder"], "cross_kv_init": options["encoder"], STEP: options["step"]}
-        if options["narrow_rows"]:
+        schemes = {name: options["step" if name == STEP else "encoder"] for name in found}
+        if STEP in found and options["narrow_rows"]:
             found[NARROW] = found[STEP].copy()
             passes[NARROW] = list(passes[STEP])
             schemes[NARROW] = "block"

@@ -18,6 +18,7 @@ and, for a model that transformers itself can't load, run or generate with,
     prepare_sources(path, source)   what the manifest's source has of the checkpoint's other files
     prompting(model)            the manifest's `prompt_replaces_start`, in a dictionary
     speech(model)               the manifest's `speech` section (runtime/speech/tokens.py)
+    READS_CLASSIFIERS           True where it reads classifiers too, and refuses other classes itself (_encoders.py)
 
 and, for folders that another toolkit wrote,
 
@@ -48,7 +49,8 @@ from ...errors import UnsupportedModel
 class Family:
     """What a family says about one model.
 
-    structure: what the graphs are emitted from (`graphs.structure.Transformer`, or a recurrent model's).
+    structure: what the graphs are emitted from (`graphs.structure.Transformer`, a recurrent model's, or an
+        `EncoderModel`, whose `KIND` says that the bundle has an encoder alone).
     max_source_length, max_target_length: in tokens; None if the architecture sets no limit.
     sizes: more sizes for the manifest, which can't be read from `structure`.
     """

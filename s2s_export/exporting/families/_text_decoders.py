@@ -91,20 +91,22 @@ def _gpt2(model: Any) -> Described:
         embedding=body.wte.weight,
         embedding_scale=1.0,
         positions=PositionTable(body.wpe.weight),
-        blocks=tuple(_gpt2_block(config, layer) for layer in body.h),
+        blocks=tuple(gpt2_block(config, layer) for layer in body.h),
         final_norm=Norm.of(body.ln_f),
     )
     return stack, Linear.of(model.lm_head), None
 
 
-def _gpt2_block(config: Any, layer: Any) -> Block:
+def gpt2_block(config: Any, layer: Any) -> Block:
     query, key, value = _columns(layer.attn.c_attn, 3)
-    cross = layer.crossattention
+    cross = getattr(layer, "crossattention", None)
     return Block(
         self_attention=_gpt2_attention(layer.attn, query, key, value),
         self_norm=Norm.of(layer.ln_1),
-        cross_attention=_gpt2_attention(cross, *_columns(cross.q_attn, 1), *_columns(cross.c_attn, 2)),
-        cross_norm=Norm.of(layer.ln_cross_attn),
+        cross_attention=(
+            None if cross is None else _gpt2_attention(cross, *_columns(cross.q_attn, 1), *_columns(cross.c_attn, 2))
+        ),
+        cross_norm=None if cross is None else Norm.of(layer.ln_cross_attn),
         feed_forward=FeedForward(
             inner=_columns(layer.mlp.c_fc, 1)[0],
             outer=_columns(layer.mlp.c_proj, 1)[0],

@@ -88,6 +88,18 @@ class RelativeVectors:
 
 
 @dataclass(frozen=True)
+class Disentangled:
+    """Keys and queries of distances (2006.03654, equation 4): keys, queries [H, n, D], either may be None.
+
+    columns [2P - 1]: which of the n a distance query - key has; column P - 1 + d is for the distance d.
+    """
+
+    columns: Tensor
+    keys: Tensor | None
+    queries: Tensor | None
+
+
+@dataclass(frozen=True)
 class Attention:
     """Projections of one attention: query [H*D, E], key, value [G*D, E], output [E, H*D]. scale multiplies the scores.
 
@@ -99,6 +111,7 @@ class Attention:
     query_norm, key_norm: of every head's query and key, weight [D], before they are turned (2302.05442).
     block_norm: norm of the summed blocks that an encoder's queries see as well; their size is the stack's.
     relative_vectors: of self-attention, added to its keys and values; None for most.
+    disentangled: of an encoder's self-attention, what distances add to the scores; None for most.
     """
 
     query: Linear
@@ -116,6 +129,7 @@ class Attention:
     key_norm: Norm | None = None
     block_norm: Norm | None = None
     relative_vectors: RelativeVectors | None = None
+    disentangled: Disentangled | None = None
 
     @property
     def head_size(self) -> int:
@@ -165,6 +179,8 @@ class Block:
     The norms called `after` are of a sublayer's output, before it is added to the residual (2408.00118).
     is_merged: self-attention sees the keys and values of the source as well, those of `cross_attention`, under one
     softmax (2512.14856); there is no sublayer of its own then, and no cross_norm.
+    is_parallel: attention and feed-forward read the same norm, self_norm, and both are added to the residual at once;
+    of decoders alone.
     """
 
     self_attention: Attention
@@ -177,6 +193,7 @@ class Block:
     after_cross: Norm | None = None
     after_feed_forward: Norm | None = None
     is_merged: bool = False
+    is_parallel: bool = False
 
 
 @dataclass(frozen=True)

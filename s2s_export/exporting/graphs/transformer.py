@@ -21,6 +21,7 @@ from .biases import (
     source_mask_bias,
 )
 from .builder import FLOAT, INT64, Dimension, GraphBuilder
+from .disentangled import disentangled_scores
 from .experts import emit_experts
 from .functions import NATIVE, PLUGIN_ATTRIBUTES, PLUGINS
 from .general_attention import Angles, attend, attend_to_both, attend_to_cache, soft_capped, split_heads
@@ -41,17 +42,26 @@ from .weights import WeightStore
 
 
 def emit(model: Transformer, store: WeightStore) -> dict[str, onnx.ModelProto]:
-    """The graphs by name: encoder, cross_kv_init, decoder_step. Weights go to `store`."""
-    return {
+    """The graphs by name: encoder, cross_kv_init, decoder_step, perhaps prefill. Weights go to `store`."""
+    from . import prefill
+
+    graphs = {
         "encoder": _encoder(model, store),
         "cross_kv_init": _cross_kv_init(model, store),
         "decoder_step": _decoder_step(model, store),
     }
+    return graphs if prefill.reason_for_none(model) else {**graphs, "prefill": prefill.emit(model, store)}
 
 
 def _encoder(model: Transformer, store: WeightStore) -> onnx.ModelProto:
     g = GraphBuilder("encoder", store)
-    stack = model.encoder
+    states, _ = emit_encoder(g, model.encoder, model.norm_first)
+    g.output(states, "encoder_states", FLOAT, ["B", "S", model.encoder.width])
+    return g.model()
+
+
+def emit_encoder(g: GraphBuilder, stack: Stack, norm_first: bool) -> tuple[str, str]:
+    """A whole encoder, with its inputs. Returns its states [B,S,E] and their rows [B*S,E]."""
     width = stack.width
     if isinstance(stack.embedding, Stem):
         ids, source_mask = g.input(stack.embedding.input, FLOAT, ["B", *stack.embedding.shape]), ""
@@ -68,7 +78,7 @@ def _encoder(model: Transformer, store: WeightStore) -> onnx.ModelProto:
             x = stack.embedding.emit(g, ids)  # [B,S,E]
         else:
             mask = source_mask_bias(g, source_mask)  # [B,1,1,S]
-            x = _embed(g, stack, ids)  # [B,S,E]
+            x = embed(g, stack, ids)  # [B,S,E]
         batch, length = g.size(x, 0), g.size(x, 1)
         if isinstance(stack.positions, PositionTable):
             x = g.op("Add", [x, _encoder_positions(g, stack.positions, ids, length)])
@@ -87,13 +97,11 @@ def _encoder(model: Transformer, store: WeightStore) -> onnx.ModelProto:
                 def self_attention(h: str, a: Attention = block.self_attention) -> str:
                     return _encoder_attention(g, h, a, masks.of(a), angles, batch, length, blocks)
 
-                x = _residual(g, x, block.self_norm, model.norm_first, self_attention, block.after_self)
-                x = _feed_forward_block(g, x, block, model.norm_first, sequences=(batch, length))
+                x = residual(g, x, block.self_norm, norm_first, self_attention, block.after_self)
+                x = feed_forward_block(g, x, block, norm_first, sequences=(batch, length))
         if stack.final_norm:
             x = normed(g, x, stack.final_norm)
-        states = g.reshape(x, [batch, length, width])
-    g.output(states, "encoder_states", FLOAT, ["B", "S", width])
-    return g.model()
+        return g.reshape(x, [batch, length, width]), x
 
 
 def _cross_kv_init(model: Transformer, store: WeightStore) -> onnx.ModelProto:
@@ -134,7 +142,7 @@ def _decoder_step(model: Transformer, store: WeightStore) -> onnx.ModelProto:
     with g.scope("decoder"):
         cross_mask = source_mask_bias(g, source_mask)  # [B,1,1,S]
         self_mask = ancestor_mask(g, ancestors, position, batch, beams)  # [B,1,K,N]
-        x = g.reshape(_embed(g, stack, token), [-1, width])  # [R,E]
+        x = g.reshape(embed(g, stack, token), [-1, width])  # [R,E]
         shared = None
         if isinstance(stack.positions, PositionTable):
             x = g.op("Add", [x, _decoder_positions(g, stack.positions, token, position)])
@@ -162,7 +170,7 @@ def _decoder_step(model: Transformer, store: WeightStore) -> onnx.ModelProto:
                     source: tuple[str, str] = (cross_key, cross_value),
                     shape: list[Dimension] = cache_shape,
                 ) -> str:
-                    heads = _heads(g, h, a, angles, batch, beams)
+                    heads = attention_heads(g, h, a, angles, batch, beams)
                     mixed, weights, updated = attend_to_both(
                         g, a, heads, cache, source, self_mask, cross_mask, position, biases.of(a), batch, beams
                     )
@@ -182,15 +190,15 @@ def _decoder_step(model: Transformer, store: WeightStore) -> onnx.ModelProto:
                 def cross_attention(
                     h: str, cross: Attention = cross, key: str = cross_key, value: str = cross_value
                 ) -> str:
-                    rows, weights = _cross_attention(g, h, cross, key, value, cross_mask, batch, beams)
+                    rows, weights = attend_to_source(g, h, cross, key, value, cross_mask, batch, beams)
                     attention_weights.append(weights)
                     return rows
 
                 first = merged_attention if block.is_merged else self_attention
-                x = _residual(g, x, block.self_norm, norm_first, first, block.after_self)
+                x = residual(g, x, block.self_norm, norm_first, first, block.after_self)
                 if block.cross_norm is not None:
-                    x = _residual(g, x, block.cross_norm, norm_first, cross_attention, block.after_cross)
-                x = _feed_forward_block(g, x, block, norm_first)
+                    x = residual(g, x, block.cross_norm, norm_first, cross_attention, block.after_cross)
+                x = feed_forward_block(g, x, block, norm_first)
         if stack.final_norm:
             x = normed(g, x, stack.final_norm)
     with g.scope("head"):
@@ -261,7 +269,7 @@ def emit_candidates(g: GraphBuilder, logits: str, n_vocabulary: int, batch: str,
 # Embeddings and positions
 
 
-def _embed(g: GraphBuilder, stack: Stack, ids: str) -> str:
+def embed(g: GraphBuilder, stack: Stack, ids: str) -> str:
     assert not isinstance(stack.embedding, Stem)
     x = g.op("Gather", [g.weight("embedding", stack.embedding), ids], axis=0)
     if stack.embedding_scale != 1.0:
@@ -297,6 +305,18 @@ def _decoder_positions(g: GraphBuilder, positions: PositionTable, token: str, po
     return g.op("Gather", [table, row], axis=0)  # [1,E] or [R,E]
 
 
+def prompt_positions(g: GraphBuilder, positions: PositionTable, tokens: str, length: str) -> str:
+    """As `_decoder_positions` for the tokens [B,P] of a whole prompt: [P,E] or [B,P,E]."""
+    table, place = g.weight("positions", positions.table), g.range(length)
+    row = g.op("Add", [place, g.constant(positions.offset)]) if positions.offset else place
+    if positions.padding_id is not None:
+        padding = g.constant([positions.padding_id])
+        if positions.padding_row_moves:
+            padding = g.op("Add", [place, padding])
+        row = g.op("Where", [_is_not(g, tokens, positions.padding_id), row, padding])  # [B,P]
+    return g.op("Gather", [table, row], axis=0)
+
+
 def _is_not(g: GraphBuilder, ids: str, token: int) -> str:
     return g.op("Not", [g.op("Equal", [ids, g.constant(token)])])
 
@@ -304,7 +324,7 @@ def _is_not(g: GraphBuilder, ids: str, token: int) -> str:
 # Layers
 
 
-def _residual(
+def residual(
     g: GraphBuilder, x: str, norm: Norm, norm_first: bool, sublayer: Callable[[str], str], after: Norm | None = None
 ) -> str:
     """after: norm of what the sublayer computes, before it is added."""
@@ -313,7 +333,7 @@ def _residual(
     return total if norm_first else normed(g, total, norm)
 
 
-def _feed_forward_block(
+def feed_forward_block(
     g: GraphBuilder, x: str, block: Block, norm_first: bool, sequences: tuple[str, str] | None = None
 ) -> str:
     """sequences: the sizes B and S where rows are tokens of whole sequences, as in the encoder."""
@@ -324,7 +344,7 @@ def _feed_forward_block(
             return emit_experts(g, h, layer, lambda rows, expert: feed_forward(g, rows, expert), sequences)
         return feed_forward(g, h, layer)
 
-    return _residual(g, x, block.feed_forward_norm, norm_first, sublayer, block.after_feed_forward)
+    return residual(g, x, block.feed_forward_norm, norm_first, sublayer, block.after_feed_forward)
 
 
 def _encoder_attention(
@@ -339,19 +359,28 @@ def _encoder_attention(
 ) -> str:
     with g.scope("self"):
         if blocks is None or attention.block_norm is None:
-            query, key, value = _heads(g, x, attention, angles, batch, length)
+            query, key, value = attention_heads(g, x, attention, angles, batch, length)
         else:
             query, key, value = _heads_with_blocks(g, x, attention, blocks, batch, length)
             mask = g.op("Concat", [mask, blocks.mask], axis=3)
-        if not attention.is_plain:
-            terms = attention.relative_vectors
-            vectors = None if terms is None else EncoderVectors(g, terms, length)
-            mixed, _ = attend(g, attention, query, key, value, mask, vectors)
-        else:
-            if attention.scale != 1.0:
-                query = g.op("Mul", [query, g.constant(attention.scale, np.float32)])
-            mixed = g.op("TRT_Attention", [query, key, value, mask], domain=NATIVE)
-        return g.linear(merge_heads(g, mixed, attention), attention.output.weight, attention.output.bias, "output")
+        if attention.disentangled is not None:
+            added = disentangled_scores(g, attention, attention.disentangled, query, key, length)
+            mask = g.op("Add", [added, mask])  # [B,H,S,S]
+        return whole_attention(g, attention, [query, key, value], mask, length)
+
+
+def whole_attention(g: GraphBuilder, attention: Attention, heads: list[str], mask: str, length: str) -> str:
+    """Of whole sequences: heads [B,H|G,S,D] of query, key and value, mask additive [B|1,H|1,S|1,S] -> rows [B*S,E]."""
+    query, key, value = heads
+    if not attention.is_plain:
+        terms = attention.relative_vectors
+        vectors = None if terms is None else EncoderVectors(g, terms, length)
+        mixed, _ = attend(g, attention, query, key, value, mask, vectors)
+    else:
+        if attention.scale != 1.0:
+            query = g.op("Mul", [query, g.constant(attention.scale, np.float32)])
+        mixed = g.op("TRT_Attention", [query, key, value, mask], domain=NATIVE)
+    return g.linear(merge_heads(g, mixed, attention), attention.output.weight, attention.output.bias, "output")
 
 
 def _heads_with_blocks(
@@ -375,7 +404,9 @@ def _heads_with_blocks(
     return found
 
 
-def _heads(g: GraphBuilder, x: str, attention: Attention, angles: Angles, batch: str, length: str) -> list[str]:
+def attention_heads(
+    g: GraphBuilder, x: str, attention: Attention, angles: Angles, batch: str, length: str
+) -> list[str]:
     """Queries [B,H,S,D], keys and values [B,G,S,D] of the rows x [B*S,E], turned by their positions."""
     parts = joint(g, x, [attention.query, attention.key, attention.value], "query_key_value")
     counts = (attention.n_heads, attention.key_heads, attention.key_heads)
@@ -403,7 +434,7 @@ def _self_attention(
 ) -> tuple[str, list[str]]:
     """x [R,E] -> rows [R,E] and the updated caches. bias [1,H,1,C], or None."""
     with g.scope("self"):
-        heads = _heads(g, x, attention, angles, batch, beams)
+        heads = attention_heads(g, x, attention, angles, batch, beams)
         if attention.is_plain:
             inputs = [*heads, *cache, mask, ancestors, position]
             op_type = "BeamSelfAttention"
@@ -420,7 +451,7 @@ def _self_attention(
         return rows, updated
 
 
-def _cross_attention(
+def attend_to_source(
     g: GraphBuilder, x: str, attention: Attention, key: str, value: str, mask: str, batch: str, beams: str
 ) -> tuple[str, str]:
     """x [R,E] -> rows [R,E] and the attention weights [B,H,K,S]."""

@@ -5,6 +5,7 @@
     worker.py       one contestant in a process of its own; remote.py is its other end
     rounds.py       round-robin timing of all contestants over all work
     files.py        translation of a file of mixed lengths, each system at its best setting
+    audio/          transcription of sound
     bandwidth.py    the lower bound of a step: the time to read its weights once
     noise.py        what else the machine did during a measurement
     record.py       the measurements as plain data, for JSON, table and page

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from html import escape
 from typing import Any
 
@@ -66,10 +66,12 @@ summary { cursor: pointer; }
 
 def render_page(record: dict[str, Any]) -> str:
     """The page's text."""
-    colours = _colours(record)
-    name = escape(str(record["model"]["name"]))
+    measured = {result["label"] for result in record["results"]}
+    measured |= {result["label"] for result in (record["file"] or {}).get("results", [])}
+    colours = colours_of(record, measured)
+    name = f"{record['model']['name']}: decoding speed"
     parts = [
-        f"<h1>{name}: decoding speed</h1>",
+        f"<h1>{escape(name)}</h1>",
         _verdict(record),
         _intro(record),
         legend([(label, colour) for label, colour in colours.items()]) if record["results"] else "",
@@ -78,10 +80,15 @@ def render_page(record: dict[str, Any]) -> str:
         _file(record, colours),
         _numbers(record),
         _memory(record, colours),
-        _absent(record),
+        absent(record),
         "<h2>All numbers</h2><details><summary>as the command prints them</summary>"
         f"<pre>{escape(render(record))}</pre></details>",
     ]
+    return document(name, parts)
+
+
+def document(title: str, parts: Sequence[str]) -> str:
+    """A whole page, with its style."""
     style = STYLE + "".join(
         f".c{i} {{ fill: {c}; }} .l{i} {{ stroke: {c}; }} .b{i} {{ background: {c}; }}\n"
         for i, c in enumerate((*OURS, *PEERS))
@@ -89,7 +96,7 @@ def render_page(record: dict[str, Any]) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{name}: decoding speed</title><style>{style}</style></head>\n<body>\n"
+        f"<title>{escape(title)}</title><style>{style}</style></head>\n<body>\n"
         + "\n".join(parts)
         + "\n</body></html>\n"
     )
@@ -101,10 +108,9 @@ def _verdict(record: dict[str, Any]) -> str:
     return f'<div class="verdict">{"".join(f"<p>{escape(text)}</p>" for text in found)}</div>' if found else ""
 
 
-def _colours(record: dict[str, Any]) -> dict[str, int]:
+def colours_of(record: dict[str, Any], measured: Container[str]) -> dict[str, int]:
+    """The number of the colour of each system that was measured: ours have theirs, and peers theirs."""
     found: dict[str, int] = {}
-    measured = {result["label"] for result in record["results"]}
-    measured |= {result["label"] for result in (record["file"] or {}).get("results", [])}
     n_ours = n_peers = 0
     for entry in record["contestants"]:
         label = entry["label"]
@@ -124,17 +130,23 @@ def _threads(record: dict[str, Any]) -> list[int]:
 
 
 def _intro(record: dict[str, Any]) -> str:
-    machine, settings = record["machine"], record["settings"]
+    settings, text = record["settings"], ""
+    if record["results"]:
+        text = (
+            f"Every system decodes the same sources to exactly {settings['new_tokens']} tokens, one after the other, "
+            f"{settings['repeats']} rounds after a warm-up; medians are shown."
+        )
+    return machine_lines(record, text)
+
+
+def machine_lines(record: dict[str, Any], text: str = "") -> str:
+    """Where and how it was measured."""
+    machine = record["machine"]
     lines_ = [
         f"{escape(machine['processor'])}, {machine['cores']} cores, {machine['memory']}. {escape(record['started'])}.",
+        *filter(None, [escape(text)]),
         f"<code>{escape(record['command'])}</code>",
     ]
-    if record["results"]:
-        lines_.insert(
-            1,
-            f"Every system decodes the same sources to exactly {settings['new_tokens']} tokens, one after the other, "
-            f"{settings['repeats']} rounds after a warm-up; medians are shown.",
-        )
     return "".join(f'<p class="quiet">{line}</p>' for line in lines_)
 
 
@@ -300,7 +312,8 @@ def _file(record: dict[str, Any], colours: dict[str, int]) -> str:
     )
 
 
-def _absent(record: dict[str, Any]) -> str:
+def absent(record: dict[str, Any]) -> str:
+    """The systems that could not run, and why."""
     seen = {entry["label"]: entry["reason"] for entry in record["contestants"] if entry["reason"]}
     if not seen:
         return ""

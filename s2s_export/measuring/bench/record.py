@@ -21,6 +21,7 @@
         equal_sentences, equal_tokens    shares equal to the reference's best hypothesis; null without a reference
         flags                 reasons why the measurement may be wrong
     file                      the same for a translated file, see files.py; null without --file
+    audio                     the same for transcribed sound, see audio/run.py; null without --audio
 
 Times are seconds, memory is bytes. All quantiles are over the rounds.
 """
@@ -65,6 +66,7 @@ def run_record(bundle: Bundle, command: str, settings: dict[str, Any]) -> dict[s
         "contestants": [],
         "results": [],
         "file": None,
+        "audio": None,
     }
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from .contestants import Absent
 
+WORKER = "s2s_export.measuring.bench.worker"
 PATIENCE = 1800.0  # seconds for one answer: even a compilation does not take this long
 LOG_TAIL = 300  # characters from the end of its log that are shown if a worker dies
 # Numeric libraries read their number of threads from these variables when they are loaded.
@@ -32,7 +33,7 @@ class Worker:
         threads: int,
         python: str | None = None,
         environment: Mapping[str, str] | None = None,
-        module: str = "s2s_export.measuring.bench.worker",
+        module: str = WORKER,
     ) -> None:
         package = Path(__file__).resolve().parents[3]
         path = [str(package), *filter(None, [os.environ.get("PYTHONPATH")])]

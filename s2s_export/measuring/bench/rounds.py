@@ -8,16 +8,17 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ...bundle import Bundle
 from . import noise
 from .contestants import Absent, Entry, Job, modules
-from .remote import Worker
+from .remote import WORKER, Worker
 from .work import Ids, Work, random_sources
 
 REST = 0.02  # seconds between two contestants, in which the thread pools of the last one stop spinning
@@ -35,10 +36,22 @@ class Settings:
 
 
 class Racer:
-    """An entry and its state. `reason` is set once it can't continue."""
+    """An entry and its state. `reason` is set once it can't continue.
 
-    def __init__(self, entry: Entry, settings: Settings, threads: int) -> None:
+    found: the modules of the systems, of which one is the entry's. worker: the module that its process runs.
+    """
+
+    def __init__(
+        self,
+        entry: Entry,
+        settings: Settings,
+        threads: int,
+        found: Mapping[str, ModuleType] | None = None,
+        worker: str = WORKER,
+    ) -> None:
         self.entry = entry
+        self._module = (modules() if found is None else found)[entry.contestant]
+        self._runs = worker
         self.threads = threads
         self.reason = entry.reason
         self.opened: dict[str, Any] = {}
@@ -49,10 +62,10 @@ class Racer:
 
     def prepare(self, folder: Path) -> None:
         """Write what the contestant reads into `folder`, once."""
-        if self.reason is not None or not hasattr(modules()[self.entry.contestant], "prepare"):
+        if self.reason is not None or not hasattr(self._module, "prepare"):
             return
         try:
-            with Worker(self.threads, self.python) as worker:
+            with Worker(self.threads, self.python, module=self._runs) as worker:
                 answer = worker.ask("prepare", job=asdict(self._job), folder=str(folder))
                 self.build_seconds = answer["seconds"]
         except Absent as reason:
@@ -65,11 +78,9 @@ class Racer:
         job = asdict(self._job)
         job["threads"] = options.pop("threads", self.threads)
         job["options"] = {**job["options"], **options}
-        environment: Callable[[str], dict[str, str]] = getattr(
-            modules()[self.entry.contestant], "environment", lambda folder: {}
-        )
+        environment: Callable[[str], dict[str, str]] = getattr(self._module, "environment", lambda folder: {})
         try:
-            self.worker = Worker(job["threads"], self.python, environment(str(folder)))
+            self.worker = Worker(job["threads"], self.python, environment(str(folder)), self._runs)
             self.opened = self.worker.ask("open", job=job, folder=str(folder))
         except Absent as reason:
             self.fail(reason)

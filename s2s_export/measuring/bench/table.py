@@ -18,18 +18,18 @@ LEFT_ALIGNED = frozenset({0, 1, len(HEADER) - 1})
 
 def render(record: dict[str, Any]) -> str:
     """The machine, the floor, a block for each piece of work, loading times, and which systems could not run."""
-    parts = [_head(record), "\n".join(verdict.sentences(record))]
+    parts = [head(record), "\n".join(verdict.sentences(record))]
     for threads, work in _works(record):
         parts.append(_block(record, threads, work))
-    parts.append(_loading(record))
+    parts.append(loading(record))
     if record["file"]:
         parts.append(_file(record["file"]))
-    parts.append(_absent(record))
+    parts.append(absent_text(record))
     parts.append(_legend(record))
     return "\n\n".join(part for part in parts if part)
 
 
-def _head(record: dict[str, Any]) -> str:
+def head(record: dict[str, Any]) -> str:
     machine, model, settings = record["machine"], record["model"], record["settings"]
     lines = [
         f"model      {model['name']} ({model['family']}), {', '.join(f'{k} {v}' for k, v in model['sizes'].items())}",
@@ -47,7 +47,7 @@ def _head(record: dict[str, Any]) -> str:
             f"{floor['weight_bytes']:g}-byte weights at {floor['bytes_per_second'] / 1e9:.1f} GB/s, "
             f"{threads_text(floor['threads'])}"
         )
-    if "reason" in bandwidth and not record["file"]:
+    if "reason" in bandwidth and record["results"]:
         lines.append(f"floor      none: {bandwidth['reason']}")
     return "\n".join(lines)
 
@@ -123,7 +123,7 @@ def align(rows: Sequence[Sequence[str]], left_aligned: Container[int] = LEFT_ALI
     return "\n".join(lines)
 
 
-def _loading(record: dict[str, Any]) -> str:
+def loading(record: dict[str, Any]) -> str:
     rows = [("system", "threads", "load s", "build s", "after load MiB", "versions")]
     for entry in record["contestants"]:
         if entry["load_seconds"] is None:
@@ -181,7 +181,7 @@ def _file(file: dict[str, Any]) -> str:
     return f"{title}\n{_plain(rows)}"
 
 
-def _absent(record: dict[str, Any]) -> str:
+def absent_text(record: dict[str, Any]) -> str:
     seen = {entry["label"]: entry["reason"] for entry in record["contestants"] if entry["reason"]}
     if not seen:
         return ""

@@ -27,11 +27,10 @@ CLEAR_REFS = Path("/proc/self/clear_refs")
 RESET_PEAK = "5"  # value for /proc/self/clear_refs that resets the peak of resident memory, see proc(5)
 
 
-def serve(requests: TextIO, answers: TextIO) -> None:
+def serve(requests: TextIO, answers: TextIO, held: Held) -> None:
     """Answer requests until the input ends."""
     from .contestants import Absent
 
-    held = Held()
     for line in requests:
         request = json.loads(line)
         try:
@@ -51,14 +50,20 @@ class Held:
     def __init__(self) -> None:
         self._system: Any = None
 
+    def modules(self) -> dict[str, Any]:
+        """The systems that there are."""
+        from .contestants import modules
+
+        return modules()
+
     def prepare(self, job: dict[str, Any], folder: str) -> dict[str, Any]:
         started = time.perf_counter()
-        _module(job).prepare(_job(job), folder)
+        self.modules()[job["contestant"]].prepare(_job(job), folder)
         return {"seconds": time.perf_counter() - started}
 
     def open(self, job: dict[str, Any], folder: str) -> dict[str, Any]:
         started = time.perf_counter()
-        self._system = _module(job).open(_job(job), folder)
+        self._system = self.modules()[job["contestant"]].open(_job(job), folder)
         seconds = time.perf_counter() - started
         return {"seconds": seconds, "versions": self._system.versions, "memory": memory()}
 
@@ -105,12 +110,6 @@ class Held:
         return result | ({"tokens": tokens} if with_tokens else {})
 
 
-def _module(job: dict[str, Any]) -> Any:
-    from .contestants import modules
-
-    return modules()[job["contestant"]]
-
-
 def _job(fields: dict[str, Any]) -> Any:
     from .contestants import Job
 
@@ -138,11 +137,12 @@ def memory() -> dict[str, int]:
     return found
 
 
-def main() -> None:
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # What a library prints must not mix with the answers.
-    serve(sys.stdin, answers)
+def answers() -> TextIO:
+    """Where answers go. What a library prints must not mix with them: it goes to standard error."""
+    stream = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return stream
 
 
 if __name__ == "__main__":
-    main()
+    serve(sys.stdin, answers(), Held())

@@ -20,6 +20,7 @@ FOLDERS = ("beam_self_attention", "cross_attention")
 OPERATIONS = {"beam_self_attention": "BeamSelfAttention", "cross_attention": "CrossAttention"}
 # As in OPUS-MT: heads, head size, tokens of a source, positions of a cache.
 HEADS, HEAD_SIZE, SOURCE_LENGTH, CAPACITY = 8, 64, 32, 64
+LAUNCHES = 100  # launches in one graph, to time them
 
 
 def on_gpu(folder: str) -> Device:
@@ -118,8 +119,8 @@ def agree(device_of: DeviceOf, n_cases: int) -> dict[str, Any]:
     return {"cases": n_cases * len(FOLDERS), "worst": worst if math.isfinite(worst) else str(worst), "wrong": wrong}
 
 
-def times(device_of: DeviceOf, batches: Sequence[int], beams: Sequence[int], n: int) -> list[dict[str, Any]]:
-    """Microseconds of a launch at OPUS-MT's sizes in fp16, measured in a graph of `n`, and the bytes that it reads."""
+def times(device_of: DeviceOf, batches: Sequence[int], beams: Sequence[int]) -> list[dict[str, Any]]:
+    """Microseconds of a launch at OPUS-MT's sizes in fp16, measured in graphs, and the bytes that it reads."""
     found = []
     for folder in FOLDERS:
         device, length = device_of(folder), CAPACITY if folder == "beam_self_attention" else SOURCE_LENGTH
@@ -127,7 +128,7 @@ def times(device_of: DeviceOf, batches: Sequence[int], beams: Sequence[int], n: 
             for k in beams:
                 given = tensors(np.random.default_rng(6), folder, "fp16", batch, HEADS, k, HEAD_SIZE, length)
                 node = Node(device, folder, "fp16", given)
-                us = launch_us(device, node.stream, node.queue, n)
+                us = launch_us(device, node.stream, node.queue, LAUNCHES)
                 node.close()
                 states = batch * HEADS * HEAD_SIZE * 2 * 2  # keys and values of one position, in bytes
                 read = states * (k * length // 2 if folder == "beam_self_attention" else length)

@@ -17,6 +17,8 @@ from ...runtime.cuda import driver as memory
 from .. import machine
 from . import plan, report, run, targets
 
+MINUTES = 8.5  # below ten, after which many job systems stop a command
+
 
 def main(arguments: Sequence[str] | None = None, call: run.Call = run.in_child) -> int:
     """call: runs a part; tests run parts in this process."""
@@ -27,7 +29,7 @@ def main(arguments: Sequence[str] | None = None, call: run.Call = run.in_child) 
     parser.add_argument("--only", help="parts to run, by comma: search, torch, speed, ...; what they need runs too")
     parser.add_argument("--models", help="which of the random models, by comma: opus-mt, t5-small")
     parser.add_argument("--quick", action="store_true", help="small models, few rounds: does it work?")
-    parser.add_argument("--minutes", type=float, default=20.0, help="no part begins later; 20 by default")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help=f"after which it ends; {MINUTES:g} by default")
     given = parser.parse_args(arguments)
     if (reason := memory.unavailable()) is not None:
         print(f"gpu_check: {reason}; nothing was checked", file=sys.stderr)
@@ -44,7 +46,6 @@ def main(arguments: Sequence[str] | None = None, call: run.Call = run.in_child) 
         parts = plan.parts(models, chosen, device.capability, given.folder, quick=given.quick)
         parts = plan.only(parts, given.only.split(",")) if given.only else parts
         run.run(parts, result, given.folder, given.minutes, call)
-    report.pack(given.folder)
     print((given.folder / report.TABLE).read_text())
     return 1 if any(part["state"] == plan.FAILED for part in result["parts"]) else 0
 

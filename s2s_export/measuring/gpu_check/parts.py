@@ -91,7 +91,7 @@ def attention(save: Save, quick: bool) -> str | None:
     agreement = kernels_of_attention.agree(kernels_of_attention.on_gpu, 20 if quick else 300)
     save({"agreement": agreement})
     batches, beams = (BATCH_SIZES[:1], BEAMS[1:2]) if quick else (BATCH_SIZES, BEAMS)
-    save({"times": kernels_of_attention.times(kernels_of_attention.on_gpu, batches, beams, n=100)})
+    save({"times": kernels_of_attention.times(kernels_of_attention.on_gpu, batches, beams)})
     n = len(agreement["wrong"])
     return f"{n} of {agreement['cases']} cases are outside their tolerance" if n else None
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-OK, FAILED, SKIPPED, UNFINISHED = "ok", "failed", "skipped", "unfinished"  # states of a part
+# States of a part. Unfinished: the time that the whole check has was over; what was measured before is its result.
+OK, FAILED, SKIPPED, UNFINISHED = "ok", "failed", "skipped", "unfinished"
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,21 @@ def random_models(folder: Path) -> list[Model]:
 
 
 def parts(models: Sequence[Model], targets: Sequence[str], capability: str, folder: Path, *, quick: bool) -> list[Part]:
-    """All parts of a check. folder: for tools that write files of their own."""
-    found = [Part("search", "search", {"quick": quick})]
+    """All parts of a check. folder: for tools that write files of their own.
+
+    A check ends after some minutes, so what the others rest on comes first, then the first model with the first target;
+    the other models and targets follow, and the slowest tools are last.
+    """
+    found = [Part(name, name, {"quick": quick}) for name in ("search", "rules", "attention")]
     for number, model in enumerate(models):
-        found += _of_model(model, targets, capability, quick)
+        found += _of_model(model, targets[:1], capability, quick)
         if number == 0:
-            found += [Part(name, name, {"quick": quick}) for name in ("rules", "attention", "kernels")]
+            found.append(Part("kernels", "kernels", {"quick": quick}))
+        found.append(_speed(model, f"{model.name}: speed", targets[:1], quick))
+    if targets[1:]:
+        for model in models:
+            found += _of_targets(model, targets[1:], capability, quick)
+            found.append(_speed(model, f"{model.name}: speed of all targets", targets, quick))
     return [*found, Part("sanitizers", "sanitizers", {"folder": str(folder / "parts")}, minutes=8.0)]
 
 
@@ -57,23 +67,38 @@ def only(parts: Sequence[Part], words: Sequence[str]) -> list[Part]:
 
 
 def _of_model(model: Model, targets: Sequence[str], capability: str, quick: bool) -> list[Part]:
-    name, at = model.name, {"bundle": str(model.bundle)}
-    found, exported = [], None
-    if model.checkpoint is not None:
-        exported = f"{name}: export"
+    name, at, exported = model.name, {"bundle": str(model.bundle)}, _exported(model)
+    found = []
+    if exported is not None:
         arguments = {**at, "name": name, "checkpoint": str(model.checkpoint), "quick": quick}
         found.append(Part(exported, "export", arguments))
-    checkpoint = str(model.checkpoint) if model.checkpoint else None
-    arguments = {**at, "checkpoint": checkpoint, "quick": quick}
+    arguments = {**at, "checkpoint": _checkpoint(model), "quick": quick}
     found.append(Part(f"{name}: torch steps", "torch_steps", arguments, needs=exported))
     found.append(Part(f"{name}: onnxruntime steps", "onnxruntime_steps", {**at, "quick": quick}, needs=exported))
+    found += _of_targets(model, targets, capability, quick)
+    arguments = {**at, "targets": list(targets), "quick": quick}
+    return [*found, Part(f"{name}: steps", "steps", arguments, needs=exported)]
+
+
+def _of_targets(model: Model, targets: Sequence[str], capability: str, quick: bool) -> list[Part]:
+    found = []
     for target in targets:
-        built = f"{name}: build {target}"
-        arguments = {**at, "target": target, "capability": capability}
-        found.append(Part(built, "build", arguments, needs=exported))
-        arguments = {**at, "target": target, "quick": quick}
-        found.append(Part(f"{name}: tokens {target}", "tokens", arguments, needs=built))
-    race = {**at, "targets": list(targets), "quick": quick}
-    found.append(Part(f"{name}: steps", "steps", race, needs=exported))
-    found.append(Part(f"{name}: speed", "speed", {**race, "checkpoint": checkpoint}, minutes=9.0, needs=exported))
+        at = {"bundle": str(model.bundle), "target": target}
+        built = f"{model.name}: build {target}"
+        found.append(Part(built, "build", {**at, "capability": capability}, needs=_exported(model)))
+        found.append(Part(f"{model.name}: tokens {target}", "tokens", {**at, "quick": quick}, needs=built))
     return found
+
+
+def _speed(model: Model, name: str, targets: Sequence[str], quick: bool) -> Part:
+    arguments = {"bundle": str(model.bundle), "targets": list(targets), "quick": quick}
+    return Part(name, "speed", {**arguments, "checkpoint": _checkpoint(model)}, minutes=9.0, needs=_exported(model))
+
+
+def _exported(model: Model) -> str | None:
+    """The part that makes the model's bundle; None for a user's."""
+    return None if model.checkpoint is None else f"{model.name}: export"
+
+
+def _checkpoint(model: Model) -> str | None:
+    return None if model.checkpoint is None else str(model.checkpoint)

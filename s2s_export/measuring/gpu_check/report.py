@@ -22,10 +22,12 @@ def write(folder: Path, result: dict[str, Any]) -> None:
 
 
 def pack(folder: Path) -> None:
-    """Pack all results and logs into one archive, which is easier to copy."""
-    with tarfile.open(folder / ARCHIVE, "w:gz") as archive:
+    """Pack all results and logs so far into one archive, which is easier to copy than many files."""
+    beside = folder / f".{ARCHIVE}"
+    with tarfile.open(beside, "w:gz") as archive:
         for path in sorted([folder / TABLE, folder / RESULT, *(folder / "parts").iterdir()]):
             archive.add(path, path.relative_to(folder))
+    os.replace(beside, folder / ARCHIVE)
 
 
 def lines(result: dict[str, Any]) -> Iterator[str]:

@@ -108,7 +108,7 @@ def times(device: Device, vocabulary_size: int, batch: int, beams: int, rules: b
         kernels: dict[str, float] = {}
         for launch, structure in buffers._launches.queue():
             queue = functools.partial(device.run, launch, structure, executor.stream)
-            kernels[launch.kernel] = launch_us(device, executor.stream, queue)
+            kernels[launch.kernel] = launch_us(device, executor.stream, queue, LAUNCHES)
         found["kernels_us"] = kernels
     finally:
         search.close()
@@ -116,7 +116,7 @@ def times(device: Device, vocabulary_size: int, batch: int, beams: int, rules: b
     return found
 
 
-def launch_us(device: Device, stream: int, queue: Callable[[], None], n: int = LAUNCHES) -> float:
+def launch_us(device: Device, stream: int, queue: Callable[[], None], n: int) -> float:
     """Microseconds of a launch that `queue` queues, measured in a graph of `n`: queued one by one from Python, launches
     would take longer than many kernels."""
 

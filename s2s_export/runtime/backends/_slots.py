@@ -54,6 +54,16 @@ class Ancestors:
         """A step: beam k continues the history of beam parents[b,k] and writes its own slot."""
         self._table.follow(parents)
 
+    def begin(self, n: int) -> None:
+        """Instead of the first n steps: the tokens of a prompt, which all beams share, in the slots of beam 0."""
+        self._table.grow(max(self._table.capacity, self._capacity(n + FIRST_CAPACITY)))
+        self._table.share(n)
+
+    def place(self, cache: Floats, found: Floats) -> None:
+        """Writes keys or values of those tokens, found [B,H,n,D], into a new cache."""
+        n = found.shape[2]
+        cache[:, :, : n * self.n_beams : self.n_beams] = found
+
     def made_steps(self, n_positions: int) -> None:
         """Somebody else made the steps, in `inputs` as they lie in memory: so many positions are written."""
         self._table.n_positions = n_positions
@@ -90,6 +100,9 @@ class Positions(Ancestors):
 
     def new(self, shape: list[int], dtype: str) -> Floats:
         return np.empty(shape, dtype=dtype)
+
+    def place(self, cache: Floats, found: Floats) -> None:
+        cache[: found.shape[2], :, :, 0] = found.transpose(2, 0, 1, 3)
 
     def move(self, old: Floats) -> Floats:
         grown: Floats = np.empty((self.n_slots // self.n_beams, *old.shape[1:]), dtype=old.dtype)
@@ -138,6 +151,21 @@ class Slots:
         self._group[0] = self._n_used
         self._n_used += 1
         self._step += 1
+
+    def begin(self, n: int) -> None:
+        """Instead of the first n steps: the tokens of a prompt, which all beams share, in n slots side by side."""
+        self._n_used = -(-n // self.n_beams)
+        self.n_slots = (self._n_used + FEWEST_FREE) * self.n_beams
+        n_sources = len(self._positions)
+        self._mask = np.full((n_sources, 1, self.n_beams, self.n_slots), MASKED, dtype=np.float32)
+        self._mask[..., :n] = 0
+        self._positions = np.zeros((n_sources, self.n_slots), dtype=np.int64)
+        self._positions[:, :n] = np.arange(n)
+        self._step = n
+
+    def place(self, cache: Floats, found: Floats) -> None:
+        """Writes keys or values of those tokens, found [B,H,n,D], into a new cache."""
+        cache[:, :, : found.shape[2]] = found
 
     def make_room(self) -> None:
         """Drop the slots that no beam sees any more, and be ready for more steps. Caches have to be moved after it.

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ... import plugin_sources
-from ...bundle import Bundle, Tensor, difference, inside, output_of
+from ...bundle import PREFILL, Bundle, Tensor, difference, inside, output_of
 from ...engines import PORTABLE, RECORD, folder_of, read, rebuild, refuse_stale, why_no_engine
 from ...engines import names as engine_names
 from ...errors import BackendError, BackendUnavailable, BuildError, BundleError, EngineError, InvalidOption
@@ -25,6 +25,8 @@ from .. import cores, free_memory
 from ..decoding.state import DecodeState, Ints, StepQuery, StepResult
 from ..sources import Source, kind_of
 from ._declaration import Declaration
+from ._open_attention import AttentionBatch
+from ._open_recurrent import RecurrentBatch
 from ._recurrent import RecurrentState
 from ._slots import Ancestors, Positions, Slots
 
@@ -32,6 +34,7 @@ NAME = "onnxruntime"
 FLAVOURS = ("cpu",)
 DEFAULT = "cpu-fp32"  # used when it is built and no target is named: its numbers are those of the portable graphs
 WEIGHTS = "weights.bin"  # of an engine that brings its own
+OF_SOURCE = ("encoder", "cross_kv_init")  # graphs that run once for each source; an encoder's bundle has the first
 OLDEST = (1, 25)  # the first ONNX Runtime whose CPU kernels include TensorScatter-24
 # ONNX Runtime's names of types.
 DTYPES = {
@@ -52,6 +55,7 @@ ROOM = (
     "free some, or raise the limit on this process (400 MB of address space, `ulimit -v`, are the least that was tried)"
 )
 LEAST_ROOM = 195 << 20  # bytes of address space: what importing it and opening the smallest bundle took
+PLACING = "a position and a place for each source"  # the pass of building/cpu/own/placing.py
 QUIET = 4  # ONNX Runtime's log level: what ends the process. Errors are raised too, and told once, in our sentence
 
 
@@ -128,6 +132,8 @@ class OnnxRuntimeBackend:
         self.weights = self._folder if engine and engine["weights"] == "engine" else bundle.path
         self._prepack = prepack
         self.spin = spin
+        passes = (engine or {}).get("passes", {}).get("decoder_step", [])
+        self._left = [reason for done in passes if done.get("pass") == PLACING for reason in done.get("left", ())]
         operators = engine.get("operators") if engine else None
         self.operators = _operators(self._folder, operators["sources"]) if operators else None
         self._lock = threading.Lock()
@@ -138,8 +144,9 @@ class OnnxRuntimeBackend:
         # The largest first: while a session is opened its weights are in memory twice.
         if len(self._steps) == 1:
             self.session(self._steps[0])
-        self.encoder = self.session("encoder")
-        self.cross_kv_init = self.session("cross_kv_init")
+        self._of_source = [name for name in OF_SOURCE if name in self.graphs]
+        for name in self._of_source:
+            self.session(name)
 
     def session(self, name: str) -> Any:
         """The session of a graph, opened when it is first wanted."""
@@ -178,21 +185,66 @@ class OnnxRuntimeBackend:
     def _max_rows(self, name: str) -> float:
         return float(self.graphs[name].get("max_rows", float("inf")))
 
+    @property
+    def has_prefill(self) -> bool:
+        return PREFILL in self.graphs
+
+    def prefill(self, values: Mapping[str, Any], tokens: Ints) -> dict[str, Any]:
+        """Keys and values of a prompt's tokens [B,P], by the names of the decoder step's caches: [B,H,P,D].
+
+        values: inputs of the decoder step by name."""
+        entry = self.graphs[PREFILL]
+        feed = {one["name"]: tokens if one["name"] == "tokens" else values[one["name"]] for one in entry["inputs"]}
+        names = [one["name"] for one in entry["outputs"]]
+        found = run(self.session(PREFILL), names, feed)
+        return {name.replace("prompt_", "self_"): value for name, value in zip(names, found, strict=True)}
+
     def encode(self, sources: Sequence[Source]) -> dict[str, Any]:
-        """Inputs and outputs of the encoder and cross-KV-init graphs, by name."""
+        """Inputs and outputs of the graphs that run once for each source, by name."""
         values = self.kind.prepare(sources)
-        for session, name in ((self.encoder, "encoder"), (self.cross_kv_init, "cross_kv_init")):
+        for name in self._of_source:
             wanted = {entry["name"]: values[entry["name"]] for entry in self.graphs[name]["inputs"]}
             names = [entry["name"] for entry in self.graphs[name]["outputs"]]
-            values.update(zip(names, run(session, names, wanted), strict=True))
+            values.update(zip(names, run(self.session(name), names, wanted), strict=True))
         return values
 
     def begin(self, sources: Sequence[Source], n_beams: int) -> DecodeState:
         return self.start(self.encode(sources), n_beams)
 
+    def why_no_open_batch(self) -> str | None:
+        """Why sources can't join a batch that is being decoded, in one sentence, or None."""
+        inputs = {entry["name"] for entry in self.graphs["decoder_step"]["inputs"]}
+        if self._is_recurrent or "places" in inputs:
+            return None
+        build = f"s2s build {self.bundle.path} --target {self.target or DEFAULT}"
+        if self.target is None:
+            return f"the portable graphs have one position for all sources of a batch; run: {build}"
+        if self.operators is None:
+            return f"the engine '{self.target}' has ONNX Runtime's kernels, which have one position for a batch"
+        if self._left:
+            return f"the engine '{self.target}' has one position for all sources of a batch, as {self._left[0]}"
+        return f"the engine '{self.target}' was built when a batch had one position for all; run: {build} --force"
+
+    def open_batch(self, n_beams: int, n_places: int) -> AttentionBatch | RecurrentBatch:
+        """A batch without sources, for at most n_places of them at a time. See decoding/joining.py."""
+        kind = RecurrentBatch if self._is_recurrent else AttentionBatch
+        return kind(
+            self.step_for(n_beams * n_places),
+            self.graphs["decoder_step"],
+            n_beams,
+            n_places,
+            self.bundle.vocabulary_size,
+            self.bundle.max_target_length,
+            _failure,
+        )
+
+    @property
+    def _is_recurrent(self) -> bool:
+        return bool(self.bundle.manifest["decoder"] == "recurrent")
+
     def start(self, values: dict[str, Any], n_beams: int) -> DecodeState:
         """A batch's first step, from what `encode` gave."""
-        if self.bundle.manifest["decoder"] == "recurrent":
+        if self._is_recurrent:
             return RecurrentState(
                 self.step_for,
                 self.graphs["decoder_step"],
@@ -231,7 +283,7 @@ def _operators(folder: Path, sources: str) -> Path:
     Raises EngineError where the package has other operators, BackendUnavailable where they can't be compiled here.
     """
     maker = plugin_sources.module("cpu.build")
-    if sources != maker.sources():
+    if sources not in (maker.sources(), *maker.EARLIER):
         raise EngineError(
             f"{folder}: was built for operators {shown(sources)}, and this s2s-export has {maker.sources()}; "
             f"run: s2s build {folder.parent.parent} --target {folder.name} --force"
@@ -241,7 +293,7 @@ def _operators(folder: Path, sources: str) -> Path:
     except BuildError as error:
         raise BackendUnavailable(
             f"{folder}: its operators come with a wheel of s2s-export for this platform or are compiled, and here is "
-            f"{str(error).splitlines()[0]}; or choose target 'portable'"
+            f"{str(error).splitlines()[0].removesuffix('; it said:')}; or choose target 'portable'"
         ) from error
 
 
@@ -350,16 +402,15 @@ class OnnxRuntimeState:
         # Kept when the batch shrinks: which kernel computes a step should not depend on when others finish.
         self.first_rows = self.n_sources * n_beams
         self._session = backend.step_for(self.first_rows)
+        self._values: Mapping[str, Any] = values
         self._fixed = {name: value for name, value in values.items() if name in self._inputs}
         self._caches = [name for name in self._inputs if output_of(name) in self._outputs]
-        self._letters = {"B": self.n_sources, "K": n_beams, "S": int(mask.shape[1])}
+        self._letters = {"B": self.n_sources, "P": self.n_sources, "K": n_beams, "S": int(mask.shape[1])}
         self._buffers: dict[str, Any] = {}
         self._bindings: dict[tuple[int, int, bool, bool], tuple[Any, dict[str, Any]]] = {}
         self._table = self._form()(self.n_sources, n_beams, self._limit)
         self._count_slots()
-        for name in ("token", "position"):
-            if name in self._inputs:
-                self._allocate(name)
+        self._allocate_rows()
         for name in self._caches:
             entry = self._inputs[name]
             self._buffers[name] = self._table.new(self._shape(entry), entry["dtype"])
@@ -375,8 +426,27 @@ class OnnxRuntimeState:
         self._letters["N"] = self._table.n_slots
         self._letters["C"] = self._table.n_slots // self.n_beams
 
+    def prefill(self, tokens: Ints) -> bool:
+        """See `decoding.state.Prefills`."""
+        n = tokens.shape[1]
+        if self._step or not self.backend.has_prefill or (self._limit is not None and n >= self._limit):
+            return False
+        found = self.backend.prefill(self._values, tokens)
+        self._values = {}
+        self._table.begin(n)
+        self._count_slots()
+        for name in self._caches:
+            entry = self._inputs[name]
+            self._buffers[name] = self._table.new(self._shape(entry), entry["dtype"])
+            self._table.place(self._buffers[name], found[name])
+        self._bindings.clear()
+        self._step = n
+        return True
+
     def step(self, tokens: Ints, parents: Ints, query: StepQuery) -> StepResult:
         t = self._step
+        if not t:
+            self._values = {}  # what only a prompt would have needed
         if self._limit is not None and t >= self._limit:
             raise self.no_position(t)
         if self._table.is_full:
@@ -384,7 +454,7 @@ class OnnxRuntimeState:
         buffers = self._buffers
         buffers["token"][...] = tokens
         if "position" in buffers:
-            buffers["position"][0] = t
+            buffers["position"][...] = t
         self._table.follow(parents)
         n_probes = 0 if query.probe_ids is None else query.probe_ids.shape[2]
         key = (query.n_candidates, n_probes, query.dense, query.attention)
@@ -407,12 +477,12 @@ class OnnxRuntimeState:
 
     def keep(self, sources: Ints) -> None:
         self.n_sources = len(sources)
-        self._letters["B"] = self.n_sources
+        self._letters["B"] = self._letters["P"] = self.n_sources
         self._fixed = {name: np.ascontiguousarray(value[sources]) for name, value in self._fixed.items()}
         for name in self._caches:
             self._buffers[name] = self._table.kept(self._buffers[name], sources)
         self._table.keep(sources)
-        self._allocate("token")
+        self._allocate_rows()
         self._bindings.clear()
 
     # What follows is for whoever makes the steps without `step`, in the memory of this state: native_search/loop.py.
@@ -455,9 +525,14 @@ class OnnxRuntimeState:
     def _shape(self, entry: Any) -> list[int]:
         return [self._letters[size] if isinstance(size, str) else size for size in entry["shape"]]
 
-    def _allocate(self, name: str) -> None:
-        entry = self._inputs[name]
-        self._buffers[name] = np.zeros(self._shape(entry), dtype=entry["dtype"])
+    def _allocate_rows(self) -> None:
+        """Buffers of what a step says about its sources."""
+        for name in ("token", "position", "places"):
+            if name in self._inputs:
+                entry = self._inputs[name]
+                self._buffers[name] = np.zeros(self._shape(entry), dtype=entry["dtype"])
+        if "places" in self._buffers:
+            self._buffers["places"][:] = np.arange(self.n_sources)
 
     def _bind(self, key: tuple[int, int, bool, bool]) -> tuple[Any, dict[str, Any]]:
         """Bind every input and the wanted outputs for one kind of query; reused until a buffer changes."""

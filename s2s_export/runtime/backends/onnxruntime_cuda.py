@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ...bundle import Bundle, inside, output_of
+from ...bundle import GRAPHS, Bundle, inside, output_of
 from ...engines import PORTABLE, folder_of, read, refuse_stale, targets_of, why_no_engine
 from ...errors import BackendError, EngineError, InvalidOption
 from ..cuda import device as cuda
@@ -72,7 +72,7 @@ def _choose(bundle: Bundle, target: str | None) -> tuple[Path, Mapping[str, Any]
     built = [] if target else targets_of(bundle, FLAVOURS)
     name = target or (built[0] if len(built) == 1 else PORTABLE)
     if name == PORTABLE:
-        return bundle.path, bundle.manifest["graphs"]
+        return bundle.path, {name: bundle.manifest["graphs"][name] for name in GRAPHS}
     folder = folder_of(bundle, name)
     engine = read(folder)
     refuse_stale(bundle, folder, engine)

@@ -10,6 +10,7 @@ from .chain import Imprecise
 from .decode import Make, decode, decode_stream
 from .hypothesis import Hypothesis
 from .options import GenerationOptions, resolve, token_ids_of
+from .prompts import Prompts, needs_equal_lengths, with_prompts
 from .state import DecodeState, StepQuery, StepResult
 
 __all__ = [
@@ -18,10 +19,13 @@ __all__ = [
     "Hypothesis",
     "Imprecise",
     "Make",
+    "Prompts",
     "StepQuery",
     "StepResult",
     "decode",
     "decode_stream",
+    "needs_equal_lengths",
     "resolve",
     "token_ids_of",
+    "with_prompts",
 ]

@@ -63,6 +63,11 @@ class AncestorTable:
         past[...] = np.take_along_axis(past, parents[:, :, None], axis=1)
         return True
 
+    def share(self, n: int) -> None:
+        """Begins with n positions whose slots are all of beam 0, as after n steps of which every beam is the same."""
+        self.array[:, :, :n] = 0
+        self.n_positions = n
+
     def grow(self, capacity: int) -> None:
         """Makes room for `capacity` positions, in new memory."""
         old = self.array

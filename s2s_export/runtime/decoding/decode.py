@@ -12,6 +12,7 @@ from .draws import Draws
 from .groups import GroupSearch
 from .hypothesis import Hypothesis
 from .options import GenerationOptions
+from .prompts import Prompts
 from .rows import RowSearch
 from .search import BeamSearch
 from .state import DecodeState
@@ -51,7 +52,7 @@ def decode(
     raised, and the sources are to be decoded again without.
     make: what may make another search than this package's, such as `native_search`'s.
     """
-    search = _make(
+    search = make_search(
         state,
         sources,
         options,
@@ -66,25 +67,29 @@ def decode(
     )
     n_told = [0] * len(sources)
     goes_on = True
-    while goes_on and _let_unwanted_leave(search, wanted):
+    while goes_on and let_unwanted_leave(search, wanted):
         goes_on = search.advance()
-        if on_prefix is None:
-            continue
-        in_batch = {int(source): place for place, source in enumerate(search.steps.present)}
-        for source in range(len(sources)):
-            if search.results[source]:
-                sure = search.results[source][0].token_ids
-            elif source in in_batch:
-                sure = search.stable(in_batch[source])
-            else:  # it left because nobody wants it
-                continue
-            if len(sure) > n_told[source]:
-                on_prefix(source, sure[n_told[source] :])
-                n_told[source] = len(sure)
+        if on_prefix is not None:
+            tell_prefixes(search, on_prefix, n_told)
     return search.results
 
 
-def _let_unwanted_leave(search: Search, wanted: Callable[[int], bool] | None) -> bool:
+def tell_prefixes(search: Search, on_prefix: Callable[[int, list[int]], None], n_told: list[int]) -> None:
+    """Tell of each source what has become final since the last call. n_told [B]: how many ids were told; updated."""
+    in_batch = {int(source): place for place, source in enumerate(search.steps.present)}
+    for source, told in enumerate(n_told):
+        if search.results[source]:
+            sure = search.results[source][0].token_ids
+        elif source in in_batch:
+            sure = search.stable(in_batch[source])
+        else:  # it left because nobody wants it
+            continue
+        if len(sure) > told:
+            on_prefix(source, sure[told:])
+            n_told[source] = len(sure)
+
+
+def let_unwanted_leave(search: Search, wanted: Callable[[int], bool] | None) -> bool:
     """Whether any source is left."""
     if wanted is None:
         return True
@@ -109,9 +114,12 @@ def decode_stream(
     """Token ids of one source's best output as they become final: together its `token_ids`, including the prompt.
 
     With one beam, a token is final at once. With several, tokens are final as far as all running beams and the best
-    finished output agree. sparse_sums, make: as of `decode`.
+    finished output agree. source: its ids, or `Prompts` of one. sparse_sums, make: as of `decode`.
     """
-    search = _make(state, [source], options, False, True, [source_number], True, sparse_sums=sparse_sums, make=make)
+    sources = source if isinstance(source, Prompts) else [source]
+    search = make_search(
+        state, sources, options, False, True, [source_number], True, sparse_sums=sparse_sums, make=make
+    )
     n_told = 0
     goes_on = True
     while goes_on:
@@ -122,7 +130,7 @@ def decode_stream(
             n_told = len(sure)
 
 
-def _make(
+def make_search(
     state: DecodeState,
     sources: Sequence[Sequence[int]],
     options: GenerationOptions,

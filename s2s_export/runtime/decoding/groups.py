@@ -26,7 +26,6 @@ from .endings import Endings
 from .rule import MINUS_INFINITY, NO_TOKEN
 from .search import BeamSearch, output
 from .state import Floats, Ints
-from .steps import LEAVE_AT
 
 
 class GroupBeams(Beams):
@@ -59,12 +58,16 @@ class GroupSearch(BeamSearch):
         self._unexpanded = np.zeros((n_groups, len(self.steps.present)), dtype=bool)
         return self._groups[0]
 
-    def advance(self) -> bool:
-        """One more token in every group. Returns whether the search goes on."""
+    @property
+    def _n_wanted(self) -> int:
         first = self._groups[0]
         n_rows = len(self._groups) * first.n_beams
         # A token that an earlier group took may fall behind as many others as there are rows.
-        scored = self.steps.look(max(first.n_candidates + n_rows, len(self._groups)))
+        return max(first.n_candidates + n_rows, len(self._groups))
+
+    def advance(self) -> bool:
+        """One more token in every group. Returns whether the search goes on."""
+        scored = self.steps.look(self._n_wanted)
         starts = self._alternatives(scored) if self._is_first and self._options.return_alternatives else None
         chosen: list[tuple[Ints, Ints, Floats]] = []
         taken: list[Ints] = []  # the tokens of the groups before, but not those of finished searches
@@ -120,7 +123,7 @@ class GroupSearch(BeamSearch):
         settled = np.logical_and.reduce(
             [beams.is_settled() | out for beams, out in zip(self._groups, self._unexpanded, strict=True)]
         )
-        if settled.sum() < max(1.0, LEAVE_AT * len(settled)) or settled.all():
+        if settled.sum() < max(1.0, self.steps.leave_at * len(settled)) or settled.all():
             return
         self._report(np.flatnonzero(settled))
         self.leave(np.flatnonzero(~settled))
@@ -148,7 +151,7 @@ class GroupSearch(BeamSearch):
 
     def stable(self, source: int) -> list[int]:
         """Nothing is final before the end: which group wins is known only then."""
-        return list(self.steps.prompt)
+        return self.steps.prompt(source)
 
 
 def _lowered(ids: Ints | None, log_probs: Floats, taken: Ints, penalty: np.float32) -> Floats:

@@ -16,9 +16,10 @@ from .draws import Draws
 from .endings import Endings
 from .hypothesis import Hypothesis
 from .options import GenerationOptions
+from .prompts import without_gaps
 from .search import allowed, is_guided
-from .state import DecodeState, Floats, Ints
-from .steps import LEAVE_AT, Steps
+from .state import DecodeState, Floats, Ints, Question
+from .steps import Steps
 
 
 class RowSearch:
@@ -64,6 +65,10 @@ class RowSearch:
         # What a finished row is fed until its source leaves the batch. The results are ignored.
         self._fill = options.pad_token_id if options.pad_token_id is not None else (*options.eos_token_id, 0)[0]
 
+    def ask(self) -> Question:
+        """What the next `advance` will ask the state."""
+        return self.steps.ask(1)
+
     def advance(self) -> bool:
         """One more token. Returns whether the search goes on."""
         tokens, log_probs = self._choose()
@@ -82,7 +87,7 @@ class RowSearch:
         """A token for every row and its log-probability, [B, K]."""
         scored = self.steps.look(1, logits=True)
         if self._options.do_sample:
-            at = self._draws.one_each(scored.logits, self.steps.present, self.steps.length)
+            at = self._draws.one_each(scored.logits, self.steps.present, self.steps.draw_length)
         elif scored.ids is None:
             at = scored.logits.argmax(axis=-1)
         else:
@@ -103,7 +108,7 @@ class RowSearch:
 
     def _let_finished_leave(self) -> None:
         finished = np.asarray(self._is_finished.all(axis=1))
-        if finished.sum() < max(1.0, LEAVE_AT * len(finished)):
+        if finished.sum() < max(1.0, self.steps.leave_at * len(finished)):
             return
         self._report(np.flatnonzero(finished))
         self.leave(np.flatnonzero(~finished))
@@ -129,5 +134,4 @@ class RowSearch:
     def stable(self, source: int) -> list[int]:
         """The final tokens, including the prompt, of the first output of a source in the batch."""
         n = int(self._n_generated[source, 0])
-        tokens: list[int] = self.steps.history()[source, 0, : self._prompt_length + n].tolist()
-        return tokens
+        return without_gaps(self.steps.history()[source, 0, : self._prompt_length + n].tolist())

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .state import DecodeState, Ints, StepQuery
+from .state import DecodeState, Ints, StepQuery, feed
 from .steps import LEAVE_AT
 
 
@@ -51,12 +51,12 @@ class Score:
 
 
 def score_targets(
-    state: DecodeState, prompt: Sequence[int], targets: Sequence[Sequence[Sequence[int]]]
+    state: DecodeState, prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[Sequence[int]]]
 ) -> list[list[Score]]:
     """The scores of targets [B][at most K], each a list of token ids without the prompt.
 
-    state: holds B sources with K beams, and can't be used again. prompt: what the decoder is fed before the first
-    token, at least one id.
+    state: holds B sources with K beams, and can't be used again. prompts: what the decoder is fed for each source
+    before the first token, at least one id, and as many for all.
     """
     n_sources, n_rows = state.n_sources, state.n_beams
     lengths = np.zeros((n_sources, n_rows), dtype=np.int64)
@@ -67,7 +67,7 @@ def score_targets(
     for b, of_source in enumerate(targets):
         for k, target in enumerate(of_source):
             tokens[b, k, : len(target)] = target
-    log_probs = _forced(state, prompt, tokens, lengths)
+    log_probs = _forced(state, np.asarray(prompts, dtype=np.int64), tokens, lengths)
     return [
         [
             Score(tuple(map(int, target)), tuple(map(float, log_probs[b, k, : len(target)])))
@@ -77,16 +77,13 @@ def score_targets(
     ]
 
 
-def _forced(state: DecodeState, prompt: Sequence[int], tokens: Ints, lengths: Ints) -> np.ndarray:
-    """The log-probability [B, K, T] of tokens [B, K, T], of which each row has `lengths` [B, K]."""
+def _forced(state: DecodeState, prompts: Ints, tokens: Ints, lengths: Ints) -> np.ndarray:
+    """The log-probability [B, K, T] of tokens [B, K, T], of which each row has `lengths` [B, K]. prompts [B, P]."""
     found = np.zeros(tokens.shape, dtype=np.float32)
     present = np.arange(len(tokens))
     n_rows = tokens.shape[1]
-    fed = np.full((len(tokens), n_rows), prompt[0], dtype=np.int64)
-    parents = np.zeros_like(fed)
-    for token in prompt[1:]:
-        state.step(fed, parents, StepQuery())
-        fed, parents = np.full_like(fed, token), _same_rows(fed)
+    fed = np.repeat(prompts[:, -1:], n_rows, axis=1)
+    parents = feed(state, prompts[:, :-1])
     for t in range(tokens.shape[2]):
         staying = np.flatnonzero((lengths[present] > t).any(axis=1))
         if len(present) - len(staying) >= max(1.0, LEAVE_AT * len(present)):

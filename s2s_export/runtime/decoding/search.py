@@ -25,9 +25,10 @@ from .draws import Draws
 from .endings import Endings
 from .hypothesis import Hypothesis
 from .options import GenerationOptions
+from .prompts import without_gaps
 from .rule import Rule
-from .state import DecodeState, Ints
-from .steps import LEAVE_AT, Steps
+from .state import DecodeState, Ints, Question
+from .steps import Steps
 
 IMPOSSIBLE = -1e8  # a lower sum of log-probabilities stands for no output
 
@@ -77,9 +78,18 @@ class BeamSearch:
     def _make_beams(self, draws: Draws, endings: Endings) -> Beams:
         return Beams(self.steps, self._options, draws, endings, self._options.num_beams)
 
+    @property
+    def _n_wanted(self) -> int:
+        """How many of the best tokens of each row a step needs."""
+        return self._beams.n_candidates
+
+    def ask(self) -> Question:
+        """What the next `advance` will ask the state."""
+        return self.steps.ask(self._n_wanted)
+
     def advance(self) -> bool:
         """One more token. Returns whether the search goes on."""
-        scored = self.steps.look(self._beams.n_candidates)
+        scored = self.steps.look(self._n_wanted)
         with np.errstate(over="ignore", invalid="ignore"):  # Rules may make scores infinite, which is not an error.
             token, parent, log_prob, goes_on = self._beams.advance(scored)
             self.steps.append(token, parent, log_prob)
@@ -92,7 +102,7 @@ class BeamSearch:
 
     def _let_closed_leave(self) -> None:
         settled = self._beams.is_settled()
-        if settled.sum() < max(1.0, LEAVE_AT * len(settled)):
+        if settled.sum() < max(1.0, self.steps.leave_at * len(settled)):
             return
         self._report(np.flatnonzero(settled))
         self.leave(np.flatnonzero(~settled))
@@ -116,12 +126,12 @@ class BeamSearch:
         best = None
         if pool.step[source, 0] >= 0:
             before = self.steps.generated(source, int(pool.step[source, 0]), int(pool.parent[source, 0]))
-            best = [*self.steps.prompt, *before, int(pool.token[source, 0])]
+            best = [*self.steps.prompt(source), *before, int(pool.token[source, 0])]
             if self._beams.is_settled()[source]:
                 return best
         running = self.steps.history()[source]  # [K, length]
         agree = (running == running[0]).all(axis=0)
-        common: list[int] = running[0, : len(agree) if agree.all() else int(agree.argmin())].tolist()
+        common = without_gaps(running[0, : len(agree) if agree.all() else int(agree.argmin())].tolist())
         if best is None:
             return common
         n = next((i for i, (a, b) in enumerate(zip(common, best, strict=False)) if a != b), min(len(common), len(best)))
@@ -137,8 +147,9 @@ def allowed(found: list[Hypothesis], options: GenerationOptions) -> list[Hypothe
     """The outputs that a guide allows. Fewer may be than were asked for; raises InputError if there is none."""
 
     def is_allowed(hypothesis: Hypothesis) -> bool:
-        tokens = [token for token in hypothesis.token_ids[len(options.prompt) :] if token not in options.eos_token_id]
         n = len(hypothesis.token_scores)
+        generated = hypothesis.token_ids[len(hypothesis.token_ids) - n :]
+        tokens = [token for token in generated if token not in options.eos_token_id]
         is_possible = n > 0 and hypothesis.score * float(n) ** options.length_penalty > IMPOSSIBLE
         return is_possible and all(guide.may_end(guide.after(tokens)) for guide in options.guides or ())
 
@@ -155,6 +166,6 @@ def output(steps: Steps, beams: Beams, source: int, place: int) -> Hypothesis:
     pool, at = beams.pool, (source, place)
     step, score = int(pool.step[at]), float(pool.score[at])
     if step < 0:  # An empty place, for which generate() returns the prompt only.
-        return Hypothesis(list(steps.prompt), score, [])
+        return Hypothesis(steps.prompt(source), score, [])
     last = (int(pool.token[at]), float(pool.log_prob[at]))
     return steps.hypothesis(source, score, step, int(pool.parent[at]), last)

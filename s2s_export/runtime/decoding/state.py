@@ -9,13 +9,14 @@ the best tokens of the next position. The backend has the K/V caches (or recurre
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
+FEWEST_PREFILLED = 2  # tokens: a single one is a step, for which no other graph needs to be opened
 NO_ATTENTION = (
     "this engine returns no cross-attention weights, which alignments need; set attention = true under [options] of "
     "its recipe and build it again"
@@ -56,6 +57,15 @@ class StepResult:
     attention: Floats | None = None
 
 
+@dataclass(frozen=True)
+class Question:
+    """What a search hands to `DecodeState.step` next: tokens [B, K], parents [B, K], and the query."""
+
+    tokens: Ints
+    parents: Ints
+    query: StepQuery
+
+
 class DecodeState(Protocol):
     """One batch that is being decoded. Not for use by several threads."""
 
@@ -78,3 +88,32 @@ class DecodeState(Protocol):
     def keep(self, sources: Ints) -> None:
         """Keep only these sources (ascending indices among those in the batch); the others leave the batch."""
         ...
+
+
+@runtime_checkable
+class Prefills(Protocol):
+    """A `DecodeState` that can be fed several tokens at once before its first step."""
+
+    def prefill(self, tokens: Ints) -> bool:
+        """Append tokens [B, P] to every beam: those of a source are the same for all its beams, and nothing is asked.
+
+        False where the state can't after all, and nothing was fed: then the caller feeds them one by one.
+        """
+        ...
+
+
+def feed(state: DecodeState, tokens: Ints) -> Ints:
+    """Append tokens [B, P] to every beam of a state before its first step, at once where it can.
+
+    Returns the parents [B, K] for the next step.
+    """
+    n_sources, n_beams = state.n_sources, state.n_beams
+    parents = np.zeros((n_sources, n_beams), dtype=np.int64)
+    n = tokens.shape[1]
+    same = np.tile(np.arange(n_beams), (n_sources, 1))
+    if n >= FEWEST_PREFILLED and isinstance(state, Prefills) and state.prefill(tokens):
+        return same
+    for t in range(n):
+        state.step(np.repeat(tokens[:, t : t + 1], n_beams, axis=1), parents, StepQuery())
+        parents = same
+    return parents

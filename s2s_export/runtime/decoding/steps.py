@@ -16,13 +16,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .chain import Chain, Scored
+from .chain import Chain, Plan, Scored
 from .coverage import Coverage
 from .hypothesis import Hypothesis
 from .numerics import along
 from .options import GenerationOptions
+from .prompts import Prompts, beginnings, without_gaps
 from .rule import NO_TOKEN, Rule, View
-from .state import DecodeState, Floats, Ints, StepQuery, StepResult
+from .state import DecodeState, Floats, Ints, Question, StepResult, feed
 
 # Closed sources leave the batch once they are this share of it, because leaving copies tables and caches.
 LEAVE_AT = 0.25
@@ -54,6 +55,7 @@ class Steps:
 
     present [B]: indices of the original sources that are still in the batch. length: tokens so far, with the prompt.
     source_lengths: S of every source, also of those that have left. coverage: only with `coverage_penalty`.
+    leave_at: the share of the batch that has to be closed before closed sources leave.
     """
 
     def __init__(
@@ -78,11 +80,14 @@ class Steps:
                 f"of {n_rows}; make it for the sources and options that are decoded"
             )
         self.state = state
+        self.leave_at = LEAVE_AT
+        self._plan: Plan | None = None  # of the next `look`, where somebody has asked already what it will ask
         self.options = options
         self.n_rows = n_rows
         self.present = np.arange(n_sources)
-        self.prompt = list(options.prompt)
-        self.length = len(self.prompt)
+        self._beginnings = beginnings(sources, options)  # [B, P]
+        self._n_undrawn = int(self._beginnings.shape[1]) - 1 if isinstance(sources, Prompts) else 0
+        self.length = int(self._beginnings.shape[1])
         self._chain = Chain(
             options, state.vocabulary_size, dense=whole_distribution, sparse_sums=sparse_sums, more=rules
         )
@@ -97,20 +102,29 @@ class Steps:
         self._scores = Table(n_sources, n_rows, np.float32)
         self._history: Ints | None = None
         if keep_history or self._chain.reads_history or options.stop_strings:
-            self._history = np.tile(np.asarray(self.prompt, dtype=np.int64), (n_sources, n_rows, 1))
-        self._next_tokens, self._next_parents = self._feed_prompt()
+            self._history = np.tile(self._beginnings[:, None], (1, n_rows, 1))
+        self._next_tokens, self._next_parents = self._begin(is_fed=isinstance(sources, Prompts))
 
     def look(self, n_best: int, *, logits: bool = False) -> Scored:
         """The scored tokens [B, K, W] of the next position after the rules: at least the n_best of every row.
 
         logits: whether the choice is made on logits and not on log-probabilities, as with one beam.
         """
-        view = View(self.length, self._sources, self.history, self._numbers)
-        wants_attention = bool(self._alignments) or self.coverage is not None
-        plan = self._chain.plan(view, (len(self.present), self.n_rows), n_best, attention=wants_attention)
+        plan = self._plan or self._next_plan(n_best)
+        self._plan = None
         result = self.state.step(self._next_tokens, self._next_parents, plan.query)
         self._keep_attention(result)
         return plan.read(result, logits=logits and not self._chain.shift_invariant)
+
+    def ask(self, n_best: int) -> Question:
+        """What the next `look` will hand to the state, for whoever makes one step for several searches."""
+        self._plan = self._next_plan(n_best)
+        return Question(self._next_tokens, self._next_parents, self._plan.query)
+
+    def _next_plan(self, n_best: int) -> Plan:
+        view = View(self.length, self._sources, self.history, self._numbers)
+        wants_attention = bool(self._alignments) or self.coverage is not None
+        return self._chain.plan(view, (len(self.present), self.n_rows), n_best, attention=wants_attention)
 
     def append(self, tokens: Ints, parents: Ints | None, scores: Floats) -> None:
         """Append a token [B, K] to the row `parents` [B, K], or to the row itself if that is None.
@@ -128,8 +142,17 @@ class Steps:
         self._next_tokens, self._next_parents = tokens, parents
         self.length += 1
 
+    def prompt(self, source: int) -> list[int]:
+        """What the outputs of a source in the batch begin with."""
+        return without_gaps(self._beginnings[source].tolist())
+
+    @property
+    def draw_length(self) -> int:
+        """The length by which draws are told apart: it does not depend on what other prompts are in the batch."""
+        return self.length - self._n_undrawn
+
     def history(self) -> Ints:
-        """[B, K, length]"""
+        """[B, K, length], with NO_TOKEN before a prompt that is shorter than others in the batch."""
         if self._history is None:
             raise RuntimeError("the text so far is not kept, expected a rule that reads it to say `reads_history`")
         return self._history
@@ -139,6 +162,7 @@ class Steps:
         self.state.keep(staying)
         self.present = self.present[staying]
         self._sources = self._sources[staying]
+        self._beginnings = self._beginnings[staying]
         self._numbers = self._numbers[staying]
         if self.coverage is not None:
             self.coverage.keep(staying)
@@ -173,7 +197,7 @@ class Steps:
         if last is not None:
             tokens.append(last[0])
             scores.append(last[1])
-        found = Hypothesis([*self.prompt, *tokens], score, scores)
+        found = Hypothesis([*self.prompt(source), *tokens], score, scores)
         if self._alignments:
             # Token t was predicted from row `rows[t]`.
             self._align(found, source, rows[: len(tokens)])
@@ -203,14 +227,12 @@ class Steps:
         elif self._alignments:
             self._attention.append(result.attention[:, :, -1].mean(axis=2))  # [B, K, S]
 
-    def _feed_prompt(self) -> tuple[Ints, Ints]:
-        """Feed the prompt without its last token, which is returned with its parents for the first `look`."""
-        shape = (len(self.present), self.n_rows)
-        parents = np.zeros(shape, dtype=np.int64)
-        for token in self.prompt[:-1]:
-            self.state.step(np.full(shape, token, dtype=np.int64), parents, StepQuery())
-            parents = self._same_rows()
-        return np.full(shape, self.prompt[-1], dtype=np.int64), parents
+    def _begin(self, is_fed: bool) -> tuple[Ints, Ints]:
+        """Feed the prompt without its last token, which is returned with its parents for the first `look`.
+
+        is_fed: whether the state holds it already."""
+        fed = self._beginnings[:, :0] if is_fed else self._beginnings[:, :-1]
+        return np.repeat(self._beginnings[:, -1:], self.n_rows, axis=1), feed(self.state, fed)
 
     def _same_rows(self) -> Ints:
         return np.tile(np.arange(self.n_rows), (len(self.present), 1))

@@ -54,7 +54,7 @@ class StepLaunches:
         if plan.has_rules:
             found.append(self._rules())
         if plan.samples:
-            found.append(self._draw())
+            found += self._draw()
         else:
             found += self._top()
         found += self._update_beams() if plan.is_beam_search else [self._update_rows()]
@@ -126,7 +126,7 @@ class StepLaunches:
         element = "fp32" if plan.is_dense else plan.element
         return [(launch, given) for launch in self._first.log_softmax_top(element, given)]
 
-    def _draw(self) -> Queued:
+    def _draw(self) -> list[Queued]:
         plan = self._plan
         renamed = {"scores": self._at["distribution"], "beam_scores": self._at["scores"]}
         if plan.keeps_choice:
@@ -138,9 +138,10 @@ class StepLaunches:
             beams=plan.beams,
             vocabulary=plan.vocabulary,
             n_drawn=plan.n_chosen,
+            lists=plan.race_lists,
         )
-        launch = self._loop.draw_beams(given) if plan.is_beam_search else self._loop.draw_rows(given)
-        return launch, given
+        launches = self._loop.draw_beams(given) if plan.is_beam_search else [self._loop.draw_rows(given)]
+        return [(launch, given) for launch in launches]
 
     def _update_beams(self) -> list[Queued]:
         plan = self._plan

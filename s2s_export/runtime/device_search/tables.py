@@ -77,6 +77,10 @@ class Plan:
         return int(plugin_sources.module("beam_search.launches").top_lists(self.vocabulary))
 
     @property
+    def race_lists(self) -> int:
+        return int(plugin_sources.module("beam_search.loop_launches").race_lists(self.beams, self.vocabulary))
+
+    @property
     def history_width(self) -> int:
         return self.prompt + self.limit
 
@@ -208,7 +212,10 @@ def layout(plan: Plan) -> tuple[Layout, Layout]:
     if plan.samples and plan.is_beam_search:
         by_the_loop["drawn_beams"] = ((B, plan.n_chosen), np.int32)
         by_the_loop["drawn_sums"] = ((B, plan.n_chosen), np.float32)
-        by_the_loop["race"] = ((B, K, V), np.float64)
+        by_the_loop["race"] = ((B, K, V), np.float32)
+        by_the_loop["race_counts"] = ((B, plan.race_lists), np.int32)
+        by_the_loop["race_values"] = ((B, plan.race_lists, plan.n_chosen), np.float64)
+        by_the_loop["race_places"] = ((B, plan.race_lists, plan.n_chosen), np.int32)
     if plan.attention is not None:
         by_the_loop["alignment"] = ((T, B, K, plan.attention.width), np.float32)
     return set_beforehand, by_the_loop

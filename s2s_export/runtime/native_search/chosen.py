@@ -9,6 +9,7 @@ from typing import Any
 
 from ...errors import BackendError, BuildError
 from ..decoding.generation_options import GenerationOptions
+from ..decoding.prompts import Prompts
 from ..decoding.state import DecodeState
 from . import library, loop
 from .search import StepSearch
@@ -73,7 +74,8 @@ class NativeSearches:
 
         is_watched: whether the caller looks after each token. The other arguments are those of `decoding.decode`.
         """
-        if self.why_not(options, state.vocabulary_size):
+        # Texts that begin with prompts of their own are numpy's: the library has one prompt for all.
+        if isinstance(sources, Prompts) or self.why_not(options, state.vocabulary_size):
             self.count(PYTHON)
             return None
         prepared = prepare(options, state.vocabulary_size)

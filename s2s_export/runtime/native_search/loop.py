@@ -19,7 +19,7 @@ import numpy as np
 from ...bundle import output_of
 from ...errors import BackendError
 from ..backends.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeState, step_failure
-from ..decoding.state import Ints
+from ..decoding.state import FEWEST_PREFILLED, DecodeState, Ints
 from . import direct, library, onnx_file
 from .search import StepSearch, TooMany
 
@@ -143,7 +143,7 @@ def tensors(arrays: dict[str, Any], kept: list[Any]) -> Any:
     return made
 
 
-def serves(state: Any) -> TypeGuard[OnnxRuntimeState]:
+def serves(state: DecodeState) -> TypeGuard[OnnxRuntimeState]:
     """Whether the loop runs the steps of this state: those of an engine with our own operators, whose weights are read
     as they lie in the mapped file, so that a second session takes no memory for them."""
     return (
@@ -175,7 +175,9 @@ class LoopSearch(StepSearch):
         shape = (len(self.steps.present), self.options.n_rows)
         self._tokens = np.zeros(shape, dtype=np.int64)  # what the batch feeds is in the library
         self._parents = np.zeros(shape, dtype=np.int64)
-        self._batch = library.Batch(step=0)
+        first = self._fed_first()
+        is_fed = first.shape[1] >= FEWEST_PREFILLED and self.state.prefill(first)
+        self._batch = library.Batch(step=first.shape[1] if is_fed else 0)  # what is not fed yet, the library feeds
         self._bind()
 
     def _bind(self) -> None:

@@ -16,7 +16,7 @@ from ...errors import BackendError
 from ..decoding.chain import Imprecise
 from ..decoding.generation_options import GenerationOptions
 from ..decoding.hypothesis import Hypothesis
-from ..decoding.state import DecodeState, Floats, Ints, StepQuery, StepResult
+from ..decoding.state import DecodeState, Floats, Ints, StepQuery, StepResult, feed
 from . import library
 from .settings import Prepared, settings
 
@@ -74,10 +74,11 @@ class StepSearch:
         """Feed the prompt without its last token."""
         shape = (len(self.steps.present), self.options.n_rows)
         self._tokens = np.full(shape, self._prompt[-1], dtype=np.int64)
-        self._parents = np.zeros(shape, dtype=np.int64)
-        for token in self._prompt[:-1]:
-            self.state.step(np.full(shape, token, dtype=np.int64), self._parents, StepQuery())
-            self._parents = np.tile(np.arange(shape[1]), (shape[0], 1))
+        self._parents = feed(self.state, self._fed_first())
+
+    def _fed_first(self) -> Ints:
+        """The prompt without its last token, [B, P-1]."""
+        return np.tile(np.asarray(self._prompt[:-1], dtype=np.int64), (len(self.steps.present), 1))
 
     def advance(self) -> bool:
         """One more token. Returns whether the search goes on."""

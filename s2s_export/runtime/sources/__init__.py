@@ -24,6 +24,11 @@ DEFAULT = "token_ids"  # of bundles made before manifest.json named the kind
 MASK = "source_mask"
 
 
+def is_prompt(kind: SourceKind) -> bool:
+    """Whether sources of this kind are what the decoder itself goes on with (prompts.py)."""
+    return bool(getattr(kind, "is_prompt", False))
+
+
 class SourceKind(Protocol):
     """One kind of source, for one bundle. Safe to use from several threads.
 

@@ -32,7 +32,7 @@ class TokenIds:
         if "source_vocabulary_size" not in bundle.manifest["sizes"]:
             raise BundleError(f"{bundle.path}: the manifest lacks sizes.source_vocabulary_size; export it again")
         self._size = int(bundle.manifest["sizes"]["source_vocabulary_size"])
-        self._generation = bundle.manifest["generation"]
+        self._generation = bundle.manifest.get("generation", {})
 
     def from_json(self, value: Any) -> list[int]:
         if not isinstance(value, list) or any(isinstance(i, bool) or not isinstance(i, int) for i in value):

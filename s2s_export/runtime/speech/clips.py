@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from ...errors import UsageError
@@ -10,6 +10,7 @@ from ..audio.log_mel import SAMPLE_RATE
 from ..decoding import Hypothesis
 from ..decoding.state import Floats
 from .segments import Segment
+from .side_by_side import Read, one_by_one
 from .transcribe import Transcription
 
 ALLOWED: Mapping[str, Collection[Any]] = {"timestamps": ("none", "segment"), "task": ("transcribe",)}
@@ -38,3 +39,16 @@ class ClipTranscription(Transcription):
             0.0, self.duration, tuple(found.token_ids), text=found.text or "", avg_logprob=float(found.score)
         )
         yield self.duration, [segment]
+
+
+class Clips:
+    """Transcribes clips. decode: gives the best hypothesis of samples [L], with its text."""
+
+    def __init__(self, decode: Callable[[Floats], Hypothesis]) -> None:
+        self._decode = decode
+
+    def one(self, samples: Floats) -> Transcription:
+        return ClipTranscription(samples, lambda: self._decode(samples))
+
+    def many(self, reads: Iterable[Read]) -> Iterator[Transcription]:
+        return one_by_one(reads, self.one)

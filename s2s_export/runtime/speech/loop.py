@@ -1,15 +1,17 @@
 """Window after window through audio of any length: the long form of Whisper, as `generate()` of transformers goes.
 
-Several audios go side by side: the windows that they are at share a batch. Each has a place, where its next window
-begins, the text so far, and its own prompt; what one gives does not depend on the others.
+Several audios go side by side: the windows that they are at share a batch, which the next audio joins when one is done.
+Each has a place, where its next window begins, the text so far, and its own prompt; what one gives does not depend on
+the others.
 """
 
 from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 import numpy as np
 
@@ -92,18 +94,23 @@ class Track:
 
 @dataclass(frozen=True)
 class Passage:
-    """What one window gave: the segments, its frames, and the decoded window; none where it was silence."""
+    """What one window gave: the segments, of which silence has none, and the decoded window.
+
+    track: which of the tracks it is of, counted from 0. n_frames: how far behind `seek` the next window begins.
+    n_heard: the frames of sound in the window, where they are not the same.
+    """
 
     track: int
     seek: int
     n_frames: int
     segments: list[Segment]
     window: DecodedWindow
+    n_heard: int | None = None
 
 
 def run(
     decoder: WindowDecoder,
-    tracks: Sequence[Track],
+    tracks: Iterable[Track],
     options: GenerationOptions,
     fallback: Fallback,
     *,
@@ -119,34 +126,38 @@ def run(
 ) -> Iterator[Passage]:
     """Decode all tracks to their ends; passages as they are ready, those of one track in order.
 
-    encoded: the first windows of all tracks, if somebody encoded them already. adjust: changes a passage (and so where
-    the next window begins) before it counts.
+    tracks: taken as there is room among the `batch_size` that are decoded together, and let go when they are done.
+    encoded: the first windows of all tracks, if somebody encoded them already; then all are decoded together. adjust:
+    changes a passage (and so where the next window begins) before it counts.
     """
     most_earlier = max_target_length // 2 - 1
-    while active := [i for i, track in enumerate(tracks) if not track.is_done][:batch_size]:
-        frames = [min(window_frames, _end(tracks[i]) - tracks[i].seek) for i in active]
-        at_start = encoded is not None and active == list(range(len(tracks))) and not any(t.seek for t in tracks)
-        if not at_start:
+    waiting = ((i, track) for i, track in enumerate(tracks) if not track.is_done)
+    active: list[tuple[int, Track]] = []
+    while True:
+        active = [(i, track) for i, track in active if not track.is_done]
+        active += islice(waiting, batch_size - len(active))
+        if not active:
+            return
+        frames = [min(window_frames, _end(track) - track.seek) for _, track in active]
+        if encoded is None:
             encoded = decoder.encode(
-                [_window(tracks[i], n, window_frames) for i, n in zip(active, frames, strict=True)]
+                [_window(track, n, window_frames) for (_, track), n in zip(active, frames, strict=True)]
             )
-        assert encoded is not None
-        prompts = [_prompt(decoder, tracks[i], most_earlier) for i in active]
+        prompts = [_prompt(decoder, track, most_earlier) for _, track in active]
         windows = _decode(
-            decoder, encoded, prompts, options, fallback, [tracks[i] for i in active],
+            decoder, encoded, prompts, options, fallback, [track for _, track in active],
             timestamps=timestamps, attention=attention, max_target_length=max_target_length,
             vocabulary_size=vocabulary_size, no_speech=fallback.most_no_speech is not None or always_no_speech,
         )  # fmt: skip
         encoded = None
-        for i, n, window in zip(active, frames, windows, strict=True):
-            track = tracks[i]
+        for (i, track), n, window in zip(active, frames, windows, strict=True):
             seek = track.seek
             ratio = fallback.ratio(window.token_ids, vocabulary_size)
             if fallback.is_silence(window):
                 segments, advance = list[Segment](), n
             else:
                 segments, advance = cut(window.token_ids, decoder.speech, seek, n)
-            passage = Passage(i, seek, advance, [_described(s, window, ratio) for s in segments], window)
+            passage = Passage(i, seek, advance, [_described(s, window, ratio) for s in segments], window, n)
             if adjust is not None:
                 passage = adjust(passage)
             track.segments += passage.segments

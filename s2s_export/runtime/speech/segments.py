@@ -76,3 +76,18 @@ def cut(tokens: Sequence[int], speech: SpeechTokens, seek: int, n_frames: int) -
     if is_single:
         return found, n_frames
     return found, (tokens[first - 2] - speech.timestamp_begin) * FRAMES_PER_TIMESTAMP
+
+
+def spans(tokens: Sequence[int], timestamp_begin: int) -> list[tuple[int, int, bool]]:
+    """Where a window's text lies between times: (first token, behind the last, whether a time ends it).
+
+    Unlike `cut`, with the text behind the last time, which may be half of a sentence that goes on behind the window.
+    """
+    found, first, has_text = list[tuple[int, int, bool]](), 0, False
+    for i, token in enumerate(tokens):
+        if token < timestamp_begin:
+            has_text = True
+        elif has_text:
+            found.append((first, i + 1, True))
+            first, has_text = i + 1, False
+    return [*found, (first, len(tokens), False)] if has_text else found

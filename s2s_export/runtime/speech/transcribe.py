@@ -7,10 +7,8 @@ times smaller) or is unlikely is decoded again at a higher temperature, and one 
 from __future__ import annotations
 
 import dataclasses
-import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,13 +17,15 @@ from ...errors import InvalidOption
 from ..audio.log_mel import HOP, SAMPLE_RATE
 from ..decoding.generation_options import GenerationOptions
 from ..decoding.state import Floats
+from ..sources.audio_features import AudioFeatures
 from ..text import Tokenizer
-from . import activity
+from . import activity, hallucinations, loop
 from .formats import Transcript
 from .generate import SpeechSearch
-from .loop import Fallback, Passage, Track, run
+from .loop import Fallback, Passage, Track
 from .prompts import TASKS, beginning, language_id
 from .segments import SECONDS_PER_FRAME, Segment, Word
+from .tokens import FRAMES_PER_TIMESTAMP, SpeechTokens
 from .words import token_times, words
 
 TIMES = ("none", "segment", "word")
@@ -45,7 +45,7 @@ class TranscribeOptions:
     whether a window is told the text before it. initial_prompt: text before the first window; hotwords: before every
     one. vad: leave out where nobody speaks. batched: decode the parts in which somebody speaks side by side, each by
     itself. batch_size: how many. clip: (start, end) in seconds, the parts to transcribe.
-    hallucination_silence_threshold: seconds of silence around improbable words, which are then left out; needs the
+    hallucination_silence_threshold: seconds of silence beside improbable words, which are then left out; needs the
     times of words.
     """
 
@@ -78,11 +78,25 @@ class TranscribeOptions:
             problems.append(f"batch_size is {self.batch_size}, expected at least 1")
         if self.hallucination_silence_threshold is not None and self.timestamps != "word":
             problems.append("hallucination_silence_threshold needs timestamps='word'")
+        if self.hallucination_silence_threshold is not None and self.batched:
+            problems.append("hallucination_silence_threshold skips silence, of which batched has none; leave out one")
         for start, end in self.clip:
             if start < 0 or (end is not None and end <= start):
                 problems.append(f"clip has {start}-{end}, expected an end behind a start, in seconds")
         if problems:
             raise InvalidOption("; ".join(problems))
+
+
+def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options of `TranscribeOptions`, and the others, which are those of the search."""
+    names = {field.name for field in dataclasses.fields(TranscribeOptions)}
+    own = {name: value for name, value in options.items() if name in names}
+    if isinstance(own.get("temperature"), (int, float)):
+        own["temperature"] = (float(own["temperature"]),)
+    for name in ("temperature", "clip"):
+        if name in own:
+            own[name] = tuple(own[name])
+    return own, {name: value for name, value in options.items() if name not in names}
 
 
 class Transcription:
@@ -120,6 +134,18 @@ class Transcription:
             pass
         return self.so_far()
 
+    @classmethod
+    def failed(cls, error: BaseException) -> Transcription:
+        """One that raises an error when it is iterated."""
+
+        def source() -> Iterator[tuple[float, list[Segment]]]:
+            raise error
+            yield
+
+        found = cls(0.0, None, None)
+        found._source = source()
+        return found
+
 
 class Transcriber:
     """Transcribes with one bundle."""
@@ -128,22 +154,36 @@ class Transcriber:
         self._search = search
         self._tokenizer = tokenizer
 
-    def open(self, samples: Floats, options: TranscribeOptions, generation: GenerationOptions) -> Transcription:
-        """samples [L] at 16 kHz."""
+    @property
+    def kind(self) -> AudioFeatures:
+        return self._search.kind
+
+    @property
+    def speech(self) -> SpeechTokens:
+        return self._search.speech
+
+    def check(self, options: TranscribeOptions) -> None:
+        """Raises what is wrong with options, whatever the audio."""
         options.check()
+        if options.language is not None:
+            self._search_start(options.language, options)
+
+    def open(self, samples: Floats, options: TranscribeOptions, generation: GenerationOptions) -> Transcription:
+        """samples [L] at 16 kHz; options that were checked. Window after window; `side_by_side` has `batched`."""
+        found, start = self.begin(samples, options)
+        found._source = self._in_order(samples, start, options, generation, found.language)
+        return found
+
+    def begin(self, samples: Floats, options: TranscribeOptions) -> tuple[Transcription, list[int]]:
+        """A transcription to be filled, which knows its language, and the prompt from startoftranscript on."""
         probability = None
         language = options.language
         speech = self._search.speech
         if speech.is_multilingual and speech.lang_to_id and language is None:
             language, probability = self._detect(samples)
         start = self._search_start(language, options)
-        code = None if language is None else language
-        found = Transcription(
-            len(samples) / SAMPLE_RATE, code or ("en" if not speech.is_multilingual else None), probability
-        )
-        work = self._batched if options.batched else self._in_order
-        found._source = work(samples, start, options, generation, found.language)
-        return found
+        known = language or (None if speech.is_multilingual else "en")
+        return Transcription(len(samples) / SAMPLE_RATE, known, probability), start
 
     def _detect(self, samples: Floats) -> tuple[str, float]:
         n = self._search.kind.n_samples
@@ -173,17 +213,17 @@ class Transcriber:
             return ()
         return tuple(self._tokenizer.encode_target(" " + text.strip()))
 
-    def _track(self, features: Floats, start: list[int], options: TranscribeOptions, **more: Any) -> Track:
+    def track(self, features: Floats, start: list[int], options: TranscribeOptions, **more: Any) -> Track:
         return Track(
             features, features.shape[1], start, initial=self._ids(options.initial_prompt),
             hot=self._ids(options.hotwords), condition=options.condition_on_previous_text, **more,
         )  # fmt: skip
 
-    def _run(
-        self, tracks: Sequence[Track], options: TranscribeOptions, generation: GenerationOptions, batch_size: int,
+    def run(
+        self, tracks: Iterable[Track], options: TranscribeOptions, generation: GenerationOptions, batch_size: int,
         timestamps: bool = True, adjust: Callable[[Passage], Passage] | None = None,
     ) -> Iterator[Passage]:  # fmt: skip
-        return run(
+        return loop.run(
             self._search.decoder, tracks, generation, self._fallback(options), timestamps=timestamps,
             attention=options.timestamps == "word", window_frames=self._search.kind.n_frames,
             max_target_length=self._search.max_target_length, vocabulary_size=self._search.vocabulary_size,
@@ -195,12 +235,12 @@ class Transcriber:
         language: str | None,
     ) -> Iterator[tuple[float, list[Segment]]]:  # fmt: skip
         """One window behind the other, in each clip."""
-        parts = _clips(samples, options)
+        parts = clips_of(samples, options)
         kept = samples
         spans: list[activity.Region] = []
         if options.vad:
             spoken = activity.regions(samples)
-            spans = [span for part in parts for span in _inside(spoken, part)]
+            spans = [span for part in parts for span in inside(spoken, part)]
             if not spans:
                 return
             kept = np.concatenate([samples[a:b] for a, b in spans])
@@ -212,72 +252,66 @@ class Transcriber:
         for a, b in parts:
             if b <= a:
                 continue
-            track = self._track(features, start, options, seek=a // HOP, end=min(-(-b // HOP), features.shape[1]))
+            track = self.track(features, start, options, seek=a // HOP, end=min(-(-b // HOP), features.shape[1]))
             # Where the audio is shorter than a window, what is behind its end is no sound.
             track.n_frames = min(track.n_frames, max(1, -(-len(kept) // HOP)))
 
-            def adjust(passage: Passage) -> Passage:
+            def adjust(passage: Passage, track: Track = track) -> Passage:
                 sound = kept[passage.seek * HOP : passage.seek * HOP + self._search.kind.n_samples]
-                return self._finished(self._without_music(passage, sound, options), options, language)
+                found = self.finished(self._without_music(passage, sound, options), options, language)
+                return self._without_hallucinations(found, track, len(kept) / SAMPLE_RATE, options)
 
-            for passage in self._run([track], options, generation, 1, adjust=adjust):
-                shifted = [_moved(segment, to_seconds) for segment in passage.segments]
+            for passage in self.run([track], options, generation, 1, adjust=adjust):
+                shifted = [moved(segment, to_seconds) for segment in passage.segments]
                 yield float(to_seconds((passage.seek + passage.n_frames) * SECONDS_PER_FRAME)), shifted
 
-    def _batched(
-        self, samples: Floats, start: list[int], options: TranscribeOptions, generation: GenerationOptions,
-        language: str | None,
-    ) -> Iterator[tuple[float, list[Segment]]]:  # fmt: skip
-        """The parts with speech, up to a window each, side by side."""
-        window = self._search.kind.n_samples
-        rules = activity.Rules(least_silence=0.16, most_speech=window / SAMPLE_RATE)
-        spoken = activity.regions(samples, rules)
-        spans = [span for part in _clips(samples, options) for span in activity.chunks(_inside(spoken, part), window)]
-        wants_times = options.timestamps != "none"
-        for first in range(0, len(spans), options.batch_size):
-            some = spans[first : first + options.batch_size]
-            tracks = [
-                self._track(
-                    self._search.kind.features(samples[a:b]), start, options, number=first + i, end=-(-(b - a) // HOP)
-                )
-                for i, (a, b) in enumerate(some)
-            ]
-            done: list[list[Segment]] = [[] for _ in some]
-            for passage in self._run(tracks, options, generation, len(tracks), timestamps=wants_times):
-                finished = self._finished(passage, options, language)
-                offset = some[passage.track][0] / SAMPLE_RATE
-                done[passage.track] += [_moved(segment, partial(operator.add, offset)) for segment in finished.segments]
-            yield some[-1][1] / SAMPLE_RATE, [segment for of_track in done for segment in of_track]
-
-    def _finished(self, passage: Passage, options: TranscribeOptions, language: str | None) -> Passage:
+    def finished(self, passage: Passage, options: TranscribeOptions, language: str | None) -> Passage:
         """With text and words; segments without text or length are left out."""
-        times: list[float] = []
-        window = passage.window
-        if options.timestamps == "word" and window.attention is not None and window.token_ids:
-            offset = passage.seek * SECONDS_PER_FRAME
-            width = self._search.speech.median_filter_width
-            found = token_times(window.attention, max(1, min(passage.n_frames, self._search.kind.n_frames) // 2), width)
-            times = [offset + t for t in found.tolist()][: len(window.token_ids)]
-            times += [times[-1] if times else offset] * (len(window.token_ids) - len(times))
+        times = self.times(passage) if options.timestamps == "word" else []
         segments = []
         for segment in passage.segments:
             text = self._tokenizer.decode(segment.tokens)
             if not text.strip():
                 continue
-            spoken: tuple[Word, ...] | None = None
-            if times:
-                begin = times[segment.first - 1] if segment.first else passage.seek * SECONDS_PER_FRAME
-                spoken = tuple(
-                    words(
-                        segment.tokens, times[segment.first : segment.last],
-                        window.hypotheses[0].token_scores[segment.first : segment.last], self._tokenizer.decode,
-                        self._search.speech.timestamp_begin, self._search.speech.endoftext, language, begin,
-                    )
-                )  # fmt: skip
+            spoken = self.words(passage, times, segment.first, segment.last, language) if times else None
             segments.append(dataclasses.replace(segment, text=text, words=spoken))
-        if options.hallucination_silence_threshold is not None:
-            segments = _without_hallucinations(segments, passage, options.hallucination_silence_threshold)
         return dataclasses.replace(passage, segments=segments)
+
+    def _without_hallucinations(
+        self, passage: Passage, track: Track, duration: float, options: TranscribeOptions
+    ) -> Passage:
+        threshold = options.hallucination_silence_threshold
+        if threshold is None:
+            return passage
+        spoken = [word.end for segment in track.segments[-1:] for word in segment.words or ()]
+        window = self._search.kind.n_frames * SECONDS_PER_FRAME
+        return hallucinations.without(passage, threshold, spoken[-1] if spoken else 0.0, duration, window)
+
+    def times(self, passage: Passage) -> list[float]:
+        """When each of a window's tokens ends, in seconds of the audio; nothing where no attention was kept."""
+        window = passage.window
+        if window.attention is None or not window.token_ids:
+            return []
+        offset = passage.seek * SECONDS_PER_FRAME
+        width = self._search.speech.median_filter_width
+        n_heard = passage.n_frames if passage.n_heard is None else passage.n_heard
+        n_positions = max(1, min(n_heard, self._search.kind.n_frames) // FRAMES_PER_TIMESTAMP)
+        found = token_times(window.attention, n_positions, width)
+        times = [offset + t for t in found.tolist()][: len(window.token_ids)]
+        return times + [times[-1] if times else offset] * (len(window.token_ids) - len(times))
+
+    def words(
+        self, passage: Passage, times: Sequence[float], first: int, last: int, language: str | None
+    ) -> tuple[Word, ...]:
+        """The words of a window's tokens from `first` to before `last`. times: of all its tokens."""
+        window, speech = passage.window, self._search.speech
+        begin = times[first - 1] if first else passage.seek * SECONDS_PER_FRAME
+        return tuple(
+            words(
+                window.token_ids[first:last], times[first:last], window.hypotheses[0].token_scores[first:last],
+                self._tokenizer.decode, speech.timestamp_begin, speech.endoftext, language, begin,
+            )
+        )  # fmt: skip
 
     def _without_music(self, passage: Passage, samples: Floats, options: TranscribeOptions) -> Passage:
         """Without segments where the text is as sparse and doubtful as what models write over music."""
@@ -309,7 +343,7 @@ def _mapping(spans: Sequence[activity.Region]) -> Callable[[float], float]:
     return whole
 
 
-def _clips(samples: Floats, options: TranscribeOptions) -> list[activity.Region]:
+def clips_of(samples: Floats, options: TranscribeOptions) -> list[activity.Region]:
     """The parts of samples [L] that are to be transcribed: the clips asked for, or all of it."""
     return [
         (int(a * SAMPLE_RATE), min(len(samples), len(samples) if b is None else int(b * SAMPLE_RATE)))
@@ -317,13 +351,13 @@ def _clips(samples: Floats, options: TranscribeOptions) -> list[activity.Region]
     ]
 
 
-def _inside(spans: Sequence[activity.Region], part: activity.Region) -> list[activity.Region]:
+def inside(spans: Sequence[activity.Region], part: activity.Region) -> list[activity.Region]:
     """What of the spans lies in a part."""
     cut = [(max(part[0], a), min(part[1], b)) for a, b in spans]
     return [(a, b) for a, b in cut if a < b]
 
 
-def _moved(segment: Segment, to_seconds: Callable[[float], float]) -> Segment:
+def moved(segment: Segment, to_seconds: Callable[[float], float]) -> Segment:
     spoken = segment.words
     if spoken is not None:
         spoken = tuple(
@@ -338,31 +372,3 @@ def _moved(segment: Segment, to_seconds: Callable[[float], float]) -> Segment:
         end=round(float(to_seconds(segment.end)), 3),
         words=spoken,
     )
-
-
-def _anomaly(word: Word) -> float:
-    """How unlike speech a word is, as OpenAI's whisper and faster-whisper reckon."""
-    duration = word.end - word.start
-    return (word.probability < 0.15) + max(0.0, 0.133 - duration) * 15 + max(0.0, duration - 2.0)
-
-
-def _without_hallucinations(segments: Sequence[Segment], passage: Passage, threshold: float) -> list[Segment]:
-    """Without segments of improbable words that stand between silences."""
-    begin = passage.seek * SECONDS_PER_FRAME
-    end = begin + passage.n_frames * SECONDS_PER_FRAME
-
-    def is_suspect(segment: Segment) -> bool:
-        spoken = [w for w in segment.words or () if w.word.strip() and any(c.isalnum() for c in w.word)][:8]
-        score = sum(_anomaly(word) for word in spoken)
-        return bool(spoken) and (score >= 3 or score + 0.01 >= len(spoken))
-
-    suspects = [is_suspect(segment) for segment in segments]
-    kept = []
-    for i, segment in enumerate(segments):
-        before = begin if i == 0 else segments[i - 1].end
-        after = end if i + 1 == len(segments) else segments[i + 1].start
-        quiet_before = segment.start - before >= threshold or (i > 0 and suspects[i - 1]) or i == 0
-        quiet_after = after - segment.end >= threshold or (i + 1 < len(segments) and suspects[i + 1])
-        if not (suspects[i] and quiet_before and quiet_after):
-            kept.append(segment)
-    return kept

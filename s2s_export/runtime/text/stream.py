@@ -15,11 +15,12 @@ class StreamDecoder:
     decoder is for one hypothesis and one thread.
     """
 
-    def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool = True) -> None:
+    def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool = True, *, prompt: Sequence[int] = ()) -> None:
+        """prompt: ids that the hypothesis begins with, which are pushed like others and whose text is left out."""
         self._tokenizer = tokenizer
         self._skip = skip_special_tokens
         self._ids: list[int] = []
-        self._emitted = 0  # characters
+        self._emitted = len(tokenizer.decode(prompt, skip_special_tokens)) if prompt else 0  # characters
 
     def push(self, ids: Sequence[int]) -> str:
         """Add ids; returns the text that has become final, which may be empty."""

@@ -48,7 +48,7 @@ class Tokenizer(ABC):
 
         What the template puts around a text stays whole. Raises InputError where `limit` has no room for it.
         """
-        before, after = self._ends(ids)
+        before, after = self.ends(ids)
         room = limit - before - after
         if len(ids) <= limit:
             return list(ids)
@@ -69,6 +69,10 @@ class Tokenizer(ABC):
         """Ids of a source text without special tokens. Raises InputError."""
         check_text(text)
         return self._encode(text)
+
+    def spans(self, text: str) -> list[tuple[int, int]] | None:
+        """Begin and end, in characters of the text, of each of `encode_inner`'s ids; None where that is not known."""
+        return None
 
     def raw_text(self, ids: Sequence[int]) -> str:
         """As `decode`, before clean-up. Raises InputError."""
@@ -122,7 +126,7 @@ class Tokenizer(ABC):
         )
         return before + ids + after
 
-    def _ends(self, ids: Sequence[int]) -> tuple[int, int]:
+    def ends(self, ids: Sequence[int]) -> tuple[int, int]:
         """How many of a source's ids are the template's, before and after its text; foreign ids may lack them."""
         codes = frozenset(self.languages.values())
 

@@ -106,6 +106,7 @@ def _card(model: Model) -> dict[str, Any]:
         "backend": session.backend.name,
         "built_targets": sorted(path.name for path in engines.iterdir()) if engines.is_dir() else [],
         "workers": model.batcher.workers,
+        "joins_batches": model.batcher.why_whole is None,
         "has_alignments": session.has_attention,
         "has_text": model.is_text_to_text,
         "source_languages": _named(model.languages.sources),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny_models
 from command_line import s2s
+from tiny_names import STRUCTURES
 
 import s2s_export
 from s2s_export import bundle as bundles
@@ -17,6 +18,13 @@ from s2s_export.runtime.decoding.state import StepQuery
 
 N_CASES = 6
 KERNELS = ("own", "onnxruntime")
+# Every model with our own kernels; with ONNX Runtime's, which take over where ours can't run, one of each structure.
+SWEPT = [
+    pytest.param(name, kernels, marks=model.marks if kernels == "own" or name in STRUCTURES else pytest.mark.slow)
+    for model in tiny_models.SWEPT
+    for name in model.values
+    for kernels in KERNELS
+]
 # Log-probabilities from sums in another order. The random T5s, which don't scale attention, magnify rounding: PyTorch
 # in float32 is up to 5e-5 (t5) and 5e-4 (mt5) from itself in float64, as are both kinds of kernels; the others 6e-6.
 TOLERANCE = {"t5": 1e-4, "t5-gated": 1e-4, "mt5": 1e-3}
@@ -51,8 +59,7 @@ def random_options(rng):
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize("kernels", KERNELS)
-@pytest.mark.parametrize("name", tiny_models.SWEPT)
+@pytest.mark.parametrize(("name", "kernels"), SWEPT)
 def test_fp32_gives_the_tokens_of_the_portable_graphs(built, name, kernels):
     path = built(name, "cpu-fp32", kernels=kernels)
     rng = np.random.default_rng(sum(map(ord, name)))
@@ -101,8 +108,7 @@ def test_random_parents_and_sources_that_leave(built, name, kernels):
         assert states[1]._table.n_slots < states[0]._table.n_slots  # dead ones were dropped
 
 
-@pytest.mark.parametrize("kernels", KERNELS)
-@pytest.mark.parametrize("name", tiny_models.SWEPT)
+@pytest.mark.parametrize(("name", "kernels"), SWEPT)
 def test_int8_is_near_fp32(built, name, kernels):
     path = built(name, "cpu-int8", kernels=kernels)
     rng = np.random.default_rng(1)

@@ -75,14 +75,14 @@ def test_a_wrong_graph_fails_the_export(tmp_path, monkeypatch):
     from s2s_export.exporting.graphs import transformer
 
     checkpoint = tiny_models.save("marian", tmp_path / "c")
-    right = transformer._embed
+    right = transformer.embed
 
     def wrong(g, stack, ids):
         import dataclasses
 
         return right(g, dataclasses.replace(stack, embedding_scale=1.0), ids)
 
-    monkeypatch.setattr(transformer, "_embed", wrong)
+    monkeypatch.setattr(transformer, "embed", wrong)
     with pytest.raises(ParityError, match="encoder_states"):
         s2s_export.export(checkpoint, tmp_path / "b")
     assert not (tmp_path / "b").exists()

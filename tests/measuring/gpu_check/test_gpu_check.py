@@ -106,6 +106,10 @@ def pretended(monkeypatch):
     monkeypatch.setattr(decodes, "SEARCHES", {"4 beams": {"num_beams": 4, "num_return_sequences": 2}})
     for name, value in (("N_SOURCES", 2), ("N_TOKENS", 6), ("SOURCE_LENGTH", 5), ("FEW_TOKENS", 2), ("MANY_TOKENS", 4)):
         monkeypatch.setattr(decodes, name, value)
+    monkeypatch.setattr(attention, "LAUNCHES", 2)
+    monkeypatch.setattr(parts, "PEERS", ())
+    monkeypatch.setattr(parts, "LOOPS", ("device",))
+    monkeypatch.setattr(times, "LAUNCHES", 3)
     monkeypatch.setattr(times, "N_TOKENS", 3)
     monkeypatch.setattr(times, "VOCABULARIES", {"tiny": 90})
     monkeypatch.setattr(times, "BEAMS", (1, 2))
@@ -160,6 +164,7 @@ def test_all_of_it(pretended, bundled, tmp_path, capsys, monkeypatch):
     with tarfile.open(out / "gpu_check.tar.gz") as archive:
         names = set(archive.getnames())
     assert {"gpu_check.md", "gpu_check.json", "parts/search.json"} <= names
+    assert {file.name for file in out.iterdir()} == {"gpu_check.md", "gpu_check.json", "gpu_check.tar.gz"}
 
 
 def test_a_failure_is_a_result(pretended, bundled, tmp_path, monkeypatch):
@@ -246,7 +251,7 @@ class TestRunning:
         assert (crashed["state"], crashed["result"]) == ("failed", {"so far": 1})
         assert crashed["reason"] == "its process ended with status -6 (the last words)"
         assert (hung["state"], hung["result"]) == ("failed", {"so far": 1})
-        assert hung["reason"].startswith("took more than 0.02 minutes")
+        assert hung["reason"] == "took more than 0.02 minutes (and said nothing)"
         assert hung["seconds"] < 30
         assert (fine["state"], fine["result"]) == ("ok", {"all": 2})
 
@@ -260,6 +265,17 @@ class TestRunning:
     def test_no_part_begins_too_late(self, folder: Path) -> None:
         (late,) = self.results(folder, plan.Part("a", "finish"), minutes=-1.0)
         assert late["state"] == "skipped" and "give it more with --minutes" in late["reason"]
+
+    def test_all_of_it_ends_in_time(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A part that runs then keeps what it has measured, and is no failure; the archive has the parts' own files."""
+        monkeypatch.setattr(run, "LEAST_MINUTES", 0.005)
+        cut, late = self.results(folder, plan.Part("a", "hang", minutes=9.0), plan.Part("b", "finish"), minutes=0.02)
+        assert (cut["state"], cut["result"]) == ("unfinished", {"so far": 1})
+        assert cut["reason"] == "0.02 minutes were over; give it more with --minutes" and cut["seconds"] < 20
+        assert late["state"] == "skipped"
+        with tarfile.open(folder / "gpu_check.tar.gz") as archive:
+            assert {"parts/a.json", "parts/a.log"} <= set(archive.getnames())
+        assert not (folder / "parts").exists()
 
     def test_the_child_itself(self, tmp_path: Path) -> None:
         """A real child: what it lacks is a skip, what goes wrong a failure."""
@@ -309,8 +325,23 @@ def test_without_a_compiler_there_is_no_emulation(pretended, tmp_path, monkeypat
 def test_the_most_important_comes_first(tmp_path):
     made = plan.parts(plan.random_models(tmp_path), ["rtx-fp16", "rtx-bf16"], "8.9", tmp_path, quick=False)
     names = [part.name for part in made]
-    assert names[:4] == ["search", "opus-mt: export", "opus-mt: torch steps", "opus-mt: onnxruntime steps"]
-    assert names.index("opus-mt: speed") < names.index("rules") < names.index("t5-small: export")
+    assert names[:6] == [
+        "search",
+        "rules",
+        "attention",
+        *(f"opus-mt: {p}" for p in ("export", "torch steps", "onnxruntime steps")),
+    ]
+    one, another = names.index("opus-mt: speed"), names.index("opus-mt: build rtx-bf16")
+    assert (
+        names.index("opus-mt: tokens rtx-fp16")
+        < names.index("kernels")
+        < one
+        < names.index("t5-small: export")
+        < another
+    )
+    assert [part.arguments["targets"] for part in made if part.name.startswith("opus-mt: speed")] == [
+        ["rtx-fp16"], ["rtx-fp16", "rtx-bf16"],
+    ]  # fmt: skip
     some = [part.name for part in plan.only(made, ["torch", "kernels"])]
     assert some == [
         *("opus-mt: export", "opus-mt: torch steps", "kernels"),
@@ -347,7 +378,9 @@ def measured(tmp_path_factory) -> dict[str, Any]:
     parts.export(saved.update, "opus-mt", str(folder / "opus-mt"), str(folder / "opus-mt.bundle"), True)
     assert saved["export_seconds"] > 0
     arguments = [str(folder / "opus-mt.bundle"), str(folder / "opus-mt"), ["portable"], True, "cpu"]
-    wrong = parts.speed(saved.update, *arguments)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parts, "PEERS", ("transformers",))
+        wrong = parts.speed(saved.update, *arguments)
     assert wrong is None, wrong
     return saved
 

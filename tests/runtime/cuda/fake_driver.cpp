@@ -40,7 +40,8 @@ static size_t size_of(const std::string& name) {
   const std::map<std::string, size_t> sizes = {
       {"beam_update_step", sizeof(BeamUpdateParameters)}, {"beam_stop_step", sizeof(BeamStopParameters)},
       {"apply_decoding_rules", sizeof(RulesParameters)},  {"draw_row_tokens", sizeof(DrawParameters)},
-      {"draw_beam_tokens", sizeof(DrawParameters)},       {"drawn_update_step", sizeof(DrawnUpdateParameters)},
+      {"count_drawable_tokens", sizeof(DrawParameters)},  {"race_of_slices", sizeof(DrawParameters)},
+      {"merge_races", sizeof(DrawParameters)},            {"drawn_update_step", sizeof(DrawnUpdateParameters)},
       {"record_search_step", sizeof(RecordParameters)},   {"row_update_step", sizeof(RowUpdateParameters)},
       {"publish_step", sizeof(PublishParameters)}};
   auto found = sizes.find(name);

@@ -6,10 +6,10 @@ from ...graphs.graph import Graph
 from ...graphs.passes import Applied
 from ..onnxruntime import ondemand
 from ..onnxruntime.products import drop_unused_weights
-from . import attention, declare, embedding, encoder, head, products
+from . import attention, declare, embedding, encoder, head, placing, products
 from .packing import Store
 
-ENCODER, STEP = "encoder", "decoder_step"
+ENCODER, STEP, PREFILL = "encoder", "decoder_step", "prefill"
 
 
 def rewrite(graph: Graph, store: Store) -> list[Applied]:
@@ -22,7 +22,11 @@ def rewrite(graph: Graph, store: Store) -> list[Applied]:
             on_demand = tuple(name for name in on_demand if name not in head.OUTPUTS)
         done += [*attention.apply(graph), projection]
         graph.prune([name for name in graph.outputs if name not in ondemand.LEFT_OUT])
-    if graph.name == ENCODER:
+        done.append(placing.apply(graph))
+    if graph.name == PREFILL:
+        graph.prune(graph.outputs)  # of attention weights, for which nobody asks
+        done.append(attention.apply(graph)[1])
+    if graph.name in (ENCODER, PREFILL):
         done.append(encoder.apply(graph))
     done += [embedding.apply(graph, store), *products.apply(graph, store)]
     if graph.name == STEP:

@@ -16,7 +16,7 @@ from typing import Any
 
 from s2s_export.runtime.text import files, panics
 from s2s_export.runtime.text.entry import Entry
-from s2s_export.runtime.text.tokenizer import Tokenizer, check_ids
+from s2s_export.runtime.text.tokenizer import Tokenizer, check_ids, check_text
 
 _TIMESTAMP = re.compile(r"<\|\d+\.\d+\|>")
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
@@ -33,6 +33,11 @@ class FastTokenizer(Tokenizer):
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         return [self._tokenizer.id_to_token(value) or "" for value in check_ids(ids)]
+
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        check_text(text)
+        with panics.as_input_error("encode this text"):
+            return list(self._tokenizer.encode(text, add_special_tokens=False).offsets)
 
     def _encode(self, text: str) -> list[int]:
         with panics.as_input_error("encode this text"):

@@ -20,7 +20,7 @@ import pytest
 
 pytest.importorskip("onnx")
 
-from command_line import s2s
+from command_line import run_here, s2s
 from device_helpers import missing_compiler
 from fake_tensorrt import EmulatedGpu, FakeContext, FakeEngine, build, fake_library
 from small import recipe
@@ -318,7 +318,7 @@ def test_the_plan_says_what_a_decode_takes(make: Make, name: str) -> None:
 
 def test_inspect_and_doctor_show_the_plan(make: Make) -> None:
     _, _, path = make("marian")
-    assert "memory on a GPU\n  small-fp32 " in s2s("inspect", path).stdout
+    assert "memory on a GPU\n  small-fp32 " in run_here("inspect", path)[0]
     shown = s2s("doctor", path).stdout
     assert "small-fp32" in shown
     lines = shown.partition("where the search runs\n")[2].splitlines()
@@ -327,9 +327,9 @@ def test_inspect_and_doctor_show_the_plan(make: Make) -> None:
         ["onnxruntime-cuda", "on the device, of recurrent models on the host"],
         ["tensorrt", "on the device, of recurrent models on the host"],
     ]
-    found = json.loads(s2s("doctor", path, "--json").stdout)
+    found = json.loads(run_here("doctor", path, "--json")[0])
     assert found["memory_on_gpu"]["small-fp32"]["shapes"][0]["tables"]
-    assert json.loads(s2s("inspect", path, "--json").stdout)["memory_on_gpu"] == found["memory_on_gpu"]
+    assert json.loads(run_here("inspect", path, "--json")[0])["memory_on_gpu"] == found["memory_on_gpu"]
 
 
 # Faults

@@ -1,0 +1,286 @@
+"""Decoding in an open batch, which sources join at any step and leave as soon as they are finished.
+
+Letters: B sources, K beams, M candidates, Q probed tokens.
+
+Sources that join together, with the same options, are a cohort. Each cohort has a search of its own, which knows
+nothing of the others: its lengths, tables and rules count from its own first step. What cohorts share is the decoder
+step. At each step every search is asked what it would ask its decode state (`Question`); one step of the open batch
+answers all of them; and each search goes on with its part of the answer. So a source's tokens are those that it would
+get alone, whoever else is in the batch, and cohorts may have different options.
+
+    joining = Joining(batch)                      # an open batch of a backend
+    cohort = joining.join(places, sources, options)
+    while joining.cohorts:
+        for ended in joining.advance():
+            ended.search.results
+
+Only the number of beams has to be equal, as it is a size of the batch's tensors.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from ...errors import is_failure
+from .decode import Search, let_unwanted_leave, make_search, tell_prefixes
+from .hypothesis import Hypothesis
+from .options import GenerationOptions
+from .state import Ints, Question, StepQuery, StepResult
+
+OLD_SHARE = 0.9  # of the last estimate of a step's cost in the next one
+LEAST_COHORTS = 2  # that may always be in a batch
+SEARCH_SHARE = 0.25  # of a step that the searches of all cohorts may take
+
+
+class OpenBatch(Protocol):
+    """A batch whose sources have places, which they take when they join and give back when they leave.
+
+    vocabulary_size: V. n_beams: K, of all sources.
+    """
+
+    vocabulary_size: int
+    n_beams: int
+
+    def step(self, places: Ints, tokens: Ints, parents: Ints, query: StepQuery) -> StepResult:
+        """As `DecodeState.step`, for the sources at these places [B], each at its own position."""
+        ...
+
+    def leave(self, places: Ints) -> None:
+        """Free places, for sources that join later."""
+        ...
+
+
+class Member:
+    """The decode state of a cohort: its sources' places in an open batch. See `DecodeState`.
+
+    answer: its part of a step that was made for all cohorts, which its next `step` returns. Without one, that makes a
+    step of these sources alone; so a decoder prompt is fed. length: of the longest source, to which attention is cut:
+    in the batch the padding may grow.
+    """
+
+    def __init__(self, batch: OpenBatch, places: Ints, length: int) -> None:
+        self.vocabulary_size = batch.vocabulary_size
+        self.n_beams = batch.n_beams
+        self.places = places
+        self.answer: StepResult | None = None
+        self._batch = batch
+        self._length = length
+
+    @property
+    def n_sources(self) -> int:
+        return len(self.places)
+
+    def step(self, tokens: Ints, parents: Ints, query: StepQuery) -> StepResult:
+        answer, self.answer = self.answer, None
+        if answer is None:
+            answer = self._batch.step(self.places, tokens, parents, query)
+        if answer.attention is not None:
+            answer.attention = answer.attention[..., : self._length]
+        return answer
+
+    def keep(self, sources: Ints) -> None:
+        self._batch.leave(np.delete(self.places, sources))
+        self.places = self.places[sources]
+
+
+@dataclass(eq=False)
+class Cohort:
+    """Sources that joined together. label: the caller's own.
+
+    search: `search.results` has the outputs of each source as soon as it is finished. error: why the search failed.
+    """
+
+    search: Search
+    member: Member
+    wanted: Callable[[int], bool] | None
+    on_prefix: Callable[[int, list[int]], None] | None
+    label: Any
+    n_told: list[int]
+    error: BaseException | None = None
+
+    def ask(self) -> Question | None:
+        """What its next step asks; None where nobody wants any of its sources, or where asking fails."""
+        try:
+            return self.search.ask() if let_unwanted_leave(self.search, self.wanted) else None
+        except BaseException as error:
+            self._failed(error)
+            return None
+
+    def advance(self, answer: StepResult) -> bool:
+        """One more token. Returns whether the search goes on."""
+        self.member.answer = answer
+        try:
+            goes_on = self.search.advance()
+            if self.on_prefix is not None:
+                tell_prefixes(self.search, self.on_prefix, self.n_told)
+        except BaseException as error:
+            self._failed(error)
+            return False
+        return goes_on
+
+    def _failed(self, error: BaseException) -> None:
+        if not is_failure(error):
+            raise error
+        self.error = error
+
+
+class Joining:
+    """The cohorts of one open batch. Not for use by several threads.
+
+    cohorts: those that are being decoded. n_steps: decoder steps so far. n_stepped: sources in them, added up.
+    """
+
+    def __init__(self, batch: OpenBatch, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.cohorts: list[Cohort] = []
+        self.n_steps = 0
+        self.n_stepped = 0
+        self._batch = batch
+        self._clock = clock
+        self._of_step = 0.0  # seconds of a decoder step, lately
+        self._of_search = 0.0  # seconds of a cohort's search in a step
+
+    @property
+    def n_sources(self) -> int:
+        return sum(cohort.member.n_sources for cohort in self.cohorts)
+
+    @property
+    def n_more_cohorts(self) -> int:
+        """How many cohorts may join now. Each costs its search at every step, so there are no more than the decoder's
+        steps are long enough for; who waits for that joins in company."""
+        most = int(SEARCH_SHARE * self._of_step / self._of_search) if self._of_search else LEAST_COHORTS
+        return max(LEAST_COHORTS, most) - len(self.cohorts)
+
+    def join(
+        self,
+        places: Ints,
+        sources: Sequence[Sequence[int]],
+        options: GenerationOptions,
+        *,
+        alignments: bool | str = False,
+        source_numbers: Sequence[int] | None = None,
+        source_lengths: Sequence[int] | None = None,
+        wanted: Callable[[int], bool] | None = None,
+        on_prefix: Callable[[int, list[int]], None] | None = None,
+        sparse_sums: bool = False,
+        label: Any = None,
+    ) -> Cohort:
+        """Add sources, which have these places [B] in the batch. The other arguments are those of `decode`.
+
+        Raises what the search raises of its options and sources; then the places are free again.
+        """
+        lengths = [len(source) for source in sources] if source_lengths is None else source_lengths
+        member = Member(self._batch, places, max(lengths))
+        try:
+            search = make_search(
+                member,
+                sources,
+                options,
+                alignments,
+                on_prefix is not None,
+                source_numbers,
+                True,
+                lengths,
+                sparse_sums=sparse_sums,
+            )
+        except BaseException:
+            self._batch.leave(places)
+            raise
+        search.steps.leave_at = 0.0  # a place that is free serves another, and leaving moves no cache
+        cohort = Cohort(search, member, wanted, on_prefix, label, [0] * len(sources))
+        self.cohorts.append(cohort)
+        return cohort
+
+    def advance(self) -> list[Cohort]:
+        """One more token for every source. Returns the cohorts that have ended; they have left the batch.
+
+        Raises what the decoder step raises; the batch is then of no more use.
+        """
+        begin = self._clock()
+        asked = [(cohort, cohort.ask()) for cohort in self.cohorts]
+        going = [(cohort, question) for cohort, question in asked if question is not None]
+        ended = [cohort for cohort, question in asked if question is None]
+        if going:
+            before = self._clock()
+            answers = self._step(going)
+            after = self._clock()
+            ended += [cohort for (cohort, _), answer in zip(going, answers, strict=True) if not cohort.advance(answer)]
+            self._measure(after - before, (before - begin + self._clock() - after) / len(going))
+        for cohort in ended:
+            self.cohorts.remove(cohort)
+            self._batch.leave(cohort.member.places)
+        return ended
+
+    def _measure(self, of_step: float, of_search: float) -> None:
+        share = OLD_SHARE if self._of_step else 0.0
+        self._of_step = share * self._of_step + (1 - share) * of_step
+        self._of_search = share * self._of_search + (1 - share) * of_search
+
+    def _step(self, going: Sequence[tuple[Cohort, Question]]) -> list[StepResult]:
+        """One step of the batch, and each cohort's part of what it found."""
+        places = [cohort.member.places for cohort, _ in going]
+        questions = [question for _, question in going]
+        result = self._batch.step(
+            np.concatenate(places),
+            np.concatenate([question.tokens for question in questions]),
+            np.concatenate([question.parents for question in questions]),
+            together([question.query for question in questions], [len(at) for at in places], self._batch.n_beams),
+        )
+        self.n_steps += 1
+        self.n_stepped += sum(map(len, places))
+        parts, first = [], 0
+        for question, at in zip(questions, places, strict=True):
+            parts.append(part_of(result, slice(first, first + len(at)), question.query))
+            first += len(at)
+        return parts
+
+    def results(self) -> list[tuple[Cohort, int, list[Hypothesis]]]:
+        """The sources of running cohorts that have left the batch: cohort, index in it, outputs. Those of one that
+        nobody wanted any more are []."""
+        found = []
+        for cohort in self.cohorts:
+            present = set(cohort.search.steps.present.tolist())
+            found += [
+                (cohort, i, outputs) for i, outputs in enumerate(cohort.search.results) if outputs or i not in present
+            ]
+        return found
+
+
+def together(queries: Sequence[StepQuery], sizes: Sequence[int], n_beams: int) -> StepQuery:
+    """One query that asks all that these ask. sizes: how many sources each is of."""
+    if len(queries) == 1:
+        return queries[0]
+    probed = [query.probe_ids for query in queries if query.probe_ids is not None]
+    probe_ids = None
+    if probed:
+        width = max(ids.shape[2] for ids in probed)
+        probe_ids = np.zeros((sum(sizes), n_beams, width), dtype=np.int64)
+        first = 0
+        for query, size in zip(queries, sizes, strict=True):
+            if query.probe_ids is not None:
+                probe_ids[first : first + size, :, : query.probe_ids.shape[2]] = query.probe_ids
+            first += size
+    return StepQuery(
+        n_candidates=max(query.n_candidates for query in queries),
+        probe_ids=probe_ids,
+        dense=any(query.dense for query in queries),
+        attention=any(query.attention for query in queries),
+    )
+
+
+def part_of(result: StepResult, sources: slice, query: StepQuery) -> StepResult:
+    """What a query would have found for these sources."""
+    n_probes = None if query.probe_ids is None else query.probe_ids.shape[2]
+    probed, dense, attention = result.probe_log_probs, result.log_probs, result.attention
+    return StepResult(
+        candidate_ids=result.candidate_ids[sources, :, : query.n_candidates],
+        candidate_log_probs=result.candidate_log_probs[sources, :, : query.n_candidates],
+        log_normalizer=result.log_normalizer[sources],
+        probe_log_probs=None if probed is None or n_probes is None else probed[sources, :, :n_probes],
+        log_probs=dense[sources] if query.dense and dense is not None else None,
+        attention=attention[sources] if query.attention and attention is not None else None,
+    )
