@@ -33,6 +33,7 @@ typedef struct S2SNode {
 namespace direct {
 
 using ort::FLOAT, ort::INT64;
+constexpr int64_t MOST = int64_t(1) << 40;  // elements of a tensor
 
 struct Value {
   void* data = nullptr;
@@ -49,6 +50,10 @@ struct Value {
   // Room for these sizes. False where it is bound to memory of another size or type.
   bool resize(const int64_t* sizes, size_t rank, int of_type) {
     const int64_t n_bound = is_bound ? count() : 0;
+    int64_t n = 1;
+    for (size_t i = 0; i < rank; i++) {
+      if (sizes[i] < 0 || sizes[i] > INT32_MAX || (n *= sizes[i]) > MOST) return false;
+    }
     dims.assign(sizes, sizes + rank);
     if (is_bound) return count() == n_bound && type == of_type;
     type = of_type;
@@ -113,8 +118,12 @@ inline Table::Table() {
   });
   set(ort::OUTPUT, +[](Context* context, size_t i, const int64_t* dims, size_t rank, Value** value) -> Failure* {
     *value = i < context->outputs.size() ? context->outputs[i] : nullptr;
-    const bool fits = !*value || (*value)->resize(dims, rank, context->output_types[i]);
-    return fits ? nullptr : failure("an output is bound to memory of another size");
+    try {
+      const bool fits = !*value || (*value)->resize(dims, rank, context->output_types[i]);
+      return fits ? nullptr : failure("an output has another size than the memory for it");
+    } catch (const std::exception&) {
+      return failure("Failed to allocate memory");
+    }
   });
   set(ort::RELEASE_STATUS, +[](Failure* status) { delete status; });
   set(ort::RELEASE_TENSOR_TYPE_AND_SHAPE, +[](Value*) {});

@@ -143,5 +143,8 @@ EXPORT int32_t s2s_search_run(void* search, void* step, S2SBatch* batch, int32_t
   } catch (const std::exception& error) {
     message = error.what();
     return s2s::FAILED;
+  } catch (...) {  // of a library with a C++ library of its own
+    message = "an operator failed";
+    return s2s::FAILED;
   }
 }

@@ -8,7 +8,7 @@ import platform
 from typing import Any
 
 from ..errors import BackendError, BackendUnavailable
-from ..runtime import backends
+from ..runtime import backends, native_search
 from ..runtime.cores import available_cores
 from ..runtime.cuda import libcuda
 from ..version import __version__
@@ -21,13 +21,15 @@ PACKAGES = (
 
 def describe(bundle: str | os.PathLike[str] | None = None) -> dict[str, Any]:
     """The machine, the versions of important packages, for each backend None or the reason why it does not work, and
-    where its search runs. With a bundle, also the memory that its engines for GPUs take."""
+    where its search runs; native_search: None, or why there is no search in C++. With a bundle, also the memory that
+    its engines for GPUs take."""
     known = backends.declared()
     found = {
         "machine": machine(),
         "packages": {name: _version(name) for name in PACKAGES},
         "backends": {name: backend.unavailable() for name, backend in known.items()},
         "searches": {name: backend.search for name, backend in known.items()},
+        "native_search": native_search.NativeSearches().why_python or None,
         "preference": [backend.name for backend in backends.by_preference()],
     }
     return found if bundle is None else {**found, **_memory_on_gpu(bundle)}

@@ -12,6 +12,7 @@ from ....errors import S2SError, UnknownOption
 from ....runtime import backends
 from ....runtime.backends import Declaration
 from ....runtime.decoding.state import DecodeState, Ints, StepQuery, StepResult
+from ....runtime.native_search import loop
 from ....runtime.shortlist import state as shortlist
 from ..work import NEUTRAL, Ids, end_id
 from . import OURS, Absent, Choice, Entry, Job, Marks, until_end, without_prompt
@@ -95,18 +96,19 @@ class Ours:
     def __init__(self, session: Any) -> None:
         from ....version import __version__
 
-        self.versions = {"s2s-export": __version__, **_library(session.backend.name)}
+        self.versions = {"s2s-export": __version__, **_library(session.backend.name), **_search(session)}
         self.marks = Marks()
         self.session = session
         self._ends = end_id(session.bundle)
         self._begin = session.begin
         session.begin = self._timed_begin
 
-    def _timed_begin(self, *arguments: Any) -> TimedState:
+    def _timed_begin(self, *arguments: Any) -> DecodeState:
         started = time.perf_counter()
         state = self._begin(*arguments)
         self.marks.encoder(time.perf_counter() - started)
-        return TimedState(state, self.marks)
+        # The loop in C++ makes all steps in one call, which a state around this one would prevent.
+        return state if loop.serves(state) else TimedState(state, self.marks)
 
     def decode(self, sources: Sequence[Ids], num_beams: int, new_tokens: int) -> list[Ids]:
         session = self.session
@@ -142,6 +144,12 @@ def _library(backend: str) -> dict[str, str]:
 
         return {"onnxruntime": onnxruntime.__version__}
     return {}
+
+
+def _search(session: Any) -> dict[str, str]:
+    """Which search of the host runs: C++, or numpy where it can't be had."""
+    native = getattr(session.searcher, "native", None)
+    return {} if native is None else {"search": "numpy" if native.why_python else "C++"}
 
 
 class TimedState:
