@@ -33,6 +33,9 @@ EXPORT void* s2s_search_new(const S2SSettings* settings) {
   }
 }
 
+// The share of the batch that has to be settled before LEAVE is returned.
+EXPORT void s2s_search_leave_at(void* search, double share) { static_cast<s2s::Search*>(search)->leave_at = share; }
+
 EXPORT void s2s_search_delete(void* search) { delete static_cast<s2s::Search*>(search); }
 
 // What the next step has to find out. Returns Q, or TOO_MANY; n_candidates: M. probe_ids: where the ids [B, K, Q] lie.

@@ -119,6 +119,7 @@ class Search {
   std::vector<int64_t> tokens, parents;  // [B, K]: what the next step feeds
   std::vector<int32_t> settled;          // after LEAVE and ENDED: sources of the batch whose outputs are final
   Query query;
+  double leave_at = LEAVE_AT;  // the share of the batch that has to be settled before it leaves
 
   // What the next step has to find out, into `query`; false where that is too much (see TOO_MANY).
   bool ask() {
@@ -539,7 +540,7 @@ class Search {
     for (int b = 0; b < B; b++)
       if (!goes_on || is_settled(b)) settled.push_back(b);
     if (!goes_on) return ENDED;
-    const bool enough = double(settled.size()) >= std::max(1.0, LEAVE_AT * B);
+    const bool enough = double(settled.size()) >= std::max(1.0, leave_at * B);
     return given.leave_early && enough ? LEAVE : GOES_ON;
   }
 };

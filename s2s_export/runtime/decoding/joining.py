@@ -27,7 +27,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ...errors import is_failure
-from .decode import Search, let_unwanted_leave, make_search, tell_prefixes
+from .decode import Make, Search, let_unwanted_leave, make_search, tell_prefixes
 from .hypothesis import Hypothesis
 from .options import GenerationOptions
 from .state import Ints, Question, StepQuery, StepResult
@@ -167,6 +167,7 @@ class Joining:
         wanted: Callable[[int], bool] | None = None,
         on_prefix: Callable[[int, list[int]], None] | None = None,
         sparse_sums: bool = False,
+        make: Make | None = None,
         label: Any = None,
     ) -> Cohort:
         """Add sources, which have these places [B] in the batch. The other arguments are those of `decode`.
@@ -186,6 +187,7 @@ class Joining:
                 True,
                 lengths,
                 sparse_sums=sparse_sums,
+                make=make,
             )
         except BaseException:
             self._batch.leave(places)

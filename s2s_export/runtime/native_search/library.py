@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from ctypes import POINTER, c_char_p, c_float, c_int32, c_uint64, c_void_p
+from ctypes import POINTER, c_char_p, c_double, c_float, c_int32, c_uint64, c_void_p
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "s2s_search_error": (c_char_p, ()),
     "s2s_search_new": (c_void_p, (POINTER(Settings),)),
     "s2s_search_delete": (None, (c_void_p,)),
+    "s2s_search_leave_at": (None, (c_void_p, c_double)),
     "s2s_search_ask": (c_int32, (c_void_p, POINTER(c_int32), POINTER(c_void_p))),
     "s2s_search_advance": (c_int32, (*[c_void_p] * 5, c_int32, c_int32, c_void_p, c_void_p)),
     "s2s_search_settled": (c_int32, (c_void_p, c_void_p)),

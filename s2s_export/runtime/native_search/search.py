@@ -6,8 +6,8 @@ Letters: B sources in the batch, K rows of each, T tokens generated, S source le
 from __future__ import annotations
 
 import ctypes
+import weakref
 from collections.abc import Sequence
-from types import SimpleNamespace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +16,26 @@ from ...errors import BackendError
 from ..decoding.chain import Imprecise
 from ..decoding.generation_options import GenerationOptions
 from ..decoding.hypothesis import Hypothesis
-from ..decoding.state import DecodeState, Floats, Ints, StepQuery, StepResult, feed
+from ..decoding.state import DecodeState, Floats, Ints, Question, StepQuery, StepResult, feed
 from . import library
 from .settings import Prepared, settings
 
 
 class TooMany(Imprecise):
     """A step needs more candidates than are asked for one by one; numpy's search then reads the whole distribution."""
+
+
+class Batch:
+    """What is read and set of a search's `Steps`: present [B], the original sources in the batch, and `leave_at`."""
+
+    def __init__(self, search: StepSearch, n_sources: int) -> None:
+        self._search = weakref.proxy(search)  # weak, so that a search ends when nobody has it
+        self.present = np.arange(n_sources)
+
+    def _set_leave_at(self, share: float) -> None:
+        self._search.set_leave_at(share)
+
+    leave_at = property(fset=_set_leave_at, doc="The share of the batch that has to be closed before it leaves.")
 
 
 class StepSearch:
@@ -51,7 +64,8 @@ class StepSearch:
         self.state = state
         self.options = options
         self.results: list[list[Hypothesis]] = [[] for _ in sources]
-        self.steps = SimpleNamespace(present=np.arange(len(sources)))  # of which decode() reads the batch
+        self.steps = Batch(self, len(sources))
+        self._query: StepQuery | None = None  # of the next step, where it was asked for already
         self._prompt = list(options.prompt)
         self._source_lengths = [len(source) for source in sources] if source_lengths is None else source_lengths
         self._alignments = alignments
@@ -82,17 +96,15 @@ class StepSearch:
 
     def advance(self) -> bool:
         """One more token. Returns whether the search goes on."""
-        n_probes = self._library.s2s_search_ask(self.handle, self._n_candidates, self._probes)
-        if n_probes == library.TOO_MANY:
-            raise TooMany("more candidates are needed than a step is asked for")
-        query = StepQuery(self._n_candidates.value, self._probe_ids(n_probes), attention=bool(self._alignments))
+        query = self._query or self.ask().query
+        self._query = None
         found = self.state.step(self._tokens, self._parents, query)
         self._keep_attention(found)
         ids = np.ascontiguousarray(found.candidate_ids, dtype=np.int64)
         log_probs = np.ascontiguousarray(found.candidate_log_probs, dtype=np.float32)
         normalizer = np.ascontiguousarray(found.log_normalizer, dtype=np.float32)
         probed = log_probs
-        if n_probes:
+        if query.probe_ids is not None:
             if found.probe_log_probs is None:
                 raise ValueError("the decode state returned no probe_log_probs, expected them for a query with some")
             probed = np.ascontiguousarray(found.probe_log_probs, dtype=np.float32)
@@ -102,6 +114,15 @@ class StepSearch:
             probed.shape[2], library.address(self._tokens), library.address(self._parents),
         )  # fmt: skip
         return self._after(status)
+
+    def ask(self) -> Question:
+        """What the next `advance` will ask the state, for whoever makes one step for several searches."""
+        n_probes = self._library.s2s_search_ask(self.handle, self._n_candidates, self._probes)
+        if n_probes == library.TOO_MANY:
+            raise TooMany("more candidates are needed than a step is asked for")
+        ids = self._probe_ids(n_probes)
+        self._query = StepQuery(self._n_candidates.value, ids, attention=bool(self._alignments))
+        return Question(self._tokens, self._parents, self._query)
 
     def _probe_ids(self, n_probes: int) -> Ints | None:
         if not n_probes:
@@ -128,6 +149,9 @@ class StepSearch:
         if status == library.LEAVE:
             self.leave(np.setdiff1d(np.arange(len(self.steps.present)), settled))
         return status == library.LEAVE
+
+    def set_leave_at(self, share: float) -> None:
+        self._library.s2s_search_leave_at(self.handle, share)
 
     def _settled(self) -> NDArray[np.int32]:
         out = np.empty(len(self.steps.present), dtype=np.int32)

@@ -14,6 +14,7 @@ from random_searches import random_options
 import s2s_export
 from s2s_export.errors import BackendError, BuildError
 from s2s_export.runtime.backends import _slots
+from s2s_export.runtime.joining import OpenDecoding
 from s2s_export.runtime.native_search import LOOP, PYTHON, STEPS, library, loop
 
 try:
@@ -161,3 +162,25 @@ def test_options_that_numpy_serves_say_why(sessions: Any) -> None:
     assert "do_sample" in why_not(session.options(do_sample=True), size)
     assert "patience" in why_not(session.options(num_beams=2, patience=2.0), size)
     assert "search='python'" in sessions["python"].searcher.native.why_not(session.options(), size)
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_sources_that_join_a_batch_are_searched_in_it(sessions: Any, num_beams: int) -> None:
+    found: dict[str, dict[Any, Any]] = {"python": {}, "host": {}}
+    counts(sessions["host"]).clear()
+    for name, results in found.items():
+        session, chance = sessions[name], random.Random(6)
+        decoding = OpenDecoding(session, num_beams, 6)
+        for cohort in range(4):
+            options = session.options(num_beams=num_beams, max_new_tokens=6 + 3 * cohort, no_repeat_ngram_size=2)
+
+            def keep(i: int, outputs: Any, cohort: int = cohort, results: dict[Any, Any] = results) -> None:
+                results[cohort, i] = plain([outputs])
+
+            sources = sources_of(session, chance, 1 + cohort % 2)
+            decoding.join(sources, options, on_result=keep)
+            decoding.advance()
+        while decoding.n_sources:
+            decoding.advance()
+    assert found["host"] == found["python"] and len(found["host"]) == 6
+    assert dict(counts(sessions["host"])) == {STEPS: 4}
