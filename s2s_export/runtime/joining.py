@@ -84,9 +84,9 @@ class OpenDecoding:
         return self._joining.n_sources
 
     @property
-    def n_more_cohorts(self) -> int:
-        """How many groups of sources with options of their own may join now without slowing the batch unduly."""
-        return self._joining.n_more_cohorts
+    def fewest_newcomers(self) -> int:
+        """How many sources of equal options should join by one call, so as not to slow the batch unduly."""
+        return self._joining.fewest_newcomers
 
     @property
     def n_steps(self) -> int:

@@ -195,7 +195,7 @@ class Batcher:
                 if not worker.n_sources:
                     self._changed.wait_for(lambda: self._n_waiting or self._is_closed)
                 was_busy = worker.n_sources > 0
-                batch = self._next_batch(worker) if self._n_waiting and worker.may_grow else []
+                batch = self._next_batch(worker) if worker.n_more_kinds(self._n_waiting) else []
                 if not batch and not was_busy:
                     if self._is_closed and not self._n_waiting:
                         return
@@ -223,7 +223,8 @@ class Batcher:
         first_request = max(self._requests, key=lambda request: request.priority)  # the first of several
         first = first_request.waiting[0]
         longest = max((job.length for job in worker.present), default=0)
-        n_before, kinds, n_more_kinds = worker.n_sources, set[object](), worker.n_more_kinds
+        n_before, kinds = worker.n_sources, set[object]()
+        n_more_kinds = worker.n_more_kinds(self._n_waiting)
         batch: list[Job] = []
 
         def has_room(job: Job) -> bool:

@@ -48,15 +48,10 @@ class JoinedBatches:
     def n_sources(self) -> int:
         return len(self.present)
 
-    @property
-    def n_more_kinds(self) -> int:
-        """How many kinds of options may come in now."""
-        return self._batch_size if self._decoding is None else self._decoding.n_more_cohorts
-
-    @property
-    def may_grow(self) -> bool:
-        """Whether anybody may come in now."""
-        return len(self.present) < self._batch_size and self.n_more_kinds > 0
+    def n_more_kinds(self, n_waiting: int) -> int:
+        """How many kinds of options may come in now, where so many jobs wait; 0 if nobody may."""
+        n = min(n_waiting, self._batch_size - len(self.present))
+        return n if self._decoding is None else n // self._decoding.fewest_newcomers
 
     def work(self, newcomers: list[Job]) -> None:
         """Let jobs come in, make one step, and settle what is finished."""

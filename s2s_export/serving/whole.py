@@ -15,8 +15,6 @@ class WholeBatches:
 
     joins = False
     n_sources = 0  # between two calls of `work`
-    n_more_kinds = 1
-    may_grow = True
     present: tuple[Job, ...] = ()
 
     def __init__(
@@ -25,6 +23,9 @@ class WholeBatches:
         self._session = session
         self._clock = clock
         self._report = report
+
+    def n_more_kinds(self, n_waiting: int) -> int:
+        return min(1, n_waiting)
 
     def work(self, batch: list[Job]) -> None:
         """Decode a batch. One that fails is halved until the job that fails is alone."""

@@ -14,7 +14,7 @@ from tiny_names import RECURRENT
 import s2s_export
 from s2s_export.building.build import build
 from s2s_export.errors import InputError
-from s2s_export.runtime.decoding.joining import Joining, part_of, together
+from s2s_export.runtime.decoding.joining import part_of, together
 from s2s_export.runtime.decoding.state import StepQuery, StepResult
 from s2s_export.runtime.joining import OpenDecoding, why_whole_batches
 
@@ -226,15 +226,22 @@ def test_queries_are_asked_together_and_told_apart():
     assert second.probe_log_probs is None and np.array_equal(second.log_probs, result.log_probs[1:])
 
 
-def test_a_batch_takes_no_more_cohorts_than_its_steps_are_long_enough_for():
-    """By a clock that says: a step takes 8 ms, the search of a cohort 1 ms; a quarter of a step may be for searches."""
-    joining = Joining(batch=None)
-    assert joining.n_more_cohorts == 2
-    joining._measure(8e-3, 1e-4)
-    assert joining.n_more_cohorts == 20
-    for _ in range(100):
-        joining._measure(8e-3, 1e-3)
-    assert joining.n_more_cohorts == 2
+def test_newcomers_wait_for_company_where_steps_are_short(opened):
+    """By a clock of ours: the search of a cohort may add a quarter to what its sources cost in a step."""
+    session = opened("marian")
+    decoding = OpenDecoding(session, 1, 8)
+    joining = decoding._joining
+    assert decoding.fewest_newcomers == 1
+    decoding.join(
+        [session.check_source([5, 6])] * 4, session.options(min_new_tokens=9), on_result=lambda i, found: None
+    )
+    assert decoding.fewest_newcomers == 1  # nothing is known yet
+    for of_source, fewest in ((5e-3, 1), (1.1e-3, 4), (1.1e-4, 37)):
+        # A step begins, its searches ask, the decoder steps, the searches read: 4 sources, a search of 1 ms.
+        times = iter([0.0, 0.5e-3, 0.5e-3 + 4 * of_source, 1e-3 + 4 * of_source])
+        joining._clock, joining._of_step = lambda times=times: next(times), 0.0
+        decoding.advance()
+        assert decoding.fewest_newcomers == fewest
 
 
 def test_errors_of_joining_leave_no_place_taken(opened):

@@ -13,6 +13,7 @@ from serving_client import serving
 import s2s_export
 from s2s_export.building.build import build
 from s2s_export.errors import BackendError, S2SError
+from s2s_export.runtime.decoding import joining as decoding_joining
 from s2s_export.runtime.joining import OpenDecoding
 from s2s_export.serving.batcher import Batcher, DeadlinePassed
 
@@ -28,6 +29,12 @@ def engine(words, tmp_path_factory):
 @pytest.fixture(scope="session")
 def joining(engine):
     return s2s_export.load(engine, target="cpu-fp32", threads=1)
+
+
+@pytest.fixture(autouse=True)
+def alone_if_need_be(monkeypatch):
+    """Sources come in one by one although the steps of this model are short."""
+    monkeypatch.setattr(decoding_joining, "SEARCH_SHARE", 1e9)
 
 
 class Steps:

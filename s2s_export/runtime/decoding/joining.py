@@ -19,6 +19,7 @@ Only the number of beams has to be equal, as it is a size of the batch's tensors
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,9 +33,8 @@ from .hypothesis import Hypothesis
 from .options import GenerationOptions
 from .state import Ints, Question, StepQuery, StepResult
 
-OLD_SHARE = 0.9  # of the last estimate of a step's cost in the next one
-LEAST_COHORTS = 2  # that may always be in a batch
-SEARCH_SHARE = 0.25  # of a step that the searches of all cohorts may take
+OLD_SHARE = 0.9  # of the last estimate of a cost in the next one
+SEARCH_SHARE = 0.25  # of what a source costs in a decoder step: what its share of its cohort's search may add
 
 
 class OpenBatch(Protocol):
@@ -135,13 +135,14 @@ class Joining:
     cohorts: those that are being decoded. n_steps: decoder steps so far. n_stepped: sources in them, added up.
     """
 
-    def __init__(self, batch: OpenBatch, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, batch: OpenBatch, clock: Callable[[], float] = time.thread_time) -> None:
+        """clock: the CPU time of this thread, in seconds; how long others kept it waiting says nothing of costs."""
         self.cohorts: list[Cohort] = []
         self.n_steps = 0
         self.n_stepped = 0
         self._batch = batch
         self._clock = clock
-        self._of_step = 0.0  # seconds of a decoder step, lately
+        self._of_step = 0.0  # seconds of a decoder step for each of its sources, lately
         self._of_search = 0.0  # seconds of a cohort's search in a step
 
     @property
@@ -149,11 +150,15 @@ class Joining:
         return sum(cohort.member.n_sources for cohort in self.cohorts)
 
     @property
-    def n_more_cohorts(self) -> int:
-        """How many cohorts may join now. Each costs its search at every step, so there are no more than the decoder's
-        steps are long enough for; who waits for that joins in company."""
-        most = int(SEARCH_SHARE * self._of_step / self._of_search) if self._of_search else LEAST_COHORTS
-        return max(LEAST_COHORTS, most) - len(self.cohorts)
+    def fewest_newcomers(self) -> int:
+        """How many sources should come in together; 1 where the batch is empty.
+
+        A cohort costs its search at every step, whether it is of one source or of many: where the decoder's steps are
+        short, sources that waited for each other take less of everybody's time.
+        """
+        if not self.cohorts or not self._of_step:
+            return 1
+        return max(1, math.ceil(self._of_search / (SEARCH_SHARE * self._of_step)))
 
     def join(
         self,
@@ -211,7 +216,8 @@ class Joining:
             answers = self._step(going)
             after = self._clock()
             ended += [cohort for (cohort, _), answer in zip(going, answers, strict=True) if not cohort.advance(answer)]
-            self._measure(after - before, (before - begin + self._clock() - after) / len(going))
+            n_sources = sum(len(question.tokens) for _, question in going)
+            self._measure((after - before) / n_sources, (before - begin + self._clock() - after) / len(going))
         for cohort in ended:
             self.cohorts.remove(cohort)
             self._batch.leave(cohort.member.places)
