@@ -61,7 +61,7 @@ def decode(
     for _ in range(arguments.steps):
         begin = time.perf_counter()
         if recompute:
-            backend.cross_kv_init.run(None, {"encoder_states": states})
+            backend.session("cross_kv_init").run(None, {"encoder_states": states})
         result = state.step(token, parents, StepQuery(n_candidates=n_beams))
         token = result.candidate_ids[:, 0, :].copy()
         seconds.append(time.perf_counter() - begin)
@@ -72,7 +72,7 @@ def decode(
 def encoder_states(backend: OnnxRuntimeBackend, source: list[int]) -> np.ndarray:
     """[1,S,E]"""
     ids = np.array([source], dtype=np.int64)
-    (states,) = backend.encoder.run(["encoder_states"], {"input_ids": ids, "source_mask": np.ones_like(ids)})
+    (states,) = backend.session("encoder").run(["encoder_states"], {"input_ids": ids, "source_mask": np.ones_like(ids)})
     return states
 
 
