@@ -102,9 +102,13 @@ def test_int8_has_a_scale_for_each_row(opened):
 @pytest.mark.parametrize(("name", "target"), [("marian", "cpu-fp32"), ("t5", "cpu-fp32"), ("marian", "cpu-int8")])
 def test_thousands_of_arrivals(opened, name, target, n_rows):
     session = opened(name, target)
+    # In int8, 1 or 2 of 1000 differ in whole batches, too: padding changes a sum of the encoder by a rounding, which
+    # now and then is a step of a byte.
+    differing = 0.01 if target == "cpu-int8" else 0.0
     for seed in range(4):
         jobs = jobs_of(session, 1000, n_rows, seed)
-        compare(session, jobs, arrive(session, jobs, seed=seed, most=16, leaving=0.1, streaming=0.1))
+        found = arrive(session, jobs, seed=seed, most=16, leaving=0.1, streaming=0.1)
+        compare(session, jobs, found, differing=differing)
 
 
 def test_samples_groups_terms_prompts_and_whole_distributions_join(opened):
