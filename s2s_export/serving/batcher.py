@@ -30,7 +30,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from ..errors import InvalidOption
-from ..runtime.cores import available_cores
+from ..runtime import cores
 from ..runtime.decoding import GenerationOptions
 from ..runtime.joining import why_whole_batches
 from ..runtime.scheduling import DEFAULT_BATCH_SIZE, MOST_TOKENS
@@ -58,8 +58,8 @@ class Batcher:
     workers: batches decoded side by side; one for each core on a CPU, and one elsewhere, if None. The session should
     have one thread for each (`load(threads=1)`).
     max_entries, max_tokens: what may wait, in sources and in source tokens.
-    join: whether entries join batches that are being decoded, where the engine allows it. why_whole: why they don't, in
-    one sentence, or None.
+    join: whether entries join batches that are being decoded, where the engine allows it; by default not those of a small
+    model. why_whole: why they don't, in one sentence, or None.
     on_batch: called in a worker's thread after each batch, of one that is joined every few steps.
     """
 
@@ -71,12 +71,12 @@ class Batcher:
         batch_size: int = DEFAULT_BATCH_SIZE,
         max_entries: int = 4096,
         max_tokens: int = 65536,
-        join: bool = True,
+        join: bool | None = None,
         on_batch: Callable[[BatchReport], None] | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
         if workers is None:
-            workers = min(MOST_WORKERS, available_cores()) if session.computes_on_cores else 1
+            workers = min(MOST_WORKERS, cores.available_cores()) if session.computes_on_cores else 1
         for name, value in (("workers", workers), ("batch_size", batch_size), ("max_entries", max_entries)):
             if value < 1:
                 raise InvalidOption(f"{name} is {value}; expected at least 1")
@@ -85,7 +85,7 @@ class Batcher:
         self.batch_size = batch_size
         self.max_entries = max_entries
         self.max_tokens = max_tokens
-        self.why_whole = why_whole_batches(session) if join else "joining is switched off"
+        self.why_whole = why_whole_batches(session) if join else _why_not_join(session, join)
         self._on_batch = on_batch
         self._clock = clock
         self._requests: deque[Request] = deque()
@@ -291,3 +291,14 @@ class Batcher:
                 self._rate = now if self._rate is None else OLD_SHARE * self._rate + (1 - OLD_SHARE) * now
         if self._on_batch is not None:
             self._on_batch(report)
+
+
+def _why_not_join(session: Session, join: bool | None) -> str | None:
+    """Why entries don't join, where nobody asked for it. Measured by benchmarks/serve_load.py (LOG.md): on a model of
+    OPUS-MT's size requests were answered sooner for it, on one of 5 MB later.
+    """
+    if join is not None:
+        return "joining is switched off"
+    if session.bundle.n_bytes <= cores.SMALL:
+        return "a batch of so small a model is soon over, and joining it costs more than waiting"
+    return why_whole_batches(session)

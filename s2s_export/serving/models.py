@@ -109,7 +109,7 @@ def open_models(
     batch_size: int | None = None,
     max_entries: int = 4096,
     max_tokens: int = 65536,
-    join: bool = True,
+    join: bool | None = None,
     on_batch: Callable[[str, BatchReport], None] | None = None,
     progress: Callable[[str], None] = lambda text: None,
     **loading: Any,

@@ -92,7 +92,7 @@ def test_many_clients_at_random(joining):
     """Requests of one to four texts, of several kinds, by two workers; some are cancelled on their way."""
     rng = np.random.default_rng(0)
     reports = []
-    batcher = Batcher(joining, workers=2, batch_size=8, on_batch=reports.append)
+    batcher = Batcher(joining, join=True, workers=2, batch_size=8, on_batch=reports.append)
     assert batcher.why_whole is None
     choices = [
         joining.options(max_new_tokens=8, **how)
@@ -120,7 +120,7 @@ def test_many_clients_at_random(joining):
 
 def test_a_newcomer_comes_in_and_leaves_while_others_are_decoded(joining, steps):
     reports = []
-    batcher = Batcher(joining, workers=1, on_batch=reports.append)
+    batcher = Batcher(joining, join=True, workers=1, on_batch=reports.append)
     long = batcher.submit([source(9, 1)], joining.options(num_beams=2, min_new_tokens=40, max_new_tokens=40))[0]
     steps.make(5)
     short = batcher.submit([source(20, 2)], joining.options(num_beams=2, max_new_tokens=3))[0]
@@ -135,7 +135,7 @@ def test_a_newcomer_comes_in_and_leaves_while_others_are_decoded(joining, steps)
 
 def test_nobody_overtakes_one_who_can_not_come_in(joining, steps):
     """One of other beams waits: the batch takes nobody in any more, runs empty, and that one is next."""
-    batcher = Batcher(joining, workers=1, batch_size=8)
+    batcher = Batcher(joining, join=True, workers=1, batch_size=8)
     one = joining.options(num_beams=1, min_new_tokens=6, max_new_tokens=6)
     other = joining.options(num_beams=3, min_new_tokens=2, max_new_tokens=2)
     first = batcher.submit([source(5)], one)[0]
@@ -151,7 +151,7 @@ def test_nobody_overtakes_one_who_can_not_come_in(joining, steps):
 
 
 def test_a_batch_holds_no_more_than_its_size(joining, steps):
-    batcher = Batcher(joining, workers=1, batch_size=3)
+    batcher = Batcher(joining, join=True, workers=1, batch_size=3)
     options = joining.options(num_beams=1, min_new_tokens=4, max_new_tokens=4)
     jobs = batcher.submit([source(4, seed) for seed in range(2)], options)
     steps.make(1)
@@ -165,7 +165,7 @@ def test_a_batch_holds_no_more_than_its_size(joining, steps):
 
 def test_cancelled_and_late_ones_leave_in_the_middle(joining, steps):
     now = [0.0]
-    batcher = Batcher(joining, workers=1, clock=lambda: now[0])
+    batcher = Batcher(joining, join=True, workers=1, clock=lambda: now[0])
     options = joining.options(num_beams=2, min_new_tokens=30, max_new_tokens=30)
     gone, late = (batcher.submit([source(5, seed)], options, timeout=10.0 + seed)[0] for seed in range(2))
     kept = batcher.submit([source(5, 7)], options)[0]
@@ -184,7 +184,7 @@ def test_cancelled_and_late_ones_leave_in_the_middle(joining, steps):
 
 def test_streams_join_and_a_failed_step_repeats_nothing(joining, steps):
     """After a step that fails, what was in the batch is decoded in whole batches."""
-    batcher = Batcher(joining, workers=1)
+    batcher = Batcher(joining, join=True, workers=1)
     pieces: list[int] = []
     options = joining.options(num_beams=2, min_new_tokens=12, max_new_tokens=12)
     other = batcher.submit([source(5, 3)], options)[0]
@@ -201,7 +201,7 @@ def test_streams_join_and_a_failed_step_repeats_nothing(joining, steps):
 
 
 def test_one_that_fails_does_not_take_its_cohort_with_it(joining):
-    batcher = Batcher(joining, workers=1, batch_size=8)
+    batcher = Batcher(joining, join=True, workers=1, batch_size=8)
     options = joining.options(num_beams=2, max_new_tokens=4, terms=[("twenty", "cent vingt et un mille")])
     texts = ["seventeen", "twenty", "three"]
     jobs = batcher.submit([joining.encode(text, target_lang="fra") for text in texts], options)
@@ -211,7 +211,7 @@ def test_one_that_fails_does_not_take_its_cohort_with_it(joining):
 
 
 def test_closing_finishes_what_is_there_and_fails_what_waits(joining, steps):
-    batcher = Batcher(joining, workers=1, batch_size=1)
+    batcher = Batcher(joining, join=True, workers=1, batch_size=1)
     options = joining.options(num_beams=1, min_new_tokens=5, max_new_tokens=5)
     first, second = batcher.submit([source(4), source(5)], options)
     steps.make(1)
@@ -230,9 +230,15 @@ def test_joining_can_be_switched_off(joining):
     assert batcher.close(60)
 
 
+def test_a_small_model_joins_only_where_that_is_asked_for(joining):
+    batcher = Batcher(joining, workers=1)
+    assert "so small a model is soon over" in batcher.why_whole
+    assert batcher.close(60)
+
+
 def test_the_server_says_who_joins(engine, words, tmp_path):
     lines: list[str] = []
-    with serving([f"fast={engine}", f"portable={words}"], workers=1, progress=lines.append) as served:
+    with serving([f"fast={engine}", f"portable={words}"], workers=1, join=True, progress=lines.append) as served:
         figures = served.get("/metrics").body.decode()
         assert 's2s_joins_batches{bundle="fast"} 1.0' in figures
         assert 's2s_joins_batches{bundle="portable"} 0.0' in figures

@@ -322,3 +322,29 @@ def test_malformed_requests_get_a_sentence(served):
 @pytest.mark.slow
 def test_ten_thousand_malformed_requests_get_a_sentence(served):
     attack(served, 10_000, seed=2)
+
+
+def test_answers_do_not_wait_for_acknowledgements() -> None:
+    """Connections that the server accepts have TCP_NODELAY; else each answer after the first takes 40 ms longer."""
+    import asyncio
+    import socket
+
+    from s2s_export.serving.server import Address, listen
+
+    async def accepted() -> int:
+        found: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def on_connection(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            found.set_result(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        with listen(Address("127.0.0.1", 0)) as listening:
+            port = listening.getsockname()[1]
+            server = await asyncio.start_server(on_connection, sock=listening)
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            value = await asyncio.wait_for(found, 10)
+            writer.close()
+            server.close()
+            return value
+
+    assert asyncio.run(accepted()) != 0
