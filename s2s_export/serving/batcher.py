@@ -58,7 +58,7 @@ class Batcher:
     workers: batches decoded side by side; one for each core on a CPU, and one elsewhere, if None. The session should
     have one thread for each (`load(threads=1)`).
     max_entries, max_tokens: what may wait, in sources and in source tokens.
-    join: whether entries join batches that are being decoded, where the engine allows it; by default not those of a small
+    join: whether entries join batches that are being decoded, where the engine allows it; by default not with a small
     model. why_whole: why they don't, in one sentence, or None.
     on_batch: called in a worker's thread after each batch, of one that is joined every few steps.
     """

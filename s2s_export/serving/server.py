@@ -77,8 +77,8 @@ class Server(uvicorn.Server):
 def listen(address: Address) -> socket.socket:
     """A socket at the address. Raises InvalidOption where that can't be had."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    # The protocol is named: asyncio sets TCP_NODELAY for connections of such a socket only, and without it the body of an
-    # answer waits 40 ms for the client to acknowledge the head.
+    # The protocol is named: asyncio sets TCP_NODELAY for connections of such a socket only, and without it the body of
+    # an answer waits 40 ms for the client to acknowledge the head.
     found = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
