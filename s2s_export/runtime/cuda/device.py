@@ -98,7 +98,7 @@ class CudaDevice(driver.Device):
         """The package's binary; where the driver is too old for that, one that this machine's nvcc makes."""
         build = plugin_sources.module("build")
         try:
-            return self._open(build.binary_for("beam_search", self.capability))
+            return self._open(build.binary_for("beam_search", self.capability, self.cuda_release))
         except BackendUnavailable as too_old:
             try:
                 path = build.compiled_for("beam_search", self.capability)
