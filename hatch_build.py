@@ -1,8 +1,9 @@
 """The wheel's own step: GPU kernels compiled for every architecture, so that a machine without nvcc has them.
 
-Each folder with kernels becomes `s2s_export/_data/kernels/FOLDER-HASH.fatbin`, where plugins/build.py looks first. HASH
-is that of its sources: a binary of other sources is never found. The binaries are data for GPUs, the same beside every
-host, so the wheel stays py3-none-any. Editable installations compile when they need to.
+Each folder with kernels becomes `s2s_export/_data/kernels/FOLDER-HASH-cudaRELEASE.fatbin`, where plugins/build.py looks
+first. HASH is that of its sources: a binary of other sources is never found. RELEASE is the CUDA that made it, since an
+older driver can't load it. The binaries are data for GPUs, the same beside every host, so the wheel stays
+py3-none-any. Editable installations compile when they need to.
 
 A wheel for one platform also has the operators for its CPUs (plugins/cpu) and the search (plugins/search), as
 `_data/kernels/cpu-HASH-MACHINE.so` and `search-HASH-MACHINE.so`: `scripts/wheel` asks for it. The package ziglang
@@ -12,6 +13,7 @@ Neither is compiled unless it is asked for (`scripts/wheel` does), so that `pip 
 
     S2S_EXPORT_CPU_KERNELS=x86_64     the operators for these CPUs, or for those of aarch64: a wheel for one platform
     S2S_EXPORT_KERNELS=require        the kernels for GPUs; no nvcc is an error
+    S2S_EXPORT_OLDER_PTXAS=PATH       with these, others for drivers of an older CUDA, whose assembler lies at PATH
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 VARIABLE, CPU_VARIABLE = "S2S_EXPORT_KERNELS", "S2S_EXPORT_CPU_KERNELS"
+OLDER_VARIABLE = "S2S_EXPORT_OLDER_PTXAS"
 CHOICES = ("require", "none")
 
 
@@ -49,8 +52,16 @@ class KernelsHook(BuildHookInterface):  # type: ignore[type-arg]
             raise SystemExit(f"{VARIABLE} is 'require', and there is {missing}") from None
         for folder in build.folders():
             print(f"s2s-export: compiling {folder} for {len(build.ARCHITECTURES)} architectures", file=sys.stderr)
-            target = f"s2s_export/_data/{build.PACKAGED}/{build.packaged_name(folder)}"
-            build_data["force_include"][str(build.fatbin(folder))] = target
+            made = {build.cuda_release(build.find_nvcc()): build.fatbin(folder)}
+            if ptxas := os.environ.get(OLDER_VARIABLE):
+                older = plugin_sources.module("older_cuda")
+                try:
+                    made[older.release_of(ptxas)] = older.fatbin(folder, ptxas)
+                except BuildError as problem:
+                    raise SystemExit(f"{OLDER_VARIABLE}: {problem}") from None
+            for release, binary in made.items():
+                target = f"s2s_export/_data/{build.PACKAGED}/{build.packaged_name(folder, release)}"
+                build_data["force_include"][str(binary)] = target
 
     def _add_operators(self, build_data: dict[str, Any]) -> None:
         """The compiled operators and search for the CPUs that are asked for."""

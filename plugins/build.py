@@ -45,6 +45,8 @@ SANITIZE_FLAGS = (
     "-Wno-maybe-uninitialized",
 )
 
+Release = tuple[int, int]  # of CUDA, such as (12, 6)
+
 
 @dataclass(frozen=True)
 class Usage:
@@ -75,27 +77,26 @@ def cubin(folder: str, architecture: int) -> Path:
     return cached(folder, name, (nvcc, *flags), lambda output: run([nvcc, *flags, str(launcher(folder)), "-o", output]))
 
 
-def ptx(folder: str) -> Path:
-    """The folder's kernels as PTX of the lowest architecture."""
+def ptx(folder: str, architecture: int = PTX_ARCHITECTURE) -> Path:
+    """The folder's kernels as PTX, of the lowest architecture unless another is named."""
     nvcc = find_nvcc()
-    flags = (*DEVICE_FLAGS, "-ptx", f"-arch=compute_{PTX_ARCHITECTURE}")
-    name = f"{folder}.compute_{PTX_ARCHITECTURE}.ptx"
+    flags = (*DEVICE_FLAGS, "-ptx", f"-arch=compute_{architecture}")
+    name = f"{folder}.compute_{architecture}.ptx"
     return cached(folder, name, (nvcc, *flags), lambda output: run([nvcc, *flags, str(launcher(folder)), "-o", output]))
 
 
-def fatbin(folder: str, architectures: Sequence[int] = ARCHITECTURES) -> Path:
+def fatbin(folder: str, architectures: Sequence[int] = ARCHITECTURES, driver: Release | None = None) -> Path:
     """One compressed binary for all `architectures`, with PTX for others: the package's own where it has them.
 
-    Architectures that this nvcc does not know are left out: the driver compiles the PTX for them when it is loaded.
+    driver: the CUDA of the driver that will load it, where that is known. Architectures that this nvcc does not know
+    are left out: the driver compiles the PTX for them when it is loaded.
     """
-    packaged = ROOT.parent / PACKAGED / packaged_name(folder)
-    if set(architectures) <= set(ARCHITECTURES) and packaged.is_file():
-        return packaged
+    ours = packaged(folder, driver)
+    if set(architectures) <= set(ARCHITECTURES) and ours is not None:
+        return ours
     nvcc = find_nvcc()
     architectures = [a for a in architectures if compiles_for(nvcc, a)]
-    tool = str(toolkit() / "bin" / "fatbinary")
-    if not Path(tool).is_file():
-        raise BuildError(f"no {tool}; expected it in the CUDA toolkit; reinstall the toolkit")
+    tool = fatbinary()
     modes = ("--compress-mode=size",) if cuda_release(nvcc) >= FIRST_WITH_COMPRESS_MODE else ()
     flags = ("-64", *modes)
 
@@ -107,17 +108,25 @@ def fatbin(folder: str, architectures: Sequence[int] = ARCHITECTURES) -> Path:
     return cached(folder, f"{folder}.fatbin", (tool, version(nvcc), *flags, *map(str, architectures)), combine)
 
 
-def binary_for(folder: str, capability: str) -> Path:
-    """The folder's kernels for the GPU of a compute capability, say "9.0": the package's own binary where it has one,
-    else what nvcc makes for this architecture alone, in a ninth of the time of all.
+def binary_for(folder: str, capability: str, driver: Release | None = None) -> Path:
+    """The folder's kernels for the GPU of a compute capability, say "9.0", and a driver of this CUDA: the package's own
+    binary where one suits them, else what nvcc makes for this architecture alone, in a ninth of the time of all.
     """
-    packaged = ROOT.parent / PACKAGED / packaged_name(folder)
-    return packaged if packaged.is_file() else compiled_for(folder, capability)
+    ours = packaged(folder, driver)
+    if ours is not None:
+        return ours
+    try:
+        return compiled_for(folder, capability)
+    except BuildError:
+        newer = packaged(folder)
+        if newer is None:
+            raise
+        return newer  # loading it says that the driver is too old
 
 
 def lacks_binary(folder: str) -> str | None:
     """Why there are no kernels of a folder for a GPU and none can be made, or None. Compiles nothing."""
-    if (ROOT.parent / PACKAGED / packaged_name(folder)).is_file():
+    if packaged(folder) is not None:
         return None
     try:
         find_nvcc()
@@ -133,9 +142,23 @@ def compiled_for(folder: str, capability: str) -> Path:
     return cubin(folder, architecture) if compiles_for(find_nvcc(), architecture) else ptx(folder)
 
 
-def packaged_name(folder: str) -> str:
-    """The file name of the folder's binary in the package. It has the sources' hash, so that no other is taken."""
-    return f"{folder}-{source_hash(folder)[:20]}.fatbin"
+def packaged(folder: str, driver: Release | None = None) -> Path | None:
+    """The package's own binary of a folder, made from exactly these sources; None where there is none. Of several, made
+    with several CUDA releases: the newest that a driver of CUDA `driver` loads, or the newest of all."""
+    found: list[tuple[Release, Path]] = []
+    for path in (ROOT.parent / PACKAGED).glob(packaged_name(folder, "*")):
+        match = re.search(r"-cuda(\d+)\.(\d+)\.fatbin$", path.name)
+        release = (int(match.group(1)), int(match.group(2))) if match else (0, 0)
+        if driver is None or release <= driver:
+            found.append((release, path))
+    return max(found)[1] if found else None
+
+
+def packaged_name(folder: str, release: Release | str) -> str:
+    """The file name of the folder's binary in the package. It has the sources' hash, so that no other is taken, and the
+    CUDA release that made it, since an older driver can't load it."""
+    made = release if isinstance(release, str) else f"{release[0]}.{release[1]}"
+    return f"{folder}-{source_hash(folder)[:20]}-cuda{made}.fatbin"
 
 
 def usage(binary: Path) -> list[Usage]:
@@ -182,6 +205,14 @@ def find_nvcc() -> str:
     return found
 
 
+def fatbinary() -> str:
+    """The tool of the CUDA toolkit that joins binaries. Raises BuildError where it is missing."""
+    tool = toolkit() / "bin" / "fatbinary"
+    if not tool.is_file():
+        raise BuildError(f"no {tool}; expected it in the CUDA toolkit; reinstall the toolkit")
+    return str(tool)
+
+
 @functools.cache
 def compiles_for(nvcc: str, architecture: int) -> bool:
     """Whether an nvcc has this architecture, by its own account. CUDA 12.6 has none from 100 on."""
@@ -190,9 +221,9 @@ def compiles_for(nvcc: str, architecture: int) -> bool:
 
 
 @functools.cache
-def cuda_release(nvcc: str) -> tuple[int, int]:
-    """The CUDA version of an nvcc, such as (12, 6); (0, 0) where it doesn't say."""
-    match = re.search(r"release (\d+)\.(\d+)", version(nvcc))
+def cuda_release(compiler: str) -> Release:
+    """The CUDA version of an nvcc or ptxas, such as (12, 6); (0, 0) where it doesn't say."""
+    match = re.search(r"release (\d+)\.(\d+)", version(compiler))
     return (int(match.group(1)), int(match.group(2))) if match else (0, 0)
 
 

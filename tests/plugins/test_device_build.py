@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from plugin_helpers import build
 
+from s2s_export import plugin_sources
 from s2s_export.errors import BuildError
 
 FOLDERS = build.folders()
@@ -113,6 +114,70 @@ def test_an_older_toolkit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         assert build.compiled_for("cross_attention", "12.0").name == "cross_attention.compute_75.ptx"
     finally:
         build.toolkit.cache_clear()
+
+
+OLD_PTXAS = """#!/bin/sh
+case "$*" in
+  *--version*) echo "Cuda compilation tools, release RELEASE, V1" ;;
+  *--help*) echo "Allowed values: 'compute_75','sm_75','sm_87'." ;;
+  *) echo "$*" >>"$0.calls"; while [ "$1" != -o ]; do shift; done; echo code >"$2" ;;
+esac
+"""
+
+
+def test_kernels_for_an_older_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An older assembler gets nvcc's PTX in the version that it reads, and makes what architectures it has."""
+    older = plugin_sources.module("older_cuda")
+    ptxas = tmp_path / "ptxas"
+    ptxas.write_text(OLD_PTXAS.replace("RELEASE", "12.6"))
+    ptxas.chmod(0o755)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    newer = tmp_path / "newer.ptx"
+    newer.write_text("// by nvcc\n.version 9.0\n.target sm_75\n")
+    monkeypatch.setattr(build, "ptx", lambda folder, architecture: newer)
+    tool = tmp_path / "fatbinary"
+    tool.write_text('#!/bin/sh\nfor one; do case "$one" in --create=*) echo "$*" >"${one#--create=}" ;; esac; done\n')
+    tool.chmod(0o755)
+    monkeypatch.setattr(build, "fatbinary", lambda: str(tool))
+    call = older.fatbin("cross_attention", ptxas).read_text()
+    assert "--compress=false" in call
+    assert [part.split(",file")[0] for part in call.split() if "--image3" in part] == [
+        f"--image3=kind={kind}" for kind in ("elf,sm=75", "elf,sm=87", "ptx,sm=75")
+    ]
+    calls = (tmp_path / "ptxas.calls").read_text().splitlines()
+    assert [call.split()[2] for call in calls] == ["-arch=sm_75", "-arch=sm_87"]
+    assert Path(calls[0].split()[3]).read_text() == "// by nvcc\n.version 8.5\n.target sm_75\n"
+    another = tmp_path / "newest"
+    another.write_text(OLD_PTXAS.replace("RELEASE", "13.0"))
+    another.chmod(0o755)
+    with pytest.raises(BuildError, match=r"is of CUDA 13\.0; expected one of 12\.4, .*; newer drivers load"):
+        older.fatbin("cross_attention", another)
+    with pytest.raises(BuildError, match=r"no assembler .*missing; expected the ptxas of an older CUDA"):
+        older.fatbin("cross_attention", tmp_path / "missing")
+
+
+def test_no_binary_of_a_newer_cuda_is_preferred(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the package's binaries the newest that the driver loads; where all are too new, nvcc's, and one of them only
+    where there is no nvcc, since loading it says why it fails."""
+    monkeypatch.setattr(build, "ROOT", tmp_path / "plugins")
+    monkeypatch.setattr(build, "source_hash", lambda folder: "0" * 64)
+    kernels = tmp_path / build.PACKAGED
+    kernels.mkdir()
+    for release in ((12, 6), (13, 0)):
+        (kernels / build.packaged_name("beam_search", release)).write_text(str(release))
+    monkeypatch.setattr(build, "compiled_for", lambda folder, capability: tmp_path / "by nvcc")
+    for driver, expected in (((13, 1), "(13, 0)"), ((12, 8), "(12, 6)"), ((12, 6), "(12, 6)"), (None, "(13, 0)")):
+        assert build.binary_for("beam_search", "8.7", driver).read_text() == expected
+        assert build.fatbin("beam_search", (87,), driver).read_text() == expected
+    assert build.binary_for("beam_search", "8.7", (12, 4)).name == "by nvcc"
+
+    def no_nvcc(folder: str, capability: str) -> Path:
+        raise BuildError("no nvcc")
+
+    monkeypatch.setattr(build, "compiled_for", no_nvcc)
+    assert build.binary_for("beam_search", "8.7", (12, 4)).read_text() == "(13, 0)"
+    with pytest.raises(BuildError, match="no nvcc"):
+        build.binary_for("cross_attention", "8.7", (12, 4))
 
 
 class TestCache:

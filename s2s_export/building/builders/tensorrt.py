@@ -20,6 +20,7 @@ from ...errors import BackendUnavailable, BuildError, InvalidOption, MissingExtr
 from ...recipes import Recipe
 from ...runtime.backends._tensorrt import library as libraries
 from ...runtime.backends._tensorrt.library import Library
+from ...runtime.cuda import driver
 from .. import prepared as prepared_module
 from ..gpu import dimensions as dimensions_module
 from ..gpu.dimensions import Dimensions
@@ -306,8 +307,9 @@ def _copy_kernels(recipe: Recipe, folder: Path) -> None:
     chosen = tuple(int(capability.replace(".", "")) for capability in recipe.compute_capabilities)
     compiler = _plugin_module("build")
     known = [a for a in chosen if a in compiler.ARCHITECTURES]  # others: the driver compiles the PTX
+    here = driver.device().cuda_release if driver.unavailable() is None else None
     for name in sorted({operation.folder for operation in _plugin_module("").operations().values()}):
-        shutil.copyfile(compiler.fatbin(name, known or compiler.ARCHITECTURES), folder / f"{name}.fatbin")
+        shutil.copyfile(compiler.fatbin(name, known or compiler.ARCHITECTURES, here), folder / f"{name}.fatbin")
 
 
 def _kernels_of(prepared: Prepared) -> list[str]:

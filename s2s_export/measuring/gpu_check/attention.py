@@ -27,7 +27,8 @@ def on_gpu(folder: str) -> Device:
     from ...runtime.cuda.device import CudaDevice
 
     device = CudaDevice()
-    return CudaDevice(binary=plugin_sources.module("build").binary_for(folder, device.capability))
+    binary = plugin_sources.module("build").binary_for(folder, device.capability, device.cuda_release)
+    return CudaDevice(binary=binary)
 
 
 def tensors(

@@ -104,7 +104,7 @@ class CudaDevice(driver.Device):
         """The package's binary; where the driver is too old for that, one that this machine's nvcc makes."""
         build = plugin_sources.module("build")
         try:
-            return self._open(build.binary_for(folder, self.capability), probe)
+            return self._open(build.binary_for(folder, self.capability, self.cuda_release), probe)
         except BackendUnavailable as too_old:
             try:
                 path = build.compiled_for(folder, self.capability)

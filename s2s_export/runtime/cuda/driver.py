@@ -64,6 +64,11 @@ class Device:
         return self._driver.cuda_version
 
     @property
+    def cuda_release(self) -> tuple[int, int]:
+        """The same as numbers, such as (12, 4)."""
+        return self._driver.release
+
+    @property
     def free_bytes(self) -> int:
         free, total = ctypes.c_size_t(), ctypes.c_size_t()
         self._check(self._cu.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total)), "asking for memory")

@@ -181,9 +181,15 @@ class Driver:
         return value.value
 
     @property
+    def release(self) -> tuple[int, int]:
+        """The same as major and minor version, such as (12, 4)."""
+        version = self.version
+        return version // 1000, version % 1000 // 10
+
+    @property
     def cuda_version(self) -> str:
         """The same in words, such as "12.4"."""
-        return f"{self.version // 1000}.{self.version % 1000 // 10}"
+        return "{}.{}".format(*self.release)
 
     @property
     def n_devices(self) -> int:

@@ -179,7 +179,7 @@ def test_a_session_with_packed_weights_through_the_driver(
     folder = make_engine(path, "cuda-native-fp16").path
     kernels = tmp_path / "transformer.fatbin"
     kernels.write_bytes(str(build.host_library("transformer")).encode() + b"\0")
-    monkeypatch.setattr(build, "binary_for", lambda folder, capability: kernels)
+    monkeypatch.setattr(build, "binary_for", lambda folder, capability, driver=None: kernels)
     opened, device = bundle.read(path), make()
     session = Session(opened, NativeBackend(opened, folder, device), search=search)
     emulated = Session(opened, NativeBackend(opened, folder, HostDevice()), search="device-queue")
