@@ -148,7 +148,7 @@ def open_backend(bundle: Bundle, name: str = AUTO, target: str | None = None, th
             return backend.open(bundle, target, threads)
         said = reasons_built if targets_of(bundle, backend.flavours) else reasons
         said.append(f"{backend.name}: {reason}")
-    # Why an engine that was built can't run matters most, and then why the one that works everywhere, tried last, does not.
+    # Why an engine that was built can't run matters most; then why the one that works everywhere, tried last, doesn't.
     raise BackendUnavailable("; ".join(reasons_built + reasons[::-1]))
 
 
