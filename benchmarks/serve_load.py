@@ -196,10 +196,10 @@ def under_attack(arguments: argparse.Namespace) -> Figures:
 def attacked(arguments: argparse.Namespace, name: str) -> Figures:
     work = work_of(arguments, name)
     with running("joined", arguments.folder, name, arguments.workers, 256) as server:
-        attack(server.port, work, 500, arguments.parallel, seed=9)  # warms up
+        attack(server.port, work, 500, arguments.parallel, name, seed=9)  # warms up
         before = server.resident_bytes(), server.n_files()
         begin = time.monotonic()
-        result = attack(server.port, work, arguments.requests, arguments.parallel)
+        result = attack(server.port, work, arguments.requests, arguments.parallel, name)
         seconds = time.monotonic() - begin
         last = closed_loop(server.port, work, 4, 1.0)
         after = server.resident_bytes(), server.n_files()
@@ -214,10 +214,13 @@ def attacked(arguments: argparse.Namespace, name: str) -> Figures:
         f"  memory {before[0] / 2**20:.0f} -> {after[0] / 2**20:.0f} MiB, open files {before[1]} -> {after[1]}; "
         f"afterwards {last.rate:.0f} requests a second, {last.n_wrong} wrong, {last.n_failed} failed"
     )
+    fewest = min(result.routes, key=lambda route: result.routes[route])
+    print(f"  malformed requests to {len(result.routes)} routes, at least {result.routes[fewest]} to each")
     for fault in result.faults[:10]:
         print(f"  {fault}")
     return {
-        "requests": arguments.requests, "seconds": seconds, "counts": result.counts, "faults": result.faults[:100],
+        "requests": arguments.requests, "seconds": seconds, "counts": result.counts, "routes": result.routes,
+        "faults": result.faults[:100],
         "wrong": tally.n_wrong, "failed": tally.n_failed, "tracebacks": n_tracebacks,
         "resident": [before[0], after[0]], "files": [before[1], after[1]],
     }  # fmt: skip

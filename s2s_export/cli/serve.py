@@ -24,6 +24,9 @@ from ._help import USE, Command
 @click.option(
     "--workers", type=click.IntRange(min=1), help="Batches decoded side by side. [default: one for each core]"
 )
+@click.option("--join/--no-join", default=None,
+              help="Whether texts join batches that are being decoded, where the engine allows it. [default: join, but "
+              "for bundles of at most 32 MB]")  # fmt: skip
 @click.option("--max-queue-tokens", type=click.IntRange(min=1), default=65536, show_default=True,
               help="Source tokens that may wait.")  # fmt: skip
 @click.option("--max-queue", type=click.IntRange(min=1), default=4096, show_default=True, help="Texts that may wait.")
@@ -52,6 +55,7 @@ def command(
     tls_key: str | None,
     cors_origins: tuple[str, ...],
     workers: int | None,
+    join: bool | None,
     max_queue_tokens: int,
     max_queue: int,
     backend: str,
@@ -91,7 +95,7 @@ def command(
     metrics = Metrics()
     models = open_models(
         bundles, workers=workers, batch_size=batch_size, max_entries=max_queue, max_tokens=max_queue_tokens,
-        on_batch=metrics.on_batch, progress=lambda text: tell(text, quiet), backend=backend, target=target,
+        join=join, on_batch=metrics.on_batch, progress=lambda text: tell(text, quiet), backend=backend, target=target,
         threads=threads or 1, search=search, shortlist=shortlist,
     )  # fmt: skip
     metrics.watch(models)
