@@ -30,6 +30,8 @@ from ._help import USE, Command
 @click.option("--max-queue-tokens", type=click.IntRange(min=1), default=65536, show_default=True,
               help="Source tokens that may wait.")  # fmt: skip
 @click.option("--max-queue", type=click.IntRange(min=1), default=4096, show_default=True, help="Texts that may wait.")
+@click.option("--max-wait", type=click.FloatRange(min=0, min_open=True),
+              help="Seconds that a request may have to wait for others. [default: half of --timeout]")  # fmt: skip
 @click.option("--max-body", type=int, default=2 << 20, show_default=True, help="Bytes of a request.")
 @click.option("--max-audio", type=int, default=32 << 20, show_default=True, help="Bytes of a request with sound.")
 @click.option("--max-texts", type=int, default=256, show_default=True, help="Texts of a request.")
@@ -58,6 +60,7 @@ def command(
     join: bool | None,
     max_queue_tokens: int,
     max_queue: int,
+    max_wait: float | None,
     backend: str,
     target: str | None,
     threads: int | None,
@@ -95,8 +98,9 @@ def command(
     metrics = Metrics()
     models = open_models(
         bundles, workers=workers, batch_size=batch_size, max_entries=max_queue, max_tokens=max_queue_tokens,
-        join=join, on_batch=metrics.on_batch, progress=lambda text: tell(text, quiet), backend=backend, target=target,
-        threads=threads or 1, search=search, shortlist=shortlist,
+        max_wait=max_wait or checked.timeout / 2, join=join, on_batch=metrics.on_batch,
+        progress=lambda text: tell(text, quiet), backend=backend, target=target, threads=threads or 1, search=search,
+        shortlist=shortlist,
     )  # fmt: skip
     metrics.watch(models)
     state = State(models, checked, metrics, tuple(keys))

@@ -67,6 +67,8 @@ class Steps:
         for _ in range(n):
             assert self.waiting.acquire(timeout=60)
             self.allowed.release()
+        assert self.waiting.acquire(timeout=60)
+        self.waiting.release()
 
     def run(self) -> None:
         self.allowed.release(100_000)
