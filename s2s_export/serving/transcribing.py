@@ -1,8 +1,8 @@
 """Speech for the formats: the sound in a request's body becomes a transcript.
 
-Sound is taken from the body alone, never from a file that a request names. A transcription runs in a thread of its own,
-as many at a time as the model has workers; it ends with the segment that it is at when its client leaves or its time is
-up.
+Sound is what came with the request alone, never a file that a request names. A transcription runs in a thread of its
+own, as many at a time as the model has workers; it ends with the segment that it is at when its client leaves or its
+time is up.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 from ..errors import InputError
 from ..runtime.speech.formats import Transcript
 from ..runtime.speech.segments import Segment
-from .calls import Call
 from .failures import Refused
 from .jobs import Overloaded
 from .models import Model, Models
@@ -36,28 +35,30 @@ def model_named(models: Models, name: str | None) -> Model:
     return model
 
 
-async def transcribe(call: Call, model: Model, sound: bytes, options: dict[str, Any]) -> Transcript:
-    """All of it. Raises Refused, Overloaded, and what `Session.transcribe` raises."""
+async def transcribe(model: Model, sound: Any, options: dict[str, Any]) -> Transcript:
+    """All of it. sound: a file's bytes, or (samples, rate).
+
+    Raises Refused, Overloaded, and what `Session.transcribe` raises.
+    """
     work = _Work(model, sound, options)
-    async for _ in work.segments(call):
+    async for _ in work.segments():
         pass
     return work.so_far()
 
 
-async def stream(
-    call: Call, model: Model, sound: bytes, options: dict[str, Any]
-) -> AsyncIterator[Segment | Transcript]:
+async def stream(model: Model, sound: Any, options: dict[str, Any]) -> AsyncGenerator[Segment | Transcript, None]:
     """Segments as they are ready, and the whole at the end."""
     work = _Work(model, sound, options)
-    async for segment in work.segments(call):
-        yield segment
+    async with contextlib.aclosing(work.segments()) as segments:
+        async for segment in segments:
+            yield segment
     yield work.so_far()
 
 
 class _Work:
     """One transcription."""
 
-    def __init__(self, model: Model, sound: bytes, options: dict[str, Any]) -> None:
+    def __init__(self, model: Model, sound: Any, options: dict[str, Any]) -> None:
         if not sound:
             raise Refused(400, "the request has no sound; expected an audio file")
         self._model = model
@@ -70,7 +71,7 @@ class _Work:
         found: Transcript = self._found.so_far()
         return found
 
-    async def segments(self, call: Call) -> AsyncIterator[Segment]:
+    async def segments(self) -> AsyncGenerator[Segment, None]:
         async with _turn(self._model):
             try:
                 self._found = await asyncio.to_thread(self._model.session.transcribe, self._sound, **self._options)

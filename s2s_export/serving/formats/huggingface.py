@@ -28,7 +28,7 @@ async def infer(call: Call) -> Response:
     if model.session.speech is not None:
         if not brings_sound:
             raise Refused(400, f"the model '{model.name}' reads sound; send the file with a Content-Type of audio/...")
-        found_text = await transcribing.transcribe(call, model, call.body, {})
+        found_text = await transcribing.transcribe(model, call.body, {})
         return json_response({"text": found_text.text})
     translating.require_text(model)
     fields = call.object()
