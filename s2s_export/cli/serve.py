@@ -83,6 +83,7 @@ def command(
     With --json, each request is a line of JSON on stderr.
     """
     try:
+        from ..serving import telemetry
         from ..serving.calls import State
         from ..serving.limits import Limits
         from ..serving.metrics import Metrics
@@ -99,6 +100,8 @@ def command(
         if not keys:
             raise InvalidOption(f"{api_key_file}: has no key; expected one in each line")
     log_to_stderr(as_json, quiet)
+    if missing := telemetry.export_spans():
+        tell(missing, quiet)
     metrics = Metrics()
     with contextlib.ExitStack() as sockets:
         listening = sockets.enter_context(listen(address))

@@ -37,6 +37,7 @@ from ..runtime.joining import why_whole_batches
 from ..runtime.scheduling import DEFAULT_BATCH_SIZE, MOST_TOKENS
 from ..runtime.session import Session
 from ..runtime.sources import Source
+from . import telemetry
 from .jobs import BatchReport as BatchReport
 from .jobs import Closed as Closed
 from .jobs import DeadlinePassed as DeadlinePassed
@@ -132,6 +133,8 @@ class Batcher:
         jobs = jobs_of(self.session, sources, options, alignments, timeout, on_prefix, numbers, self._clock())
         with self._queue.changed:
             self._queue.put(jobs, priority)
+        for job in jobs:
+            telemetry.follow(job, self._clock)
         return jobs
 
     def close(self, timeout: float | None = None) -> bool:

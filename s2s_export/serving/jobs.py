@@ -36,7 +36,10 @@ class Closed(Overloaded):
 
 @dataclass(eq=False)
 class Job:
-    """One source on its way. future: its hypotheses, best first, each with its text."""
+    """One source on its way. future: its hypotheses, best first, each with its text.
+
+    began, encoded: when a batch took it, and when its encoder was done.
+    """
 
     source: Source
     length: int
@@ -49,6 +52,8 @@ class Job:
     future: Future[list[Hypothesis]] = field(default_factory=Future)
     cancelled: bool = False
     n_told: int = 0
+    began: float | None = None
+    encoded: float | None = None
 
     def cancel(self) -> None:
         """Nobody wants the result any more. The decoding of its batch goes on without it."""

@@ -16,6 +16,7 @@ from typing import Any
 from ..errors import InputError
 from ..runtime.speech.formats import Transcript
 from ..runtime.speech.segments import Segment
+from . import telemetry
 from .failures import Refused
 from .jobs import Overloaded
 from .models import Model, Models
@@ -72,20 +73,23 @@ class _Work:
         return found
 
     async def segments(self) -> AsyncGenerator[Segment, None]:
-        async with _turn(self._model):
+        waiting = telemetry.begin("queue")
+        async with _turn(self._model, waiting):
+            span = telemetry.begin("transcribe")
             try:
                 self._found = await asyncio.to_thread(self._model.session.transcribe, self._sound, **self._options)
                 while (segment := await asyncio.to_thread(self._next)) is not None:
                     yield segment
             finally:
                 self._stop.set()
+                span.end()
 
     def _next(self) -> Segment | None:
         return None if self._stop.is_set() else next(self._found, None)
 
 
 @contextlib.asynccontextmanager
-async def _turn(model: Model) -> AsyncIterator[None]:
+async def _turn(model: Model, waiting: telemetry.Nothing) -> AsyncIterator[None]:
     """Waits until the model has a worker for one more transcription. Raises Overloaded where too many wait."""
     if model.transcribing is None:
         model.transcribing = asyncio.Semaphore(model.batcher.workers)
@@ -99,6 +103,7 @@ async def _turn(model: Model) -> AsyncIterator[None]:
     try:
         await model.transcribing.acquire()
     finally:
+        waiting.end()
         model.n_waiting_to_transcribe -= 1
     try:
         yield

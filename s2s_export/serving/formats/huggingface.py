@@ -57,7 +57,8 @@ async def _generated(call: Call, model: Model, texts: list[str], options: dict[s
     call.state.limits.check_texts(texts)
     chosen = model.session.options(**options)
     call.state.limits.check_options(chosen)
-    sources = [model.session.encode(text) for text in texts]
+    n = sum(map(len, texts))
+    sources = await translating.off_loop(n, lambda: [model.session.encode(text) for text in texts])
     found = await translating.decode(call, model, sources, chosen)
     return json_response([{"generated_text": hypothesis.text or ""} for of in found for hypothesis in of])
 
