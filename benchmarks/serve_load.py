@@ -32,7 +32,8 @@ from load.server import BATCH_SIZE, CONTESTANTS, Running, running  # noqa: E402
 
 CLIENTS = (1, 8, 32, 128)
 FULL = 32  # clients that keep a server busy
-SHORT_QUEUE = 32  # entries that may wait in the overload, which bounds how long they do
+PATIENCE = 10.0  # seconds that a request may be expected to wait under attack
+WAIT = 0.5  # of the median that FULL clients see: what a request may be expected to wait in the overload
 Figures = dict[str, Any]
 
 
@@ -53,6 +54,7 @@ def main() -> None:
             command.add_argument("--seconds", type=float, default=5.0, help="of each closed loop")
             command.add_argument("--open-seconds", type=float, default=10.0, help="of each open loop")
             command.add_argument("--shares", default="0.5,0.8", help="rates of the open loops")
+            command.add_argument("--max-wait", type=float, help="seconds that may be waited in the overload")
             command.add_argument("--overload", type=float, default=10.0, help="times the full rate; 0 leaves it out")
         if name == "attack":
             command.add_argument("--requests", type=int, default=100_000)
@@ -109,8 +111,11 @@ def of_model(arguments: argparse.Namespace, name: str) -> Figures:
     if arguments.overload:
         first = contestants[0]
         best = max(figures["rate"] for figures in closed[first])
-        head(f"{name}: overload, at most {SHORT_QUEUE} texts wait", "rate")
-        over = with_server(arguments, first, name, lambda server: overload(arguments, server, work, best), SHORT_QUEUE)
+        busy = next((figures for figures in closed[first] if figures["clients"] == FULL), closed[first][-1])
+        wait = arguments.max_wait or WAIT * busy["p50"]
+        head(f"{name}: overload, requests are expected to wait {wait:.2f} s at most", "rate")
+        over = with_server(arguments, first, name, lambda server: overload(arguments, server, work, best), wait)
+        over["max_wait"] = wait
     return {"closed": closed, "open": opened, "overload": over}
 
 
@@ -159,9 +164,9 @@ def overload(arguments: argparse.Namespace, server: Running, work: Work, full: f
 
 
 def with_server(
-    arguments: argparse.Namespace, contestant: str, name: str, load: Callable[[Running], Any], max_queue: int = 4096
+    arguments: argparse.Namespace, contestant: str, name: str, load: Callable[[Running], Any], max_wait: float = 0.0
 ) -> Any:
-    with running(contestant, arguments.folder, name, arguments.workers, max_queue) as server:
+    with running(contestant, arguments.folder, name, arguments.workers, max_wait) as server:
         return load(server)
 
 
@@ -195,11 +200,11 @@ def under_attack(arguments: argparse.Namespace) -> Figures:
 
 def attacked(arguments: argparse.Namespace, name: str) -> Figures:
     work = work_of(arguments, name)
-    with running("joined", arguments.folder, name, arguments.workers, 256) as server:
-        attack(server.port, work, 500, arguments.parallel, seed=9)  # warms up
+    with running("joined", arguments.folder, name, arguments.workers, PATIENCE) as server:
+        attack(server.port, work, 500, arguments.parallel, name, seed=9)  # warms up
         before = server.resident_bytes(), server.n_files()
         begin = time.monotonic()
-        result = attack(server.port, work, arguments.requests, arguments.parallel)
+        result = attack(server.port, work, arguments.requests, arguments.parallel, name)
         seconds = time.monotonic() - begin
         last = closed_loop(server.port, work, 4, 1.0)
         after = server.resident_bytes(), server.n_files()
@@ -214,10 +219,13 @@ def attacked(arguments: argparse.Namespace, name: str) -> Figures:
         f"  memory {before[0] / 2**20:.0f} -> {after[0] / 2**20:.0f} MiB, open files {before[1]} -> {after[1]}; "
         f"afterwards {last.rate:.0f} requests a second, {last.n_wrong} wrong, {last.n_failed} failed"
     )
+    fewest = min(result.routes, key=lambda route: result.routes[route])
+    print(f"  malformed requests to {len(result.routes)} routes, at least {result.routes[fewest]} to each")
     for fault in result.faults[:10]:
         print(f"  {fault}")
     return {
-        "requests": arguments.requests, "seconds": seconds, "counts": result.counts, "faults": result.faults[:100],
+        "requests": arguments.requests, "seconds": seconds, "counts": result.counts, "routes": result.routes,
+        "faults": result.faults[:100],
         "wrong": tally.n_wrong, "failed": tally.n_failed, "tracebacks": n_tracebacks,
         "resident": [before[0], after[0]], "files": [before[1], after[1]],
     }  # fmt: skip

@@ -1,5 +1,5 @@
-"""Requests that are not as they should be, beside right ones whose answers are checked: malformed bodies on all routes,
-clients that disconnect at any moment, and clients that send a few bytes at a time.
+"""Requests that are not as they should be, beside right ones whose answers are checked: malformed bodies on every route
+that the server lists, clients that disconnect at any moment, and clients that send a few bytes at a time.
 """
 
 from __future__ import annotations
@@ -11,31 +11,37 @@ from dataclasses import dataclass
 
 from .client import HOST, Connection, Tally, Window, Work, send
 
-ROUTES = (
-    "/v1/s2s/generate", "/translate", "/detect", "/v2/translate", "/v1/chat/completions", "/v2/models/opus/infer",
-    "/models/opus", "/v2/health/live", "/metrics", "/nothing",
-)  # fmt: skip
+METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH")
+KINDS_OF_BODY = (
+    "application/json",
+    "application/x-www-form-urlencoded",
+    "multipart/form-data; boundary=B",
+    "audio/wav",
+)
 VALUES = (None, True, -1, 0, 10**30, 1.5, "", "x", "\ud800", [], [[]], [1], ["a", 2], {}, {"a": {}})
 ALLOWED = (501, 503)  # of the statuses from 500 on
+MODELS = {"{model}": ("NAME", "NAME", "nothing", "%00"), "{version}": ("1", "2")}  # what stands for names in paths
 KINDS = {"right": 0.4, "malformed": 0.35, "gone": 0.2, "slow": 0.05}  # shares of all requests
 
 
 @dataclass
 class Attacked:
-    """How many of each kind there were, and what went wrong, a line each."""
+    """How many of each kind there were, and what went wrong, a line each. routes: malformed requests to each route."""
 
     counts: dict[str, int]
     faults: list[str]
     tally: Tally
+    routes: dict[str, int]
 
 
-def attack(port: int, work: Work, n: int, n_clients: int, seed: int = 0) -> Attacked:
-    """n requests in all by n_clients side by side."""
-    return asyncio.run(_attack(port, work, n, n_clients, seed))
+def attack(port: int, work: Work, n: int, n_clients: int, model: str, seed: int = 0) -> Attacked:
+    """n requests in all by n_clients side by side. model: the name of the one that is served."""
+    return asyncio.run(_attack(port, work, n, n_clients, model, seed))
 
 
-async def _attack(port: int, work: Work, n: int, n_clients: int, seed: int) -> Attacked:
-    found = Attacked(dict.fromkeys(KINDS, 0), [], Tally())
+async def _attack(port: int, work: Work, n: int, n_clients: int, model: str, seed: int) -> Attacked:
+    routes = await _routes(port)
+    found = Attacked(dict.fromkeys(KINDS, 0), [], Tally(), {f"{method} {path}": 0 for method, path in routes})
     numbers = iter(range(n))
 
     async def client(number: int) -> None:
@@ -48,7 +54,9 @@ async def _attack(port: int, work: Work, n: int, n_clients: int, seed: int) -> A
             if kind == "right":
                 await send(connection, work, source, found.tally, Window(0.0, float("inf")))
             elif kind == "malformed":
-                await _malformed(port, work.body(source), chance, found.faults)
+                method, path = chance.choice(routes)
+                found.routes[f"{method} {path}"] += 1
+                await _malformed(port, method, _named(path, model, chance), work.body(source), chance, found.faults)
             elif kind == "gone":
                 await _gone(port, work.body(source), chance)
             else:
@@ -73,18 +81,37 @@ def _spoiled(body: bytes, chance: random.Random) -> bytes:
     return json.dumps(fields).encode()
 
 
-async def _malformed(port: int, body: bytes, chance: random.Random, faults: list[str]) -> None:
-    path, spoiled = chance.choice(ROUTES), _spoiled(body, chance)
+async def _routes(port: int) -> list[tuple[str, str]]:
+    """(method, path) of every route, as the server lists them, and of one that there is not."""
     connection = Connection(port)
     try:
-        status, answer = await connection.post(path, spoiled)
+        _, answer = await connection.send("GET", "/openapi.json", b"")
+    finally:
+        connection.close()
+    paths = json.loads(answer)["paths"]
+    return [(method.upper(), path) for path, methods in paths.items() for method in methods] + [("POST", "/nothing")]
+
+
+def _named(path: str, model: str, chance: random.Random) -> str:
+    for place, names in MODELS.items():
+        path = path.replace(place, chance.choice(names).replace("NAME", model))
+    return path
+
+
+async def _malformed(port: int, method: str, path: str, body: bytes, chance: random.Random, faults: list[str]) -> None:
+    spoiled = _spoiled(body, chance)
+    method = method if chance.random() < 0.9 else chance.choice(METHODS)
+    kind = KINDS_OF_BODY[0] if chance.random() < 0.8 else chance.choice(KINDS_OF_BODY)
+    connection = Connection(port)
+    try:
+        status, answer = await connection.send(method, path, spoiled, kind)
     except (OSError, ValueError, EOFError, asyncio.TimeoutError) as error:
-        faults.append(f"POST {path} {spoiled[:80]!r}: no answer ({type(error).__name__})")
+        faults.append(f"{method} {path} {spoiled[:80]!r}: no answer ({type(error).__name__})")
         return
     finally:
         connection.close()
     if b"Traceback" in answer or (status >= 500 and status not in ALLOWED):
-        faults.append(f"POST {path} {spoiled[:80]!r}: {status} {answer[:200]!r}")
+        faults.append(f"{method} {path} {kind} {spoiled[:80]!r}: {status} {answer[:200]!r}")
 
 
 async def _gone(port: int, body: bytes, chance: random.Random) -> None:

@@ -49,12 +49,14 @@ class Connection:
         self._writer: asyncio.StreamWriter | None = None
 
     async def post(self, path: str, body: bytes) -> tuple[int, bytes]:
+        return await self.send("POST", path, body)
+
+    async def send(self, method: str, path: str, body: bytes, kind: str = "application/json") -> tuple[int, bytes]:
+        """Returns the status and the body of the answer."""
         if self._writer is None:
             self._reader, self._writer = await asyncio.open_connection(HOST, self._port)
         assert self._reader is not None
-        head = (
-            f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
+        head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
         try:
             self._writer.write(head.encode() + body)
             return await asyncio.wait_for(_answer(self._reader), PATIENCE)

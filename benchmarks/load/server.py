@@ -1,6 +1,6 @@
 """One server on loopback in a process of its own: ours, or CTranslate2 behind the same HTTP code and the same batcher.
 
-python -m load.server CONTESTANT FOLDER MODEL WORKERS MAX_QUEUE      prints its port once it answers
+python -m load.server CONTESTANT FOLDER MODEL WORKERS MAX_WAIT      prints its port once it answers
 """
 
 from __future__ import annotations
@@ -46,11 +46,12 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(contestant: str, folder: Path, model: str, workers: int, max_queue: int = 4096) -> Iterator[Running]:
+def running(contestant: str, folder: Path, model: str, workers: int, max_wait: float = 0.0) -> Iterator[Running]:
+    """max_wait: of the batcher, in seconds; 0 for any time."""
     log = folder / f"server-{contestant}.log"
     with log.open("w") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "load.server", contestant, str(folder), model, str(workers), str(max_queue)],
+            [sys.executable, "-m", "load.server", contestant, str(folder), model, str(workers), str(max_wait)],
             cwd=ROOT / "benchmarks", stdout=subprocess.PIPE, stderr=errors, text=True,
         )  # fmt: skip
     try:
@@ -68,7 +69,7 @@ def running(contestant: str, folder: Path, model: str, workers: int, max_queue: 
             process.wait()
 
 
-def main(contestant: str, folder: str, name: str, workers: str, max_queue: str) -> None:
+def main(contestant: str, folder: str, name: str, workers: str, max_wait: str) -> None:
     sys.path.insert(0, str(ROOT))
     from load.models import TARGET, Served
     from s2s_export.runtime.session import load
@@ -92,8 +93,8 @@ def main(contestant: str, folder: str, name: str, workers: str, max_queue: str) 
         workers=int(workers),
         batch_size=1 if contestant == "alone" else BATCH_SIZE,
         join=contestant == "joined",
-        max_entries=int(max_queue),
         max_tokens=1 << 20,
+        max_wait=float(max_wait) or None,
         on_batch=lambda report: metrics.on_batch(name, report),
     )
     models = Models([Model(name, session, batcher)])

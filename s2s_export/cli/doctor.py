@@ -14,7 +14,8 @@ from ._help import LOOK, Command
 def command(bundle: str | None, quiet: bool, as_json: bool) -> None:
     """Print what this machine has, which backends work here, and why the others do not.
 
-    With BUNDLE, also how much GPU memory decoding with its engines takes.
+    With BUNDLE, also how much GPU memory decoding with its engines takes, and with which of them a server's requests
+    join batches that are being decoded.
     """
     from ..measuring import gpu_memory
     from ..measuring.machine import describe
@@ -43,3 +44,7 @@ def command(bundle: str | None, quiet: bool, as_json: bool) -> None:
         click.echo(f"memory on a GPU; this one: {report['gpu_memory']}")
         for name, text in gpu_memory.describe(report["memory_on_gpu"]):
             click.echo(f"  {name:<40} {text}")
+    if "joined_batches" in report:
+        click.echo("sources join batches that are being decoded (s2s serve)")
+        for name, reason in report["joined_batches"].items():
+            click.echo(f"  {name:<18} {'yes' if reason is None else f'no: {reason}'}")

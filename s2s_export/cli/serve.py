@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from ._help import USE, Command
 @click.argument("bundles", nargs=-1, required=True, metavar="BUNDLE...")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at; 0.0.0.0 for all.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
+@click.option("--wyoming", type=click.IntRange(0, 65535), metavar="PORT",
+              help="Also transcribe for voice assistants at this port, by the Wyoming protocol.")  # fmt: skip
 @click.option("--api-key", "api_keys", multiple=True, envvar="S2S_API_KEYS", help="A key that clients must present.")
 @click.option("--api-key-file", type=click.Path(dir_okay=False, exists=True), help="A file with a key in each line.")
 @click.option("--tls-certificate", type=click.Path(), help="Certificate for HTTPS, in PEM.")
@@ -24,9 +27,14 @@ from ._help import USE, Command
 @click.option(
     "--workers", type=click.IntRange(min=1), help="Batches decoded side by side. [default: one for each core]"
 )
+@click.option("--join/--no-join", default=None,
+              help="Whether texts join batches that are being decoded, where the engine allows it. [default: join, but "
+              "for bundles of at most 32 MB]")  # fmt: skip
 @click.option("--max-queue-tokens", type=click.IntRange(min=1), default=65536, show_default=True,
               help="Source tokens that may wait.")  # fmt: skip
 @click.option("--max-queue", type=click.IntRange(min=1), default=4096, show_default=True, help="Texts that may wait.")
+@click.option("--max-wait", type=click.FloatRange(min=0, min_open=True),
+              help="Seconds that a request may have to wait for others. [default: half of --timeout]")  # fmt: skip
 @click.option("--max-body", type=int, default=2 << 20, show_default=True, help="Bytes of a request.")
 @click.option("--max-audio", type=int, default=32 << 20, show_default=True, help="Bytes of a request with sound.")
 @click.option("--max-texts", type=int, default=256, show_default=True, help="Texts of a request.")
@@ -46,14 +54,17 @@ def command(
     bundles: tuple[str, ...],
     host: str,
     port: int,
+    wyoming: int | None,
     api_keys: tuple[str, ...],
     api_key_file: str | None,
     tls_certificate: str | None,
     tls_key: str | None,
     cors_origins: tuple[str, ...],
     workers: int | None,
+    join: bool | None,
     max_queue_tokens: int,
     max_queue: int,
+    max_wait: float | None,
     backend: str,
     target: str | None,
     threads: int | None,
@@ -72,11 +83,13 @@ def command(
     With --json, each request is a line of JSON on stderr.
     """
     try:
+        from ..serving import telemetry
         from ..serving.calls import State
         from ..serving.limits import Limits
         from ..serving.metrics import Metrics
         from ..serving.models import open_models
         from ..serving.server import Address, listen, log_to_stderr, make_server, notify_ready
+        from ..serving.wyoming.server import WyomingServer
     except ModuleNotFoundError as error:
         raise MissingExtra(str(error.name).replace("_", "-"), "serve", "serving over HTTP") from error
     checked = Limits(**limits)
@@ -87,19 +100,28 @@ def command(
         if not keys:
             raise InvalidOption(f"{api_key_file}: has no key; expected one in each line")
     log_to_stderr(as_json, quiet)
-    listening = listen(address)
+    if missing := telemetry.export_spans():
+        tell(missing, quiet)
     metrics = Metrics()
-    models = open_models(
-        bundles, workers=workers, batch_size=batch_size, max_entries=max_queue, max_tokens=max_queue_tokens,
-        on_batch=metrics.on_batch, progress=lambda text: tell(text, quiet), backend=backend, target=target,
-        threads=threads or 1, search=search, shortlist=shortlist,
-    )  # fmt: skip
-    metrics.watch(models)
-    state = State(models, checked, metrics, tuple(keys))
-    where = f"{address.scheme}://{host}:{listening.getsockname()[1]}"
+    with contextlib.ExitStack() as sockets:
+        listening = sockets.enter_context(listen(address))
+        spoken = None if wyoming is None else sockets.enter_context(listen(Address(host, wyoming)))
+        models = open_models(
+            bundles, workers=workers, batch_size=batch_size, max_entries=max_queue, max_tokens=max_queue_tokens,
+            max_wait=max_wait or checked.timeout / 2, join=join, on_batch=metrics.on_batch,
+            progress=lambda text: tell(text, quiet), backend=backend, target=target, threads=threads or 1,
+            search=search, shortlist=shortlist,
+        )  # fmt: skip
+        metrics.watch(models)
+        state = State(models, checked, metrics, tuple(keys))
+        beside = None if spoken is None else WyomingServer(state, spoken)
+        where = f"{address.scheme}://{host}:{listening.getsockname()[1]}"
 
-    def on_ready() -> None:
-        tell(f"serving {', '.join(models.by_name)} at {where}", quiet)
-        notify_ready()
+        def on_ready() -> None:
+            tell(f"serving {', '.join(models.by_name)} at {where}", quiet)
+            if beside is not None:
+                tell(f"transcribing for the Wyoming protocol at tcp://{host}:{beside.port}", quiet)
+            notify_ready()
 
-    make_server(state, address, cors_origins=cors_origins, on_ready=on_ready).run(sockets=[listening])
+        server = make_server(state, address, cors_origins=cors_origins, on_ready=on_ready, beside=beside)
+        server.run(sockets=[listening])

@@ -22,7 +22,7 @@ PACKAGES = (
 def describe(bundle: str | os.PathLike[str] | None = None) -> dict[str, Any]:
     """The machine, the versions of important packages, for each backend None or the reason why it does not work, and
     where its search runs; native_search: None, or why there is no search in C++. With a bundle, also the memory that
-    its engines for GPUs take."""
+    its engines for GPUs take, and joined_batches: for each of its engines None, or why sources can't join batches."""
     known = backends.declared()
     found = {
         "machine": machine(),
@@ -32,19 +32,20 @@ def describe(bundle: str | os.PathLike[str] | None = None) -> dict[str, Any]:
         "native_search": native_search.NativeSearches().why_python or None,
         "preference": [backend.name for backend in backends.by_preference()],
     }
-    return found if bundle is None else {**found, **_memory_on_gpu(bundle)}
+    return found if bundle is None else {**found, **_of_bundle(bundle)}
 
 
-def _memory_on_gpu(path: str | os.PathLike[str]) -> dict[str, Any]:
+def _of_bundle(path: str | os.PathLike[str]) -> dict[str, Any]:
     from ..bundle import read
     from ..engines import engines
     from ..runtime.cuda import driver
-    from . import gpu_memory
+    from . import gpu_memory, joined_batches
 
     opened = read(path, verify=False)
     reason = driver.unavailable()
     free = reason or f"{driver.device().name}, {driver.device().free_bytes / 2**20:.0f} MiB free"
-    return {"gpu_memory": free, "memory_on_gpu": gpu_memory.of_bundle(opened, engines(opened))}
+    memory = gpu_memory.of_bundle(opened, engines(opened))
+    return {"gpu_memory": free, "memory_on_gpu": memory, "joined_batches": joined_batches.of_bundle(path)}
 
 
 def machine() -> dict[str, Any]:

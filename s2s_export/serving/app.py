@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -26,7 +27,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import S2SError, is_failure
-from . import formats
+from . import formats, telemetry
 from .calls import Call, Endpoint, Format, State, plain_error
 from .failures import CODES, Failure, Refused, failure_of
 
@@ -157,24 +158,30 @@ class Guard:
                 message = {**message, "headers": [*message["headers"], *more]}
             await send(message)
 
-        try:
-            body = await self._body(scope, receive)
-            if body is None:
-                return  # the client left
-            await self._answer(scope, body, receive, tell)
-        except Refused as error:
-            failure = failure_of(error)
-            self._state.metrics.on_refusal(failure.code)
-            response = owner(self._known, scope["path"]).error(failure)
-            response.headers["Connection"] = "close"  # what is left of the body is not read
-            await response(scope, receive, tell)
-        finally:
-            seconds = time.monotonic() - begin
-            route, status = scope.get("s2s.route", "other"), answered[0] if answered else 499
-            self._state.metrics.on_answer(route, status, seconds)
-            log.info(
-                json.dumps({"method": scope["method"], "route": route, "status": status, "seconds": round(seconds, 4)})
-            )
+        with telemetry.request(scope["method"], Headers(scope=scope)) as span:
+            try:
+                body = await self._body(scope, receive)
+                if body is None:
+                    return  # the client left
+                await self._answer(scope, body, receive, tell)
+            except Refused as error:
+                failure = failure_of(error)
+                self._state.metrics.on_refusal(failure.code)
+                response = owner(self._known, scope["path"]).error(failure)
+                response.headers["Connection"] = "close"  # what is left of the body is not read
+                await response(scope, receive, tell)
+            finally:
+                seconds = time.monotonic() - begin
+                self._answered(scope, answered[0] if answered else 499, seconds, span)
+
+    def _answered(self, scope: Scope, status: int, seconds: float, span: telemetry.Nothing) -> None:
+        """Count and log an answer."""
+        route = scope.get("s2s.route", "other")
+        self._state.metrics.on_answer(route, status, seconds)
+        telemetry.answered(span, scope["method"], route, status)
+        log.info(
+            json.dumps({"method": scope["method"], "route": route, "status": status, "seconds": round(seconds, 4)})
+        )
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
         limits = self._state.limits

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from ..errors import InputError, S2SError, explain
+from ..errors import InputError, InvalidOption, S2SError, explain
 from ..runtime.decoding import GenerationOptions, Hypothesis
+from ..runtime.session import Session
 from ..runtime.sources import Source
 
 OnPrefix = Callable[[list[int]], None]
@@ -35,7 +36,10 @@ class Closed(Overloaded):
 
 @dataclass(eq=False)
 class Job:
-    """One source on its way. future: its hypotheses, best first, each with its text."""
+    """One source on its way. future: its hypotheses, best first, each with its text.
+
+    began, encoded: when a batch took it, and when its encoder was done.
+    """
 
     source: Source
     length: int
@@ -48,6 +52,8 @@ class Job:
     future: Future[list[Hypothesis]] = field(default_factory=Future)
     cancelled: bool = False
     n_told: int = 0
+    began: float | None = None
+    encoded: float | None = None
 
     def cancel(self) -> None:
         """Nobody wants the result any more. The decoding of its batch goes on without it."""
@@ -90,12 +96,43 @@ class Job:
                 self.future.set_result(result)
 
 
-class Request:
-    """Jobs that were submitted together, which take turns with others as one."""
+def jobs_of(
+    session: Session,
+    sources: Sequence[Source],
+    options: GenerationOptions,
+    alignments: bool | str,
+    timeout: float | None,
+    on_prefix: OnPrefix | None,
+    numbers: Sequence[int] | None,
+    now: float,
+) -> list[Job]:
+    """The jobs of one request. Raises InvalidOption for what can't be had of this model."""
+    if alignments and not session.has_attention:
+        raise InvalidOption("this model has no attention, so there is no alignment; don't ask for one")
+    if on_prefix is not None and len(sources) != 1:
+        raise InvalidOption(f"{len(sources)} sources are to be streamed; expected one")
+    deadline = float("inf") if timeout is None else now + timeout
+    return [
+        Job(source, session.kind.length(source), options, alignments, number, deadline, on_prefix, now)
+        for number, source in zip(range(len(sources)) if numbers is None else numbers, sources, strict=True)
+    ]
 
-    def __init__(self, jobs: Sequence[Job], priority: int) -> None:
+
+class Request:
+    """Jobs that were submitted together, which take turns with others as one. n_tokens: of the sources that wait.
+
+    since: how many sources had been taken from the queue when it came, or when a source of it was last taken.
+    """
+
+    def __init__(self, jobs: Sequence[Job], priority: int, since: int) -> None:
         self.waiting = list(jobs)
         self.priority = priority
+        self.since = since
+        self.n_tokens = sum(job.length for job in jobs)
+
+    def take(self, job: Job) -> None:
+        self.waiting.remove(job)
+        self.n_tokens -= job.length
 
     def nearest(self, fits: Callable[[Job], bool], length: int) -> Job | None:
         """The waiting job that fits and is nearest in length, the oldest of several."""

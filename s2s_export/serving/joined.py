@@ -78,6 +78,8 @@ class JoinedBatches:
     def _join(self, jobs: list[Job]) -> None:
         now, first, n_before = self._clock(), jobs[0], len(self.present)
         tellers = [job.teller() for job in jobs]
+        for job in jobs:
+            job.began = now
 
         def on_result(i: int, found: list[Hypothesis] | BaseException) -> None:
             self._settle(jobs[i], found, is_alone=len(jobs) == 1)
@@ -101,6 +103,9 @@ class JoinedBatches:
             for job in jobs:
                 self._settle(job, error, is_alone=len(jobs) == 1)
             return
+        encoded = self._clock()
+        for job in jobs:
+            job.encoded = encoded
         self._stretch.queue_seconds += [now - job.arrived for job in jobs]
         self._stretch.n_joined += len(jobs) if n_before else 0
 

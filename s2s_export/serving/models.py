@@ -109,6 +109,7 @@ def open_models(
     batch_size: int | None = None,
     max_entries: int = 4096,
     max_tokens: int = 65536,
+    max_wait: float | None = None,
     join: bool | None = None,
     on_batch: Callable[[str, BatchReport], None] | None = None,
     progress: Callable[[str], None] = lambda text: None,
@@ -116,7 +117,8 @@ def open_models(
 ) -> Models:
     """Open bundles, warm them up and start their workers.
 
-    join: of `Batcher`. loading: of `load`, such as `backend`. progress: told what happens, a line each.
+    workers, batch_size, max_entries, max_tokens, max_wait, join: of `Batcher`. loading: of `load`, such as `backend`.
+    progress: told what happens, a line each.
     Raises what `load` raises, and InvalidOption.
     """
     named = [Named.of(bundle) for bundle in bundles]
@@ -140,6 +142,7 @@ def open_models(
             workers=workers,
             max_entries=max_entries,
             max_tokens=max_tokens,
+            max_wait=max_wait,
             join=join,
             on_batch=_named(on_batch, each.name),
             batch_size=batch_size or DEFAULT_BATCH_SIZE,

@@ -23,6 +23,7 @@ import uvicorn
 from ..errors import InvalidOption
 from .app import make_app
 from .calls import State
+from .wyoming.server import WyomingServer
 
 MOST_CONNECTIONS = 2048
 KEEP_ALIVE = 15  # seconds
@@ -50,17 +51,29 @@ class Address:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's, which drains before it stops."""
+    """uvicorn's, which drains before it stops. beside: another port, served in the same event loop."""
 
-    def __init__(self, config: uvicorn.Config, state: State, on_ready: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, state: State, on_ready: Callable[[], None], beside: WyomingServer | None
+    ) -> None:
         super().__init__(config)
         self._state = state
         self._on_ready = on_ready
+        self._beside = beside
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
+            if self._beside is not None:
+                await self._beside.start()
             self._on_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._beside is not None:  # first: what it is at needs the models, which end with the application
+            for server in self.servers:
+                server.close()
+            await self._beside.stop(self._state.limits.drain_timeout)
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._state.status == "draining" or not self._state.limits.drain_delay:
@@ -96,6 +109,7 @@ def make_server(
     *,
     cors_origins: Sequence[str] = (),
     on_ready: Callable[[], None] = lambda: None,
+    beside: WyomingServer | None = None,
 ) -> Server:
     """A server that `run(sockets=[listen(address)])` runs until a signal. on_ready: called once it answers."""
     config = uvicorn.Config(
@@ -110,7 +124,7 @@ def make_server(
         ssl_keyfile=address.key,
         server_header=False,
     )
-    return Server(config, state, on_ready)
+    return Server(config, state, on_ready, beside)
 
 
 def log_to_stderr(as_json: bool, quiet: bool) -> None:

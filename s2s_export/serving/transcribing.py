@@ -1,8 +1,8 @@
 """Speech for the formats: the sound in a request's body becomes a transcript.
 
-Sound is taken from the body alone, never from a file that a request names. A transcription runs in a thread of its own,
-as many at a time as the model has workers; it ends with the segment that it is at when its client leaves or its time is
-up.
+Sound is what came with the request alone, never a file that a request names. A transcription runs in a thread of its
+own, as many at a time as the model has workers; it ends with the segment that it is at when its client leaves or its
+time is up.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 from ..errors import InputError
 from ..runtime.speech.formats import Transcript
 from ..runtime.speech.segments import Segment
-from .calls import Call
+from . import telemetry
 from .failures import Refused
 from .jobs import Overloaded
 from .models import Model, Models
@@ -36,28 +36,30 @@ def model_named(models: Models, name: str | None) -> Model:
     return model
 
 
-async def transcribe(call: Call, model: Model, sound: bytes, options: dict[str, Any]) -> Transcript:
-    """All of it. Raises Refused, Overloaded, and what `Session.transcribe` raises."""
+async def transcribe(model: Model, sound: Any, options: dict[str, Any]) -> Transcript:
+    """All of it. sound: a file's bytes, or (samples, rate).
+
+    Raises Refused, Overloaded, and what `Session.transcribe` raises.
+    """
     work = _Work(model, sound, options)
-    async for _ in work.segments(call):
+    async for _ in work.segments():
         pass
     return work.so_far()
 
 
-async def stream(
-    call: Call, model: Model, sound: bytes, options: dict[str, Any]
-) -> AsyncIterator[Segment | Transcript]:
+async def stream(model: Model, sound: Any, options: dict[str, Any]) -> AsyncGenerator[Segment | Transcript, None]:
     """Segments as they are ready, and the whole at the end."""
     work = _Work(model, sound, options)
-    async for segment in work.segments(call):
-        yield segment
+    async with contextlib.aclosing(work.segments()) as segments:
+        async for segment in segments:
+            yield segment
     yield work.so_far()
 
 
 class _Work:
     """One transcription."""
 
-    def __init__(self, model: Model, sound: bytes, options: dict[str, Any]) -> None:
+    def __init__(self, model: Model, sound: Any, options: dict[str, Any]) -> None:
         if not sound:
             raise Refused(400, "the request has no sound; expected an audio file")
         self._model = model
@@ -70,21 +72,24 @@ class _Work:
         found: Transcript = self._found.so_far()
         return found
 
-    async def segments(self, call: Call) -> AsyncIterator[Segment]:
-        async with _turn(self._model):
+    async def segments(self) -> AsyncGenerator[Segment, None]:
+        waiting = telemetry.begin("queue")
+        async with _turn(self._model, waiting):
+            span = telemetry.begin("transcribe")
             try:
                 self._found = await asyncio.to_thread(self._model.session.transcribe, self._sound, **self._options)
                 while (segment := await asyncio.to_thread(self._next)) is not None:
                     yield segment
             finally:
                 self._stop.set()
+                span.end()
 
     def _next(self) -> Segment | None:
         return None if self._stop.is_set() else next(self._found, None)
 
 
 @contextlib.asynccontextmanager
-async def _turn(model: Model) -> AsyncIterator[None]:
+async def _turn(model: Model, waiting: telemetry.Nothing) -> AsyncIterator[None]:
     """Waits until the model has a worker for one more transcription. Raises Overloaded where too many wait."""
     if model.transcribing is None:
         model.transcribing = asyncio.Semaphore(model.batcher.workers)
@@ -98,6 +103,7 @@ async def _turn(model: Model) -> AsyncIterator[None]:
     try:
         await model.transcribing.acquire()
     finally:
+        waiting.end()
         model.n_waiting_to_transcribe -= 1
     try:
         yield

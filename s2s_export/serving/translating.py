@@ -17,7 +17,7 @@ import numpy as np
 from ..errors import InputError
 from ..runtime.decoding import GenerationOptions, Hypothesis
 from ..runtime.sources import Source
-from . import languages, markup, splitting
+from . import languages, markup, splitting, telemetry
 from .calls import Call
 from .failures import Refused
 from .jobs import Job
@@ -70,7 +70,7 @@ async def _translate_one(call: Call, text: str, ask: Ask) -> Translated:
     if ask.source is not None:
         source, confidence = ask.source, 1.0
     else:
-        source, confidence = await off_loop(len(text), lambda: detect(call, text, ask.target))
+        source, confidence = await off_loop(len(text), lambda: detect(call, text, ask.target), "detect")
     if ask.model is not None:
         model = ask.model
     elif languages.base(source) == languages.base(ask.target):  # nothing to do, as with LibreTranslate
@@ -275,9 +275,10 @@ def priority(call: Call) -> int:
     return found
 
 
-async def off_loop(n_characters: int, work: Callable[[], T]) -> T:
-    """Work on a text of this length, in another thread if it is long."""
-    return await asyncio.to_thread(work) if n_characters > LONG else work()
+async def off_loop(n_characters: int, work: Callable[[], T], what: str = "tokenise") -> T:
+    """Work on a text of this length, in another thread if it is long. what: the name of its span."""
+    with telemetry.part(what, s2s__characters=n_characters):
+        return await asyncio.to_thread(work) if n_characters > LONG else work()
 
 
 def require_text(model: Model) -> None:

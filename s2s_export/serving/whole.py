@@ -58,13 +58,23 @@ class WholeBatches:
         )
 
     def _decode(self, batch: list[Job]) -> list[list[Hypothesis]]:
-        first = batch[0]
+        first, begin = batch[0], self._clock()
         tellers = [job.teller() for job in batch]
+        for job in batch:
+            job.began, job.encoded = begin, None
+
+        def is_wanted(i: int) -> bool:
+            """Asked before each step: before the first one, a source has just been encoded."""
+            now = self._clock()
+            if batch[i].encoded is None:
+                batch[i].encoded = now
+            return batch[i].is_wanted(now)
+
         return self._session.decode_batch(
             [job.source for job in batch],
             first.options,
             alignments=first.alignments,
             source_numbers=[job.number for job in batch],
-            wanted=lambda i: batch[i].is_wanted(self._clock()),
+            wanted=is_wanted,
             on_prefix=(lambda i, ids: tellers[i](ids)) if first.on_prefix is not None else None,
         )

@@ -16,7 +16,8 @@ from s2s_export.serving.calls import State
 from s2s_export.serving.limits import Limits
 from s2s_export.serving.metrics import Metrics
 from s2s_export.serving.models import Models, open_models
-from s2s_export.serving.server import Address, listen, make_server
+from s2s_export.serving.server import Address, Server, listen, make_server
+from s2s_export.serving.wyoming.server import WyomingServer
 
 
 @dataclass
@@ -36,11 +37,13 @@ class Answer:
 
 @dataclass
 class Served:
-    """A running server. state: what it shares with its requests, which a test may look at."""
+    """A running server. state: what it shares with its requests, which a test may look at. wyoming: that port."""
 
     host: str
     port: int
     state: State
+    server: Server
+    wyoming: int | None = None
 
     @property
     def url(self) -> str:
@@ -71,9 +74,14 @@ class Served:
 
 @contextlib.contextmanager
 def serving(
-    models: Models | list[str], *, limits: Limits | None = None, api_keys: tuple[str, ...] = (), **opening: Any
+    models: Models | list[str],
+    *,
+    limits: Limits | None = None,
+    api_keys: tuple[str, ...] = (),
+    wyoming: bool = False,
+    **opening: Any,
 ) -> Iterator[Served]:
-    """models: open ones, or bundles as `s2s serve` takes them."""
+    """models: open ones, or bundles as `s2s serve` takes them. wyoming: whether a port for voice assistants is open."""
     metrics = Metrics()
     if not isinstance(models, Models):
         models = open_models(models, on_batch=metrics.on_batch, **opening)
@@ -81,14 +89,16 @@ def serving(
     state = State(models, limits or Limits(drain_delay=0.0, drain_timeout=10.0), metrics, api_keys)
     address = Address(port=0)
     listening = listen(address)
-    server = make_server(state, address)
+    beside = WyomingServer(state, listen(address)) if wyoming else None
+    server = make_server(state, address, beside=beside)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     deadline = time.monotonic() + 60
     while not server.started and time.monotonic() < deadline:
         time.sleep(0.01)
     try:
-        yield Served(address.host, listening.getsockname()[1], state)
+        port = listening.getsockname()[1]
+        yield Served(address.host, port, state, server, None if beside is None else beside.port)
     finally:
         server.should_exit = True
         thread.join(60)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import threading
 import time
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from serving_client import serving
 
 import s2s_export
 from s2s_export.building.build import build
+from s2s_export.cli import doctor, serve
 from s2s_export.errors import BackendError, S2SError
+from s2s_export.measuring.machine import describe
 from s2s_export.runtime.decoding import joining as decoding_joining
 from s2s_export.runtime.joining import OpenDecoding
 from s2s_export.serving.batcher import Batcher, DeadlinePassed
@@ -63,6 +67,8 @@ class Steps:
         for _ in range(n):
             assert self.waiting.acquire(timeout=60)
             self.allowed.release()
+        assert self.waiting.acquire(timeout=60)
+        self.waiting.release()
 
     def run(self) -> None:
         self.allowed.release(100_000)
@@ -234,6 +240,42 @@ def test_a_small_model_joins_only_where_that_is_asked_for(joining):
     batcher = Batcher(joining, workers=1)
     assert "so small a model is soon over" in batcher.why_whole
     assert batcher.close(60)
+
+
+def test_doctor_says_which_engines_let_sources_join(engine):
+    found = describe(engine)["joined_batches"]
+    assert list(found) == ["portable", "cpu-fp32"]
+    assert found["cpu-fp32"] is None and "s2s build" in found["portable"]
+    (engine / "engines" / "cpu-fp16").mkdir()
+    (engine / "engines" / "cpu-fp16" / "engine.json").write_text("{}")
+    try:
+        done = CliRunner().invoke(doctor.command, [str(engine)])
+        assert done.exit_code, "an engine that can't be read is told as an error"
+    finally:
+        shutil.rmtree(engine / "engines" / "cpu-fp16")
+    done = CliRunner().invoke(doctor.command, [str(engine)])
+    assert re.search(r"^  cpu-fp32 +yes$", done.output, re.MULTILINE), done.output
+    assert re.search(r"^  portable +no: the portable graphs have one position", done.output, re.MULTILINE)
+
+
+@pytest.mark.parametrize("flag", ["--join", "--no-join"])
+def test_a_flag_of_serve_says_whether_sources_join(engine, flag, monkeypatch):
+    """The model is small, so it has whole batches unless that is asked for."""
+    made = []
+    monkeypatch.setattr("s2s_export.serving.server.make_server", lambda state, *_, **__: made.append(state) or Ended())
+    done = CliRunner().invoke(serve.command, [str(engine), "--port", "0", "--workers", "1", flag])
+    assert done.exit_code == 0, done.output
+    [state] = made
+    assert (state.models.first.batcher.why_whole is None) == (flag == "--join")
+    state.models.close(60)
+
+
+class Ended:
+    """A server that was stopped before it began."""
+
+    def run(self, sockets):
+        for each in sockets:
+            each.close()
 
 
 def test_the_server_says_who_joins(engine, words, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
 import pytest
@@ -34,7 +35,9 @@ def test_typing_translates_and_alignments_show(served, browser, width, tmp_path)
     page.keyboard.type("half past three")  # the text field has the focus
     page.wait_for_selector("#others li >> nth=2")
     assert page.inner_text("#best") == "trois heures et demie"
-    scores = [float(text) for text in page.locator("#others .score").all_inner_texts()]
+    shown = page.locator("#others .score").all_inner_texts()
+    assert all(re.fullmatch(r"-\d\.\d+ · confidence \d+ %", text) for text in shown), shown
+    scores = [float(text.split()[0]) for text in shown]
     assert scores == sorted(scores, reverse=True) and len(scores) == 3
     page.locator("#target-tokens button").first.hover()
     assert page.locator("#source-tokens .w3").count() >= 1

@@ -28,7 +28,7 @@ async def infer(call: Call) -> Response:
     if model.session.speech is not None:
         if not brings_sound:
             raise Refused(400, f"the model '{model.name}' reads sound; send the file with a Content-Type of audio/...")
-        found_text = await transcribing.transcribe(call, model, call.body, {})
+        found_text = await transcribing.transcribe(model, call.body, {})
         return json_response({"text": found_text.text})
     translating.require_text(model)
     fields = call.object()
@@ -57,7 +57,8 @@ async def _generated(call: Call, model: Model, texts: list[str], options: dict[s
     call.state.limits.check_texts(texts)
     chosen = model.session.options(**options)
     call.state.limits.check_options(chosen)
-    sources = [model.session.encode(text) for text in texts]
+    n = sum(map(len, texts))
+    sources = await translating.off_loop(n, lambda: [model.session.encode(text) for text in texts])
     found = await translating.decode(call, model, sources, chosen)
     return json_response([{"generated_text": hypothesis.text or ""} for of in found for hypothesis in of])
 

@@ -67,7 +67,7 @@ async def detect(call: Call) -> Response:
     texts = texts_in([q] if isinstance(q, str) else q, "q")
     call.state.limits.check_texts(texts)
     text = "\n".join(texts)
-    code, confidence = await translating.off_loop(len(text), lambda: translating.detect(call, text))
+    code, confidence = await translating.off_loop(len(text), lambda: translating.detect(call, text), "detect")
     return json_response([_detected(code, confidence)])
 
 

@@ -189,7 +189,7 @@ async def _speech(call: Call, task: str) -> Response:
         if shape not in ("json", "text"):
             raise Refused(400, f"'stream' gives text, and 'response_format' is {shape!r}; leave one of them out")
         return await _events.respond(_heard(call, model, sound, options), lambda failure: _error_body(failure))
-    found = await transcribing.transcribe(call, model, sound, options)
+    found = await transcribing.transcribe(model, sound, options)
     if shape == "json":
         return json_response({"text": found.text})
     if shape == "verbose_json":
@@ -226,7 +226,7 @@ def _speech_options(
 
 
 async def _heard(call: Call, model: Model, sound: bytes, options: dict[str, Any]) -> AsyncIterator[Any]:
-    async for part in transcribing.stream(call, model, sound, options):
+    async for part in transcribing.stream(model, sound, options):
         if isinstance(part, formats.Transcript):
             yield {"type": "transcript.text.done", "text": part.text}
         else:
