@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ..bundle import PREFILL, Bundle
-from ..errors import ParityError
+from ..errors import CheckpointError, ParityError
 from ..runtime.backends.onnxruntime import OnnxRuntimeBackend
 from ..runtime.decoding.state import StepQuery, feed
 from ..runtime.sources import MASK, Source, kind_of
@@ -192,10 +192,13 @@ def _expect_steps(
         history = np.concatenate([history, tokens[:, :, None]], axis=2)
         logits, weights = reference.step(inputs, torch.from_numpy(history.reshape(rows[0] * N_BEAMS, -1)))
         logits = logits.float()
+        seen = logits[logits > NEVER].abs()
+        if not seen.numel():
+            raise CheckpointError("the model's logits hold no finite number; its weights are damaged: restore them")
         log_probs = torch.log_softmax(logits, dim=-1).numpy().reshape(*rows, -1)
         normalizer = torch.logsumexp(logits, dim=-1).numpy().reshape(rows)
         by_row = None if weights is None else weights.float().numpy().reshape(*rows, *weights.shape[1:])
-        yield tokens, parents, log_probs, normalizer, float(logits[logits > NEVER].abs().max()), by_row
+        yield tokens, parents, log_probs, normalizer, float(seen.max()), by_row
 
 
 def _expect_prompt(
