@@ -186,8 +186,8 @@ def _expect_steps(
         tokens = rng.choice(no_padding, rows)
         if t == 0:
             start = bundle.manifest["generation"].get("decoder_start_token_id")
-            # Whether it is a token that can be decoded with is asked when it is; any will do here.
-            tokens[:] = start if isinstance(start, int) and 0 <= start < bundle.vocabulary_size else 0
+            # Whether it is a token that can be decoded with is asked when it is; any will do here but padding.
+            tokens[:] = start if start in no_padding.tolist() else no_padding[0]
         history = np.take_along_axis(history, parents[:, :, None], axis=1)
         history = np.concatenate([history, tokens[:, :, None]], axis=2)
         logits, weights = reference.step(inputs, torch.from_numpy(history.reshape(rows[0] * N_BEAMS, -1)))
