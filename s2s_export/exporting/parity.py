@@ -186,8 +186,9 @@ def _expect_steps(
         tokens = rng.choice(no_padding, rows)
         if t == 0:
             start = bundle.manifest["generation"].get("decoder_start_token_id")
-            # Whether it is a token that can be decoded with is asked when it is; any will do here but padding.
-            tokens[:] = start if start in no_padding.tolist() else no_padding[0]
+            # Whether it is a token that can be decoded with is asked when it is; any will do here.
+            allowed = no_padding if _skips_padding(reference) else np.arange(bundle.vocabulary_size)
+            tokens[:] = start if isinstance(start, int) and start in allowed else allowed[0]
         history = np.take_along_axis(history, parents[:, :, None], axis=1)
         history = np.concatenate([history, tokens[:, :, None]], axis=2)
         logits, weights = reference.step(inputs, torch.from_numpy(history.reshape(rows[0] * N_BEAMS, -1)))
@@ -196,6 +197,14 @@ def _expect_steps(
         normalizer = torch.logsumexp(logits, dim=-1).numpy().reshape(rows)
         by_row = None if weights is None else weights.float().numpy().reshape(*rows, *weights.shape[1:])
         yield tokens, parents, log_probs, normalizer, float(logits[logits > NEVER].abs().max()), by_row
+
+
+def _skips_padding(reference: Reference) -> bool:
+    """Whether transformers numbers positions around padding tokens: in a whole sequence, but not step by step."""
+    model = getattr(reference, "model", None)
+    modules = model.modules() if isinstance(model, torch.nn.Module) else ()
+    names = ("create_position_ids_from_input_ids", "make_positions")
+    return any(hasattr(module, name) for module in modules for name in names)
 
 
 def _expect_prompt(
