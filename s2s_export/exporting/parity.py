@@ -105,9 +105,14 @@ class TransformersReference:
             decoder_input_ids=history,
             use_cache=False,
             output_attentions=True,
+            **self.beside(history),
         )
         weights = torch.stack([layer[:, :, -1] for layer in out.cross_attentions], dim=1)
         return out.logits[:, -1], weights
+
+    def beside(self, history: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What the model is given with a whole history [R,T], so that it computes what it computes step by step."""
+        return {}
 
 
 def named(inputs: Inputs) -> dict[str, torch.Tensor]:

@@ -208,7 +208,6 @@ def _switch(chance: Random) -> Drawn:
         router_bias=lambda c: c.random() < 0.5,
         dense_act_fn=lambda c: _activation(c, "relu"),
     )(chance)
-    drawn.generation.pop("use_cache", None)  # without a cache an expert's capacity counts all of the decoder's tokens
     return drawn
 
 

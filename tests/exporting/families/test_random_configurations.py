@@ -57,7 +57,7 @@ def _generated(model: Any, sources: list[list[int]], options: dict[str, Any]) ->
             warnings.simplefilter("ignore")
             out = model.generate(
                 input_ids=ids, attention_mask=torch.ones_like(ids), return_dict_in_generate=True, output_scores=True,
-                do_sample=False, **options,
+                do_sample=False, use_cache=True, **options,
             )  # fmt: skip
         scores = out.get("sequences_scores")
         scores = [None] * len(out.sequences) if scores is None else scores.tolist()
@@ -142,7 +142,7 @@ def _main(first: int, last: int, families: list[str]) -> None:
                     kind, outcome = "DIFFERENT", "".join(traceback.format_exception_only(error)).strip()
             tally[kind] = tally.get(kind, 0) + 1
             if kind != "equal":
-                print(f"{family} {seed}: {kind}: {outcome[:600]}", flush=True)
+                print(f"{family} {seed}: {kind}: {outcome[:6000]}", flush=True)
     print(tally)
 
 
