@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from typing import Any
 
 from ..errors import InputError
@@ -20,6 +20,7 @@ from . import telemetry
 from .failures import Refused
 from .jobs import Overloaded
 from .models import Model, Models
+from .processes import Processes
 
 MOST_WAITING = 8  # transcriptions that wait, for each that runs
 ANY = "whisper-1"  # the name that OpenAI's clients give: the first model that transcribes
@@ -65,27 +66,48 @@ class _Work:
         self._model = model
         self._sound = sound
         self._options = options
-        self._found: Any = None
+        self._so_far: Callable[[], Transcript] | None = None
         self._stop = threading.Event()
 
     def so_far(self) -> Transcript:
-        found: Transcript = self._found.so_far()
-        return found
+        assert self._so_far is not None
+        return self._so_far()
 
     async def segments(self) -> AsyncGenerator[Segment, None]:
         waiting = telemetry.begin("queue")
         async with _turn(self._model, waiting):
             span = telemetry.begin("transcribe")
+            batcher = self._model.batcher
+            parts = self._elsewhere(batcher) if isinstance(batcher, Processes) else self._here()
             try:
-                self._found = await asyncio.to_thread(self._model.session.transcribe, self._sound, **self._options)
-                while (segment := await asyncio.to_thread(self._next)) is not None:
-                    yield segment
+                async with contextlib.aclosing(parts):
+                    async for segment in parts:
+                        yield segment
             finally:
-                self._stop.set()
                 span.end()
 
-    def _next(self) -> Segment | None:
-        return None if self._stop.is_set() else next(self._found, None)
+    async def _here(self) -> AsyncGenerator[Segment, None]:
+        try:
+            found = await asyncio.to_thread(self._model.session.transcribe, self._sound, **self._options)
+            self._so_far = found.so_far
+            while (segment := await asyncio.to_thread(self._next, found)) is not None:
+                yield segment
+        finally:
+            self._stop.set()
+
+    def _next(self, found: Iterator[Segment]) -> Segment | None:
+        return None if self._stop.is_set() else next(found, None)
+
+    async def _elsewhere(self, processes: Processes) -> AsyncGenerator[Segment, None]:
+        stop, heard = await asyncio.to_thread(processes.transcribe, self._sound, self._options)
+        try:
+            while not isinstance(value := await asyncio.to_thread(heard.get), Transcript):
+                if isinstance(value, BaseException):
+                    raise value
+                yield value
+            self._so_far = lambda: value
+        finally:
+            stop()
 
 
 @contextlib.asynccontextmanager

@@ -243,10 +243,10 @@ def held(monkeypatch: Any) -> tuple[threading.Event, threading.Event]:
     begun, may_go_on = threading.Event(), threading.Event()
     original = transcribing._Work._next
 
-    def wait(work: Any) -> Any:
+    def wait(work: Any, found: Any) -> Any:
         begun.set()
         assert may_go_on.wait(30)
-        return original(work)
+        return original(work, found)
 
     monkeypatch.setattr(transcribing._Work, "_next", wait)
     return begun, may_go_on
