@@ -27,8 +27,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from ..errors import InvalidOption
 from ..runtime import cores
@@ -37,7 +37,8 @@ from ..runtime.joining import why_whole_batches
 from ..runtime.scheduling import DEFAULT_BATCH_SIZE, MOST_TOKENS
 from ..runtime.session import Session
 from ..runtime.sources import Source
-from . import telemetry
+from . import hearing, telemetry
+from .hearing import Stop, Tell
 from .jobs import BatchReport as BatchReport
 from .jobs import Closed as Closed
 from .jobs import DeadlinePassed as DeadlinePassed
@@ -144,6 +145,10 @@ class Batcher:
             self._queue.put(jobs)
         for job in jobs:
             telemetry.follow(job, self._clock)
+
+    def transcribe(self, sound: Any, options: Mapping[str, Any], tell: Tell) -> Stop:
+        """Transcribe in a thread beside the workers; see `hearing.begin`."""
+        return hearing.begin(self.session, sound, options, tell)
 
     def close(self, timeout: float | None = None) -> bool:
         """Take no more work and finish what is there. After `timeout` seconds what waits fails.

@@ -11,15 +11,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from multiprocessing.connection import Connection
-from queue import SimpleQueue
 from typing import Any
 
 from ..errors import S2SError
 from ..runtime.session import Session
 from .engine_process import Opening
+from .hearing import Stop, Tell, is_last
 from .jobs import BatchReport, EngineLost, Job
 from .wire import Wire
 
@@ -47,7 +47,6 @@ class Engine:
         self.jobs: dict[int, Job] = {}
         self.n_tokens = 0
         self.n_restarts = 0
-        self.n_transcribing = 0
         self.is_ready = False
         self.started: Future[None] = Future()  # of the first process
         self._session = session
@@ -57,7 +56,7 @@ class Engine:
         self._clock = clock
         self._is_closed = False
         self._numbers = itertools.count()
-        self._heard: dict[int, SimpleQueue[Any]] = {}
+        self._heard: dict[int, Tell] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._wire: Wire | None = None
         self._thread = threading.Thread(target=self._keep, name="s2s-engine", daemon=True)
@@ -66,6 +65,10 @@ class Engine:
     @property
     def n_workers(self) -> int:
         return self._opening.workers
+
+    @property
+    def n_transcribing(self) -> int:
+        return len(self._heard)
 
     @property
     def has_room(self) -> bool:
@@ -100,24 +103,17 @@ class Engine:
             elif (wrong := self._forget(numbered[0][0])) is not None:
                 wrong.settle(error)
 
-    def transcribe(self, sound: Any, options: dict[str, Any]) -> tuple[int, SimpleQueue[Any]]:
-        """Begin to transcribe. Returns a number, for `stop`, and where segments arrive, and at last a transcript or an
-        error."""
-        heard: SimpleQueue[Any] = SimpleQueue()
+    def transcribe(self, sound: Any, options: Mapping[str, Any], tell: Tell) -> Stop:
+        """See `Batcher.transcribe`."""
         with self._changed:
             number = next(self._numbers)
-            self._heard[number] = heard
-            self.n_transcribing += 1
+            self._heard[number] = tell
             is_ready = self.is_ready
         if is_ready:
-            self._tell("transcribe", number, sound, options)
+            self._tell("transcribe", number, sound, dict(options))
         else:
             self._hear(number, self._lost("is being started"))
-        return number, heard
-
-    def stop(self, number: int) -> None:
-        """Nobody wants what is left of a transcription."""
-        self._tell("cancel", number)
+        return lambda: self._tell("cancel", number)
 
     def give_up(self) -> list[Job]:
         """Forget all jobs, and return them. Hold `changed`."""
@@ -245,8 +241,8 @@ class Engine:
                 job.on_prefix(rest[1])
         elif kind == "report":
             self._on_report(rest[0])
-        elif kind in ("segment", "heard"):
-            self._hear(*rest, is_last=kind == "heard")
+        elif kind == "heard":
+            self._hear(*rest)
 
     def _done(self, number: int, found: Any, began_ago: float | None, encoded_ago: float | None) -> None:
         job = self._forget(number)
@@ -257,14 +253,11 @@ class Engine:
         job.encoded = None if encoded_ago is None else now - encoded_ago
         job.settle([] if found is None else found)
 
-    def _hear(self, number: int, value: Any, *, is_last: bool = True) -> None:
+    def _hear(self, number: int, told: Any) -> None:
         with self._changed:
-            heard = self._heard.get(number)
-            if is_last and heard is not None:
-                del self._heard[number]
-                self.n_transcribing -= 1
-        if heard is not None:
-            heard.put(value)
+            tell = self._heard.pop(number, None) if is_last(told) else self._heard.get(number)
+        if tell is not None:
+            tell(told)
 
 
 def _described(job: Job, now: float) -> dict[str, Any]:

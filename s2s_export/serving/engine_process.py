@@ -8,7 +8,7 @@ It is told, and tells:
                                                      ("done", id, hypotheses or error or None, seconds since its batch
                                                      took it, and since its encoder was done)
     ("cancel", id)
-    ("transcribe", id, sound, options)            -> ("segment", id, segment) .., ("heard", id, transcript or error)
+    ("transcribe", id, sound, options)            -> ("heard", id, segment) .., ("heard", id, transcript or error)
                                                   -> ("report", BatchReport) after each batch
     ("close",)                                    finishes what is there, and ends
 
@@ -22,7 +22,6 @@ import contextlib
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from typing import Any
 from ..errors import S2SError, explain
 from ..runtime.session import load
 from .batcher import Batcher
+from .hearing import Stop, is_last
 from .jobs import Job
 from .wire import Wire
 
@@ -84,7 +84,7 @@ class Process:
             on_batch=lambda report: self._tell("report", report),
         )
         self._jobs: dict[int, Job] = {}
-        self._stops: dict[int, threading.Event] = {}  # of transcriptions
+        self._stops: dict[int, Stop] = {}  # of transcriptions
 
     def run(self) -> None:
         while True:
@@ -96,9 +96,9 @@ class Process:
                 if (job := self._jobs.get(rest[0])) is not None:
                     job.cancel()
                 if (stop := self._stops.get(rest[0])) is not None:
-                    stop.set()
+                    stop()
             elif kind == "transcribe":
-                threading.Thread(target=self._transcribe, args=rest, daemon=True).start()
+                self._transcribe(*rest)
             elif kind == "close":
                 self._batcher.close()
                 return
@@ -130,18 +130,15 @@ class Process:
         self._tell("done", number, job.future.result() if error is None else error, *ago)
 
     def _transcribe(self, number: int, sound: Any, options: dict[str, Any]) -> None:
-        stop = self._stops.setdefault(number, threading.Event())
-        try:
-            found = self._session.transcribe(sound, **options)
-            for segment in found:
-                if stop.is_set():
-                    break
-                self._tell("segment", number, segment)
-            self._tell("heard", number, found.so_far())
-        except Exception as error:
-            self._tell("heard", number, _told(error))
-        finally:
-            self._stops.pop(number, None)
+        def tell(told: Any) -> None:
+            if is_last(told):
+                self._stops.pop(number, None)
+            self._tell("heard", number, told)
+
+        self._stops[number] = lambda: None  # until there is one: it may be over by then
+        stop = self._batcher.transcribe(sound, options, tell)
+        if number in self._stops:
+            self._stops[number] = stop
 
 
 def _told(error: BaseException) -> S2SError:

@@ -15,9 +15,8 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 from ..errors import InvalidOption
@@ -28,6 +27,7 @@ from . import telemetry
 from .batcher import Clock, why_whole
 from .engine import Engine
 from .engine_process import Opening
+from .hearing import Stop, Tell
 from .jobs import BatchReport, Closed, Job, OnPrefix, jobs_of
 from .queueing import Queue
 
@@ -127,13 +127,11 @@ class Processes:
             telemetry.follow(job, self._clock)
         return jobs
 
-    def transcribe(self, sound: Any, options: dict[str, Any]) -> tuple[Callable[[], None], SimpleQueue[Any]]:
-        """Transcribe in the process that is at the fewest transcriptions. Returns what stops it, and where segments
-        arrive, and at last the transcript or an error."""
+    def transcribe(self, sound: Any, options: Mapping[str, Any], tell: Tell) -> Stop:
+        """See `Batcher.transcribe`. It is done by the process that has the fewest to transcribe."""
         with self._queue.changed:
             engine = min(self.engines, key=lambda engine: (not engine.is_ready, engine.n_transcribing))
-        number, heard = engine.transcribe(sound, options)
-        return lambda: engine.stop(number), heard
+        return engine.transcribe(sound, options, tell)
 
     def close(self, timeout: float | None = None) -> bool:
         """See `Batcher.close`."""

@@ -13,6 +13,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from serving_client import serving
 import s2s_export
 from s2s_export.building.build import build
 from s2s_export.errors import S2SError, UnknownOption
+from s2s_export.runtime.speech.formats import Transcript
 from s2s_export.serving.jobs import Closed, DeadlinePassed, EngineLost, Overloaded
 from s2s_export.serving.processes import Processes
 
@@ -294,16 +296,17 @@ def test_sound_is_transcribed_in_processes(tmp_path):
     expected = session.transcribe(sound, **options).finish()
     found = open_processes(tmp_path / "whisper", session=session)
     try:
-        _, heard = found.transcribe(sound, options)
+        heard: SimpleQueue = SimpleQueue()
+        found.transcribe(sound, options, heard.put)
         parts = [heard.get(timeout=60)]
-        while not hasattr(parts[-1], "segments"):
+        while not isinstance(parts[-1], Transcript):
             parts.append(heard.get(timeout=60))
         assert parts[-1].text == expected.text and len(parts) == 1 + len(expected.segments)
-        _, heard = found.transcribe(sound, {"language": "klingon"})
+        found.transcribe(sound, {"language": "klingon"}, heard.put)
         assert "klingon" in str(heard.get(timeout=60))
         for engine in found.engines:
             os.kill(engine.pid, signal.SIGSTOP)
-        _, heard = found.transcribe(sound, options)
+        found.transcribe(sound, options, heard.put)
         for engine in found.engines:
             os.kill(engine.pid, signal.SIGKILL)
         assert isinstance(heard.get(timeout=60), EngineLost)
