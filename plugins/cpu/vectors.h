@@ -125,7 +125,8 @@ inline Floats error_function(Floats x) {
   return x * p / q;
 }
 
-// Replaces n numbers x by e**(x - their maximum). Returns the sum.
+// Replaces n numbers x by e**(x - their maximum). Returns the sum. Each lane sums every LANES-th number, also of what is
+// left over: so numbers that follow and are next to nothing, as those of padding are, change no bit of the sum.
 inline float exponentials(float* x, int n) {
   float top = x[0];
   int i = 0;
@@ -142,15 +143,15 @@ inline float exponentials(float* x, int n) {
     store(x + i, e);
     sums += e;
   }
-  float total = sum(sums);
   if (i < n) {
-    float rest[LANES] = {};
-    memcpy(rest, x + i, (n - i) * sizeof(float));
+    float rest[LANES];
+    for (int j = 0; j < LANES; j++) rest[j] = j < n - i ? x[i + j] : -INFINITY;
     store(rest, exponential(load(rest) - top));
-    for (int j = 0; j < n - i; j++) total += rest[j];
     memcpy(x + i, rest, (n - i) * sizeof(float));
+    for (int j = n - i; j < LANES; j++) rest[j] = 0.0f;
+    sums += load(rest);
   }
-  return total;
+  return sum(sums);
 }
 
 }  // namespace KERNELS

@@ -27,6 +27,8 @@ from ._help import USE, Command
 @click.option(
     "--workers", type=click.IntRange(min=1), help="Batches decoded side by side. [default: one for each core]"
 )
+@click.option("--workers-per-process", type=click.IntRange(min=1), default=8, show_default=True,
+              help="With more workers, on CPUs, all decode in processes of their own.")  # fmt: skip
 @click.option("--join/--no-join", default=None,
               help="Whether texts join batches that are being decoded, where the engine allows it. [default: join, but "
               "for bundles of at most 32 MB]")  # fmt: skip
@@ -61,6 +63,7 @@ def command(
     tls_key: str | None,
     cors_origins: tuple[str, ...],
     workers: int | None,
+    workers_per_process: int,
     join: bool | None,
     max_queue_tokens: int,
     max_queue: int,
@@ -107,10 +110,10 @@ def command(
         listening = sockets.enter_context(listen(address))
         spoken = None if wyoming is None else sockets.enter_context(listen(Address(host, wyoming)))
         models = open_models(
-            bundles, workers=workers, batch_size=batch_size, max_entries=max_queue, max_tokens=max_queue_tokens,
-            max_wait=max_wait or checked.timeout / 2, join=join, on_batch=metrics.on_batch,
-            progress=lambda text: tell(text, quiet), backend=backend, target=target, threads=threads or 1,
-            search=search, shortlist=shortlist,
+            bundles, workers=workers, most_workers=workers_per_process, batch_size=batch_size, max_entries=max_queue,
+            max_tokens=max_queue_tokens, max_wait=max_wait or checked.timeout / 2, join=join,
+            on_batch=metrics.on_batch, progress=lambda text: tell(text, quiet), backend=backend, target=target,
+            threads=threads or 1, search=search, shortlist=shortlist,
         )  # fmt: skip
         metrics.watch(models)
         state = State(models, checked, metrics, tuple(keys))

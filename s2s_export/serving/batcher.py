@@ -16,7 +16,8 @@ options of its own. While the entry whose turn it is can't come in, nobody overt
 entry begins the next one. Elsewhere (`why_whole`) batches are decoded whole (whole.py), and hold entries of equal
 options.
 
-In fp32, who shares a batch changes no token, and a sampled source draws by its place in its own request.
+Who shares a batch changes no token, in fp32 and with our own kernels in int8, and a sampled source draws by its place in
+its own request.
 
 An entry leaves when its job is cancelled or its deadline passes: from the queue at once, from a batch before the next
 decoder step (on a device, whole batches are decoded). What does not fit into the queue is refused with the time after
@@ -27,8 +28,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from ..errors import InvalidOption
 from ..runtime import cores
@@ -37,7 +38,8 @@ from ..runtime.joining import why_whole_batches
 from ..runtime.scheduling import DEFAULT_BATCH_SIZE, MOST_TOKENS
 from ..runtime.session import Session
 from ..runtime.sources import Source
-from . import telemetry
+from . import hearing, telemetry
+from .hearing import Stop, Tell
 from .jobs import BatchReport as BatchReport
 from .jobs import Closed as Closed
 from .jobs import DeadlinePassed as DeadlinePassed
@@ -55,7 +57,7 @@ Clock = Callable[[], float]
 
 
 class Batcher:
-    """Worker threads around a session. Safe to use from several threads.
+    """Worker threads around a session. Safe to use from several threads. `Processes` is the same in other processes.
 
     workers: batches decoded side by side; one for each core on a CPU, and one elsewhere, if None. The session should
     have one thread for each (`load(threads=1)`).
@@ -85,9 +87,10 @@ class Batcher:
             if value < 1:
                 raise InvalidOption(f"{name} is {value}; expected at least 1")
         self.session = session
+        self.n_processes = self.n_restarts = 0
         self.workers = workers
         self.batch_size = batch_size
-        self.why_whole = why_whole_batches(session) if join else _why_not_join(session, join)
+        self.why_whole = why_whole(session, join)
         self._on_batch = on_batch
         self._clock = clock
         self._queue = Queue(workers, batch_size, max_entries, max_tokens, max_wait, clock)
@@ -112,6 +115,11 @@ class Batcher:
     def is_idle(self) -> bool:
         return not self._queue.n_waiting and not self._n_busy
 
+    @property
+    def is_working(self) -> bool:
+        """Whether there is somebody to decode what comes."""
+        return True
+
     def submit(
         self,
         sources: Sequence[Source],
@@ -121,21 +129,27 @@ class Batcher:
         priority: int = 0,
         timeout: float | None = None,
         on_prefix: OnPrefix | None = None,
-        numbers: Sequence[int] | None = None,
     ) -> list[Job]:
         """Queue the checked sources of one request: all of them, or none.
 
         priority: higher ones go first. timeout: seconds after which a source that is not done fails.
         on_prefix: called in a worker's thread with the ids that became final since the last call; for one source.
-        numbers: the places of the sources in their request, where they are not all of it.
         Raises Overloaded, TooLarge, Closed, and InvalidOption where the model has no alignments.
         """
-        jobs = jobs_of(self.session, sources, options, alignments, timeout, on_prefix, numbers, self._clock())
+        jobs = jobs_of(self.session, sources, options, alignments, priority, timeout, on_prefix, self._clock())
+        self.take_in(jobs)
+        return jobs
+
+    def take_in(self, jobs: Sequence[Job]) -> None:
+        """Queue the jobs of one request. Raises what `submit` does of the queue."""
         with self._queue.changed:
-            self._queue.put(jobs, priority)
+            self._queue.put(jobs)
         for job in jobs:
             telemetry.follow(job, self._clock)
-        return jobs
+
+    def transcribe(self, sound: Any, options: Mapping[str, Any], tell: Tell) -> Stop:
+        """Transcribe in a thread beside the workers; see `hearing.begin`."""
+        return hearing.begin(self.session, sound, options, tell)
 
     def close(self, timeout: float | None = None) -> bool:
         """Take no more work and finish what is there. After `timeout` seconds what waits fails.
@@ -247,12 +261,12 @@ def next_batch(queue: Queue, worker: Worker, batch_size: int) -> list[Job]:
     return batch
 
 
-def _why_not_join(session: Session, join: bool | None) -> str | None:
-    """Why entries don't join, where nobody asked for it. Measured by benchmarks/serve_load.py (LOG.md): on a model of
-    OPUS-MT's size requests were answered sooner for it, on one of 5 MB later.
+def why_whole(session: Session, join: bool | None) -> str | None:
+    """Why entries don't join, or None. By default they don't with a small model. Measured by benchmarks/serve_load.py
+    (LOG.md): on a model of OPUS-MT's size requests were answered sooner for joining, on one of 5 MB later.
     """
-    if join is not None:
+    if join is False:
         return "joining is switched off"
-    if session.bundle.n_bytes <= cores.SMALL:
+    if join is None and session.bundle.n_bytes <= cores.SMALL:
         return "a batch of so small a model is soon over, and joining it costs more than waiting"
     return why_whole_batches(session)

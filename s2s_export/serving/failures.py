@@ -35,7 +35,7 @@ def failure_of(error: BaseException) -> Failure:
     if isinstance(error, Refused):
         return Failure(error.status, message, error.code or CODES.get(error.status, "error"), _retry(error.retry_after))
     if isinstance(error, Overloaded):
-        return Failure(503, message, "overloaded", _retry(error.retry_after))
+        return Failure(503, message, error.code, _retry(error.retry_after))
     if isinstance(error, TooLarge):
         return Failure(413, message, "too_large")
     if isinstance(error, DeadlinePassed):

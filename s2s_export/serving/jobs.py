@@ -15,7 +15,9 @@ OnPrefix = Callable[[list[int]], None]
 
 
 class Overloaded(S2SError):
-    """The queue is full. retry_after: seconds after which there should be room."""
+    """The queue is full. retry_after: seconds after which there should be room. code: a word for programs."""
+
+    code = "overloaded"
 
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)
@@ -34,6 +36,12 @@ class Closed(Overloaded):
     """The batcher takes no more work."""
 
 
+class EngineLost(Overloaded):
+    """The process that decoded a source ended."""
+
+    code = "engine_lost"
+
+
 @dataclass(eq=False)
 class Job:
     """One source on its way. future: its hypotheses, best first, each with its text.
@@ -49,6 +57,7 @@ class Job:
     deadline: float
     on_prefix: OnPrefix | None
     arrived: float
+    priority: int = 0
     future: Future[list[Hypothesis]] = field(default_factory=Future)
     cancelled: bool = False
     n_told: int = 0
@@ -101,9 +110,9 @@ def jobs_of(
     sources: Sequence[Source],
     options: GenerationOptions,
     alignments: bool | str,
+    priority: int,
     timeout: float | None,
     on_prefix: OnPrefix | None,
-    numbers: Sequence[int] | None,
     now: float,
 ) -> list[Job]:
     """The jobs of one request. Raises InvalidOption for what can't be had of this model."""
@@ -113,8 +122,8 @@ def jobs_of(
         raise InvalidOption(f"{len(sources)} sources are to be streamed; expected one")
     deadline = float("inf") if timeout is None else now + timeout
     return [
-        Job(source, session.kind.length(source), options, alignments, number, deadline, on_prefix, now)
-        for number, source in zip(range(len(sources)) if numbers is None else numbers, sources, strict=True)
+        Job(source, session.kind.length(source), options, alignments, number, deadline, on_prefix, now, priority)
+        for number, source in enumerate(sources)
     ]
 
 
@@ -124,9 +133,9 @@ class Request:
     since: how many sources had been taken from the queue when it came, or when a source of it was last taken.
     """
 
-    def __init__(self, jobs: Sequence[Job], priority: int, since: int) -> None:
+    def __init__(self, jobs: Sequence[Job], since: int) -> None:
         self.waiting = list(jobs)
-        self.priority = priority
+        self.priority = jobs[0].priority
         self.since = since
         self.n_tokens = sum(job.length for job in jobs)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from .jobs import BatchReport
 
@@ -131,11 +131,18 @@ class _Queues:
     def __init__(self, models: Models) -> None:
         self._models = models
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
         entries = GaugeMetricFamily("s2s_queue_entries", "Sources that wait.", labels=["bundle"])
         tokens = GaugeMetricFamily("s2s_queue_source_tokens", "Source tokens that wait.", labels=["bundle"])
+        processes = GaugeMetricFamily(
+            "s2s_engine_processes", "Processes that decode; 0 where the server's own does.", labels=["bundle"]
+        )
+        restarts = CounterMetricFamily(
+            "s2s_engine_restarts", "Engine processes that ended and were started again.", labels=["bundle"]
+        )
         for model in self._models:
             entries.add_metric([model.name], model.batcher.n_waiting)
             tokens.add_metric([model.name], model.batcher.n_waiting_tokens)
-        yield entries
-        yield tokens
+            processes.add_metric([model.name], model.batcher.n_processes)
+            restarts.add_metric([model.name], model.batcher.n_restarts)
+        yield from (entries, tokens, processes, restarts)

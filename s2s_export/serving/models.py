@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InvalidOption, nearest
+from ..runtime import cores
 from ..runtime.scheduling import DEFAULT_BATCH_SIZE
 from ..runtime.session import Session, load
 from . import languages
-from .batcher import Batcher
+from .batcher import MOST_WORKERS, Batcher
+from .engine_process import WARM_UP_LENGTHS
 from .failures import Refused
 from .jobs import BatchReport
+from .processes import Processes
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-WARM_UP_LENGTHS = (8, 32)  # source tokens
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Named:
 class Model:
     """A bundle that is open, with its batcher and its languages."""
 
-    def __init__(self, name: str, session: Session, batcher: Batcher) -> None:
+    def __init__(self, name: str, session: Session, batcher: Batcher | Processes) -> None:
         self.name = name
         self.session = session
         self.batcher = batcher
@@ -106,6 +108,7 @@ def open_models(
     bundles: Sequence[str],
     *,
     workers: int | None = None,
+    most_workers: int = MOST_WORKERS,
     batch_size: int | None = None,
     max_entries: int = 4096,
     max_tokens: int = 65536,
@@ -117,8 +120,9 @@ def open_models(
 ) -> Models:
     """Open bundles, warm them up and start their workers.
 
-    workers, batch_size, max_entries, max_tokens, max_wait, join: of `Batcher`. loading: of `load`, such as `backend`.
-    progress: told what happens, a line each.
+    workers, batch_size, max_entries, max_tokens, max_wait, join: of `Batcher`; without a number, on CPUs, a worker for
+    each core. most_workers: of one process; with more workers on CPUs, all are in processes of their own.
+    loading: of `load`, such as `backend`. progress: told what happens, a line each.
     Raises what `load` raises, and InvalidOption.
     """
     named = [Named.of(bundle) for bundle in bundles]
@@ -128,25 +132,27 @@ def open_models(
     found = []
     for each in named:
         progress(f"{each.name}: loading {each.path}")
-        session = load(each.path, **{"threads": 1, **loading})  # one thread for each worker
+        loading = {"threads": 1, **loading}  # one thread for each worker
+        session = load(each.path, **loading)
         if not session.kind.has_ids and session.speech is None:
             raise InvalidOption(
                 f"{each.path}: its model reads '{session.kind.name}', which this server does not take; serve bundles "
                 "that read text, or Whisper, and use s2s read for pictures or s2s transcribe for sound"
             )
-        progress(f"{each.name}: warming up on {session.backend.name}")
-        limit = session.bundle.max_source_length or WARM_UP_LENGTHS[-1]
-        session.warm_up([min(length, limit) for length in WARM_UP_LENGTHS])
-        batcher = Batcher(
-            session,
-            workers=workers,
-            max_entries=max_entries,
-            max_tokens=max_tokens,
-            max_wait=max_wait,
-            join=join,
-            on_batch=_named(on_batch, each.name),
-            batch_size=batch_size or DEFAULT_BATCH_SIZE,
-        )
+        sizes: dict[str, Any] = {
+            "batch_size": batch_size or DEFAULT_BATCH_SIZE, "max_entries": max_entries, "max_tokens": max_tokens,
+            "max_wait": max_wait, "join": join, "on_batch": _named(on_batch, each.name),
+        }  # fmt: skip
+        n = workers or (cores.available_cores() if session.computes_on_cores else 1)
+        batcher: Batcher | Processes
+        if n > most_workers and session.computes_on_cores:
+            progress(f"{each.name}: starting {-(-n // most_workers)} processes for {n} workers")
+            batcher = Processes(session, workers=n, most=most_workers, loading=loading, **sizes)
+        else:
+            progress(f"{each.name}: warming up on {session.backend.name}")
+            limit = session.bundle.max_source_length or WARM_UP_LENGTHS[-1]
+            session.warm_up([min(length, limit) for length in WARM_UP_LENGTHS])
+            batcher = Batcher(session, workers=n, **sizes)
         if batcher.why_whole is not None:
             progress(f"{each.name}: batches are decoded whole, as {batcher.why_whole}")
         found.append(Model(each.name, session, batcher))

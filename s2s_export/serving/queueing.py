@@ -62,7 +62,7 @@ class Queue:
         self._n_taken = 0  # sources that were decoded, or are
         self._rates: dict[int, float] = {}  # source tokens a second of one taker, by the binary digits of its batch
 
-    def put(self, jobs: Sequence[Job], priority: int) -> None:
+    def put(self, jobs: Sequence[Job]) -> None:
         """Take in the sources of a request: all of them, or none. Raises Overloaded, TooLarge, Closed."""
         n_tokens = sum(job.length for job in jobs)
         if self.is_closed:
@@ -75,14 +75,14 @@ class Queue:
         if not jobs:
             return
         self.drop_unwanted()
-        self._require_room(jobs, n_tokens, priority)
-        self._requests.append(Request(jobs, priority, self._n_taken))
+        self._require_room(jobs, n_tokens)
+        self._requests.append(Request(jobs, self._n_taken))
         self.n_waiting += len(jobs)
         self.n_tokens += n_tokens
         self.changed.notify(len(jobs))
 
-    def _require_room(self, jobs: Sequence[Job], n_tokens: int, priority: int) -> None:
-        wait = self.expected_wait(len(jobs), priority)
+    def _require_room(self, jobs: Sequence[Job], n_tokens: int) -> None:
+        wait = self.expected_wait(len(jobs), jobs[0].priority)
         full = f"{self.n_waiting} texts of {self.n_tokens} tokens are waiting"
         if self.n_waiting + len(jobs) > self._max_entries or self.n_tokens + n_tokens > self._max_tokens:
             more = f"{full}, and there is no room for {n_tokens} tokens more; send it again later"

@@ -1,22 +1,21 @@
 """Speech for the formats: the sound in a request's body becomes a transcript.
 
 Sound is what came with the request alone, never a file that a request names. A transcription runs in a thread of its
-own, as many at a time as the model has workers; it ends with the segment that it is at when its client leaves or its
-time is up.
+own, as many at a time as the model has workers; when its client leaves or its time is up it ends, and gives its place
+back, with the segment that it is at.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 from ..errors import InputError
 from ..runtime.speech.formats import Transcript
 from ..runtime.speech.segments import Segment
-from . import telemetry
+from . import hearing, telemetry
 from .failures import Refused
 from .jobs import Overloaded
 from .models import Model, Models
@@ -65,32 +64,48 @@ class _Work:
         self._model = model
         self._sound = sound
         self._options = options
-        self._found: Any = None
-        self._stop = threading.Event()
+        self._transcript: Transcript | None = None
 
     def so_far(self) -> Transcript:
-        found: Transcript = self._found.so_far()
-        return found
+        assert self._transcript is not None
+        return self._transcript
 
     async def segments(self) -> AsyncGenerator[Segment, None]:
-        waiting = telemetry.begin("queue")
-        async with _turn(self._model, waiting):
-            span = telemetry.begin("transcribe")
-            try:
-                self._found = await asyncio.to_thread(self._model.session.transcribe, self._sound, **self._options)
-                while (segment := await asyncio.to_thread(self._next)) is not None:
-                    yield segment
-            finally:
-                self._stop.set()
-                span.end()
+        loop = asyncio.get_running_loop()
+        arrived: asyncio.Queue[Any] = asyncio.Queue()
+        release = await _turn(self._model)
+        span = telemetry.begin("transcribe")
 
-    def _next(self) -> Segment | None:
-        return None if self._stop.is_set() else next(self._found, None)
+        def told(value: Any) -> None:
+            if hearing.is_last(value):
+                release()  # not before: one whose client left is at its segment still
+            arrived.put_nowait(value)
+
+        def tell(value: Any) -> None:
+            with contextlib.suppress(RuntimeError):  # the server has ended
+                loop.call_soon_threadsafe(told, value)
+
+        try:
+            stop = self._model.batcher.transcribe(self._sound, self._options, tell)
+        except BaseException:
+            release()
+            raise
+        try:
+            while not hearing.is_last(value := await arrived.get()):
+                yield value
+            if isinstance(value, BaseException):
+                raise value
+            self._transcript = value
+        finally:
+            stop()
+            span.end()
 
 
-@contextlib.asynccontextmanager
-async def _turn(model: Model, waiting: telemetry.Nothing) -> AsyncIterator[None]:
-    """Waits until the model has a worker for one more transcription. Raises Overloaded where too many wait."""
+async def _turn(model: Model) -> Callable[[], None]:
+    """Wait until the model has a worker for one more transcription. Returns what gives it back.
+
+    Raises Overloaded where too many wait.
+    """
     if model.transcribing is None:
         model.transcribing = asyncio.Semaphore(model.batcher.workers)
     if model.n_waiting_to_transcribe >= MOST_WAITING * model.batcher.workers:
@@ -101,11 +116,8 @@ async def _turn(model: Model, waiting: telemetry.Nothing) -> AsyncIterator[None]
         )
     model.n_waiting_to_transcribe += 1
     try:
-        await model.transcribing.acquire()
+        with telemetry.part("queue"):
+            await model.transcribing.acquire()
     finally:
-        waiting.end()
         model.n_waiting_to_transcribe -= 1
-    try:
-        yield
-    finally:
-        model.transcribing.release()
+    return model.transcribing.release

@@ -65,7 +65,7 @@ def simulate(rate: float, seconds: float, max_wait: float | None, *, max_entries
         with queue.changed:
             if kind == 0:
                 try:
-                    queue.put([Job([], length, OPTIONS, False, 0, float("inf"), None, now)], 0)
+                    queue.put([Job([], length, OPTIONS, False, 0, float("inf"), None, now)])
                 except Overloaded as error:
                     assert error.retry_after > 0
                     seen.n_refused += now > 2
@@ -107,18 +107,18 @@ def test_nothing_is_refused_that_can_be_done():
     assert seen.n_refused == 0 and seen.p99() < 2.0
 
 
-def queue_of(*lengths_of_requests: list[int], max_wait: float | None = 10.0, priority: int = 0) -> Queue:
+def queue_of(*lengths_of_requests: list[int], max_wait: float | None = 10.0) -> Queue:
     """A queue of requests that came at 0, of which a worker takes 100 tokens a second."""
     queue = Queue(1, BATCH_SIZE, 100, 10_000, max_wait, lambda: 0.0)
     with queue.changed:
         for lengths in lengths_of_requests:
-            queue.put([job(length) for length in lengths], priority)
+            queue.put([job(length) for length in lengths])
         queue.learn(BatchReport((), 0, 16.0, 1000, 0, 0, 10.0))
     return queue
 
 
-def job(length: int, deadline: float = float("inf")) -> Job:
-    return Job([], length, OPTIONS, False, 0, deadline, None, 0.0)
+def job(length: int, deadline: float = float("inf"), priority: int = 0) -> Job:
+    return Job([], length, OPTIONS, False, 0, deadline, None, 0.0, priority)
 
 
 def test_a_wait_is_that_for_the_turns_of_others_not_for_all_that_waits():
@@ -132,25 +132,25 @@ def test_a_wait_is_that_for_the_turns_of_others_not_for_all_that_waits():
 def test_what_would_wait_too_long_is_refused_with_when_to_come_again():
     queue = queue_of([500], [400], max_wait=4.0)
     with queue.changed, pytest.raises(Overloaded, match=r"takes 9\.0 seconds.* nobody wait longer than 4;") as refused:
-        queue.put([job(5)], 0)
+        queue.put([job(5)])
     assert refused.value.retry_after == pytest.approx(5.0)
     with queue.changed:
-        queue.put([job(5)], 1)  # urgent: it waits for nobody
+        queue.put([job(5, priority=1)])  # urgent: it waits for nobody
 
 
 def test_a_request_that_would_be_late_is_refused_at_once():
     queue = queue_of([500])
     with queue.changed, pytest.raises(Overloaded, match=r"takes 5\.0 seconds, and the request allows 3\.0;"):
-        queue.put([job(5, deadline=3.0)], 0)
+        queue.put([job(5, deadline=3.0)])
 
 
 def test_only_sizes_bound_the_queue_until_its_speed_is_known():
     queue = Queue(1, BATCH_SIZE, 3, 10_000, 0.001, lambda: 0.0)
     with queue.changed:
         for _ in range(3):
-            queue.put([job(900)], 0)
+            queue.put([job(900)])
         with pytest.raises(Overloaded, match="no room") as refused:
-            queue.put([job(1)], 0)
+            queue.put([job(1)])
     assert refused.value.retry_after == 1.0
 
 

@@ -20,7 +20,7 @@ from serving_client import serving
 import s2s_export
 from s2s_export.cli import serve
 from s2s_export.runtime.session import Session
-from s2s_export.serving import transcribing
+from s2s_export.serving import hearing
 from s2s_export.serving.limits import Limits
 from s2s_export.serving.wyoming import dialogue
 from s2s_export.serving.wyoming import server as wyoming_server
@@ -241,14 +241,14 @@ def test_sound_that_stops_arriving_ends_the_connection(served: Any) -> None:
 def held(monkeypatch: Any) -> tuple[threading.Event, threading.Event]:
     """(set when a transcription has begun, set to let it go on)."""
     begun, may_go_on = threading.Event(), threading.Event()
-    original = transcribing._Work._next
+    original = hearing.hear
 
-    def wait(work: Any) -> Any:
+    def hear(*arguments: Any) -> None:
         begun.set()
         assert may_go_on.wait(30)
-        return original(work)
+        original(*arguments)
 
-    monkeypatch.setattr(transcribing._Work, "_next", wait)
+    monkeypatch.setattr(hearing, "hear", hear)
     return begun, may_go_on
 
 
@@ -258,6 +258,10 @@ def test_a_client_that_leaves_frees_its_place(served: Any, monkeypatch: Any) -> 
         wire.send(request())
         assert begun.wait(30)
     model, deadline = served.state.models.first, time.monotonic() + 20
+    while b's2s_requests_total{code="499",route="wyoming"}' not in served.get("/metrics").body:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert model.transcribing._value == 1, "it is at its segment still"
     while model.transcribing._value < 2:
         may_go_on.set()
         assert time.monotonic() < deadline

@@ -169,6 +169,11 @@ class OnnxRuntimeBackend:
             for name in self._steps:
                 self._sessions.pop(name, None)
 
+    def release_graphs(self) -> None:
+        """Close all graphs, for whoever decodes elsewhere; one opens again when it is wanted."""
+        with self._lock:
+            self._sessions.clear()
+
     def step_for(self, n_rows: int) -> Any:
         """The session of the decoder step for so many rows."""
         return self.session(self.step_name(n_rows))

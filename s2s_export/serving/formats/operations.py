@@ -20,9 +20,12 @@ async def live(call: Call) -> Response:
 
 
 async def ready(call: Call) -> Response:
-    """503 while models load and while the server drains, so that nobody sends new work."""
-    is_ready = call.state.status == "ready"
-    return JSONResponse({"ready": is_ready, "status": call.state.status}, 200 if is_ready else 503)
+    """503 while the server drains, and while a model has no process that decodes, so that nobody sends new work."""
+    status = call.state.status
+    if status == "ready" and not all(model.batcher.is_working for model in call.state.models):
+        status = "restarting"
+    is_ready = status == "ready"
+    return JSONResponse({"ready": is_ready, "status": status}, 200 if is_ready else 503)
 
 
 async def figures(call: Call) -> Response:

@@ -295,6 +295,21 @@ def test_attention_of_an_encoder(library, shape, mask):
     np.testing.assert_allclose(found, expected.reshape(found.shape), rtol=1e-5, atol=3e-6)
 
 
+@pytest.mark.parametrize("length", [1, 3, 5, 15, 16, 17, 33, 70])
+def test_padding_changes_no_bit_of_an_encoders_attention(library, length):
+    """So what a source is encoded to does not depend on how long others of its batch are."""
+    rng, heads, size = np.random.default_rng(length), 2, 24
+    for padding in (1, 2, 7, 16, 30):
+        rows = normal(rng, 1, length + padding, 3 * heads * size)
+        mask = np.zeros((1, 1, 1, length + padding), np.float32)
+        mask[..., length:] = np.finfo(np.float32).min
+        inputs = [rows.reshape(-1, rows.shape[2]), np.array([1, length + padding, heads, size]), mask]
+        (padded,) = run(library, "EncoderAttention", inputs, 1, scale=0.3)
+        inputs = [rows[0, :length], np.array([1, length, heads, size]), mask[..., :length]]
+        (alone,) = run(library, "EncoderAttention", inputs, 1, scale=0.3)
+        np.testing.assert_array_equal(padded[:length], alone)
+
+
 # The output projection
 
 
