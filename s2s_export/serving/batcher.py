@@ -16,8 +16,8 @@ options of its own. While the entry whose turn it is can't come in, nobody overt
 entry begins the next one. Elsewhere (`why_whole`) batches are decoded whole (whole.py), and hold entries of equal
 options.
 
-Who shares a batch changes no token, in fp32 and with our own kernels in int8, and a sampled source draws by its place in
-its own request.
+Who shares a batch changes no token, in fp32 and with our own kernels in int8, and a sampled source draws by its place
+in its own request.
 
 An entry leaves when its job is cancelled or its deadline passes: from the queue at once, from a batch before the next
 decoder step (on a device, whole batches are decoded). What does not fit into the queue is refused with the time after
