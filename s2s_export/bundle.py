@@ -34,7 +34,9 @@ manifest.json, format version 1, holds (their types are below, in `_MANIFEST`)
                               prompts chat_template, a Jinja program, and template_values, special tokens by name, where
                               the checkpoint had them (runtime/templates.py);
                               pixels n_channels, height, width, n_positions and preprocessing, null where the
-                              checkpoint had none (runtime/pictures/steps.py)
+                              checkpoint had none (runtime/pictures/steps.py);
+                              flattened_patches patch_size and patching, null where the checkpoint had none
+                              (runtime/pictures/patches.py)
     speech                    of a speech model: the ids and numbers that its prompts and times need
                               (runtime/speech/tokens.py has the list); left out for others
     prompt_replaces_start     true where `decoder_input_ids` stand in place of the start token and not behind it, as
@@ -137,6 +139,13 @@ PREPROCESSING: Check = record(
         "std": null_or(list_of(number)),
     }
 )
+PATCHING: Check = record(
+    {
+        **dict.fromkeys(("max_patches", "patch_height", "patch_width"), integer(1)),
+        "normalize": boolean,
+        "has_header": boolean,
+    }
+)
 _PARITY = record({"graph": text, "output": text, "max_error": number, "relative": number})
 _MANIFEST: Check = record(
     {
@@ -161,6 +170,8 @@ _MANIFEST: Check = record(
                 "is_normalized": boolean,
                 **dict.fromkeys(("n_channels", "height", "width", "n_positions"), integer(1)),
                 "preprocessing": null_or(PREPROCESSING),
+                "patch_size": integer(1),
+                "patching": null_or(PATCHING),
                 "chat_template": text,
                 "template_values": mapping_of(text),
             },

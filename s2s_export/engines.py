@@ -33,6 +33,7 @@ flavour "cpu", for ONNX Runtime on a CPU, has also
                       package has the library or compiles it. Version 1 named a library in the engine's folder here:
                       such an engine is refused, as nothing in a bundle is ever loaded as a library
     processor         text: the kind of processor that it was built for
+    passes            by graph, what each pass did to it: pass, its name; left, how many places it left, by the reason
     graphs.*.max_rows a whole number: the most rows (sources times beams) that this decoder step serves. The graph
                       decoder_step has none: it serves the rest
 
@@ -104,6 +105,7 @@ _CPU: Check = record(
         ),
         "operators": null_or(either(file_name, record({"sources": text}), "sources of operators")),
         "processor": text,
+        "passes": mapping_of(list_of(record({}, {"pass": text, "left": mapping_of(integer(0))}))),
     },
 )
 _TENSORRT: Check = record(

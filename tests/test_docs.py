@@ -38,6 +38,7 @@ NOT_RUN = {
     "s2s serve ": "runs until it is stopped; tests/serving starts it",
     "s2s transcribe ": "needs a trained Whisper; tests/runtime/speech has it",
     "s2s read ": "needs a model that reads pictures; examples/08_read.py trains one",
+    "s2s encode ": "needs an encoder alone; tests/cli/test_encode.py has some",
     "s2s train ": "trains for minutes; tests/training",
 }
 

@@ -53,6 +53,8 @@ ENGINE: list[tuple[tuple[Any, ...], Any, str]] = [
     (("graphs", "encoder", "file"), "other.onnx", r"graphs\.encoder\.file is 'other\.onnx', expected one of the names"),
     (("graphs", "encoder", "inputs", 0, "dtype"), "string", "dtype is 'string', expected one of float32"),
     (("graphs", "encoder", "inputs", 0, "shape"), ["B", 1.5], r"shape\[1\] is 1\.5, expected a size or one of the"),
+    (("passes",), {"decoder_step": ["x"]}, r"passes\.decoder_step\[0\] is 'x', expected an object"),
+    (("passes",), {"decoder_step": [{"left": 3}]}, r"passes\.decoder_step\[0\]\.left is 3, expected an object"),
     (("graphs", "decoder_step", "max_rows"), 1, r"graphs\.decoder_step\.max_rows is there"),
     (("files", "encoder.onnx", "bytes"), "7", r"files\.encoder\.onnx\.bytes is '7', expected a whole number"),
     (("files",), [], "files is a list, expected an object"),

@@ -12,10 +12,19 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import ctranslate2_files
+import fairseq_files
+import folder_mutations
+import marian_files
+import opennmt_files
 import pytest
 import survivor
 import text_folders
+import tiny_decoders
+import tiny_encoders
 import tiny_models
+import tiny_pictures
+import tiny_whisper
 
 import s2s_export
 from s2s_export import plugin_sources
@@ -71,6 +80,44 @@ def _with_text(root):
 
 
 @pytest.fixture(scope="module")
+def other_kinds(tmp_path_factory):
+    """Bundles that read sound, pictures, prompts, and an encoder alone; each as exported and with an engine."""
+    root = tmp_path_factory.mktemp("kinds")
+    made = {
+        "sound": tiny_whisper.save(root / "sound"),
+        "picture": tiny_pictures.save(root / "picture"),
+        "ids": tiny_decoders.save("llama", root / "ids"),
+        "encoder": tiny_encoders.save("bert", root / "encoder", "ForSequenceClassification"),
+    }
+    tiny_encoders.save_tokenizer(made["encoder"])
+    tiny_pictures.write_tokenizer(made["picture"])
+    found = []
+    for use, checkpoint in made.items():
+        path = root / f"{use}.bundle"
+        s2s_export.export(checkpoint, path)
+        build(path, "cpu-fp32")
+        for target in ("portable", "cpu-fp32"):
+            folder_mutations.USES[use](path, target)  # undamaged, it is served
+            found.append({"path": str(path), "target": target, "use": use})
+    return found
+
+
+@pytest.fixture(scope="module")
+def toolkits(tmp_path_factory):
+    """Checkpoints as other toolkits write them."""
+    root = tmp_path_factory.mktemp("toolkits")
+    made = [
+        ctranslate2_files.save(root / "ctranslate2"),
+        ctranslate2_files.save(root / "ctranslate2-int8", version=4, quantise="int8"),
+        marian_files.save(root / "marian"),
+        marian_files.save_recurrent(root / "marian-recurrent"),
+        fairseq_files.save(root / "fairseq"),
+        opennmt_files.save(root / "opennmt"),
+    ]
+    return [{"path": str(path)} for path in made]
+
+
+@pytest.fixture(scope="module")
 def tokenizers(tmp_path_factory):
     root = tmp_path_factory.mktemp("tokenizers")
     found = []
@@ -114,6 +161,18 @@ def test_many_mutated_checkpoints(bases, exported, bundled, tmp_path):
     bundled("attention")
     paths = [Path(bases[0]["path"]).parent / "checkpoint", exported("t5")[0], bundled("attention").with_suffix("")]
     run("checkpoints", [{"path": str(path)} for path in paths], tmp_path, 120, seed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_many_mutated_checkpoints_of_toolkits(toolkits, tmp_path):
+    run("checkpoints", toolkits, tmp_path, 1000, seed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_many_mutated_bundles_of_other_kinds(other_kinds, tmp_path):
+    run("bundles", other_kinds, tmp_path, 2000, seed=1)
 
 
 @pytest.mark.slow

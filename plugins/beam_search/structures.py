@@ -12,14 +12,24 @@ def fields(pointers: str, integers: str) -> tuple[tuple[str, type], ...]:
     )
 
 
-class LogSoftmaxTopParameters(ctypes.Structure):
+class Structure(ctypes.Structure):
+    """Refuses numbers that don't fit, of which ctypes drops bits. Raises OverflowError."""
+
+    def __init__(self, *given: object, **named: object) -> None:
+        super().__init__(*given, **named)
+        for name, value in (*zip((name for name, *_ in self._fields_), given, strict=False), *named.items()):
+            if isinstance(value, int) and (getattr(self, name) or 0) != value:
+                raise OverflowError(f"{name} is {value}, expected at most {8 * getattr(type(self), name).size} bits")
+
+
+class LogSoftmaxTopParameters(Structure):
     _fields_ = fields(
         "logits list_values list_ids list_maximum list_sum log_normalizer candidate_log_probs candidate_ids",
         "rows vocabulary candidates lists keeps_values",
     )
 
 
-class BeamUpdateParameters(ctypes.Structure):
+class BeamUpdateParameters(Structure):
     _fields_ = fields(
         "candidate_log_probs candidate_ids position end_ids length_divisor scores next_tokens tokens parents ancestors "
         "pool_scores pool_finished pool_steps pool_parents pool_tokens open all_hit stop",
@@ -27,32 +37,32 @@ class BeamUpdateParameters(ctypes.Structure):
     )
 
 
-class BeamStopParameters(ctypes.Structure):
+class BeamStopParameters(Structure):
     _fields_ = fields("open all_hit pool_finished position stop", "sources beams early_stopping")
 
 
 # loop_parameters.h
 
 
-class NormalizeParameters(ctypes.Structure):
+class NormalizeParameters(Structure):
     _fields_ = fields("logits list_maximum list_sum scores choice stop", "rows vocabulary lists")
 
 
-class DeviceRule(ctypes.Structure):
+class DeviceRule(Structure):
     _fields_ = (
         *fields("", "effect which first_length last_length n first_id count first_amount"),
         ("amount", ctypes.c_float),
     )
 
 
-class RulesParameters(ctypes.Structure):
+class RulesParameters(Structure):
     _fields_ = fields(
         "rules n_rules ids amounts history sources position stop scores choice",
         "n_sources beams vocabulary history_width source_width",
     )
 
 
-class DrawParameters(ctypes.Structure):
+class DrawParameters(Structure):
     _fields_ = fields(
         "scores beam_scores seed numbers position stop race race_counts race_values race_places drawn_ids drawn_beams "
         "drawn_sums",
@@ -60,11 +70,11 @@ class DrawParameters(ctypes.Structure):
     )
 
 
-class DrawnUpdateParameters(ctypes.Structure):
+class DrawnUpdateParameters(Structure):
     _fields_ = (("update", BeamUpdateParameters), *fields("drawn_ids drawn_beams drawn_sums", ""))
 
 
-class RecordParameters(ctypes.Structure):
+class RecordParameters(Structure):
     _fields_ = fields(
         "scores candidate_log_probs candidate_ids tokens parents pool_steps pool_parents pool_tokens position stop "
         "token_scores finished_scores history",
@@ -72,7 +82,7 @@ class RecordParameters(ctypes.Structure):
     )
 
 
-class RowUpdateParameters(ctypes.Structure):
+class RowUpdateParameters(Structure):
     _fields_ = fields(
         "chosen_ids chosen_log_probs scores end_ids position stop finished n_generated next_tokens tokens "
         "token_scores history",
@@ -80,7 +90,7 @@ class RowUpdateParameters(ctypes.Structure):
     )
 
 
-class PublishParameters(ctypes.Structure):
+class PublishParameters(Structure):
     _fields_ = (
         *fields(
             "tokens parents pool_steps pool_parents pool_tokens pool_finished open position stop news progress "
@@ -92,7 +102,7 @@ class PublishParameters(ctypes.Structure):
     )
 
 
-class AlignmentParameters(ctypes.Structure):
+class AlignmentParameters(Structure):
     """alignment_parameters.h."""
 
     _fields_ = fields("attention position stop alignment", "rows layers heads width prompt limit")

@@ -17,7 +17,8 @@ from pathlib import Path
 from .. import build, portable
 
 FOLDER = "cpu"
-EARLIER = ("850bd4f1e936252edf25",)  # `sources` of earlier versions whose graphs these operators run as those did
+# `sources` of earlier versions whose graphs these operators run as those did.
+EARLIER = ("850bd4f1e936252edf25", "66c4961b5ea5828da8d5")
 NAME = "operators.so"
 FLAGS = (
     "-std=c++17",

@@ -6,7 +6,7 @@
 
 After `register`, the ONNX parser takes a plugin for every node of the domain `s2s.plugins` that carries the attributes
 `plugin_namespace` and `plugin_version`, and engines that hold such plugins can be deserialised. Building needs no
-driver; the kernels are loaded when the first layer runs.
+driver. `load` loads the kernels before a layer runs; without it that happens when the first one does.
 
 Serialised with a layer: its scale. The kernels stay outside the engine, so that better ones serve engines that exist;
 `VERSION` changes when they compute something else. Engines made with this glue run with the C++ one, and the reverse.
@@ -32,17 +32,27 @@ from .parser_library import ensure_parser_can_load_plugins
 
 _registered: dict[tuple[str, str], Any] = {}  # (flavour, operation) -> creator; the registry keeps no reference
 _refusals: list[str] = []
+PROBED = {**dict.fromkeys("BHKSCNT", 1), "D": 64}  # sizes of which every folder has a kernel
 
 
 class Kernels:
-    """A folder's kernels: the path of their binary, which is loaded at the first launch."""
+    """A folder's kernels: the path of their binary, which is loaded by `load` or at the first launch."""
 
     def __init__(self, folder: str, path: Path | None) -> None:
         self.folder = folder
         self.path = path
         self._binary: LoadedBinary | None = None
 
+    def load(self, probe: str) -> None:
+        """Loads the binary and looks for the kernel `probe` in it: a driver that loads lazily reads the code only then.
+
+        Raises EngineError without a binary, BackendUnavailable for one that this driver can't use."""
+        self._loaded().find(probe)
+
     def run(self, launch: Launch, argument: Any, stream: int) -> None:
+        self._loaded().run(launch, argument, stream)
+
+    def _loaded(self) -> LoadedBinary:
         if self._binary is None:
             if self.path is None:
                 raise EngineError(
@@ -50,7 +60,7 @@ class Kernels:
                     "engine; build the target again"
                 )
             self._binary = LoadedBinary(libcuda.driver(), self.path.read_bytes(), self.path.name)
-        self._binary.run(launch, argument, stream)
+        return self._binary
 
 
 def register(trt: ModuleType, binaries: Mapping[str, Path] | None = None) -> list[str]:
@@ -85,6 +95,14 @@ def register(trt: ModuleType, binaries: Mapping[str, Path] | None = None) -> lis
             )
         _registered[key] = creator
     return sorted(operations())
+
+
+def load(trt: ModuleType) -> None:
+    """Loads the kernels of all registered plugins that have a binary, so that what is missing shows before a layer
+    runs. Raises BackendUnavailable for a binary that this driver can't use."""
+    for (flavour, name), creator in _registered.items():
+        if flavour == trt.__name__ and creator.kernels.path is not None:
+            creator.kernels.load(operations()[name].plan("fp16", PROBED).kernel)
 
 
 def unregister(trt: ModuleType) -> None:

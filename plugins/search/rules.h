@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <stdexcept>
 #include <vector>
 
 #ifndef __device__
@@ -45,6 +46,27 @@ struct Rules {
   std::vector<int> active;   // of the length that `begin` was told
   bool only = false;         // whether one of them lets its own tokens pass only
   bool same_everywhere = true;  // whether they name the same tokens in every row
+
+  // Throws where a rule would read what it was not given. longest: most tokens of a text, prompt included.
+  void check(int longest) const {
+    for (const DeviceRule& rule : all) {
+      const bool is_ngram = rule.which == S2S_NGRAM || rule.which == S2S_SOURCE_NGRAM;
+      const bool is_listed = rule.which == S2S_LISTED, is_sequences = rule.which == S2S_SEQUENCES;
+      const int64_t n_read = is_listed ? rule.count : is_sequences ? int64_t(rule.count) * (int64_t(rule.n) + 1) : 0;
+      bool fits = rule.which >= S2S_LISTED && rule.which <= S2S_SEQUENCES && rule.count >= 0 && rule.n >= (is_ngram ? 1 : 0) &&
+                  rule.first_id >= 0 && rule.first_amount >= 0 && rule.first_id + n_read <= int64_t(ids.size());
+      for (int i = 0; fits && is_sequences && i < rule.count; i++) {
+        const int32_t n_tokens = ids[rule.first_id + size_t(i) * (rule.n + 1)];
+        fits = n_tokens >= 1 && n_tokens <= rule.n;
+      }
+      int64_t n_amounts = 0;
+      if (rule.effect == S2S_ADD) n_amounts = rule.which == S2S_HISTORY ? longest : rule.count;
+      if (rule.effect == S2S_GROW)
+        n_amounts = std::max<int64_t>(std::min(rule.last_length, longest) - int64_t(rule.first_length) + 1, 0);
+      if (!fits || rule.first_amount + n_amounts > int64_t(amounts.size()))
+        throw std::invalid_argument("a decoding rule names ids or amounts that were not given");
+    }
+  }
 
   void begin(int length) {
     std::vector<int> now;

@@ -91,6 +91,7 @@ class Search {
     rules.all.assign(s.rules, s.rules + s.n_rules);
     rules.ids.assign(s.ids, s.ids + s.n_ids);
     rules.amounts.assign(s.amounts, s.amounts + s.n_amounts);
+    rules.check(s.max_length);
     rules.normalises = s.n_rules && rules.all.back().effect == S2S_RENORMALIZE;
     n_chosen = is_beam_search ? max(2, 1 + s.n_end) * K : 1;
     present.resize(B);

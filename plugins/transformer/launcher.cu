@@ -18,9 +18,12 @@
 #define CROSS(element, T, rows, width)                                                               \
   KERNEL(cross_attention_##element##_r##rows##_w##width, kMaxWarps * 32, CrossAttentionParameters, \
          (cross_attention<T, rows, width / 8>))
-#define ENCODER(element, T, width)                                                                  \
-  KERNEL(encoder_attention_##element##_w##width, kEncoderThreads, EncoderAttentionParameters,     \
-         (encoder_attention<T, width>))
+// As many blocks a multiprocessor as its registers allow, or ptxas spills for one more.
+#define ENCODER(element, T, width)                                                  \
+  extern "C" __global__ void __launch_bounds__(kEncoderThreads, width > 64 ? 2 : 3) \
+      encoder_attention_##element##_w##width(EncoderAttentionParameters given) {    \
+    encoder_attention<T, width>(given);                                             \
+  }
 #define OF_WIDTH(element, T, width) \
   SELF(element, T, width) CROSS(element, T, 1, width) CROSS(element, T, 4, width) CROSS(element, T, 8, width) ENCODER(element, T, width)
 #define KERNELS(element, T)                                                                                      \

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from .. import replacing
-from ..errors import InvalidOption
+from ..errors import BackendUnavailable, InvalidOption
 from ..progress import Progress
 from ._help import JUDGE, Command
 from ._options import Name
@@ -156,6 +156,8 @@ def command(
             replacing.write_text(json_path, json.dumps(record, indent=1) + "\n")
     if html_path:
         replacing.write_text(html_path, (show if audio else page).render_page(record))
+    if not (record["results"] or any(record[part] and record[part]["results"] for part in ("file", "audio"))):
+        raise BackendUnavailable("nothing was measured: no system could run; the table names each one's reason")
 
 
 def _folders(given: tuple[str, ...]) -> dict[str, tuple[str, ...]]:

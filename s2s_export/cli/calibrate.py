@@ -96,6 +96,6 @@ def _judge(measure: str, threshold: float) -> Any:
     try:
         import sacrebleu
     except ImportError as error:
-        raise MissingExtra("sacrebleu", "train", "judging outputs by chrF") from error
+        raise MissingExtra("sacrebleu", "evaluate", "judging outputs by chrF") from error
     metric = sacrebleu.CHRF()
     return lambda output, reference: bool(metric.sentence_score(output, [reference]).score >= threshold)

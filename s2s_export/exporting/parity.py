@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ..bundle import PREFILL, Bundle
-from ..errors import ParityError
+from ..errors import CheckpointError, ParityError
 from ..runtime.backends.onnxruntime import OnnxRuntimeBackend
 from ..runtime.decoding.state import StepQuery, feed
 from ..runtime.sources import MASK, Source, kind_of
@@ -105,9 +105,14 @@ class TransformersReference:
             decoder_input_ids=history,
             use_cache=False,
             output_attentions=True,
+            **self.beside(history),
         )
         weights = torch.stack([layer[:, :, -1] for layer in out.cross_attentions], dim=1)
         return out.logits[:, -1], weights
+
+    def beside(self, history: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What the model is given with a whole history [R,T], so that it computes what it computes step by step."""
+        return {}
 
 
 def named(inputs: Inputs) -> dict[str, torch.Tensor]:
@@ -187,15 +192,27 @@ def _expect_steps(
         if t == 0:
             start = bundle.manifest["generation"].get("decoder_start_token_id")
             # Whether it is a token that can be decoded with is asked when it is; any will do here.
-            tokens[:] = start if isinstance(start, int) and 0 <= start < bundle.vocabulary_size else 0
+            allowed = no_padding if _skips_padding(reference) else np.arange(bundle.vocabulary_size)
+            tokens[:] = start if isinstance(start, int) and start in allowed else allowed[0]
         history = np.take_along_axis(history, parents[:, :, None], axis=1)
         history = np.concatenate([history, tokens[:, :, None]], axis=2)
         logits, weights = reference.step(inputs, torch.from_numpy(history.reshape(rows[0] * N_BEAMS, -1)))
         logits = logits.float()
+        seen = logits[logits > NEVER].abs()
+        if not seen.numel():
+            raise CheckpointError("the model's logits hold no finite number; its weights are damaged: restore them")
         log_probs = torch.log_softmax(logits, dim=-1).numpy().reshape(*rows, -1)
         normalizer = torch.logsumexp(logits, dim=-1).numpy().reshape(rows)
         by_row = None if weights is None else weights.float().numpy().reshape(*rows, *weights.shape[1:])
-        yield tokens, parents, log_probs, normalizer, float(logits[logits > NEVER].abs().max()), by_row
+        yield tokens, parents, log_probs, normalizer, float(seen.max()), by_row
+
+
+def _skips_padding(reference: Reference) -> bool:
+    """Whether transformers numbers positions around padding tokens: in a whole sequence, but not step by step."""
+    model = getattr(reference, "model", None)
+    modules = model.modules() if isinstance(model, torch.nn.Module) else ()
+    names = ("create_position_ids_from_input_ids", "make_positions")
+    return any(hasattr(module, name) for module in modules for name in names)
 
 
 def _expect_prompt(

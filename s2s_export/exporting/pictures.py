@@ -15,6 +15,7 @@ from ..schema import Unreadable, read_json, shown
 
 FILES = (("preprocessor_config.json", None), ("processor_config.json", "image_processor"))
 BILINEAR, BICUBIC = 2, 3  # Pillow's numbers of filters, of which it has six
+MAX_PATCHES, PATCH = 2048, 16  # what transformers' Pix2StructImageProcessor takes where the file is silent
 HALF = [0.5, 0.5, 0.5]
 Settings = Mapping[str, Any]
 Steps = list[dict[str, Any]]
@@ -45,6 +46,34 @@ def preprocessing_of(folder: Path, shape: tuple[int, int, int]) -> dict[str, Any
         "factor": float(full["rescale_factor"]) if full["do_rescale"] else None,
         "mean": _channels(full["image_mean"], shape[0], "image_mean") if is_normalized else None,
         "std": _channels(full["image_std"], shape[0], "image_std") if is_normalized else None,
+    }
+
+
+def patching_of(folder: Path, patch_size: int) -> dict[str, Any] | None:
+    """How a picture becomes patches of its own proportions; None for a checkpoint that does not say.
+
+    patch_size: how many numbers of a patch the model takes. Raises CheckpointError and UnsupportedModel.
+    """
+    settings = _settings(folder)
+    if settings is None:
+        return None
+    name = str(settings.get("image_processor_type") or settings.get("feature_extractor_type") or "")
+    if not name.startswith("Pix2Struct"):
+        raise UnsupportedModel(f"{folder}: pictures are prepared by a '{name}'; expected Pix2StructImageProcessor")
+    most, size = settings.get("max_patches", MAX_PATCHES), _size(settings.get("patch_size", PATCH), "patch_size")
+    if not isinstance(most, int) or isinstance(most, bool) or most < 1:
+        raise CheckpointError(f"{folder}: preprocessor_config.json has max_patches {shown(most)}; expected 1 or more")
+    if 3 * size.get("height", 0) * size.get("width", 0) != patch_size:
+        raise CheckpointError(
+            f"{folder}: preprocessor_config.json makes patches of {shown(size)}, but the model takes {patch_size} "
+            "numbers of a patch; set patch_size to the model's"
+        )
+    return {
+        "max_patches": most,
+        "patch_height": size["height"],
+        "patch_width": size["width"],
+        "normalize": bool(settings.get("do_normalize", True)),
+        "has_header": bool(settings.get("is_vqa", False)),
     }
 
 

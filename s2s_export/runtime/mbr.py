@@ -32,5 +32,5 @@ def require() -> Any:
     try:
         from sacrebleu.metrics.chrf import CHRF
     except ImportError as error:
-        raise MissingExtra("sacrebleu", "train", "reranking by minimum Bayes risk") from error
+        raise MissingExtra("sacrebleu", "evaluate", "reranking by minimum Bayes risk") from error
     return CHRF()

@@ -29,7 +29,7 @@ from .scheduling import DEFAULT_BATCH_SIZE
 from .sources import Source, is_prompt, kind_of
 from .sources.audio_features import FIELD as AUDIO
 from .sources.audio_features import AudioFeatures
-from .sources.pixels import PixelValues
+from .sources.pixels import FIELD as IMAGE
 from .speech import clips, live
 from .speech import options as speech_options
 from .speech.generate import SpeechSearch
@@ -269,7 +269,7 @@ class Session:
         """What takes sources of the model's kind beside `generate`, for messages."""
         if self.transcribes:
             return ", or `transcribe` for sound"
-        if isinstance(self.kind, PixelValues):
+        if self.kind.field == IMAGE:
             return ", or `read` for pictures"
         return ", or `translate` for text" if self.kind.has_ids else ""
 
@@ -636,7 +636,7 @@ class Session:
 
     def reading_options(self, prompt: str | None = None, **options: Any) -> GenerationOptions:
         """The options of `read`. Raises UsageError for a bundle that reads no pictures or has no tokenizer."""
-        if not isinstance(self.kind, PixelValues):
+        if self.kind.field != IMAGE:
             raise UsageError(
                 f"{self.bundle.path}: its model reads '{self.kind.name}' and no pictures; use `generate`"
                 f"{self._other_method()}"

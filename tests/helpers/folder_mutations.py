@@ -74,7 +74,6 @@ class BundleCases:
             maker.library = lambda: library
 
     def __call__(self, number: int) -> None:
-        import s2s_export
 
         rng = random.Random(f"{self.seed}/{number}")
         base = self.bases[number % len(self.bases)]
@@ -94,10 +93,43 @@ class BundleCases:
         signed = rng.random() >= UNSIGNED
         if signed:
             sign(root, [name for name in names if not name.endswith(("manifest.json", "engine.json"))])
-        use(s2s_export.load(root, "onnxruntime", base["target"], threads=1))
+        USES[base.get("use", "ids")](root, base["target"])
         damaged = [name for name in names if not name.endswith(("manifest.json", "engine.json"))]
         if changed and not signed and damaged == names:
             raise AssertionError(f"{names} changed and opened all the same")
+
+
+def use_ids(root: Path, target: str) -> None:
+    import s2s_export
+
+    use(s2s_export.load(root, "onnxruntime", target, threads=1))
+
+
+def use_sound(root: Path, target: str) -> None:
+    import tiny_whisper
+
+    import s2s_export
+
+    session = s2s_export.load(root, "onnxruntime", target, threads=1)
+    sound = tiny_whisper.clip(1, 1.7)
+    session.generate([sound[: tiny_whisper.SAMPLES]], num_beams=2, max_new_tokens=4)
+    session.transcribe(sound, timestamps="word", temperature=0, num_beams=2).finish()
+
+
+def use_picture(root: Path, target: str) -> None:
+    import tiny_pictures
+
+    import s2s_export
+
+    session = s2s_export.load(root, "onnxruntime", target, threads=1)
+    session.read([tiny_pictures.picture(1)], num_beams=2, max_new_tokens=4)
+
+
+def use_encoder(root: Path, target: str) -> None:
+    import s2s_export
+
+    session = s2s_export.load_encoder(root, target=target, threads=1)
+    session.classify(["the red dog", "a dog"])
 
 
 def use(session: Any) -> None:
@@ -109,6 +141,9 @@ def use(session: Any) -> None:
         session.generate(SOURCES, max_new_tokens=3, alignments=True)
     if session.has_tokenizer:
         session.translate(TEXTS[:1], **options, truncate=True)
+
+
+USES = {"ids": use_ids, "sound": use_sound, "picture": use_picture, "encoder": use_encoder}
 
 
 class TokenizerCases:

@@ -74,7 +74,7 @@ def json_of(raw: bytes, rng: random.Random) -> bytes:
             value = document
             for key in rng.choice(places(document)):
                 value = value[key]
-        elif rng.random() < 0.1:
+        elif isinstance(document, dict) and rng.random() < 0.1:
             put(document, place, DELETED)
             document[rng.choice(["", "extra", "\ud800", "x" * 2000])] = value if value is not DELETED else 1
             continue

@@ -151,6 +151,7 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "led": lambda: _bart_like(
         "LED", pad_token_id=1, bos_token_id=0, eos_token_id=2, decoder_start_token_id=2, attention_window=[4, 8],
         max_encoder_position_embeddings=48, max_decoder_position_embeddings=40, encoder_attention_heads=4,
+        scale_embedding=True,
     ),
     "bigbird_pegasus": lambda: _bart_like(
         "BigBirdPegasus", pad_token_id=0, bos_token_id=2, eos_token_id=1, decoder_start_token_id=2,

@@ -232,6 +232,34 @@ def test_no_binary_is_an_engine_error() -> None:
         glue.Kernels("cross_attention", None).run(None, None, 0)
 
 
+def test_kernels_are_loaded_before_a_layer_runs(fake: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A binary that the driver can't use, or without a plugin's kernel, shows when an engine is opened."""
+    glue = plugin_sources.module("glue.tensorrt_plugins")
+    opened = libcuda.Driver(str(fake))
+    monkeypatch.setattr(libcuda, "driver", lambda: opened)
+    binaries = {folder: tmp_path / folder for folder in ("beam_self_attention", "cross_attention")}
+
+    def registered(contents: dict[str, str]) -> None:
+        found = {}
+        for name, operation in OPERATIONS.items():
+            binaries[operation.folder].write_text(contents[operation.folder] + "\0")
+            kernels = glue.Kernels(operation.folder, binaries[operation.folder])
+            found["trt", name] = types.SimpleNamespace(kernels=kernels)
+        monkeypatch.setattr(glue, "_registered", found)
+
+    trt = types.ModuleType("trt")
+    right = {folder: str(build.host_library(folder)) for folder in binaries}
+    registered(right)
+    glue.load(trt)
+    assert all(creator.kernels._binary is not None for creator in glue._registered.values())
+    registered({**right, "cross_attention": "no binary"})
+    with pytest.raises(BackendUnavailable, match=r"and can't load cross_attention \(error 200"):
+        glue.load(trt)
+    registered({**right, "beam_self_attention": right["cross_attention"]})
+    with pytest.raises(BackendError, match="finding the kernel beam_self_attention_fp16_w64 failed"):
+        glue.load(trt)
+
+
 def test_importing_the_glue_imports_no_gpu_library() -> None:
     code = (
         "import sys; from s2s_export import plugin_sources as p; p.module('glue.tensorrt_plugins'); "

@@ -74,7 +74,7 @@ def check(bundle: Bundle, recipe: Recipe) -> None:
         try:
             __import__(package)
         except ImportError:
-            raise MissingExtra(package, "export", "building for a CPU") from None
+            raise MissingExtra(package, "build", "building for a CPU") from None
     if recipe.precision not in PRECISIONS:
         raise InvalidOption(
             f"target '{recipe.name}': precision is {recipe.precision}; expected {' or '.join(PRECISIONS)} for a CPU"

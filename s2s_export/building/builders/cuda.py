@@ -22,7 +22,7 @@ def check(bundle: Bundle, recipe: Recipe) -> None:
     try:
         import onnx
     except ImportError as error:
-        raise MissingExtra("onnx", "export", "s2s build for a GPU") from error
+        raise MissingExtra("onnx", "build", "s2s build for a GPU") from error
     del onnx
     from ..gpu import options
 

@@ -36,7 +36,7 @@ def check(bundle: Bundle, recipe: Recipe) -> None:
         try:
             __import__(package)
         except ImportError:
-            raise MissingExtra(package, "export", "packing weights for a GPU") from None
+            raise MissingExtra(package, "build", "packing weights for a GPU") from None
     wrong = []
     if recipe.precision not in PRECISIONS:
         wrong.append(f"precision is {recipe.precision}, expected {' or '.join(PRECISIONS)}")

@@ -68,7 +68,7 @@ def check_prepare(bundle: Bundle, recipe: Recipe) -> None:
     try:
         import onnxruntime  # noqa: F401
     except ImportError as error:
-        raise MissingExtra("onnxruntime", "export", "s2s build --prepare") from error
+        raise MissingExtra("onnxruntime", "build", "s2s build --prepare") from error
     options.read(recipe)
     dimensions.check(bundle, recipe)
 
@@ -266,7 +266,7 @@ def _require_onnx() -> None:
         import ml_dtypes  # noqa: F401
         import onnx  # noqa: F401
     except ImportError as error:
-        raise MissingExtra("onnx", "export", "s2s build for a GPU") from error
+        raise MissingExtra("onnx", "build", "s2s build for a GPU") from error
 
 
 def _library(recipe: Recipe) -> Library:

@@ -99,7 +99,7 @@ def _require_onnx() -> None:
     try:
         import onnx  # noqa: F401
     except ImportError:
-        raise MissingExtra("onnx", "export", "making a shortlist") from None
+        raise MissingExtra("onnx", "build", "making a shortlist") from None
 
 
 def _write(

@@ -63,12 +63,17 @@ def stack(
 
     return Stack(
         embedding=module.embed_tokens.weight,
-        embedding_scale=float(config.d_model) ** 0.5 if getattr(config, "scale_embedding", False) else 1.0,
+        embedding_scale=embedding_scale(module),
         positions=positions,
         blocks=tuple(block(config, layer, describe_attention) for layer in module.layers),
         embedding_norm=norm(embedding_norm),
         final_norm=norm(final_norm),
     )
+
+
+def embedding_scale(module: Any) -> float:
+    """What the encoder or the decoder multiplies its embeddings by; LED has none, whatever its configuration says."""
+    return float(getattr(module.embed_tokens, "embed_scale", getattr(module, "embed_scale", 1.0)))
 
 
 def head(model: Any) -> Linear:

@@ -10,5 +10,4 @@ REFUSED = {
     "pegasus_x": "its encoder passes global tokens from layer to layer beside the source's own",
     "seamless_m4t": "it is several models in one; text to text among them has no checkpoint of its own",
     "seamless_m4t_v2": "it is several models in one; text to text among them has no checkpoint of its own",
-    "pix2struct": "its encoder reads patches whose number follows a picture's proportions",
 }

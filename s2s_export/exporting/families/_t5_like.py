@@ -55,19 +55,21 @@ def transformer(
 def relative_positions(config: Any, module: Any, bidirectional: bool, table: Any = None) -> RelativePositions:
     """The bias of the attention `module`, by default by its own `relative_attention_bias`."""
     table = module.relative_attention_bias if table is None else table
-    farthest = config.relative_attention_max_distance
-    distance = torch.arange(-farthest, farthest + 1 if bidirectional else 1)
     bucket_of = module._relative_position_bucket
+    farthest = max(config.relative_attention_max_distance, config.relative_attention_num_buckets)
+    distance = torch.arange(-farthest, farthest + 1 if bidirectional else 1)
     if "bidirectional" in inspect.signature(bucket_of).parameters:
         options = {
             "bidirectional": bidirectional,
             "num_buckets": config.relative_attention_num_buckets,
-            "max_distance": farthest,
+            "max_distance": config.relative_attention_max_distance,
         }
         bucket = bucket_of(distance, **options)
     else:  # uMT5's module knows them
         bucket = bucket_of(distance)
-    return RelativePositions(table.weight[bucket].T, -farthest)
+    # Where max_distance is less than half of the buckets, distances far beyond have none, and transformers fails there.
+    there = (bucket >= 0) & (bucket < len(table.weight))
+    return RelativePositions(table.weight[bucket[there]].T, int(distance[there][0]))
 
 
 def _stack(
@@ -98,12 +100,12 @@ def _block(config: Any, layers: Any, describe_attention: DescribeAttention) -> B
 def _feed_forward(config: Any, module: Any) -> FeedForward | Experts:
     if hasattr(module, "experts"):
         router = module.router
-        experts = tuple(_dense(config, expert) for expert in module.experts.values())
+        experts = tuple(dense(config, expert) for expert in module.experts.values())
         return Experts(Linear.of(router.classifier), experts, router.expert_capacity)
-    return _dense(config, module)
+    return dense(config, module)
 
 
-def _dense(config: Any, module: Any) -> FeedForward:
+def dense(config: Any, module: Any) -> FeedForward:
     name = activation(config, config.dense_act_fn)
     if hasattr(module, "wi_1"):
         return FeedForward(Linear.of(module.wi_1), Linear.of(module.wo), name, gate=Linear.of(module.wi_0))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..graphs.structure import Attention, Block, FeedForward, HeadTransform, Linear, Norm, PositionTable, Stack
-from ._bart_like import activation
+from ._bart_like import activation, embedding_scale
 from ._bart_like import block as bart_block
 
 # Model types whose modules have BERT's names; RoBERTa's count positions from after the padding id.
@@ -147,7 +147,7 @@ def _bart_stack(config: Any, module: Any) -> Stack:
     norms = [getattr(module, name, None) for name in ("layernorm_embedding", "layer_norm")]
     return Stack(
         embedding=module.embed_tokens.weight,
-        embedding_scale=float(config.d_model) ** 0.5 if config.scale_embedding else 1.0,
+        embedding_scale=embedding_scale(module),
         positions=table,
         blocks=tuple(bart_block(config, layer) for layer in module.layers),
         embedding_norm=None if norms[0] is None else Norm.of(norms[0]),

@@ -11,13 +11,14 @@ from typing import Any
 from ..graphs.structure import Linear, PositionTable, Stack, Transformer
 from . import Family
 from ._bart_like import block
+from .m2m100 import MIN_POSITIONS, TIMES
 
 MODEL_TYPES = ("fsmt",)
 
 
 def stretch(model: Any, positions: int) -> None:
     """Give both sides a table of at least `positions` positions, as transformers does where a sequence asks for it."""
-    positions = max(positions, 2 * model.config.max_position_embeddings)
+    positions = max(positions, MIN_POSITIONS, TIMES * model.config.max_position_embeddings)
     for side in (model.model.encoder, model.model.decoder):
         table = side.embed_positions
         table.make_weight(table.padding_idx + 1 + positions, table.embedding_dim, table.padding_idx)

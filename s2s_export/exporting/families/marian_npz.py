@@ -11,6 +11,10 @@ import json
 import math
 import shutil
 import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +37,8 @@ END = 0  # </s> in every vocabulary of Marian
 NEVER = -1e4  # its exp is 0 in fp32, and fp16 holds it
 POSITIONS = 1024  # of the tables of sinusoids, which Marian computes; more by `stretch`
 EPSILON = 1e-9
+# What numpy raises for a damaged file.
+DAMAGED = (OSError, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error)
 # Options whose other values are other models, with the value that is read.
 EXPECTED: dict[str, tuple[Any, ...]] = {
     "type": ("transformer",),
@@ -203,22 +209,34 @@ def _write_lists(lists: list[dict[str, int]], models: list[Path], folder: Path) 
 def _options(file: Path) -> dict[str, Any]:
     import yaml
 
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            text = bytes(arrays[OPTIONS]).split(b"\0")[0].decode("utf-8")
-        options = yaml.safe_load(text)
-    except KeyError:
-        raise CheckpointError(f"{file}: has no {OPTIONS}; expected a model that Marian wrote") from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise CheckpointError(f"{file}: can't be read as a model of Marian ({str(error).splitlines()[0]})") from error
+    with _arrays(file) as arrays:
+        if OPTIONS not in arrays.files:
+            raise CheckpointError(f"{file}: has no {OPTIONS}; expected a model that Marian wrote")
+        try:
+            options = yaml.safe_load(bytes(arrays[OPTIONS]).split(b"\0")[0].decode("utf-8"))
+        except (UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ValueError(f"{OPTIONS}: {error}") from error
     if not isinstance(options, dict):
         raise CheckpointError(f"{file}: its {OPTIONS} holds no options; expected a model that Marian wrote")
     return options
 
 
 def _weights(file: Path) -> dict[str, torch.Tensor]:
-    with np.load(file, allow_pickle=False) as arrays:
+    with _arrays(file) as arrays:
         return {name: torch.from_numpy(arrays[name].astype(np.float32)) for name in arrays.files if name != OPTIONS}
+
+
+@contextmanager
+def _arrays(file: Path) -> Iterator[Any]:
+    """The arrays of an .npz file. Raises CheckpointError where it is damaged, also for what is read of it inside."""
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            if not isinstance(arrays, np.lib.npyio.NpzFile):
+                raise ValueError("it holds a single array")
+            yield arrays
+    except DAMAGED as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{file}: can't be read as a model of Marian ({said}); restore it") from error
 
 
 def _embedding(path: Path, weights: dict[str, torch.Tensor], side: str) -> torch.Tensor:

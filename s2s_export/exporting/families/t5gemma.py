@@ -12,10 +12,18 @@ import torch
 
 from ...errors import UnsupportedModel
 from ..graphs.structure import Attention, Block, FeedForward, Linear, Norm, Rotary, Stack, Transformer
+from ..parity import TransformersReference
 from . import Family
 from ._bart_like import activation
 
 MODEL_TYPES = ("t5gemma",)
+
+
+class Reference(TransformersReference):
+    """Without a mask transformers leaves padding tokens out of a whole target, and step by step it does not."""
+
+    def beside(self, history: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"decoder_attention_mask": torch.ones_like(history)}
 
 
 def describe(model: Any) -> Family:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...runtime.sources.audio_features import INPUT_FEATURES
+from ...runtime.sources.flattened_patches import FLATTENED_PATCHES, N_PLACES
 from ...runtime.sources.pixels import PIXEL_VALUES
-from .builder import GraphBuilder
-from .structure import Stem, Tensor
+from .builder import INT64, GraphBuilder
+from .structure import Linear, Stem, Tensor
 
 
 @dataclass(frozen=True)
@@ -103,3 +104,42 @@ class Patches(Stem):
             first = g.weight("prefix", self.prefix.reshape(1, n, width))
             shape = g.op("Concat", [g.size(x, 0), g.constant([n, width])], axis=0)
             return g.op("Concat", [g.op("Expand", [first, shape]), x], axis=1)
+
+
+@dataclass(frozen=True)
+class PlacedPatches(Stem):
+    """Of a picture that was cut into patches before: each is projected, and has a learned row and column (2210.03347).
+
+    projection: weight [E, P]. rows, columns: [n, E].
+    """
+
+    projection: Linear
+    rows: Tensor
+    columns: Tensor
+    input: ClassVar[str] = FLATTENED_PATCHES
+    is_masked: ClassVar[bool] = True
+
+    @property
+    def shape(self) -> tuple[int | str, ...]:
+        return "S", N_PLACES + self.patch_size
+
+    @property
+    def patch_size(self) -> int:
+        """P"""
+        return int(self.projection.weight.shape[1])
+
+    @property
+    def width(self) -> int:
+        return int(self.projection.weight.shape[0])
+
+    def emit(self, g: GraphBuilder, x: str) -> str:
+        with g.scope("patches"):
+            sizes = g.constant([1, 1, self.patch_size])
+            batch, length = g.size(x, 0), g.size(x, 1)
+            row, column, patch = g.ops("Split", [x, sizes], 3, axis=2)
+            rows = g.reshape(patch, [-1, self.patch_size])  # [B*S,P]
+            found = g.linear(rows, self.projection.weight, self.projection.bias)
+            for name, place, table in (("row", row, self.rows), ("column", column, self.columns)):
+                index = g.op("Cast", [g.reshape(place, [-1])], to=INT64)
+                found = g.op("Add", [found, g.op("Gather", [g.weight(name, table), index], axis=0)])
+            return g.reshape(found, [batch, length, self.width])

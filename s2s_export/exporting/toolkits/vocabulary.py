@@ -130,4 +130,7 @@ def _check(path: Path) -> None:
 
 
 def _write_json(ids: dict[str, int], path: Path) -> None:
-    path.write_text(json.dumps(ids, ensure_ascii=False), encoding="utf-8")
+    try:
+        path.write_text(json.dumps(ids, ensure_ascii=False), encoding="utf-8")
+    except UnicodeEncodeError:
+        raise CheckpointError("the vocabulary has a token with a lone surrogate, expected text; restore it") from None

@@ -98,7 +98,7 @@ def race(
                 racer.threads = found["threads"]
                 racer.open(folder, **_of_opening(found))
         start = noise.Moment.now()
-        for repeat in range(settings.repeats):
+        for repeat in range(settings.repeats if best else 0):
             for number, racer in enumerate(racers):
                 progress(f"{plan.name}: round {repeat + 1} of {settings.repeats}, {racer.entry.label}")
                 if number in best and (

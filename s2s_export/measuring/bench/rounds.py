@@ -153,6 +153,8 @@ def prepared_folder(stack: ExitStack, number: int) -> Path:
 def _over(
     settings: Settings, racers: list[Racer], work: Work, threads: int, progress: Progress
 ) -> list[dict[str, Any]]:
+    if not any(racer.worker for racer in racers):
+        return []
     sources = random_sources(settings.bundle, work.batch_size, work.source_length)
     request = {"sources": sources, "num_beams": work.num_beams, "new_tokens": work.new_tokens}
     calls: dict[int, list[dict[str, Any]]] = {}

@@ -68,9 +68,10 @@ def bench(
     if options.file is not None:
         _translate_file(done, settings, entries, options, progress)
         return done
-    progress("read speed of this machine")
-    sizes = {entry.weight_bytes for entry in entries if entry.weight_bytes}
-    done["bandwidth"] = bandwidth.floors(bundle, sizes, list(options.threads), options.choice.device)
+    sizes = {entry.weight_bytes for entry in entries if entry.weight_bytes and entry.reason is None}
+    if sizes:
+        progress("read speed of this machine")
+        done["bandwidth"] = bandwidth.floors(bundle, sizes, list(options.threads), options.choice.device)
     for threads in options.threads:
         others = done["contestants"]
 

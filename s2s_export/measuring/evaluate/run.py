@@ -78,7 +78,7 @@ def evaluate(
     try:
         import sacrebleu
     except ImportError as error:
-        raise MissingExtra("sacrebleu", "train", "scoring translations") from error
+        raise MissingExtra("sacrebleu", "evaluate", "scoring translations") from error
     results: list[Result] = []
     for name in names:
         progress(name)

@@ -140,14 +140,16 @@ def open_backend(bundle: Bundle, name: str = AUTO, target: str | None = None, th
         raise UnknownOption(name, [AUTO, *known], "backend")
     if name == AUTO and target is not None and target not in (PORTABLE, *names(bundle)):
         raise BackendUnavailable(_not_built(bundle, target))
-    reasons = []
+    reasons: list[str] = []
+    reasons_built: list[str] = []
     for backend in _may_run(bundle, target) if name == AUTO else [known[name]]:
         reason = backend.unavailable() or backend.incompatible_reason(bundle, target)
         if reason is None:
             return backend.open(bundle, target, threads)
-        reasons.append(f"{backend.name}: {reason}")
-    # The one that works everywhere is tried last, and why it does not is what matters most.
-    raise BackendUnavailable("; ".join(reversed(reasons)))
+        said = reasons_built if targets_of(bundle, backend.flavours) else reasons
+        said.append(f"{backend.name}: {reason}")
+    # Why an engine that was built can't run matters most; then why the one that works everywhere, tried last, doesn't.
+    raise BackendUnavailable("; ".join(reasons_built + reasons[::-1]))
 
 
 def _may_run(bundle: Bundle, target: str | None) -> list[Declaration]:

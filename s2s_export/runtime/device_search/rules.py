@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ... import plugin_sources
 from ...errors import InvalidOption
 from ..decoding import search_options
-from ..decoding.device_form import DeviceForm
+from ..decoding.device_form import ALWAYS, DeviceForm
 from ..decoding.options import GenerationOptions
 from ..decoding.rule import Rule
 from ..decoding.rules import active, modules
@@ -59,9 +59,9 @@ def serialise(options: GenerationOptions, vocabulary_size: int) -> DeviceRules:
             structures.DeviceRule(
                 effect=structures.EFFECTS.index(form.effect),
                 which=structures.NAMED.index(form.named),
-                first_length=form.first_length,
-                last_length=form.last_length,
-                n=max(map(len, form.sequences)) if form.sequences else form.n,
+                first_length=min(form.first_length, ALWAYS),  # what is beyond that is beyond every text
+                last_length=min(form.last_length, ALWAYS),
+                n=max(map(len, form.sequences)) if form.sequences else min(form.n, ALWAYS),
                 first_id=len(ids),
                 count=len(form.sequences) or len(form.ids),
                 first_amount=len(amounts),

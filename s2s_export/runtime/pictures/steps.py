@@ -16,12 +16,35 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
+from ...schema import Check, all_of, list_of, null_or, number, record, text, wrong
 from ..decoding.state import Floats
 from .files import Pixels, check_size, require_pillow
 
 Step = Callable[..., Pixels]
 STEPS: dict[str, Step] = {}
 NAME = "the picture, resized as the model needs it"
+CHANNELS = 3  # of a picture in colour, which every picture is made
+
+
+def _of_channels(value: Any, where: str) -> str | None:
+    is_one_each = isinstance(value, list) and len(value) == CHANNELS
+    return list_of(number)(value, where) if is_one_each else wrong(value, where, f"a list of {CHANNELS} numbers")
+
+
+def _together(value: Any, where: str) -> str | None:
+    one_alone = (value["mean"] is None) != (value["std"] is None)
+    return f"{where} has one of mean and std, expected both or none" if one_alone else None
+
+
+_PREPROCESSING: Check = record(
+    {
+        "steps": list_of(record({"name": text})),
+        "factor": null_or(number),
+        "mean": null_or(_of_channels),
+        "std": null_or(_of_channels),
+    }
+)
+CHECK: Check = null_or(all_of(_PREPROCESSING, _together))
 
 
 def _step(function: Step) -> Step:

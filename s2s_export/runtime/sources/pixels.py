@@ -42,6 +42,8 @@ class PixelValues:
         self.shape = tuple(int(source[name]) for name in SIZES[:3])
         self.fixed_length = int(source["n_positions"])
         self.preprocessing: dict[str, Any] | None = source.get("preprocessing")
+        if reason := steps.CHECK(self.preprocessing, "source.preprocessing"):
+            raise BundleError(f"{bundle.path}: in the manifest {reason}; export the checkpoint again")
         unknown = [s["name"] for s in (self.preprocessing or {"steps": []})["steps"] if s["name"] not in steps.STEPS]
         if unknown:
             raise BundleError(

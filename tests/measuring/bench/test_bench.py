@@ -57,6 +57,13 @@ def test_record_holds_every_measurement(measured) -> None:
     assert all(r["encoder"]["p50"] > 0 and r["steps"]["p50"] > 0 for r in results)
 
 
+def test_nothing_to_measure_is_said_at_once(folders) -> None:
+    done = s2s("bench", folders[1], "--targets", "cpu-int8", "--peers", "ctranslate2", *WORK, status=1)
+    assert "round" not in done.stderr
+    assert "s2s cpu-int8: not built" in done.stdout
+    assert done.stderr.splitlines()[-1].startswith("s2s: nothing was measured: no system")
+
+
 def test_tokens_are_those_of_transformers(measured) -> None:
     found = measured["record"]
     assert found["settings"]["reference"] == "transformers generate"

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from random_searches import HashedState, random_options, random_sources
 
+from s2s_export import plugin_sources
 from s2s_export.errors import BuildError
 from s2s_export.runtime.decoding import Imprecise, decode
 from s2s_export.runtime.native_search import PYTHON, STEPS, NativeSearches, TooMany, library
@@ -72,6 +73,36 @@ def compare(seeds: range) -> Counter[str]:
 def test_random_searches_are_equal() -> None:
     counts = compare(range(400))
     assert counts[STEPS] > 300 and counts[PYTHON] > 3
+
+
+def rule(**fields: int) -> Any:
+    return plugin_sources.module("beam_search.structures").DeviceRule(last_length=9, **fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"which": 3, "n": 0}, {"which": 4, "n": -5}, {"which": 6}, {"which": -1}, {"count": 4}, {"count": -1},
+        {"first_id": -1, "count": 1}, {"first_id": 2**31 - 1, "count": 2**31 - 1}, {"which": 5, "n": 1, "count": 2},
+        {"which": 5, "n": 2, "count": 1, "first_id": 1}, {"effect": 1, "count": 1}, {"effect": 1, "which": 1},
+        {"effect": 3, "first_length": 2, "count": 1}, {"effect": 1, "count": 1, "first_amount": -1},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_rule_that_would_read_beyond_what_it_is_given_is_refused(fields: dict[str, int]) -> None:
+    found = library.load()
+    prompt, ends, divisors = np.array([2]), np.array([1]), np.ones(9, np.float32)
+    ids, given, sources = np.array([1, 3, 4], np.int32), rule(**fields), np.zeros((1, 1), np.int32)
+    pointers = [prompt, ends, divisors, np.frombuffer(bytes(given), np.uint8), ids, divisors[:0].copy(), sources]
+    numbers = {"n_sources": 1, "n_rows": 1, "vocabulary": 9, "prompt_length": 1, "n_end": 1, "max_length": 9}
+    settings = library.Settings(*map(library.address, pointers), **numbers, n_rules=1, n_ids=3, source_width=1)
+    assert found.s2s_search_new(settings) is None
+    assert "a decoding rule names ids or amounts that were not given" in library.error(found)
+
+
+def test_a_number_of_more_bits_than_its_field_is_refused() -> None:
+    with pytest.raises(OverflowError, match="n is 2147483648, expected at most 32 bits"):
+        rule(n=2**31)
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from s2s_export.runtime.audio import files
 from s2s_export.runtime.audio.log_mel import log_mel
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
-EXAMPLE = Path(__file__).parents[3] / "examples" / "05_transcribe.py"
+EXAMPLE = Path(__file__).parents[3] / "examples" / "09_transcribe.py"
 FIRST_LINE = "From fairest creatures we desire increase"
 SECOND = 16_000
 

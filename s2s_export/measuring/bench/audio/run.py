@@ -153,6 +153,8 @@ def _over(
     racers: Sequence[Racer], sound: Sound, path: str, work: Setting, repeats: int, progress: Callable[[str], None]
 ) -> list[dict[str, Any]]:
     """Every system transcribes a file, then all do it again."""
+    if not racers:
+        return []
     calls: list[list[dict[str, Any]]] = [[] for _ in racers]
     start = noise.Moment.now()
     for repeat in range(repeats):

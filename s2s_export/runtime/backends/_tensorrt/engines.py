@@ -185,10 +185,14 @@ class ExecutionContext:
 
 
 def register_plugins(folder: Path, record: dict[str, Any], library: Library) -> None:
-    """Make our kernels known before engines that hold them are loaded. Their binaries lie beside the engines."""
+    """Make our kernels known before engines that hold them are loaded. Their binaries lie beside the engines.
+
+    Raises BackendUnavailable where the driver can't load them."""
     from .... import plugin_sources
 
     binaries = {path.stem: path for path in folder.glob("*.fatbin")}
     if not binaries:
         raise EngineError(f"{folder}: holds no kernels (*.fatbin); {rebuild(folder, record)}")
-    plugin_sources.module("glue.tensorrt_plugins").register(library.trt, binaries)
+    glue = plugin_sources.module("glue.tensorrt_plugins")
+    glue.register(library.trt, binaries)
+    glue.load(library.trt)

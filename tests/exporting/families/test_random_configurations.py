@@ -1,0 +1,150 @@
+"""Every family with its configuration drawn at random: portable graphs and `cpu-fp32` engines against generate().
+
+The configurations of tiny_models.py have each switch once; here they meet one another, with special tokens in any place
+and generation defaults in generation_config.json. `python tests/exporting/families/test_random_configurations.py 0 300`
+tries others.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import tempfile
+import traceback
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+import random_configurations
+import torch
+import transformers
+
+import s2s_export
+from s2s_export.errors import CheckpointError, InvalidOption, UnsupportedModel
+
+N_SEEDS = 8  # a family
+SCORE_TOLERANCE = 1e-4
+TIE = 2e-6  # scores that are nearer differ by rounding
+FILLER = -1e8  # a hypothesis that stands for an impossible one; their order is undefined
+SEARCHES: tuple[dict[str, Any], ...] = (
+    {},
+    {"num_beams": 1, "max_new_tokens": 12},
+    {"num_beams": 4, "num_return_sequences": 3, "max_new_tokens": 10, "early_stopping": False, "length_penalty": 1.0},
+)
+
+
+class Difference(AssertionError):
+    """What is not what generate() gives."""
+
+
+class FailsThere(Exception):
+    """transformers itself can't make, save, load or run the model."""
+
+
+def _sources(chance: Random, n_tokens: int, pad: int | None, longest: int) -> list[list[int]]:
+    alphabet = [token for token in range(n_tokens) if token != pad]
+    return [[chance.choice(alphabet) for _ in range(chance.randint(1, longest))] for _ in range(4)]
+
+
+def _generated(model: Any, sources: list[list[int]], options: dict[str, Any]) -> Iterator[list[tuple[list[int], Any]]]:
+    """The sequences and scores of each source, decoded alone."""
+    for source in sources:
+        ids = torch.tensor([source])
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            out = model.generate(
+                input_ids=ids, attention_mask=torch.ones_like(ids), return_dict_in_generate=True, output_scores=True,
+                do_sample=False, use_cache=True, **options,
+            )  # fmt: skip
+        scores = out.get("sequences_scores")
+        scores = [None] * len(out.sequences) if scores is None else scores.tolist()
+        yield list(zip(out.sequences.tolist(), scores, strict=True))
+
+
+def _compare(session: Any, sources: list[list[int]], options: dict[str, Any], wanted: Any) -> None:
+    for source, expected, found in zip(sources, wanted, session.generate(sources, **options), strict=True):
+        for (tokens, score), ours in zip(expected, found, strict=True):
+            if score is not None and not score > FILLER:
+                continue
+            n = len(ours.token_ids)
+            if score is not None and abs(ours.score - score) < TIE:
+                continue  # two hypotheses of one score may come in any order
+            if list(ours.token_ids) != tokens[:n] or len(set(tokens[n:])) > 1:
+                raise Difference(
+                    f"{options} {source}: {list(ours.token_ids)} ({ours.score}), expected {tokens} ({score})"
+                )
+            if score is not None and abs(ours.score - score) > SCORE_TOLERANCE * max(1.0, abs(score)):
+                raise Difference(f"{options} {source}: score {ours.score}, expected {score}")
+
+
+def check(family: str, seed: int, folder: Path, *, engine: bool = True) -> str:
+    """What came of it: "equal", or the sentence that refuses it. Raises FailsThere, and Difference for a fault."""
+    chance = Random(f"sources {family} {seed}")
+    try:
+        drawn = random_configurations.draw(family, seed)
+        drawn.model(seed).save_pretrained(folder / "checkpoint")
+        cls = getattr(transformers, drawn.auto_class)
+        model = cls.from_pretrained(folder / "checkpoint", attn_implementation="eager").eval()
+        n_tokens = model.get_input_embeddings().weight.shape[0]
+        sources = _sources(chance, n_tokens, model.config.pad_token_id, 12)
+        wanted = [list(_generated(model, sources, options)) for options in SEARCHES]
+    except Exception as error:
+        raise FailsThere(f"{type(error).__name__}: {error}") from error
+    try:
+        s2s_export.export(folder / "checkpoint", folder / "bundle")
+    except (UnsupportedModel, CheckpointError, InvalidOption) as error:
+        return str(error)
+    sessions = [s2s_export.load(folder / "bundle", threads=1)]
+    if engine:
+        from s2s_export.building.build import build
+
+        build(folder / "bundle", "cpu-fp32")
+        sessions.append(s2s_export.load(folder / "bundle", target="cpu-fp32", threads=1))
+    for session in sessions:
+        for options, expected in zip(SEARCHES, wanted, strict=True):
+            try:
+                _compare(session, sources, options, expected)
+            except s2s_export.errors.S2SError as error:
+                raise Difference(f"{options}: {error}") from error
+    return "equal"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("family", random_configurations.FAMILIES)
+def test_random_configurations(family: str, tmp_path: Path) -> None:
+    found = []
+    for seed in range(N_SEEDS):
+        try:
+            found.append(check(family, seed, tmp_path / str(seed)))
+        except FailsThere as error:
+            found.append(f"fails in transformers: {error}")
+    assert found.count("equal") > N_SEEDS // 2, found
+
+
+def _main(first: int, last: int, families: list[str]) -> None:
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(1)
+    tally: dict[str, int] = {}
+    for seed in range(first, last):
+        for family in families or random_configurations.FAMILIES:
+            with tempfile.TemporaryDirectory() as folder:
+                try:
+                    outcome = check(family, seed, Path(folder))
+                    kind = outcome if outcome == "equal" else "refused"
+                except FailsThere as error:
+                    kind, outcome = "fails in transformers", str(error)
+                except Exception as error:
+                    kind, outcome = "DIFFERENT", "".join(traceback.format_exception_only(error)).strip()
+            tally[kind] = tally.get(kind, 0) + 1
+            if kind != "equal":
+                print(f"{family} {seed}: {kind}: {outcome[:6000]}", flush=True)
+    print(tally)
+
+
+if __name__ == "__main__":
+    _main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
