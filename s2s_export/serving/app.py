@@ -141,7 +141,14 @@ class Guard:
         self._app = app
         self._state = state
         self._known = known
-        self._audio_paths = {each.path for of in known for each in of.endpoints if each.takes_audio}
+        speaking = [model.name for model in state.models if model.session.speech is not None]
+        self._audio_paths = {
+            each.path.replace("{model}", name)
+            for of in known
+            for each in of.endpoints
+            if each.takes_audio
+            for name in (speaking if "{model}" in each.path else [""])
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

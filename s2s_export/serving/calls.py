@@ -185,7 +185,8 @@ Handler = Callable[[Call], Coroutine[Any, Any, Response]]
 
 @dataclass(frozen=True)
 class Endpoint:
-    """is_open: answered without a key. takes_audio: its body may be as large as `Limits.max_audio` says."""
+    """is_open: answered without a key. takes_audio: its body may be as large as `Limits.max_audio` says, of a
+    model that reads sound where its path names one."""
 
     method: str
     path: str
