@@ -109,7 +109,7 @@ def _parameters(value: Any) -> dict[str, Any]:
 
 FORMAT = Format(
     name="Hugging Face",
-    endpoints=(Endpoint("POST", "/models/{model}", infer, takes_audio=True),),
+    endpoints=(Endpoint("POST", "/models/{model}", infer, takes_audio=True, decodes=True),),
     prefixes=("/models/",),
     error=plain_error,
 )
