@@ -33,6 +33,7 @@ from load.server import BATCH_SIZE, CONTESTANTS, Running, running  # noqa: E402
 CLIENTS = (1, 8, 32, 128)
 FULL = 32  # clients that keep a server busy
 PATIENCE = 10.0  # seconds that a request may be expected to wait under attack
+PARTS = 5  # of an attack, after each of which the server's memory is noted
 WAIT = 0.5  # of the median that FULL clients see: what a request may be expected to wait in the overload
 Figures = dict[str, Any]
 
@@ -204,7 +205,12 @@ def attacked(arguments: argparse.Namespace, name: str) -> Figures:
         attack(server.port, work, 500, arguments.parallel, name, seed=9)  # warms up
         before = server.resident_bytes(), server.n_files()
         begin = time.monotonic()
-        result = attack(server.port, work, arguments.requests, arguments.parallel, name)
+        parts, growth = [], []
+        for part in range(PARTS):
+            n = arguments.requests // PARTS + (part < arguments.requests % PARTS)
+            parts.append(attack(server.port, work, n, arguments.parallel, name, seed=part))
+            growth.append(server.resident_bytes())
+        result = sum(parts[1:], parts[0])
         seconds = time.monotonic() - begin
         last = closed_loop(server.port, work, 4, 1.0)
         after = server.resident_bytes(), server.n_files()
@@ -216,7 +222,8 @@ def attacked(arguments: argparse.Namespace, name: str) -> Figures:
         f"{tally.n_failed} failed; {len(result.faults)} faults; {n_tracebacks} tracebacks in the server's log"
     )
     print(
-        f"  memory {before[0] / 2**20:.0f} -> {after[0] / 2**20:.0f} MiB, open files {before[1]} -> {after[1]}; "
+        f"  memory {before[0] / 2**20:.0f} MiB, after each of {PARTS} parts "
+        f"{', '.join(f'{size / 2**20:.0f}' for size in growth)}; open files {before[1]} -> {after[1]}; "
         f"afterwards {last.rate:.0f} requests a second, {last.n_wrong} wrong, {last.n_failed} failed"
     )
     fewest = min(result.routes, key=lambda route: result.routes[route])
@@ -227,7 +234,7 @@ def attacked(arguments: argparse.Namespace, name: str) -> Figures:
         "requests": arguments.requests, "seconds": seconds, "counts": result.counts, "routes": result.routes,
         "faults": result.faults[:100],
         "wrong": tally.n_wrong, "failed": tally.n_failed, "tracebacks": n_tracebacks,
-        "resident": [before[0], after[0]], "files": [before[1], after[1]],
+        "resident": [before[0], *growth, after[0]], "files": [before[1], after[1]],
     }  # fmt: skip
 
 

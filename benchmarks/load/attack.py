@@ -33,6 +33,11 @@ class Attacked:
     tally: Tally
     routes: dict[str, int]
 
+    def __add__(self, other: Attacked) -> Attacked:
+        counts = {kind: n + other.counts[kind] for kind, n in self.counts.items()}
+        routes = {route: n + other.routes[route] for route, n in self.routes.items()}
+        return Attacked(counts, self.faults + other.faults, self.tally + other.tally, routes)
+
 
 def attack(port: int, work: Work, n: int, n_clients: int, model: str, seed: int = 0) -> Attacked:
     """n requests in all by n_clients side by side. model: the name of the one that is served."""

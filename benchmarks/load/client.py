@@ -9,7 +9,7 @@ import json
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 HOST = "127.0.0.1"
 MOST_CONNECTIONS = 1024
@@ -30,6 +30,9 @@ class Tally:
     n_wrong: int = 0
     n_failed: int = 0  # neither an answer nor a refusal
     n_unsent: int = 0  # for which there was no connection left
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
 
     def percentile(self, share: float, values: Sequence[float] | None = None) -> float:
         ordered = sorted(self.latencies if values is None else values)

@@ -1,8 +1,10 @@
 // The C interface of the search (search.h) and of the decode loop (loop.h).
 //
 // Functions that can fail return null or FAILED, and `s2s_search_error` says why, for the calling thread.
+#include <algorithm>
 #include <cstdlib>
 #include <exception>
+#include <stdexcept>
 #include <string>
 
 #include "direct.h"
@@ -136,6 +138,32 @@ EXPORT void* s2s_direct_new(void* graph, const S2STensor* inputs, int32_t n_inpu
   } catch (const std::exception& error) {
     message = error.what();
     return nullptr;
+  }
+}
+
+// One step for whoever searches elsewhere. probe_ids [B, K, Q]. Out: ids and log-probabilities [B, K, M], normalisers
+// [B, K], log-probabilities of what was probed [B, K, Q]. Returns GOES_ON or FAILED.
+EXPORT int32_t s2s_step_run(void* step, int32_t rows, int32_t n_candidates, int32_t n_probes, const int64_t* probe_ids,
+                            int64_t* ids, float* log_probs, float* normalizer, float* probed) {
+  try {
+    const size_t R = size_t(rows), M = size_t(n_candidates), Q = size_t(n_probes);
+    s2s::Query query;
+    query.n_candidates = n_candidates;
+    query.n_probes = n_probes;
+    query.probe_ids.assign(probe_ids, probe_ids + R * Q);
+    const s2s::Found found = static_cast<s2s::Step*>(step)->run(query);
+    if (found.n_candidates != n_candidates) throw std::runtime_error("the step found fewer candidates than were asked for");
+    std::copy_n(found.candidate_ids, R * M, ids);
+    std::copy_n(found.candidate_log_probs, R * M, log_probs);
+    std::copy_n(found.log_normalizer, R, normalizer);
+    std::copy_n(found.probe_log_probs, R * Q, probed);
+    return s2s::GOES_ON;
+  } catch (const std::exception& error) {
+    message = error.what();
+    return s2s::FAILED;
+  } catch (...) {
+    message = "an operator failed";
+    return s2s::FAILED;
   }
 }
 

@@ -43,7 +43,9 @@ class OpensBatches(Protocol):
         """Why they may not with this bundle or engine, in one sentence, or None."""
         ...
 
-    def open_batch(self, n_beams: int, n_places: int) -> FillableBatch: ...
+    def open_batch(self, n_beams: int, n_places: int, steps: Any = None) -> FillableBatch:
+        """steps: makes steps without the backend's library (native_search/open_step.py), or None."""
+        ...
 
     def encode(self, sources: Sequence[Source]) -> dict[str, Any]: ...
 
@@ -75,7 +77,7 @@ class OpenDecoding:
         self._session = session
         self._backend = session.backend
         self._search = session.searcher
-        self._batch = self._backend.open_batch(n_rows, most_sources)
+        self._batch = self._backend.open_batch(n_rows, most_sources, self._search.native.open_steps(self._backend))
         self._joining = Joining(self._batch)
 
     @property

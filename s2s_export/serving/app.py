@@ -30,6 +30,8 @@ from ..errors import S2SError, is_failure
 from . import formats, telemetry
 from .calls import Call, Endpoint, Format, State, plain_error
 from .failures import CODES, Failure, Refused, failure_of
+from .jobs import Overloaded
+from .translating import priority
 
 log = logging.getLogger("s2s.serving")
 HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
@@ -90,6 +92,8 @@ def _endpoint(state: State, of: Format, endpoint: Endpoint) -> Any:
             call = Call(request, await request.body(), state, request.scope["s2s.arrived"], _timeout(request, state))
             if not endpoint.is_open:
                 require_key(call, of)
+            if endpoint.decodes:
+                require_time(call)
             return await asyncio.wait_for(endpoint.handler(call), call.timeout + 1.0)
         except asyncio.TimeoutError:
             failure = Failure(504, f"the request took longer than the {call.timeout:g} seconds allowed", "timeout")
@@ -120,6 +124,23 @@ def require_key(call: Call, of: Format) -> None:
     raise Refused(of.wrong_key, "the API key is not one of this server's; ask its owner for one", "wrong_api_key")
 
 
+def require_time(call: Call) -> None:
+    """Refuse a request before it is looked into, where each model that may be meant has too much to do: an overload of
+    many requests is then answered in a third of the time. Raises Overloaded, and Refused for a wrong priority.
+    """
+    named = call.path.get("model")
+    models = [model for model in call.state.models if named in (None, model.name) and model.session.speech is None]
+    wanted = priority(call)
+    for model in models:
+        try:
+            model.batcher.require_time(wanted)
+        except Overloaded:
+            if model is models[-1]:
+                raise
+        else:
+            return
+
+
 def _timeout(request: Request, state: State) -> float:
     """Seconds that a request may take: what its header X-Request-Timeout says, at most the server's limit."""
     value = request.headers.get("x-request-timeout")
@@ -141,7 +162,14 @@ class Guard:
         self._app = app
         self._state = state
         self._known = known
-        self._audio_paths = {each.path for of in known for each in of.endpoints if each.takes_audio}
+        speaking = [model.name for model in state.models if model.session.speech is not None]
+        self._audio_paths = {
+            each.path.replace("{model}", name)
+            for of in known
+            for each in of.endpoints
+            if each.takes_audio
+            for name in (speaking if "{model}" in each.path else [""])
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -147,6 +147,12 @@ class Batcher:
         for job in jobs:
             telemetry.follow(job, self._clock)
 
+    def require_time(self, priority: int = 0) -> None:
+        """Raises Overloaded where even a single source would wait for too long: what `submit` would raise, before a
+        request is looked into."""
+        with self._queue.changed:
+            self._queue.require_time(1, priority)
+
     def transcribe(self, sound: Any, options: Mapping[str, Any], tell: Tell) -> Stop:
         """Transcribe in a thread beside the workers; see `hearing.begin`."""
         return hearing.begin(self.session, sound, options, tell)

@@ -185,13 +185,17 @@ Handler = Callable[[Call], Coroutine[Any, Any, Response]]
 
 @dataclass(frozen=True)
 class Endpoint:
-    """is_open: answered without a key. takes_audio: its body may be as large as `Limits.max_audio` says."""
+    """is_open: answered without a key. takes_audio: its body may be as large as `Limits.max_audio` says, of a
+    model that reads sound where its path names one. decodes: texts, so that it is refused unread where they would wait
+    for too long.
+    """
 
     method: str
     path: str
     handler: Handler
     is_open: bool = False
     takes_audio: bool = False
+    decodes: bool = False
 
 
 @dataclass(frozen=True)

@@ -127,6 +127,11 @@ class Processes:
             telemetry.follow(job, self._clock)
         return jobs
 
+    def require_time(self, priority: int = 0) -> None:
+        """See `Batcher.require_time`."""
+        with self._queue.changed:
+            self._queue.require_time(1, priority)
+
     def transcribe(self, sound: Any, options: Mapping[str, Any], tell: Tell) -> Stop:
         """See `Batcher.transcribe`. It is done by the process that has the fewest to transcribe."""
         with self._queue.changed:

@@ -83,25 +83,33 @@ class Queue:
 
     def _require_room(self, jobs: Sequence[Job], n_tokens: int) -> None:
         wait = self.expected_wait(len(jobs), jobs[0].priority)
-        full = f"{self.n_waiting} texts of {self.n_tokens} tokens are waiting"
         if self.n_waiting + len(jobs) > self._max_entries or self.n_tokens + n_tokens > self._max_tokens:
-            more = f"{full}, and there is no room for {n_tokens} tokens more; send it again later"
+            more = f"{self._full()}, and there is no room for {n_tokens} tokens more; send it again later"
             raise Overloaded(more, wait or 1.0)
-        if not wait:
+        if wait:
+            self.require_time(len(jobs), jobs[0].priority)
+            allowed = min(job.deadline for job in jobs) - self._clock()
+            if wait > allowed:
+                raise Overloaded(
+                    f"{self._full()}, which takes {wait:.1f} seconds, and the request allows {max(0.0, allowed):.1f}; "
+                    "send it again later, or allow more time",
+                    wait - allowed,
+                )
+
+    def require_time(self, n: int, priority: int) -> None:
+        """Raises Overloaded where a request of n sources would wait for too long now."""
+        if self._max_wait is None or not self.n_waiting:
             return
-        allowed = min(job.deadline for job in jobs) - self._clock()
-        if self._max_wait is not None and wait > self._max_wait:
+        wait = self.expected_wait(n, priority)
+        if wait > self._max_wait:
             raise Overloaded(
-                f"{full}, which takes {wait:.1f} seconds, and this server lets nobody wait longer than "
+                f"{self._full()}, which takes {wait:.1f} seconds, and this server lets nobody wait longer than "
                 f"{self._max_wait:g}; send it again later",
                 wait - self._max_wait,
             )
-        if wait > allowed:
-            raise Overloaded(
-                f"{full}, which takes {wait:.1f} seconds, and the request allows {max(0.0, allowed):.1f}; send it "
-                "again later, or allow more time",
-                wait - allowed,
-            )
+
+    def _full(self) -> str:
+        return f"{self.n_waiting} texts of {self.n_tokens} tokens are waiting"
 
     def expected_wait(self, n: int = 1, priority: int = 0) -> float:
         """Seconds until a request of n sources that comes now has begun, by the speed measured so far; 0 if unknown."""

@@ -13,10 +13,11 @@ from tiny_names import RECURRENT
 
 import s2s_export
 from s2s_export.building.build import build
-from s2s_export.errors import InputError
+from s2s_export.errors import BackendError, InputError
 from s2s_export.runtime.decoding.joining import part_of, together
 from s2s_export.runtime.decoding.state import StepQuery, StepResult
 from s2s_export.runtime.joining import OpenDecoding, why_whole_batches
+from s2s_export.runtime.native_search.open_step import DirectStep
 
 FAST = ("marian", "t5")  # one with position codes, one with biases of distances
 ELSEWHERE = ("t5gemma",)  # whose attention is of no kind that our kernels compute
@@ -273,3 +274,35 @@ def test_errors_of_joining_leave_no_place_taken(opened):
     while decoding.n_sources:
         decoding.advance()
     assert sorted(found) == [0, 1]
+
+
+@pytest.mark.parametrize("n_rows", MIXED)
+def test_steps_without_onnx_runtime_give_the_same_bits(opened, n_rows, monkeypatch):
+    session = opened("marian")
+    jobs = jobs_of(session, 40, n_rows, 11)
+    assert session.searcher.native.open_steps(session.backend) is not None, session.searcher.native.why_python
+    made = []
+    monkeypatch.setattr(
+        DirectStep, "__call__", lambda step, query, run=DirectStep.__call__: made.append(1) or run(step, query)
+    )
+    own = arrive(session, jobs, seed=12)
+    assert len(made) >= own.n_steps > 40
+    monkeypatch.setattr(session.searcher.native, "open_steps", lambda backend: None)
+    theirs = arrive(session, jobs, seed=12)
+    for mine, other in zip(own.results, theirs.results, strict=True):
+        assert [(h.token_ids, h.score, h.token_scores) for h in mine] == [
+            (h.token_ids, h.score, h.token_scores) for h in other
+        ]
+
+
+def test_a_step_that_fails_without_onnx_runtime_says_so(opened, monkeypatch):
+    session = opened("marian")
+    decoding = OpenDecoding(session, 1, 4)
+    decoding.join([[5, 6]], session.options(num_beams=1), on_result=print)
+
+    def run(step, query):
+        raise RuntimeError("Failed to allocate memory")
+
+    monkeypatch.setattr(DirectStep, "__call__", run)
+    with pytest.raises(BackendError, match="memory"):
+        decoding.advance()

@@ -8,9 +8,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import wave
 import zipfile
 
 import pytest
+import tiny_whisper
+from serving_client import serving
+
+import s2s_export
 
 pytestmark = pytest.mark.slow
 CLIENTS = (
@@ -95,6 +100,35 @@ found = client.translation("half past three", src_lang="en", tgt_lang="de")
 assert found.translation_text == "halb vier", found
 """
 
+OPENAI_SPEECH = """
+import openai
+client = openai.OpenAI(base_url=url + "/v1", api_key="a key", max_retries=0)
+asked = dict(model="whisper-1", file=("a.wav", sound), language="en")
+assert isinstance(client.audio.transcriptions.create(**asked).text, str)
+for shape, start in (("text", ""), ("srt", ""), ("vtt", "WEBVTT")):
+    assert client.audio.transcriptions.create(**asked, response_format=shape).startswith(start)
+found = client.audio.transcriptions.create(
+    **asked, response_format="verbose_json", timestamp_granularities=["word", "segment"]
+)
+assert found.duration == 1.5 and found.language == "english" and isinstance(found.words, list), found
+events = list(client.audio.transcriptions.create(**asked, stream=True))
+assert events[-1].type == "transcript.text.done" and isinstance(events[-1].text, str)
+translated = client.audio.translations.create(model="whisper", file=("a.wav", sound), response_format="verbose_json")
+assert translated.duration == 1.5
+try:
+    client.audio.transcriptions.create(**{**asked, "file": ("a.wav", b"no sound")})
+    raise SystemExit("no error")
+except openai.BadRequestError as error:
+    assert "no audio that can be read" in error.message
+"""
+HUGGING_FACE_SPEECH = """
+from huggingface_hub import InferenceClient
+client = InferenceClient(model=url + "/models/whisper")
+assert isinstance(client.automatic_speech_recognition(sound).text, str)
+found = client.automatic_speech_recognition(sound, extra_body={"return_timestamps": True})
+assert isinstance(found.chunks, list), found
+"""
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -111,6 +145,26 @@ def test_a_real_client_is_served(client, folder, served):
     environment = {**os.environ, "PYTHONPATH": str(folder)}
     environment.pop("HF_HUB_OFFLINE", None)
     code = f"url = {served.url!r}\n{globals()[client]}"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def speaking(tmp_path_factory):
+    path = tmp_path_factory.mktemp("speaking")
+    s2s_export.export(tiny_whisper.save(path / "checkpoint", 3), path / "whisper")
+    with serving([f"whisper={path / 'whisper'}"], workers=2) as found:
+        yield found
+
+
+@pytest.mark.parametrize("client", ["OPENAI_SPEECH", "HUGGING_FACE_SPEECH"])
+def test_a_real_client_is_transcribed_for(client, folder, speaking, tmp_path):
+    with wave.open(str(tmp_path / "a.wav"), "wb") as out:
+        out.setparams((1, 2, 16000, 0, "NONE", ""))
+        out.writeframes((tiny_whisper.clip(1, 1.5).clip(-1, 1) * 32767).astype("<i2").tobytes())
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    environment.pop("HF_HUB_OFFLINE", None)
+    code = f"url = {speaking.url!r}\nsound = open({str(tmp_path / 'a.wav')!r}, 'rb').read()\n{globals()[client]}"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
 

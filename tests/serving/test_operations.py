@@ -19,6 +19,7 @@ from serving_client import serving
 
 from s2s_export.errors import InvalidOption
 from s2s_export.serving.app import all_formats
+from s2s_export.serving.jobs import Overloaded
 from s2s_export.serving.limits import Limits
 from s2s_export.serving.models import open_models
 
@@ -132,6 +133,22 @@ def test_an_overload_is_answered_at_once_with_when_to_come_again(small):
     texts = {answer.json()["outputs"][0]["text"] for answer in answers if answer.status == 200}
     assert len(texts) == 1
     assert b's2s_rejected_total{reason="overloaded"}' in small.get("/metrics").body
+
+
+def test_an_overload_is_answered_before_a_request_is_looked_into(served, monkeypatch):
+    def refuse(priority):
+        if priority < 5:
+            raise Overloaded("10 texts are waiting", 2.3)
+
+    monkeypatch.setattr(served.state.models.first.batcher, "require_time", refuse)
+    for path in ("/translate", "/v2/translate", "/v1/chat/completions", "/v1/s2s/generate", "/models/en-mul",
+                 "/v2/models/en-mul/infer"):  # fmt: skip
+        answer = served.request("POST", path, b"no JSON", JSON)
+        assert answer.status == 503 and answer.headers["retry-after"] == "3"
+        assert b"10 texts are waiting" in answer.body
+    assert served.request("POST", "/translate", b"no JSON", {**JSON, "X-Request-Priority": "5"}).status == 400
+    assert served.post("/models/other", {"inputs": "a"}).status == 404
+    assert served.post("/detect", {"q": "half past three"}).status == 200
 
 
 def test_clients_at_once_share_batches_and_get_their_own_answers(served):

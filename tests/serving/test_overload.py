@@ -134,6 +134,8 @@ def test_what_would_wait_too_long_is_refused_with_when_to_come_again():
     with queue.changed, pytest.raises(Overloaded, match=r"takes 9\.0 seconds.* nobody wait longer than 4;") as refused:
         queue.put([job(5)])
     assert refused.value.retry_after == pytest.approx(5.0)
+    with queue.changed, pytest.raises(Overloaded, match=r"takes 9\.0 seconds"):
+        queue.require_time(1, 0)  # known before there is a source
     with queue.changed:
         queue.put([job(5, priority=1)])  # urgent: it waits for nobody
 

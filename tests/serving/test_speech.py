@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import wave
 from pathlib import Path
@@ -84,6 +85,17 @@ def test_a_stream_ends_with_the_whole(served: Any) -> None:
 def test_hugging_face_takes_the_file_itself(served: Any) -> None:
     answer = served.request("POST", "/models/whisper", SOUND, {"Content-Type": "audio/wav"})
     assert answer.status == 200 and set(answer.json()) == {"text"}
+    for kind in ({}, {"Content-Type": "application/json"}):  # what InferenceClient sends with bytes
+        assert served.request("POST", "/models/whisper", SOUND, kind).json().keys() == {"text"}
+    asked = {"inputs": base64.b64encode(SOUND).decode(), "parameters": {"return_timestamps": True}}
+    answer = served.post("/models/whisper", asked)
+    assert answer.status == 200 and all(len(chunk["timestamp"]) == 2 for chunk in answer.json()["chunks"])
+    asked["parameters"] = {"return_timestamps": "word", "generation_parameters": {"temperature": 0.0, "language": "en"}}
+    chunks = served.post("/models/whisper", asked).json()["chunks"]
+    assert all(set(chunk) == {"text", "timestamp"} for chunk in chunks)
+    asked["parameters"] = {"loudness": 3}
+    answer = served.post("/models/whisper", asked)
+    assert answer.status == 400 and "loudness" in answer.json()["error"]
     answer = served.request("POST", "/models/whisper", b'{"inputs": "x"}', {"Content-Type": "application/json"})
     assert answer.status == 400 and "reads sound" in answer.json()["error"]
 
@@ -122,6 +134,7 @@ def test_bodies_that_are_no_forms(served: Any) -> None:
 def test_sound_may_be_larger_than_texts_but_not_without_end(served: Any) -> None:
     assert post(served, file=SOUND + bytes(3 << 20), response_format="text").status == 200
     assert served.state.limits.max_body < 2**22 < served.state.limits.max_audio
+    assert served.request("POST", "/models/whisper", SOUND + bytes(3 << 20)).status == 200
     answer = served.request(
         "POST", PATH, b"x", {"Content-Type": "multipart/form-data; boundary=B", "Content-Length": str(2**26)}
     )

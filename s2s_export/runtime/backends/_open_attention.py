@@ -9,7 +9,7 @@ beams, C positions, S source length, M candidates, Q probed tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +24,20 @@ MOST_BINDINGS = 64  # kept for steps of other sizes
 Key = tuple[int, int, int, bool, bool]  # B, M, Q, dense, attention
 
 
+class OwnSteps(Protocol):
+    """Makes steps without ONNX Runtime: native_search/open_step.py."""
+
+    def new(
+        self, inputs: Mapping[str, Any], caches: Mapping[str, Any], n_sources: int, n_beams: int
+    ) -> Callable[[StepQuery], StepResult]: ...
+
+
 class AttentionBatch:
     """See `decoding.joining.OpenBatch`.
 
     graph: the decoder step's inputs and outputs, as engine.json describes them. limit: positions of the model's table,
-    or None. failed: makes an error of the library ours, told where it happened.
+    or None. failed: makes an error of the library ours, told where it happened. steps: makes the steps that want
+    neither all log-probabilities nor attention, without ONNX Runtime.
     """
 
     def __init__(
@@ -40,6 +49,7 @@ class AttentionBatch:
         vocabulary_size: int,
         limit: int | None,
         failed: Callable[[str, Exception], BackendError],
+        steps: OwnSteps | None = None,
     ) -> None:
         self.vocabulary_size = vocabulary_size
         self.n_beams = n_beams
@@ -60,6 +70,8 @@ class AttentionBatch:
             name: np.empty(self._shape(self._inputs[name]), self._inputs[name]["dtype"]) for name in self._caches
         }
         self._bindings: dict[Key, tuple[Any, dict[str, Any]]] = {}
+        self._makes_steps = steps
+        self._own_steps: dict[int, tuple[Callable[[StepQuery], StepResult], dict[str, Any]]] = {}  # by B
 
     @property
     def n_free(self) -> int:
@@ -70,7 +82,7 @@ class AttentionBatch:
         """Take in sources. values: what the encoder and cross-KV-init graphs gave of them. Returns their places [B]."""
         places = self._places.take(len(values["source_mask"]))
         if self._sources.put(places, values):
-            self._bindings.clear()
+            self._forget()
         self._positions[places] = 0
         return places
 
@@ -85,6 +97,8 @@ class AttentionBatch:
         if last >= self._letters["C"]:
             self._make_room(last)
         self._follow(places, positions, parents, last)
+        if self._makes_steps is not None and not query.dense and not query.attention:
+            return self._step_alone(places, positions, tokens, query)
         n_probes = 0 if query.probe_ids is None else query.probe_ids.shape[2]
         key = (len(places), query.n_candidates, n_probes, query.dense, query.attention)
         binding, buffers = self._bindings.get(key) or self._bind(key)
@@ -107,6 +121,51 @@ class AttentionBatch:
             attention=buffers.get("attention"),
         )
 
+    def _step_alone(self, places: Ints, positions: Ints, tokens: Ints, query: StepQuery) -> StepResult:
+        """A step without ONNX Runtime."""
+        if query.n_candidates > self.vocabulary_size:
+            raise BackendError(f"{query.n_candidates} candidates wanted of a vocabulary of {self.vocabulary_size}")
+        run, buffers = self._own_steps.get(len(places)) or self._make_step(len(places))
+        buffers["token"][...] = tokens
+        buffers["position"][...] = positions
+        buffers["places"][...] = places
+        try:
+            found = run(query)
+        except RuntimeError as error:
+            raise self._failed("the decoder step", error) from error
+        self._positions[places] += 1
+        return found
+
+    def _make_step(self, n_sources: int) -> tuple[Callable[[StepQuery], StepResult], dict[str, Any]]:
+        assert self._makes_steps is not None
+        letters = {"B": n_sources, "S": self._sources.capacity}
+        buffers = {
+            name: np.zeros(self._shape(self._inputs[name], **letters), dtype=np.int64)
+            for name in ("token", "position", "places")
+        }
+        given = {
+            **self._sources.arrays,
+            **self._buffers,
+            **buffers,
+            "ancestors": self._ancestors,
+            "want_log_probs": np.array(False),
+            "want_attention": np.array(False),
+        }
+        caches = {output_of(name): self._buffers[name] for name in self._caches}
+        try:
+            run = self._makes_steps.new(
+                {name: given[name] for name in self._inputs if name in given}, caches, n_sources, self.n_beams
+            )
+        except RuntimeError as error:
+            raise self._failed("the decoder step", error) from error
+        self._own_steps[n_sources] = run, buffers
+        return run, buffers
+
+    def _forget(self) -> None:
+        """Steps that were made of arrays that are others now."""
+        self._bindings.clear()
+        self._own_steps.clear()
+
     def _follow(self, places: Ints, positions: Ints, parents: Ints, last: int) -> None:
         """Beam k of each source continues the history of beam parents[b,k] and writes its own slot; see ancestors.py.
 
@@ -128,7 +187,7 @@ class AttentionBatch:
             grown = np.empty(self._shape(self._inputs[name]), self._inputs[name]["dtype"])
             grown[:before] = self._buffers[name]
             self._buffers[name] = grown
-        self._bindings.clear()
+        self._forget()
 
     def _shape(self, entry: Mapping[str, Any], **letters: int) -> list[int]:
         known = {**self._letters, **letters}

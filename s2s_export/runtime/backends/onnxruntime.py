@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from .. import cores, free_memory
 from ..decoding.state import DecodeState, Ints, StepQuery, StepResult
 from ..sources import Source, kind_of
 from ._declaration import Declaration
-from ._open_attention import AttentionBatch
+from ._open_attention import AttentionBatch, OwnSteps
 from ._open_recurrent import RecurrentBatch
 from ._recurrent import RecurrentState
 from ._slots import Ancestors, Positions, Slots
@@ -230,9 +231,12 @@ class OnnxRuntimeBackend:
             return f"the engine '{self.target}' has one position for all sources of a batch, as {self._left[0]}"
         return f"the engine '{self.target}' was built when a batch had one position for all; run: {build} --force"
 
-    def open_batch(self, n_beams: int, n_places: int) -> AttentionBatch | RecurrentBatch:
-        """A batch without sources, for at most n_places of them at a time. See decoding/joining.py."""
-        kind = RecurrentBatch if self._is_recurrent else AttentionBatch
+    def open_batch(self, n_beams: int, n_places: int, steps: OwnSteps | None = None) -> AttentionBatch | RecurrentBatch:
+        """A batch without sources, for at most n_places of them at a time. See decoding/joining.py.
+
+        steps: makes the steps of a Transformer without ONNX Runtime.
+        """
+        kind = RecurrentBatch if self._is_recurrent else partial(AttentionBatch, steps=steps)
         return kind(
             self.step_for(n_beams * n_places),
             self.graphs["decoder_step"],

@@ -12,6 +12,7 @@ from ..decoding.generation_options import GenerationOptions
 from ..decoding.prompts import Prompts
 from ..decoding.state import DecodeState
 from . import library, loop
+from .open_step import DirectSteps
 from .search import StepSearch
 from .search import TooMany as TooMany
 from .settings import MOST_REMEMBERED, prepare
@@ -57,6 +58,15 @@ class NativeSearches:
             if len(self._too_many) >= MOST_REMEMBERED:
                 self._too_many.clear()
             self._too_many.add(options)
+
+    def open_steps(self, backend: Any) -> DirectSteps | None:
+        """What makes the steps of open batches without ONNX Runtime, where that can be done."""
+        if self.why_python:
+            return None
+        try:
+            return DirectSteps.of(backend)
+        except BackendError:
+            return None
 
     def make(
         self,

@@ -64,6 +64,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "s2s_search_output": (c_int32, (c_void_p, c_int32, c_int32, c_void_p, c_void_p, c_void_p, POINTER(c_float))),
     "s2s_search_stable": (c_int32, (c_void_p, c_int32, c_void_p)),
     "s2s_search_run": (c_int32, (c_void_p, c_void_p, POINTER(Batch), c_int32)),
+    "s2s_step_run": (c_int32, (c_void_p, c_int32, c_int32, c_int32, *[c_void_p] * 5)),
     "s2s_session_new": (
         c_void_p,
         (c_char_p, c_uint64, c_char_p, c_char_p, c_int32, c_int32, POINTER(Tensor), c_int32),

@@ -99,7 +99,7 @@ def error(failure: Failure) -> Response:
 FORMAT = Format(
     name="DeepL",
     endpoints=(
-        Endpoint("POST", "/v2/translate", translate),
+        Endpoint("POST", "/v2/translate", translate, decodes=True),
         Endpoint("GET", "/v2/languages", list_languages),
         Endpoint("POST", "/v2/languages", list_languages),
         Endpoint("GET", "/v2/usage", usage),

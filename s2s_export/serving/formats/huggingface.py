@@ -3,33 +3,35 @@
 parameters: `src_lang`, `tgt_lang`, and generation options by their names, also within `generate_parameters`. A text of
 several sentences is cut and put together again. With a target language, or for a model with one target language, the
 answer is [{"translation_text": ..}]; it is [{"generated_text": ..}] for other models.
+
+A model of speech takes a file's bytes as they are, of whatever Content-Type (the client sends none, or a wrong one), or
+in base64 as "inputs" of a JSON object with "parameters": `return_timestamps`, and options within
+`generation_parameters`. The answer is {"text": ..}, with timestamps also "chunks".
 """
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 from starlette.responses import Response
 
 from .. import transcribing, translating
-from ..calls import Call, Endpoint, Format, json_response, plain_error, texts_in
+from ..calls import Call, Endpoint, Format, flag_in, json_response, plain_error, text_in, texts_in
 from ..failures import Refused
 from ..models import Model
 
 LANGUAGES = {"src_lang": "source", "tgt_lang": "target"}
+NESTED = ("generate_parameters", "generation_parameters", "generate_kwargs")  # objects with more options
 PASSED_OVER = ("clean_up_tokenization_spaces", "truncation")
 
 
 async def infer(call: Call) -> Response:
     model = call.state.models.named(str(call.path["model"]))
-    brings_sound = call.request.headers.get("content-type", "").startswith("audio/")
-    if brings_sound and model.session.speech is None:
-        raise Refused(400, f"the model '{model.name}' reads text, not audio; send JSON")
     if model.session.speech is not None:
-        if not brings_sound:
-            raise Refused(400, f"the model '{model.name}' reads sound; send the file with a Content-Type of audio/...")
-        found_text = await transcribing.transcribe(model, call.body, {})
-        return json_response({"text": found_text.text})
+        return await _heard(model, call)
+    if call.request.headers.get("content-type", "").startswith("audio/"):
+        raise Refused(400, f"the model '{model.name}' reads text, not audio; send JSON")
     translating.require_text(model)
     fields = call.object()
     if "inputs" not in fields:
@@ -53,6 +55,32 @@ async def infer(call: Call) -> Response:
     return json_response([{"translation_text": each.text} for each in found])
 
 
+async def _heard(model: Model, call: Call) -> Response:
+    sound, parameters = call.body, dict[str, Any]()
+    if sound.lstrip()[:1] == b"{":
+        fields = call.object()
+        try:
+            sound = base64.b64decode(text_in(fields, "inputs") or "", validate=True)
+        except ValueError:
+            raise Refused(
+                400, f"the model '{model.name}' reads sound, and 'inputs' is no base64 of a file; send the file"
+            ) from None
+        parameters = _parameters(fields.get("parameters"))
+    times = parameters.pop("return_timestamps", None)
+    words = times == "word"
+    with_times = words or flag_in({"return_timestamps": times}, "return_timestamps")
+    call.state.limits.check_given(parameters)
+    options = {**parameters, "timestamps": "word" if words else "segment"}
+    found = await transcribing.transcribe(model, sound, options)
+    if not with_times:
+        return json_response({"text": found.text})
+    parts: list[Any] = (
+        [word for segment in found.segments for word in segment.words or ()] if words else [*found.segments]
+    )
+    chunks = [{"text": part.word if words else part.text, "timestamp": [part.start, part.end]} for part in parts]
+    return json_response({"text": found.text, "chunks": chunks})
+
+
 async def _generated(call: Call, model: Model, texts: list[str], options: dict[str, Any]) -> Response:
     call.state.limits.check_texts(texts)
     chosen = model.session.options(**options)
@@ -68,18 +96,20 @@ def _parameters(value: Any) -> dict[str, Any]:
         return {}
     if not isinstance(value, dict):
         raise Refused(400, "'parameters' is no object; expected options with their values")
-    nested = value.get("generate_parameters")
-    if nested is not None and not isinstance(nested, dict):
-        raise Refused(400, "'generate_parameters' is no object; expected options with their values")
-    found = {name: each for name, each in {**value, **(nested or {})}.items() if each is not None}
-    for name in ("generate_parameters", *PASSED_OVER):
+    found = {name: each for name, each in value.items() if each is not None}
+    for name in NESTED:
+        nested = found.pop(name, {})
+        if not isinstance(nested, dict):
+            raise Refused(400, f"'{name}' is no object; expected options with their values")
+        found |= {key: each for key, each in nested.items() if each is not None}
+    for name in PASSED_OVER:
         found.pop(name, None)
     return found
 
 
 FORMAT = Format(
     name="Hugging Face",
-    endpoints=(Endpoint("POST", "/models/{model}", infer),),
+    endpoints=(Endpoint("POST", "/models/{model}", infer, takes_audio=True, decodes=True),),
     prefixes=("/models/",),
     error=plain_error,
 )

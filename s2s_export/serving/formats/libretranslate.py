@@ -117,7 +117,7 @@ def _keys(call: Call) -> Sequence[str]:
 FORMAT = Format(
     name="LibreTranslate",
     endpoints=(
-        Endpoint("POST", "/translate", translate),
+        Endpoint("POST", "/translate", translate, decodes=True),
         Endpoint("POST", "/detect", detect),
         Endpoint("GET", "/languages", list_languages, is_open=True),
         Endpoint("GET", "/frontend/settings", settings, is_open=True),

@@ -254,7 +254,7 @@ def error(failure: Failure) -> Response:
 FORMAT = Format(
     name="OpenAI",
     endpoints=(
-        Endpoint("POST", "/v1/chat/completions", chat),
+        Endpoint("POST", "/v1/chat/completions", chat, decodes=True),
         Endpoint("GET", "/v1/models", list_models),
         Endpoint("GET", "/v1/models/{model}", one_model),
         Endpoint("POST", "/v1/audio/transcriptions", transcriptions, takes_audio=True),

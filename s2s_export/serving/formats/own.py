@@ -121,7 +121,7 @@ def _named(codes: Any) -> list[dict[str, str]]:
 
 FORMAT = Format(
     name="s2s",
-    endpoints=(Endpoint("POST", "/v1/s2s/generate", generate), Endpoint("GET", "/v1/s2s/model", model)),
+    endpoints=(Endpoint("POST", "/v1/s2s/generate", generate, decodes=True), Endpoint("GET", "/v1/s2s/model", model)),
     prefixes=("/v1/s2s/",),
     error=plain_error,
 )
