@@ -60,10 +60,6 @@ class DrawParameters(ctypes.Structure):
     )
 
 
-class DrawnUpdateParameters(ctypes.Structure):
-    _fields_ = (("update", BeamUpdateParameters), *fields("drawn_ids drawn_beams drawn_sums", ""))
-
-
 class RecordParameters(ctypes.Structure):
     _fields_ = fields(
         "scores candidate_log_probs candidate_ids tokens parents pool_steps pool_parents pool_tokens position stop "
@@ -92,6 +88,26 @@ class PublishParameters(ctypes.Structure):
     )
 
 
+class BeamStepParameters(ctypes.Structure):
+    _fields_ = (
+        ("top", LogSoftmaxTopParameters),
+        ("update", BeamUpdateParameters),
+        ("record", RecordParameters),
+        ("stop", BeamStopParameters),
+        ("publish", PublishParameters),
+        *fields("drawn_ids drawn_beams drawn_sums arrived", ""),
+    )
+
+
+class RowStepParameters(ctypes.Structure):
+    _fields_ = (
+        ("top", LogSoftmaxTopParameters),
+        ("rows", RowUpdateParameters),
+        ("publish", PublishParameters),
+        *fields("arrived", "merges"),
+    )
+
+
 class AlignmentParameters(ctypes.Structure):
     """alignment_parameters.h."""
 
@@ -101,8 +117,8 @@ class AlignmentParameters(ctypes.Structure):
 # In the order of s2s_beam_search_sizes.
 ALL = (
     *(LogSoftmaxTopParameters, BeamUpdateParameters, BeamStopParameters, NormalizeParameters, DeviceRule),
-    *(RulesParameters, DrawParameters, DrawnUpdateParameters, RecordParameters, RowUpdateParameters),
-    *(PublishParameters, AlignmentParameters),
+    *(RulesParameters, DrawParameters, RecordParameters, RowUpdateParameters, PublishParameters),
+    *(BeamStepParameters, RowStepParameters, AlignmentParameters),
 )
 EFFECTS = (
     *("ban", "add", "scale", "grow", "only"),

@@ -15,8 +15,8 @@ def fields(pointers: str, integers: str, floats: str) -> tuple[tuple[str, type],
 
 class ProductParameters(ctypes.Structure):
     _fields_ = fields(
-        "input weight bias norm_weight norm_bias residual normed output output_float",
-        "rows inputs outputs stride limit true_width activation gated splits",
+        "input weight bias norm_weight norm_bias residual parts parts_bias sum normed output output_float",
+        "rows inputs outputs stride limit true_width activation gated splits n_parts",
         "epsilon scale",
     )
 
@@ -41,8 +41,24 @@ class SelfAttentionParameters(ctypes.Structure):
     )
 
 
+class HeadOutputParameters(ctypes.Structure):
+    _fields_ = fields("weight parts", "outputs", "")
+
+
+class SelfBlockParameters(ctypes.Structure):
+    _fields_ = (("attention", SelfAttentionParameters), ("output", HeadOutputParameters))
+
+
 class CrossAttentionParameters(ctypes.Structure):
     _fields_ = fields("query keys values mask output", "sources heads beams head_size length stride", "scale")
+
+
+class CrossBlockParameters(ctypes.Structure):
+    _fields_ = (
+        ("query", ProductParameters),
+        ("attention", CrossAttentionParameters),
+        ("output", HeadOutputParameters),
+    )
 
 
 class EncoderAttentionParameters(ctypes.Structure):
@@ -53,6 +69,7 @@ class EncoderAttentionParameters(ctypes.Structure):
 ALL = (
     *(ProductParameters, NormParameters, EmbedParameters),
     *(SelfAttentionParameters, CrossAttentionParameters, EncoderAttentionParameters),
+    *(SelfBlockParameters, CrossBlockParameters),
 )
 # In the order of parameters.h.
 ACTIVATIONS = ("linear", "relu", "gelu", "gelu_tanh", "silu", "quick_gelu", "tanh", "sigmoid")

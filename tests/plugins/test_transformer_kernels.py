@@ -114,7 +114,15 @@ def test_positions_of_embeddings(how: str) -> None:
     check(cases.embed(np.random.default_rng(7), "fp16", how), how)
 
 
-@pytest.mark.parametrize("kind", ["self_attention", "cross_attention", "encoder_attention"])
+@pytest.mark.parametrize("width", [16, 512, 1024])
+def test_widths_of_streams_before_cross_attention(width: int) -> None:
+    for number in (1, 5):
+        check(cases.cross_block(np.random.default_rng(width), ELEMENTS[number % 2], number, 64, width), width)
+
+
+@pytest.mark.parametrize(
+    "kind", ["self_attention", "cross_attention", "self_block", "cross_block", "encoder_attention"]
+)
 @pytest.mark.parametrize("head_size", [16, 48, 64, 112, 128])
 def test_head_sizes(kind: str, head_size: int) -> None:
     for number in (1, 4, 5, 16):  # beams; of the encoder, tokens
@@ -124,7 +132,7 @@ def test_head_sizes(kind: str, head_size: int) -> None:
 
 def test_a_wrong_kernel_shows() -> None:
     """Tolerances are narrow enough that a result which is off by a quarter is found, in every kernel."""
-    for kind in ("product", "self_attention", "cross_attention", "encoder_attention", "norm_rows", "embed"):
+    for kind in set(cases.KINDS) - {"wide_norm"}:
         case = cases.KINDS[kind](np.random.default_rng(3), "fp16")
         found = case.run(HostDevice())
         name = next(iter(case.expected))
@@ -148,5 +156,12 @@ def test_sizes_that_no_kernel_serves() -> None:
     attention.head_size = 144
     with pytest.raises(BuildError, match="the head size is 144"):
         launches.self_attention("fp16", attention)
+    block = structures.CrossBlockParameters(query=structures.ProductParameters(inputs=1040, norm_weight=16))
+    block.attention.beams, block.attention.head_size, block.output.outputs = 1, 64, 16
+    with pytest.raises(BuildError, match="a query of 1040 inputs; expected a norm of a multiple of 16 up to 1024"):
+        launches.cross_block("fp16", block)
+    block.output.outputs = 20
+    with pytest.raises(BuildError, match="an output projection to 20; expected a multiple of 16"):
+        launches.cross_block("fp16", block)
     with pytest.raises(BuildError, match="no kernels for 'fp32'"):
         launches.norm("fp32", structures.NormParameters(rows=1))

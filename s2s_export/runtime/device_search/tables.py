@@ -183,6 +183,7 @@ def layout(plan: Plan) -> tuple[Layout, Layout]:
         "seed": ((1,), np.uint64),
         "numbers": ((B,), np.uint64),
         "iterations": ((1,), np.int32),
+        "arrived": ((1,), np.int32),
         "n_rules": ((1,), np.int32),
         "rules": ((MOST_RULES * 36,), np.uint8),
         "ids": ((plan.n_ids,), np.int32),
