@@ -218,6 +218,19 @@ inline int run(std::function<void()> kernel, dim3 grid, dim3 block) {
 inline void __syncwarp(unsigned = 0xffffffffu) { host_cuda::wait(host_cuda::warp().barrier); }
 inline void __syncthreads() { host_cuda::wait(host_cuda::machine.block); }
 inline void __threadfence() {}
+inline int __ffs(int value) { return __builtin_ffs(value); }
+inline int __popc(unsigned value) { return __builtin_popcount(value); }
+
+inline unsigned atomicOr(unsigned* address, unsigned value) {
+  const unsigned before = *address;
+  *address |= value;
+  return before;
+}
+inline unsigned atomicAnd(unsigned* address, unsigned value) {
+  const unsigned before = *address;
+  *address &= value;
+  return before;
+}
 
 template <class Value>
 Value atomicAdd(Value* address, Value value) {

@@ -4,6 +4,7 @@
 #include "../common/launch.h"
 #include "blocks.cuh"
 #include "encoder_attention.cuh"
+#include "head.cuh"
 #include "products.cuh"
 
 #define KERNEL(name, threads, Parameters, body) \
@@ -13,6 +14,11 @@
   extern "C" __global__ void __launch_bounds__(kProductWarps * 32, width > 1024 ? 1 : 2)                          \
       skinny_product_##element##_norm##width(ProductParameters given) {                                           \
     skinny_product<T, width>(given);                                                                              \
+  }
+#define HEAD(element, T, width)                                                                  \
+  extern "C" __global__ void __launch_bounds__(kProductWarps * 32, width > 1024 ? 1 : 2)         \
+      head_candidates_##element##_norm##width(HeadParameters given) {                            \
+    head_candidates<T, width>(given);                                                            \
   }
 #define SELF(element, T, width) \
   KERNEL(self_attention_##element##_w##width, kMaxWarps * 32, SelfAttentionParameters, (self_attention<T, width / 8>))
@@ -39,6 +45,7 @@
 #define KERNELS(element, T)                                                                                      \
   KERNEL(skinny_product_##element, kProductWarps * 32, ProductParameters, (skinny_product<T, 0>))                \
   SKINNY(element, T, 512) SKINNY(element, T, 1024) SKINNY(element, T, 2048)                                      \
+  HEAD(element, T, 0) HEAD(element, T, 512) HEAD(element, T, 1024) HEAD(element, T, 2048)                        \
   KERNEL(tiled_product_##element, kTiledThreads, ProductParameters, tiled_product<T>)                            \
   KERNEL(norm_rows_##element, kNormThreads, NormParameters, norm_rows<T>)                                        \
   KERNEL(embed_rows_##element, kEmbedThreads, EmbedParameters, embed_rows<T>)                                    \
@@ -50,7 +57,7 @@ KERNELS(bf16, __nv_bfloat16)
 S2S_EXPORT int s2s_transformer_sizes(int32_t* sizes, int n) {
   const int32_t all[] = {sizeof(ProductParameters),       sizeof(NormParameters),           sizeof(EmbedParameters),
                          sizeof(SelfAttentionParameters), sizeof(CrossAttentionParameters), sizeof(EncoderAttentionParameters),
-                         sizeof(SelfBlockParameters),     sizeof(CrossBlockParameters)};
+                         sizeof(SelfBlockParameters),     sizeof(CrossBlockParameters),     sizeof(HeadParameters)};
   for (int i = 0; i < n && i < static_cast<int>(sizeof all / sizeof *all); ++i) sizes[i] = all[i];
   return sizeof all / sizeof *all;
 }
@@ -82,6 +89,10 @@ struct NamedKernel {
   NAMED(skinny_product_##element##_norm512, ProductParameters)   \
   NAMED(skinny_product_##element##_norm1024, ProductParameters)  \
   NAMED(skinny_product_##element##_norm2048, ProductParameters)  \
+  NAMED(head_candidates_##element##_norm0, HeadParameters)       \
+  NAMED(head_candidates_##element##_norm512, HeadParameters)     \
+  NAMED(head_candidates_##element##_norm1024, HeadParameters)    \
+  NAMED(head_candidates_##element##_norm2048, HeadParameters)    \
   NAMED(tiled_product_##element, ProductParameters)              \
   NAMED(norm_rows_##element, NormParameters)                     \
   NAMED(embed_rows_##element, EmbedParameters)                   \

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from s2s_export.errors import BuildError
 
+from ..beam_search.launches import MOST_LISTS
 from ..common.nodes import MAX_BEAMS, MAX_HEAD_SIZE, Launch, block_threads, width
 from .structures import (
     CrossAttentionParameters,
@@ -14,6 +15,7 @@ from .structures import (
     EmbedParameters,
     EncoderAttentionParameters,
     HeadOutputParameters,
+    HeadParameters,
     NormParameters,
     ProductParameters,
     SelfAttentionParameters,
@@ -33,6 +35,9 @@ FEW_BLOCKS = 128  # a product with fewer shares each tile among more warps, so t
 CROSS_ROWS = (1, 4, 8)
 MOST_CROSS_INPUTS = 1024  # of the query's product in cross_block
 BLOCK_THREADS = 256
+GROUP_OUTPUTS = WARPS * TILE  # of a block of head_candidates at a time
+MOST_CANDIDATES = 32  # of a row: a lane each
+MOST_GROUPS = 32  # of a block, for whose outputs it keeps a bit each
 
 
 def is_skinny(rows: int) -> bool:
@@ -82,6 +87,29 @@ def product(element: str, given: ProductParameters) -> Launch:
             )
         name += f"_norm{fitting[0]}"
     return Launch(name, (blocks, -(-given.rows // ROWS), 1), 32 * WARPS)
+
+
+def candidate_lists(rows: int, inputs: int, vocabulary: int, candidates: int) -> int:
+    """Lists of a row that `head_candidates` makes; 0 where it can't serve these sizes."""
+    groups = -(-vocabulary // GROUP_OUTPUTS)
+    lists = min(groups, MOST_LISTS)
+    fits = norms_itself(rows, inputs) and candidates <= MOST_CANDIDATES
+    return lists if fits and -(-groups // lists) <= MOST_GROUPS else 0
+
+
+def head_candidates(element: str, given: HeadParameters) -> Launch:
+    _check(element)
+    product = given.product
+    lists = candidate_lists(product.rows, product.inputs, product.limit, given.candidates)
+    if given.lists != lists or not lists or product.outputs % TILE or product.inputs % TILE:
+        raise BuildError(
+            f"{given.candidates} candidates of {product.limit} tokens for {product.rows} rows of {product.inputs} in "
+            f"{given.lists} lists; expected up to {MOST_CANDIDATES}, {MOST_SKINNY_ROWS} and {NORM_WIDTHS[-1]} in "
+            f"{lists}; queue the product and top_of_slices"
+        )
+    width_of_norm = next(size for size in NORM_WIDTHS if product.inputs <= size) if product.norm_weight else 0
+    name = f"head_candidates_{element}_norm{width_of_norm}"
+    return Launch(name, (lists, -(-product.rows // ROWS), 1), 32 * WARPS)
 
 
 def norm(element: str, given: NormParameters) -> Launch:

@@ -10,6 +10,8 @@ A weight [O, I] is stored in fragments, as mma.m16n8k16 reads its first operand 
 
 #include <stdint.h>
 
+#include "../beam_search/loop_parameters.h"
+
 enum {
   S2S_LINEAR = 0, S2S_RELU = 1, S2S_GELU = 2, S2S_GELU_TANH = 3, S2S_SILU = 4, S2S_QUICK_GELU = 5, S2S_TANH = 6,
   S2S_SIGMOID = 7
@@ -112,6 +114,18 @@ typedef struct CrossBlockParameters {
   CrossAttentionParameters attention;
   HeadOutputParameters output;
 } CrossBlockParameters;
+
+/* The output projection, of which only each row's best tokens are kept: lists as LogSoftmaxTopParameters has them, a list
+for each block along the vocabulary. Rules that ban tokens or allow only some are applied before. */
+typedef struct HeadParameters {
+  ProductParameters product; /* limit: V; nothing of its output is used */
+  RulesParameters rules;     /* scores and choice are not used; n_rules null: there are none */
+  float* list_values;        /* [R, lists, M] */
+  int32_t* list_ids;         /* [R, lists, M] */
+  float* list_maximum;       /* [R, lists] */
+  float* list_sum;           /* [R, lists] */
+  int32_t candidates, lists; /* M, at most 32 */
+} HeadParameters;
 
 /* An encoder's self-attention. rows [B*S, 3*H*D]: queries, keys and values. */
 typedef struct EncoderAttentionParameters {

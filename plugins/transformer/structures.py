@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 
+from ..beam_search.structures import RulesParameters
+
 
 def fields(pointers: str, integers: str, floats: str) -> tuple[tuple[str, type], ...]:
     return (
@@ -61,6 +63,14 @@ class CrossBlockParameters(ctypes.Structure):
     )
 
 
+class HeadParameters(ctypes.Structure):
+    _fields_ = (
+        ("product", ProductParameters),
+        ("rules", RulesParameters),
+        *fields("list_values list_ids list_maximum list_sum", "candidates lists", ""),
+    )
+
+
 class EncoderAttentionParameters(ctypes.Structure):
     _fields_ = fields("rows mask bias output", "sources heads head_size length first_distance n_distances", "scale")
 
@@ -69,7 +79,7 @@ class EncoderAttentionParameters(ctypes.Structure):
 ALL = (
     *(ProductParameters, NormParameters, EmbedParameters),
     *(SelfAttentionParameters, CrossAttentionParameters, EncoderAttentionParameters),
-    *(SelfBlockParameters, CrossBlockParameters),
+    *(SelfBlockParameters, CrossBlockParameters, HeadParameters),
 )
 # In the order of parameters.h.
 ACTIVATIONS = ("linear", "relu", "gelu", "gelu_tanh", "silu", "quick_gelu", "tanh", "sigmoid")

@@ -19,11 +19,13 @@ from ...runtime.cuda.interface import Device, Launch
 structures = plugin_sources.module("transformer.structures")
 launches = plugin_sources.module("transformer.launches")
 fragments = plugin_sources.module("transformer.fragments")
+search = plugin_sources.module("beam_search.structures")
 reference = plugin_sources.module("transformer.reference")
 allowed = plugin_sources.module("transformer.tolerances").allowed
 
 Array = NDArray[Any]
 dtype_of = fragments.dtype
+EFFECTS, NAMED = search.EFFECTS, search.NAMED
 MOST_ROWS = 80  # of a product
 
 
@@ -74,13 +76,15 @@ class Case:
             setattr(given, field_name, address)
 
     def error(self, found: Mapping[str, Array]) -> float:
-        """The largest error as a share of what is allowed; infinite where something is not finite."""
+        """The largest error as a share of what is allowed; infinite where something is not finite that should be."""
         worst = 0.0
         for name, (expected, limits) in self.expected.items():
             values = found[name].astype(np.float64)
-            if not np.isfinite(values).all():
+            lowest = np.isneginf(expected)
+            if not np.array_equal(np.isneginf(values), lowest) or not np.isfinite(values[~lowest]).all():
                 return float("inf")
-            worst = max(worst, float((np.abs(values - expected) / limits).max()))
+            values, expected, limits = values[~lowest], expected[~lowest], limits[~lowest]
+            worst = max(worst, float((np.abs(values - expected) / limits).max(initial=0.0)))
         return worst
 
 
@@ -367,6 +371,63 @@ def _projected(rng: np.random.Generator, element: str, result: Array) -> tuple[A
     return weight, (terms, allowed("fp32", terms, size, element))
 
 
+def head_candidates(rng: np.random.Generator, element: str, rows: int = 0, only: bool | None = None) -> Case:
+    """The output projection's best tokens with banned ones among them, or with only some allowed. Products are whole
+    numbers, so that equal logits are equal and the order of ties counts."""
+    rows, n_in, M = rows or int(rng.integers(1, 33)), 16 * int(rng.integers(1, 6)), int(rng.integers(1, 9))
+    vocabulary = 128 * int(rng.integers(1, 4)) + int(rng.integers(20, 128))
+    only = bool(rng.random() < 0.3) if only is None else only
+    n_out = fragments.rounded(vocabulary)
+    weight = fragments.filled(rng.integers(-2, 3, (vocabulary, n_in)), n_out, n_in)
+    x = rng.integers(-2, 3, (rows, n_in)).astype(dtype_of(element))
+    banned = rng.choice(vocabulary, 5, replace=False).astype(np.int32)
+    history = rng.integers(0, vocabulary, (rows, 6)).astype(np.int32)
+    listed = {"which": NAMED.index("listed"), "last_length": 99}
+    allowed_ids = np.sort(rng.choice(np.setdiff1d(np.arange(vocabulary), banned), 9, replace=False)).astype(np.int32)
+    rules = [
+        search.DeviceRule(effect=EFFECTS.index("ban"), which=NAMED.index("history"), last_length=99),
+        *([search.DeviceRule(effect=EFFECTS.index("only"), first_id=5, count=9, **listed)] if only else []),
+        search.DeviceRule(effect=EFFECTS.index("ban"), count=5, **listed),
+        search.DeviceRule(effect=EFFECTS.index("ban"), count=5, which=0, first_length=50, last_length=99),  # not yet
+    ]
+    logits = x.astype(np.float64) @ weight[:vocabulary].T
+    edited = logits.copy()
+    for row in range(rows):
+        edited[row, history[row, :4]] = -np.inf  # of a text of four tokens
+    if only:
+        edited[:] = -np.inf
+        edited[:, allowed_ids] = 0.0
+    edited[:, banned] = -np.inf
+    lists = launches.candidate_lists(rows, n_in, vocabulary, M)
+    ids, values = np.zeros((rows, lists, M), np.int64), np.zeros((rows, lists, M))
+    maxima, sums = np.zeros((rows, lists)), np.zeros((rows, lists))
+    for number in range(lists):
+        mine = np.flatnonzero(np.arange(vocabulary) // 128 % lists == number)
+        order = np.argsort(-edited[:, mine], axis=1, kind="stable")[:, :M]
+        ids[:, number], values[:, number] = mine[order], np.take_along_axis(edited[:, mine], order, 1)
+        maxima[:, number] = logits[:, mine].max(axis=1)
+        sums[:, number] = np.exp(logits[:, mine] - maxima[:, number, None]).sum(axis=1)
+    if only:
+        maxima[:], sums[:] = -np.inf, 0.0
+        maxima[:, 0], sums[:, 0] = 0.0, 1.0
+    of_rules = search.RulesParameters(beams=1, n_sources=rows, vocabulary=vocabulary, history_width=6, source_width=1)
+    product = structures.ProductParameters(rows=rows, inputs=n_in, outputs=n_out, limit=vocabulary, scale=1.0)
+    given = structures.HeadParameters(product=product, rules=of_rules, candidates=M, lists=lists)
+    read = {"product.input": x, "product.weight": fragments.pack(weight, element), "rules.history": history}
+    read |= {"rules.sources": np.full((rows, 1), -1, np.int32), "rules.position": np.array([3], np.int64)}
+    read |= {"rules.ids": np.concatenate([banned, allowed_ids]), "rules.n_rules": np.array([len(rules)], np.int32)}
+    read |= {"rules.rules": np.frombuffer(b"".join(bytes(rule) for rule in rules), np.uint8)}
+    written = {"list_values": nothing(values.shape, np.float32), "list_ids": np.full(ids.shape, -7, np.int32)}
+    written |= {name: nothing(maxima.shape, np.float32) for name in ("list_maximum", "list_sum")}
+    expected = {
+        "list_values": (values, np.full(values.shape, 1e-30)),
+        "list_ids": (ids, np.full(ids.shape, 0.5)),
+        "list_maximum": (maxima, np.full(maxima.shape, 1e-30)),
+        "list_sum": (sums, 1e-5 * (1 + sums)),
+    }
+    return Case(launches.head_candidates(element, given), given, read, written, expected)
+
+
 def encoder_attention(rng: np.random.Generator, element: str, S: int = 0, D: int = 0) -> Case:
     B, H, S, D = 2, 1, S or int(rng.integers(1, 90)), D or 16 * int(rng.integers(1, 9))
     dtype = dtype_of(element)
@@ -397,4 +458,5 @@ KINDS: dict[str, Callable[[np.random.Generator, str], Case]] = {
     "self_block": self_block,
     "cross_block": cross_block,
     "encoder_attention": encoder_attention,
+    "head_candidates": head_candidates,
 }

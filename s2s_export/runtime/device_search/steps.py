@@ -6,8 +6,9 @@
     samples       log-probabilities, rules, draw, end of the step
 
 Brackets: only where rules are active; the best tokens then come from the edited log-probabilities. The end of a step is
-one launch: merge the slices' lists, update beams or rows, record, stop, publish. Where alignments are asked for, the
-step's cross-attention is kept before all else.
+one launch: merge the slices' lists, update beams or rows, record, stop, publish. Where the decoder's step finds the
+candidates itself, without what rules ban, only that one is left. Where alignments are asked for, the step's
+cross-attention is kept before all else.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 
 from ... import plugin_sources
 from ..cuda.interface import Launch
-from .step_executor import Attention, StepExecutor
+from .step_executor import Attention, CandidateTables, StepExecutor
 from .tables import Plan
 
 Queued = tuple[Launch, ctypes.Structure]
@@ -52,11 +53,11 @@ class StepLaunches:
             found.append(self._keep_attention(plan.attention))
         if plan.is_dense:
             found += self._normalize()
-        if plan.has_rules:
-            found.append(self._rules())
+        if plan.has_rules and plan.is_dense:
+            found.append((self._loop.rules(given := self._rules()), given))
         if plan.samples:
             found += self._draw()
-        else:
+        elif not plan.step_lists:
             found.append(self._top())
         found.append(self._end_beams(condition) if plan.is_beam_search else self._end_rows(condition))
         return found
@@ -97,18 +98,27 @@ class StepLaunches:
         )
         return [(launch, given) for launch in self._loop.log_probs(plan.element, given)]
 
-    def _rules(self) -> Queued:
+    @property
+    def candidate_tables(self) -> CandidateTables | None:
+        """What the decoder's step is to fill, where it finds the candidates."""
         plan = self._plan
-        given = self._fill(
+        if not plan.step_lists:
+            return None
+        names = ("list_values", "list_ids", "list_maximum", "list_sum")
+        rules = self._rules() if plan.has_rules else None
+        return CandidateTables({name: self._at[name] for name in names}, plan.candidates, plan.step_lists, rules)
+
+    def _rules(self) -> ctypes.Structure:
+        plan = self._plan
+        return self._fill(
             self._structures.RulesParameters,
-            {"scores": self._at["distribution"]},
+            {"scores": self._at.get("distribution")},
             n_sources=plan.n_sources,
             beams=plan.beams,
             vocabulary=plan.vocabulary,
             history_width=plan.history_width,
             source_width=plan.source_width,
         )
-        return self._loop.rules(given), given
 
     def _top(self) -> Queued:
         """The best tokens: of the edited log-probabilities or logits where there are rules, else of the logits."""

@@ -41,6 +41,7 @@ static int queue(void* stream, Call call) {
 }
 static size_t size_of_transformer(const std::string& name) {
   const auto begins = [&name](const char* with) { return name.rfind(with, 0) == 0; };
+  if (begins("head_candidates")) return sizeof(HeadParameters);
   if (begins("self_block")) return sizeof(SelfBlockParameters);
   if (begins("cross_block")) return sizeof(CrossBlockParameters);
   if (begins("self_attention")) return sizeof(SelfAttentionParameters);

@@ -15,6 +15,7 @@ Letters: B sources, K beams, R = B*K rows, S source length, C positions, H heads
 
 from __future__ import annotations
 
+from ...device_search.step_executor import CandidateTables
 from .encoder import EncoderProgram, activated
 from .loaded import Buffer, Loaded, Program, launches, named, structures
 from .rows import Rows
@@ -80,4 +81,21 @@ class DecoderProgram:
 
             base = rows.into(part.inner, part.norm, hidden, **activated(part))
             rows.out_of(part.outer, part.norm, hidden, base)
-        rows.head(model.head, output_float=self.logits, limit=model.vocabulary, scale=model.head_scale)
+        self._element = model.element
+        self._head = rows.head(
+            model.head, output_float=self.logits, limit=model.vocabulary, scale=model.head_scale
+        )  # fmt: skip
+
+    def candidate_lists(self, candidates: int) -> int:
+        """See `step_executor.FindsCandidates`."""
+        head = self._head
+        return int(launches.candidate_lists(head.rows, head.inputs, head.limit, candidates))
+
+    def run_candidates(self, stream: int, tables: CandidateTables) -> None:
+        """A step that finds each row's best tokens and leaves no logits."""
+        given = structures.HeadParameters(
+            product=self._head, candidates=tables.candidates, lists=tables.lists, **tables.addresses
+        )
+        if tables.rules is not None:
+            given.rules = tables.rules
+        self.program.run_with(launches.head_candidates(self._element, given), given, stream)

@@ -52,6 +52,15 @@ class Program:
     def run(self, stream: int) -> None:
         self._loaded.kernels.run_chain(self._queued, stream)
 
+    def run_with(self, launch: Any, given: ctypes.Structure, stream: int) -> None:
+        """The same with another launch in place of the last one."""
+        self._loaded.kernels.run_chain([*self._queued[:-1], (launch, given)], stream)
+
+    @property
+    def last(self) -> ctypes.Structure:
+        """The arguments of the last launch."""
+        return self._queued[-1][1]
+
     @property
     def n_launches(self) -> int:
         return len(self._queued)
