@@ -17,7 +17,8 @@ from pathlib import Path
 from .. import build, portable
 
 FOLDER = "cpu"
-EARLIER = ("850bd4f1e936252edf25",)  # `sources` of earlier versions whose graphs these operators run as those did
+# `sources` of earlier versions whose graphs these operators run as those did.
+EARLIER = ("850bd4f1e936252edf25", "66c4961b5ea5828da8d5")
 NAME = "operators.so"
 FLAGS = (
     "-std=c++17",
@@ -37,8 +38,8 @@ AVX512 = ("f", "bw", "vl", "dq", "vnni")
 INSTRUCTION_SETS = {
     "x86_64": {
         "avx512": (*(f"-mavx512{part}" for part in AVX512), "-mfma", "-mprefer-vector-width=512"),
-        "avxvnni": ("-mavx2", "-mfma", "-mavxvnni"),
-        "avx2": ("-mavx2", "-mfma"),
+        "avxvnni": ("-mavx2", "-mfma", "-mf16c", "-mavxvnni"),
+        "avx2": ("-mavx2", "-mfma", "-mf16c"),
         "plain": (),
     },
     "aarch64": {
