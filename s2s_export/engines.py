@@ -33,6 +33,9 @@ flavour "cpu", for ONNX Runtime on a CPU, has also
                       package has the library or compiles it. Version 1 named a library in the engine's folder here:
                       such an engine is refused, as nothing in a bundle is ever loaded as a library
     processor         text: the kind of processor that it was built for
+    stored            by type (fp32, fp16, bf16, int8), of the weights of our own operators: weights, how many; bytes;
+                      rounded, how many had values that the type does not hold; names, by which the first graph that
+                      has one knows it
     passes            by graph, what each pass did to it: pass, its name; left, how many places it left, by the reason
     graphs.*.max_rows a whole number: the most rows (sources times beams) that this decoder step serves. The graph
                       decoder_step has none: it serves the rest
@@ -87,6 +90,7 @@ from .schema import (
 PORTABLE = "portable"  # the target that is always there: the bundle's own graphs
 RECORD = "engine.json"
 FORMAT_VERSION = 2
+BYTES_OF = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.0, "fp8": 1.0}  # of a number, by the type that stores it
 _LIBRARIES = (".so", ".dll", ".dylib", ".pyd")
 _MACH = (b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe")
 _CUDA = b"\xbe\x00"  # e_machine 190, EM_CUDA: a cubin
@@ -105,6 +109,9 @@ _CPU: Check = record(
         ),
         "operators": null_or(either(file_name, record({"sources": text}), "sources of operators")),
         "processor": text,
+        "stored": mapping_of(
+            record({"weights": integer(0), "bytes": integer(0), "rounded": integer(0)}, {"names": list_of(text)})
+        ),
         "passes": mapping_of(list_of(record({}, {"pass": text, "left": mapping_of(integer(0))}))),
     },
 )
@@ -340,6 +347,26 @@ def why_no_single_engine(bundle: Bundle, flavours: Collection[str]) -> str | Non
 
 def _build(bundle: Bundle, target: str) -> str:
     return f"run: s2s build {bundle.path} --target {target}"
+
+
+# What an engine says of itself
+
+
+def weights_line(engine: Mapping[str, Any]) -> str:
+    """In which types the weights of our own operators are stored, or nothing: "94 in fp16 exactly (138.9 MiB)"."""
+    parts = []
+    for storage, of_type in sorted((engine.get("stored") or {}).items()):
+        n, n_rounded = of_type["weights"], of_type["rounded"]
+        how = "" if storage in ("fp32", "int8") else " exactly" if not n_rounded else f", {n_rounded} of them rounded"
+        parts.append(f"{n} in {storage}{how} ({of_type['bytes'] / 2**20:.1f} MiB)")
+    return ", ".join(parts)
+
+
+def bytes_of_weight(engine: Mapping[str, Any]) -> float | None:
+    """The mean bytes of a weight's number in our own operators, or None where the engine doesn't say."""
+    stored = engine.get("stored") or {}
+    n_numbers = sum(of_type["bytes"] / BYTES_OF[storage] for storage, of_type in stored.items() if storage in BYTES_OF)
+    return sum(stored[storage]["bytes"] for storage in stored if storage in BYTES_OF) / n_numbers if n_numbers else None
 
 
 # Which batches fit into an engine

@@ -38,8 +38,8 @@ AVX512 = ("f", "bw", "vl", "dq", "vnni")
 INSTRUCTION_SETS = {
     "x86_64": {
         "avx512": (*(f"-mavx512{part}" for part in AVX512), "-mfma", "-mprefer-vector-width=512"),
-        "avxvnni": ("-mavx2", "-mfma", "-mavxvnni"),
-        "avx2": ("-mavx2", "-mfma"),
+        "avxvnni": ("-mavx2", "-mfma", "-mf16c", "-mavxvnni"),
+        "avx2": ("-mavx2", "-mfma", "-mf16c"),
         "plain": (),
     },
     "aarch64": {

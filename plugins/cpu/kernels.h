@@ -7,6 +7,7 @@
 // A weight [O,I] is stored in blocks of 16 outputs, the last one padded with zeros:
 //
 //     fp32  [O/16][I][16]
+//     fp16, bf16                 the same, as 16 bits; the arithmetic is that of fp32
 //     int8  [O/16][I/4][16][4]   four inputs of an output side by side, I padded with zeros to a multiple of 4
 #pragma once
 
@@ -17,14 +18,17 @@ constexpr int BLOCK = 16;  // outputs of a block
 constexpr int PANEL = 24;  // blocks of the vocabulary that are computed and examined together: 384 logits of each row,
                            // which stay in the first-level cache. A multiple of every tile's number of blocks.
 
+enum class Storage : int { fp32, int8, fp16, bf16 };  // what the numbers of a weight are kept as
 enum class Activation : int { none = 0, relu = 1, silu = 2, gelu = 3, gelu_tanh = 4, quick_gelu = 5 };
 
 // y [R,O] = activation(x [R,I] W^T + bias) + residual. A kernel computes some blocks of outputs.
 struct Product {
   int rows, n_in, n_out;
   const float* x;
-  const float* weight;
-  const int8_t* weight8;
+  Storage storage;
+  const void* weight;          // its blocks from weight_block on
+  int weight_block;
+  const uint16_t* narrow;      // what the weight was made of, in as many blocks of 16 bits, or null
   const float* scale;          // [O] of int8 weights; O padded to whole blocks
   const int32_t* weight_sum;   // [O] sum of each output's int8 weights
   const float* bias;           // [O padded], or null

@@ -1,6 +1,8 @@
 // The operators of the domain `s2s.cpu`: README.md lists inputs and outputs. Letters as in kernels.h.
 #include "operators.h"
 
+#include "stored.h"
+
 #if defined(__x86_64__)
 #include <cpuid.h>
 #elif defined(__aarch64__)
@@ -11,12 +13,12 @@
 #include <cmath>
 #include <cstring>
 #include <initializer_list>
-#include <iterator>
 #include <type_traits>
+#include <vector>
 
 namespace {
 
-using ort::BOOL, ort::FLOAT, ort::INT32, ort::INT64, ort::INT8, ort::OPTIONAL;
+using ort::BOOL, ort::FLOAT, ort::INT32, ort::INT64, ort::INT8, ort::OPTIONAL, ort::UINT16;
 
 constexpr int64_t SMALL = 1 << 16;  // multiplications up to which a second thread does not pay
 constexpr int TASKS = 16;           // parts of a product: more than threads, so that all threads finish at about the same time
@@ -31,7 +33,7 @@ struct Processor {
 
   Processor() {
     unsigned a = 0, b = 0, c = 0, d = 0;
-    if (!__get_cpuid(1, &a, &b, &c, &d) || !all(c, {12, 27, 28})) return;  // FMA, OSXSAVE, AVX
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !all(c, {12, 27, 28, 29})) return;  // FMA, OSXSAVE, AVX, F16C
     unsigned kept = 0, high = 0;
     __asm__("xgetbv" : "=a"(kept), "=d"(high) : "c"(0));
     if (!all(kept, {1, 2}) || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !all(b, {5})) return;
@@ -102,11 +104,21 @@ bool fit_32(const Tensor& tensor) {
   return tensor && std::all_of(tensor.dims.begin(), tensor.dims.end(), [](int64_t n) { return n >= 0 && n <= INT32_MAX; });
 }
 
+// The type that ONNX Runtime gives a stored number.
+template <Storage S>
+constexpr Slot WEIGHT{S == Storage::fp32 ? FLOAT : IS_INT8<S> ? INT8 : UINT16};
+
+// One of an operator's names, which say how the weight is stored.
+template <Storage S>
+constexpr const char* name_of(const char* fp32, const char* int8, const char* fp16, const char* bf16) {
+  return S == Storage::fp32 ? fp32 : IS_INT8<S> ? int8 : S == Storage::fp16 ? fp16 : bf16;
+}
+
 // Whether a packed weight has n_out outputs of n_in inputs; README.md has the layout.
-template <bool IS_INT8>
+template <Storage S>
 bool is_packed(const Tensor& weight, int64_t n_out, int64_t n_in) {
   if (n_out < 1 || n_out > MOST || n_in < 1 || n_in > MOST) return false;
-  return IS_INT8 ? has(weight, {blocks_of(n_out), (n_in + 3) / 4, BLOCK, 4}) : has(weight, {blocks_of(n_out), n_in, BLOCK});
+  return IS_INT8<S> ? has(weight, {blocks_of(n_out), (n_in + 3) / 4, BLOCK, 4}) : has(weight, {blocks_of(n_out), n_in, BLOCK});
 }
 
 // Splits [0, n_units) into even parts of at least `grain`, and calls the body once for each.
@@ -128,30 +140,29 @@ void quantise(Product& p) {
 }
 
 // Inputs x, weight and, for int8, scale and weight_sum, then bias: the start of every product's inputs.
-template <bool IS_INT8>
+template <Storage S>
 const char* read_product(Call& call, int64_t n_out, Product& p) {
   const Tensor x = call.input(0), weight = call.input(1);
-  if (x.dims.empty() || !is_packed<IS_INT8>(weight, n_out, x.dims.back()) || x.count() / x.dims.back() > MOST) {
+  if (x.dims.empty() || !is_packed<S>(weight, n_out, x.dims.back()) || x.count() / x.dims.back() > MOST) {
     return "s2s.cpu: a packed weight has other sizes than its rows; build the engine again";
   }
   p.n_in = int(x.dims.back());
   p.rows = int(x.count() / p.n_in);
   p.n_out = int(n_out);
   p.x = x.as<float>();
+  p.storage = S;
+  p.weight = weight.data;
   const int64_t filled = filled_up(n_out, BLOCK);
-  if (IS_INT8) {
+  if (IS_INT8<S>) {
     const Tensor scale = call.input(2), sums = call.input(3);
     if (!has(scale, {filled}) || !has(sums, {filled})) {
       return "s2s.cpu: scales and sums of a packed weight have other sizes than it; build the engine again";
     }
-    p.weight8 = weight.as<int8_t>();
     p.scale = scale.as<float>();
     p.weight_sum = sums.as<int32_t>();
     quantise(p);
-  } else {
-    p.weight = weight.as<float>();
   }
-  const Tensor bias = call.input(IS_INT8 ? 4 : 2);
+  const Tensor bias = call.input(IS_INT8<S> ? 4 : 2);
   // The bias of a shortlist is not padded to whole blocks; the caller has to replace it.
   if (!may_have(bias, {filled}) && !may_have(bias, {n_out})) {
     return "s2s.cpu: a bias has another size than its product; build the engine again";
@@ -160,14 +171,14 @@ const char* read_product(Call& call, int64_t n_out, Product& p) {
   return nullptr;
 }
 
-template <bool IS_INT8>
+template <Storage S>
 class Linear {
  public:
-  static constexpr const char* NAME = IS_INT8 ? "LinearInt8" : "Linear";
+  static constexpr const char* NAME = name_of<S>("Linear", "LinearInt8", "LinearFp16", "LinearBf16");
   static constexpr Slot FLOATS{FLOAT}, MAYBE{FLOAT, OPTIONAL};
   static inline const std::vector<Slot> INPUTS =
-      IS_INT8 ? std::vector<Slot>{FLOATS, {INT8}, FLOATS, {INT32}, MAYBE, MAYBE, MAYBE, MAYBE}
-              : std::vector<Slot>{FLOATS, FLOATS, MAYBE, MAYBE, MAYBE, MAYBE};
+      IS_INT8<S> ? std::vector<Slot>{FLOATS, WEIGHT<S>, FLOATS, {INT32}, MAYBE, MAYBE, MAYBE, MAYBE}
+              : std::vector<Slot>{FLOATS, WEIGHT<S>, MAYBE, MAYBE, MAYBE, MAYBE};
   static inline const std::vector<Slot> OUTPUTS = {MAYBE, MAYBE};
 
   explicit Linear(const Attributes& given)
@@ -178,8 +189,8 @@ class Linear {
 
   const char* run(Call& call) const {
     Product p{};
-    if (const char* why = read_product<IS_INT8>(call, n_out_, p)) return why;
-    const size_t next = IS_INT8 ? 5 : 3;
+    if (const char* why = read_product<S>(call, n_out_, p)) return why;
+    const size_t next = IS_INT8<S> ? 5 : 3;
     const Tensor bias = call.input(next - 1);
     const Tensor residual = call.input(next), norm = call.input(next + 1), norm_bias = call.input(next + 2);
     if ((bias && !p.bias) || (residual && residual.count() != int64_t(p.rows) * p.n_out) || !may_have(norm, {n_out_}) ||
@@ -213,37 +224,35 @@ class Linear {
 };
 
 // Rows of a packed weight, unpacked: [ids..., I].
-template <bool IS_INT8>
+template <Storage S>
 class Embedding {
  public:
-  static constexpr const char* NAME = IS_INT8 ? "EmbeddingInt8" : "Embedding";
-  static inline const std::vector<Slot> INPUTS = IS_INT8 ? std::vector<Slot>{{INT64}, {INT8}, {FLOAT}}
-                                                         : std::vector<Slot>{{INT64}, {FLOAT}};
+  static constexpr const char* NAME = name_of<S>("Embedding", "EmbeddingInt8", "EmbeddingFp16", "EmbeddingBf16");
+  static inline const std::vector<Slot> INPUTS = IS_INT8<S> ? std::vector<Slot>{{INT64}, {INT8}, {FLOAT}}
+                                                            : std::vector<Slot>{{INT64}, WEIGHT<S>};
   static inline const std::vector<Slot> OUTPUTS = {{FLOAT}};
 
   explicit Embedding(const Attributes& given) : width_(given.whole("width", 0)), n_rows_(given.whole("n_rows", 0)) {}
 
   const char* run(Call& call) const {
     const Tensor ids = call.input(0), weight = call.input(1);
-    if (!is_packed<IS_INT8>(weight, n_rows_, width_) || (IS_INT8 && !has(call.input(2), {filled_up(n_rows_, BLOCK)}))) {
+    if (!is_packed<S>(weight, n_rows_, width_) || (IS_INT8<S> && !has(call.input(2), {filled_up(n_rows_, BLOCK)}))) {
       return "s2s.cpu: a packed table has other sizes than its rows; build the engine again";
     }
     std::vector<int64_t> shape = ids.dims;
     shape.push_back(width_);
     float* out = call.output(0, shape).as<float>();
     if (!out && ids.count()) return "s2s.cpu: Embedding has no output";
-    const int64_t stride = IS_INT8 ? (width_ + 3) / 4 * 4 : width_;
     for (int64_t i = 0; i < ids.count(); i++, out += width_) {
       const int64_t id = ids.as<int64_t>()[i];
       if (id < 0 || id >= n_rows_) return "s2s.cpu: a token id is outside the vocabulary";
-      const int64_t lane = id % BLOCK, block = id / BLOCK * BLOCK * stride;
-      if (IS_INT8) {
-        const int8_t* from = weight.as<int8_t>() + block + 4 * lane;
+      if constexpr (IS_INT8<S>) {
+        const int64_t stride = (width_ + 3) / 4 * 4;
+        const int8_t* from = weight.as<int8_t>() + id / BLOCK * BLOCK * stride + id % BLOCK * 4;
         const float scale = call_scale(call)[id];
         for (int64_t k = 0; k < width_; k++) out[k] = scale * float(from[k / 4 * 4 * BLOCK + k % 4]);
       } else {
-        const float* from = weight.as<float>() + block + lane;
-        for (int64_t k = 0; k < width_; k++) out[k] = from[k * BLOCK];
+        row_as_floats<S>(weight.data, id, width_, out);
       }
     }
     return nullptr;
@@ -256,34 +265,34 @@ class Embedding {
 };
 
 // Makes a packed weight of some rows of another, with their scales and sums.
-template <bool IS_INT8>
+template <Storage S>
 class TakeRows {
  public:
-  static constexpr const char* NAME = IS_INT8 ? "TakeRowsInt8" : "TakeRows";
-  static inline const std::vector<Slot> INPUTS = IS_INT8 ? std::vector<Slot>{{INT64}, {INT8}, {FLOAT}, {INT32}}
-                                                         : std::vector<Slot>{{INT64}, {FLOAT}};
-  static inline const std::vector<Slot> OUTPUTS = IS_INT8 ? std::vector<Slot>{{INT8}, {FLOAT}, {INT32}}
-                                                          : std::vector<Slot>{{FLOAT}};
+  static constexpr const char* NAME = name_of<S>("TakeRows", "TakeRowsInt8", "TakeRowsFp16", "TakeRowsBf16");
+  static inline const std::vector<Slot> INPUTS = IS_INT8<S> ? std::vector<Slot>{{INT64}, {INT8}, {FLOAT}, {INT32}}
+                                                         : std::vector<Slot>{{INT64}, WEIGHT<S>};
+  static inline const std::vector<Slot> OUTPUTS = IS_INT8<S> ? std::vector<Slot>{{INT8}, {FLOAT}, {INT32}}
+                                                          : std::vector<Slot>{WEIGHT<S>};
 
   explicit TakeRows(const Attributes& given) : n_rows_(given.whole("n_rows", 0)) {}
 
   const char* run(Call& call) const {
     const Tensor ids = call.input(0), weight = call.input(1);
-    const int64_t n = ids.count(), depth = weight.dims.size() < 3 ? 0 : weight.dims[1] * (IS_INT8 ? 4 : 1);
-    bool fits = is_packed<IS_INT8>(weight, n_rows_, depth) && n <= MOST;
-    if (IS_INT8) fits = fits && has(call.input(2), {filled_up(n_rows_, BLOCK)}) && has(call.input(3), {filled_up(n_rows_, BLOCK)});
+    const int64_t n = ids.count(), depth = weight.dims.size() < 3 ? 0 : weight.dims[1] * (IS_INT8<S> ? 4 : 1);
+    bool fits = is_packed<S>(weight, n_rows_, depth) && n <= MOST;
+    if (IS_INT8<S>) fits = fits && has(call.input(2), {filled_up(n_rows_, BLOCK)}) && has(call.input(3), {filled_up(n_rows_, BLOCK)});
     if (!fits) return "s2s.cpu: a packed weight has other sizes than its rows; build the engine again";
     for (int64_t i = 0; i < n; i++) {
       if (ids.as<int64_t>()[i] < 0 || ids.as<int64_t>()[i] >= n_rows_) return "s2s.cpu: a row is outside the weight";
     }
     std::vector<int64_t> shape = weight.dims;
     shape[0] = blocks_of(n);
-    // An output's share of one step over the inputs: four bytes, or one float.
-    using Cell = std::conditional_t<IS_INT8, int32_t, float>;
+    // An output's share of one step over the inputs: four bytes, or one number.
+    using Cell = std::conditional_t<IS_INT8<S>, int32_t, Number<S>>;
     Cell* out = call.output(0, shape).template as<Cell>();
     if (call.failure()) return nullptr;
     take(weight.as<Cell>(), out, ids, weight.dims[1]);
-    if constexpr (IS_INT8) {
+    if constexpr (IS_INT8<S>) {
       take(call.input(2).as<float>(), call.output(1, {shape[0] * BLOCK}).template as<float>(), ids, 1);
       take(call.input(3).as<int32_t>(), call.output(2, {shape[0] * BLOCK}).template as<int32_t>(), ids, 1);
     }
@@ -481,26 +490,26 @@ class EncoderAttentionOperator {
 };
 
 // The output projection with what a search needs: candidates, probed tokens and the normaliser.
-template <bool IS_INT8>
+template <Storage S>
 class Head {
  public:
-  static constexpr const char* NAME = IS_INT8 ? "HeadInt8" : "Head";
+  static constexpr const char* NAME = name_of<S>("Head", "HeadInt8", "HeadFp16", "HeadBf16");
   static constexpr Slot FLOATS{FLOAT}, MAYBE{FLOAT, OPTIONAL};
   static inline const std::vector<Slot> INPUTS =
-      IS_INT8 ? std::vector<Slot>{FLOATS, {INT8}, FLOATS, {INT32}, MAYBE, {INT64}, {INT64}, {BOOL}}
-              : std::vector<Slot>{FLOATS, FLOATS, MAYBE, {INT64}, {INT64}, {BOOL}};
+      IS_INT8<S> ? std::vector<Slot>{FLOATS, {INT8}, FLOATS, {INT32}, MAYBE, {INT64}, {INT64}, {BOOL}}
+              : std::vector<Slot>{FLOATS, WEIGHT<S>, MAYBE, {INT64}, {INT64}, {BOOL}};
   static inline const std::vector<Slot> OUTPUTS = {FLOATS, {INT64}, FLOATS, FLOATS, FLOATS};
 
   explicit Head(const Attributes& given) : n_out_(given.whole("n_out", 0)) {}
 
   const char* run(Call& call) const {
     Product p{};
-    const size_t next = IS_INT8 ? 5 : 3;
+    const size_t next = IS_INT8<S> ? 5 : 3;
     // A shortlist's weight is an input of the graph; its number of tokens is the size of the bias.
     const Tensor bias = call.input(next - 1);
     if (!n_out_ && bias.dims.size() != 1) return "s2s.cpu: Head has neither a number of tokens nor a bias that says it";
     const int64_t n_out = n_out_ ? n_out_ : bias.count();
-    if (const char* why = read_product<IS_INT8>(call, n_out, p)) return why;
+    if (const char* why = read_product<S>(call, n_out, p)) return why;
     if (n_out_ && bias && !p.bias) return "s2s.cpu: a bias has another size than its product; build the engine again";
     if (!n_out_) {
       float* filled = scratch<float, 7>(size_t(blocks_of(n_out)) * BLOCK);
@@ -591,19 +600,26 @@ class Head {
   int64_t n_out_;
 };
 
+template <Storage S>
+void add_with_weights(std::vector<const OrtCustomOp*>& all) {
+  all.insert(all.end(), {callbacks<Linear<S>>(), callbacks<Embedding<S>>(), callbacks<Head<S>>(), callbacks<TakeRows<S>>()});
+}
+
 }  // namespace
 
 // All operators, for whoever calls them without ONNX Runtime (plugins/search/direct.h).
 extern "C" __attribute__((visibility("default"))) const OrtCustomOp* const* s2s_operators(size_t* n) {
-  static const OrtCustomOp* const operators[] = {
-      callbacks<Linear<false>>(),    callbacks<Linear<true>>(),        callbacks<Embedding<false>>(),
-      callbacks<Embedding<true>>(),  callbacks<SelfAttentionOperator>(), callbacks<CrossAttentionOperator>(),
-      callbacks<EncoderAttentionOperator>(),
-      callbacks<Head<false>>(),      callbacks<Head<true>>(),
-      callbacks<TakeRows<false>>(),  callbacks<TakeRows<true>>(),
-  };
-  *n = std::size(operators);
-  return operators;
+  static const std::vector<const OrtCustomOp*> operators = [] {
+    std::vector<const OrtCustomOp*> all = {callbacks<SelfAttentionOperator>(), callbacks<CrossAttentionOperator>(),
+                                           callbacks<EncoderAttentionOperator>()};
+    add_with_weights<Storage::fp32>(all);
+    add_with_weights<Storage::fp16>(all);
+    add_with_weights<Storage::bf16>(all);
+    add_with_weights<Storage::int8>(all);
+    return all;
+  }();
+  *n = operators.size();
+  return operators.data();
 }
 
 extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(

@@ -4,6 +4,8 @@
 // memory's bandwidth, with many rows by arithmetic.
 #pragma once
 
+#include <memory>
+
 #include "ahead.h"
 #include "kernels.h"
 #include "vectors.h"
@@ -49,6 +51,19 @@ constexpr int blocks_of(int rows) {
 }
 #endif
 
+// The number of rows above which blocks of weights of 16 bits become floats once for all tiles of rows. Below it each tile
+// widens them in its registers, which costs less than fetching twice the bytes.
+#if defined(__AVX2__)
+template <Storage S>
+constexpr int MOST_NARROW = 192;
+#elif defined(__aarch64__)
+template <Storage S>
+constexpr int MOST_NARROW = 48;
+#else
+template <Storage S>
+constexpr int MOST_NARROW = S == Storage::fp16 ? 6 : 192;  // without an instruction for it, fp16 takes a dozen
+#endif
+
 inline Floats activate(Floats x, Activation activation) {
   switch (activation) {
     case Activation::relu: return larger(Floats{}, x);
@@ -62,20 +77,32 @@ inline Floats activate(Floats x, Activation activation) {
   return x;
 }
 
-// The sums of a tile with float inputs: [rows][blocks] of 16.
-template <int ROWS, int BLOCKS>
+inline Floats load_as_float(const float* p, Storage) { return load(p); }
+inline Floats load_as_float(const uint16_t* p, Storage storage) {
+  return storage == Storage::fp16 ? from_fp16(p) : from_bf16(p);
+}
+
+// The sums of a tile with float inputs: [rows][blocks] of 16. Stored: float, or uint16_t for 16 bits.
+template <Storage S, typename Stored, int ROWS, int BLOCKS>
 inline void sums_of_floats(const Product& p, int row, int block, Floats (&sums)[ROWS][BLOCKS * PARTS]) {
+  const int in_line = sizeof(Stored) == 2 || p.narrow ? 2 : 1;  // inputs whose weights of a block fill a line of the cache
   const float* x = p.x + size_t(row) * p.n_in;
-  const float* w = p.weight + size_t(block) * p.n_in * BLOCK;
   const size_t step = size_t(p.n_in) * BLOCK;
-  Ahead ahead(p, row, ROWS, p.n_in);
+  const Stored* w = static_cast<const Stored*>(p.weight) + size_t(block - p.weight_block) * step;
+  const uint16_t* narrow = p.narrow ? p.narrow + size_t(block - p.weight_block) * step : nullptr;
+  Ahead ahead(p, row, ROWS, p.n_in / in_line);
   for (int k = 0; k < p.n_in;) {
-    ahead.fetch<BLOCKS>(w, step, BLOCK);
-    for (const int end = k + ahead.every < p.n_in ? k + ahead.every : p.n_in; k < end; k++) {
+    if (narrow) {
+      ahead.fetch<BLOCKS>(narrow, step, BLOCK * in_line);
+    } else {
+      ahead.fetch<BLOCKS>(w, step, BLOCK * in_line);
+    }
+    const int next = k + ahead.every * in_line;
+    for (const int end = next < p.n_in ? next : p.n_in; k < end; k++) {
       Floats weights[BLOCKS * PARTS];
 #pragma GCC unroll 16
       for (int j = 0; j < BLOCKS * PARTS; j++) {
-        weights[j] = load(w + j / PARTS * step + size_t(k) * BLOCK + j % PARTS * LANES);
+        weights[j] = load_as_float(w + j / PARTS * step + size_t(k) * BLOCK + j % PARTS * LANES, S);
       }
 #pragma GCC unroll 16
       for (int i = 0; i < ROWS; i++) {
@@ -93,7 +120,7 @@ inline void sums_of_bytes(const Product& p, int row, int block, Floats (&found)[
   const int width = (p.n_in + 3) / 4 * 4;
   const size_t step = size_t(width) * BLOCK;
   Ints sums[ROWS][BLOCKS * PARTS] = {};
-  integer_sums<ROWS, BLOCKS>(p.bytes + size_t(row) * width, width, p.weight8 + size_t(block) * step, step,
+  integer_sums<ROWS, BLOCKS>(p.bytes + size_t(row) * width, width, static_cast<const int8_t*>(p.weight) + size_t(block) * step, step,
                              Ahead(p, row, ROWS, width / 4), sums);
   for (int j = 0; j < BLOCKS * PARTS; j++) {
     const int output = block * BLOCK + j * LANES;
@@ -109,13 +136,15 @@ inline void sums_of_bytes(const Product& p, int row, int block, Floats (&found)[
 }
 
 // Computes one tile, applies bias, activation and residual, and writes y.
-template <bool IS_INT8, int ROWS, int BLOCKS>
+template <Storage S, int ROWS, int BLOCKS>
 inline void tile(const Product& p, int row, int block) {
   Floats sums[ROWS][BLOCKS * PARTS] = {};
-  if constexpr (IS_INT8) {
+  if constexpr (S == Storage::int8) {
     sums_of_bytes<ROWS, BLOCKS>(p, row, block, sums);
+  } else if constexpr (S == Storage::fp32) {
+    sums_of_floats<S, float, ROWS, BLOCKS>(p, row, block, sums);
   } else {
-    sums_of_floats<ROWS, BLOCKS>(p, row, block, sums);
+    sums_of_floats<S, uint16_t, ROWS, BLOCKS>(p, row, block, sums);
   }
   for (int j = 0; j < BLOCKS * PARTS; j++) {
     const int output = block * BLOCK + j * LANES, n = p.n_out - output;
@@ -134,41 +163,69 @@ inline void tile(const Product& p, int row, int block) {
 }
 
 // All rows for blocks [block, block + BLOCKS), in tiles of ROWS rows, then in smaller ones.
-template <bool IS_INT8, int ROWS, int BLOCKS>
+template <Storage S, int ROWS, int BLOCKS>
 inline void tiles(const Product& p, int row, int block) {
-  for (; row + ROWS <= p.rows; row += ROWS) tile<IS_INT8, ROWS, BLOCKS>(p, row, block);
+  for (; row + ROWS <= p.rows; row += ROWS) tile<S, ROWS, BLOCKS>(p, row, block);
   if constexpr (ROWS > 1) {
-    if (row < p.rows) tiles<IS_INT8, ROWS - 1, BLOCKS>(p, row, block);
+    if (row < p.rows) tiles<S, ROWS - 1, BLOCKS>(p, row, block);
   }
 }
 
 // All rows for blocks [block, end), BLOCKS at a time, and the rest half as many at a time. If one tile has all rows, BLOCKS
 // is reduced until the blocks and the prefetched next ones fit the second-level cache together.
-template <bool IS_INT8, int ROWS, int BLOCKS>
+template <Storage S, int ROWS, int BLOCKS>
 inline void groups(const Product& p, int block, int end) {
-  const size_t size = size_t(p.n_in) * BLOCK * (IS_INT8 ? 1 : sizeof(float));
+  const size_t size = size_t(p.n_in) * BLOCK * (S == Storage::int8 ? 1 : S == Storage::fp32 ? 4 : 2);
   if (p.rows > ROWS || BLOCKS == 1 || BLOCKS * size <= AHEAD) {
-    for (; block + BLOCKS <= end; block += BLOCKS) tiles<IS_INT8, ROWS, BLOCKS>(p, 0, block);
+    for (; block + BLOCKS <= end; block += BLOCKS) tiles<S, ROWS, BLOCKS>(p, 0, block);
   }
   if constexpr (BLOCKS > 1) {
-    if (block < end) groups<IS_INT8, ROWS, BLOCKS / 2>(p, block, end);
+    if (block < end) groups<S, ROWS, BLOCKS / 2>(p, block, end);
   }
 }
 
 // Chooses the largest tile that the registers hold and that there are enough rows for.
-template <bool IS_INT8, int ROWS>
+template <Storage S, int ROWS>
 inline void by_rows(const Product& p, int first, int end) {
   if constexpr (ROWS > 1) {
-    if (p.rows < ROWS) return by_rows<IS_INT8, ROWS - 1>(p, first, end);
+    if (p.rows < ROWS) return by_rows<S, ROWS - 1>(p, first, end);
   }
-  groups<IS_INT8, ROWS, blocks_of<IS_INT8>(ROWS)>(p, first, end);
+  groups<S, ROWS, blocks_of<S == Storage::int8>(ROWS)>(p, first, end);
+}
+
+// Weights of 16 bits for many rows: the blocks of a tile become floats once, and serve all tiles of rows.
+template <Storage S>
+inline void widen_first(const Product& p, int first, int end) {
+  constexpr int TOGETHER = blocks_of<false>(MOST_ROWS<false>);
+  const size_t size = size_t(p.n_in) * BLOCK;
+  const std::unique_ptr<float[]> wide(new float[TOGETHER * size]);
+  Product q = p;
+  q.weight = wide.get();
+  for (int block = first; block < end; block += TOGETHER) {
+    const int n = end - block < TOGETHER ? end - block : TOGETHER;
+    q.weight_block = block;
+    q.narrow = static_cast<const uint16_t*>(p.weight) + size_t(block - p.weight_block) * size;
+    for (size_t i = 0; i < n * size; i += LANES) store(wide.get() + i, load_as_float(q.narrow + i, S));
+    by_rows<Storage::fp32, MOST_ROWS<false>>(q, block, block + n);
+  }
+}
+
+template <Storage S>
+inline void multiply_stored(const Product& p, int first_block, int end_block) {
+  constexpr bool IS_16_BITS = S == Storage::fp16 || S == Storage::bf16;
+  if (IS_16_BITS && p.rows > MOST_NARROW<S>) {
+    if constexpr (IS_16_BITS) widen_first<S>(p, first_block, end_block);
+  } else {
+    by_rows<S, MOST_ROWS<S == Storage::int8>>(p, first_block, end_block);
+  }
 }
 
 inline void multiply(const Product& p, int first_block, int end_block) {
-  if (p.weight8) {
-    by_rows<true, MOST_ROWS<true>>(p, first_block, end_block);
-  } else {
-    by_rows<false, MOST_ROWS<false>>(p, first_block, end_block);
+  switch (p.storage) {
+    case Storage::fp32: return multiply_stored<Storage::fp32>(p, first_block, end_block);
+    case Storage::int8: return multiply_stored<Storage::int8>(p, first_block, end_block);
+    case Storage::fp16: return multiply_stored<Storage::fp16>(p, first_block, end_block);
+    case Storage::bf16: return multiply_stored<Storage::bf16>(p, first_block, end_block);
   }
 }
 

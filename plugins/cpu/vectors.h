@@ -8,8 +8,10 @@
 
 #include "kernels.h"
 
-#if defined(__AVX512F__) || defined(__AVX2__)
+#if defined(__SSE2__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 namespace KERNELS {
@@ -32,6 +34,7 @@ typedef Ints IntsAnywhere __attribute__((aligned(4), may_alias));
 inline Floats load(const float* p) { return *reinterpret_cast<const FloatsAnywhere*>(p); }
 inline Ints load(const int32_t* p) { return *reinterpret_cast<const IntsAnywhere*>(p); }
 inline void store(float* p, Floats v) { *reinterpret_cast<FloatsAnywhere*>(p) = v; }
+
 inline Floats all(float x) { return Floats{} + x; }
 inline Floats choose(Ints condition, Floats yes, Floats no) {
   return reinterpret_cast<Floats>((reinterpret_cast<Ints>(yes) & condition) | (reinterpret_cast<Ints>(no) & ~condition));
@@ -44,6 +47,51 @@ inline Floats smaller(Floats a, Floats b) { return Floats(_mm512_min_ps(__m512(a
 inline Floats larger(Floats a, Floats b) { return choose(a > b, a, b); }
 inline Floats smaller(Floats a, Floats b) { return choose(a < b, a, b); }
 #endif
+
+// As many numbers of 16 bits as floats, exactly: IEEE's half precision (fp16), and the upper halves of floats (bf16).
+#if defined(__AVX512F__)
+inline Floats from_fp16(const uint16_t* p) {
+  return Floats(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+}
+inline Floats from_bf16(const uint16_t* p) {  // one instruction: each number goes above 16 zeros
+  const __m512i halves = _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  const __m512i places = _mm512_set_epi16(15, 0, 14, 0, 13, 0, 12, 0, 11, 0, 10, 0, 9, 0, 8, 0, 7, 0, 6, 0, 5, 0, 4, 0, 3, 0,
+                                          2, 0, 1, 0, 0, 0);
+  return Floats(_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, places, halves));
+}
+#elif defined(__AVX2__)
+inline Floats from_fp16(const uint16_t* p) {
+  return Floats(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+inline Floats from_bf16(const uint16_t* p) {
+  const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  return Floats(_mm256_slli_epi32(wide, 16));
+}
+#elif defined(__aarch64__)
+inline Floats from_fp16(const uint16_t* p) { return Floats(vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)))); }
+inline Floats from_bf16(const uint16_t* p) { return Floats(vshll_n_u16(vld1_u16(p), 16)); }
+#else
+inline Wrapping widened(const uint16_t* p) {
+  typedef uint16_t Halves __attribute__((vector_size(LANES * 2)));
+  Halves halves;
+  memcpy(&halves, p, sizeof halves);
+  return __builtin_convertvector(halves, Wrapping);
+}
+inline Floats from_fp16(const uint16_t* p) {  // as as_float in stored.h
+  const Wrapping half = widened(p), rest = (half & 0x7fff) << 13, exponent = half & 0x7c00;
+  const Floats normal = choose(Ints(exponent == 0x7c00), Floats(rest + (224u << 23)), Floats(rest + (112u << 23)));
+  const Floats magnitude = choose(Ints(exponent == 0), Floats(rest + (113u << 23)) - 0x1p-14f, normal);
+  return Floats(Wrapping(magnitude) | (half & 0x8000) << 16);
+}
+#if defined(__SSE2__)
+inline Floats from_bf16(const uint16_t* p) {
+  return Floats(_mm_unpacklo_epi16(_mm_setzero_si128(), _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
+#else
+inline Floats from_bf16(const uint16_t* p) { return Floats(widened(p) << 16); }
+#endif
+#endif
+
 inline Floats to_floats(Ints a) { return __builtin_convertvector(a, Floats); }
 
 // Combines the two halves again and again, which takes log2(LANES) steps.

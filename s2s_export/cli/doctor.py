@@ -48,3 +48,7 @@ def command(bundle: str | None, quiet: bool, as_json: bool) -> None:
         click.echo("sources join batches that are being decoded (s2s serve)")
         for name, reason in report["joined_batches"].items():
             click.echo(f"  {name:<18} {'yes' if reason is None else f'no: {reason}'}")
+    if report.get("weights"):
+        click.echo("how the engines' weights are stored")
+        for name, text in report["weights"].items():
+            click.echo(f"  {name:<18} {text}")

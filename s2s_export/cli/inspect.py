@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from ..engines import weights_line
 from ._common import output_options, print_json
 from ._help import LOOK, Command
 
@@ -95,6 +96,9 @@ def _engine(engine: dict[str, Any]) -> str:
     parts = [f"{name} {engine[name]}" for name in ("backend", "precision", "made_for", "bytes") if name in engine]
     if "operators" in engine:
         parts.append("our own kernels" if engine["operators"] else "ONNX Runtime's kernels")
-        takes_places = any(entry["name"] == "places" for entry in engine["graphs"]["decoder_step"]["inputs"])
-        parts.append("sources join batches" if takes_places else "whole batches")
+        if step := engine["graphs"].get("decoder_step"):  # an encoder alone has none
+            takes_places = any(entry["name"] == "places" for entry in step["inputs"])
+            parts.append("sources join batches" if takes_places else "whole batches")
+    if weights := weights_line(engine):
+        parts.append(f"weights: {weights}")
     return ", ".join(parts)

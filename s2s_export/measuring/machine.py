@@ -22,7 +22,8 @@ PACKAGES = (
 def describe(bundle: str | os.PathLike[str] | None = None) -> dict[str, Any]:
     """The machine, the versions of important packages, for each backend None or the reason why it does not work, and
     where its search runs; native_search: None, or why there is no search in C++. With a bundle, also the memory that
-    its engines for GPUs take, and joined_batches: for each of its engines None, or why sources can't join batches."""
+    its engines for GPUs take; joined_batches: for each of its engines None, or why sources can't join batches; weights:
+    for each that says it, in which types its weights are stored."""
     known = backends.declared()
     found = {
         "machine": machine(),
@@ -37,15 +38,20 @@ def describe(bundle: str | os.PathLike[str] | None = None) -> dict[str, Any]:
 
 def _of_bundle(path: str | os.PathLike[str]) -> dict[str, Any]:
     from ..bundle import read
-    from ..engines import engines
+    from ..engines import engines, weights_line
     from ..runtime.cuda import driver
     from . import gpu_memory, joined_batches
 
     opened = read(path, verify=False)
     reason = driver.unavailable()
     free = reason or f"{driver.device().name}, {driver.device().free_bytes / 2**20:.0f} MiB free"
-    memory = gpu_memory.of_bundle(opened, engines(opened))
-    return {"gpu_memory": free, "memory_on_gpu": memory, "joined_batches": joined_batches.of_bundle(path)}
+    built = engines(opened)
+    return {
+        "gpu_memory": free,
+        "memory_on_gpu": gpu_memory.of_bundle(opened, built),
+        "joined_batches": joined_batches.of_bundle(path),
+        "weights": {name: line for name, engine in built.items() if (line := weights_line(engine))},
+    }
 
 
 def machine() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Targets cpu-fp32 and cpu-int8: the bundle's graphs, rewritten for ONNX Runtime on a CPU.
+"""Targets cpu-fp32, cpu-fp16, cpu-bf16 and cpu-int8: the bundle's graphs, rewritten for ONNX Runtime on a CPU.
 
 Recipe options:
 
@@ -8,6 +8,8 @@ Recipe options:
     samples       a file of sources, or of sources and targets with a tab between them, on which the loss of int8 is
                   measured; without it, built-in sentences, or random ids if there is no tokenizer
     processor     the kind of processor that the engine is for, "x86_64" or "aarch64"; without it, this machine's
+    sixteen_bits  for fp32 with our own kernels: whether weights that 16 bits hold exactly are stored so, which changes
+                  no result; true without it
 
 and for int8 with ONNX Runtime's kernels:
 
@@ -30,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from ... import plugin_sources
 from ...bundle import DECODER, ENCODER, ENCODER_DECODER, GRAPHS, PREFILL, Bundle
+from ...engines import weights_line
 from ...errors import BuildError, InvalidOption, MissingExtra, UnknownOption
 from ...recipes import Recipe
 from .. import samples
@@ -40,13 +43,14 @@ if TYPE_CHECKING:
 
 FLAVOURS = ("cpu",)
 KINDS = (ENCODER_DECODER, ENCODER, DECODER)
-PRECISIONS = ("fp32", "int8")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+IN_16_BITS = ("fp16", "bf16")  # with our own kernels only
 SCHEMES = ("channel", "block")
 KERNELS = ("auto", "own", "onnxruntime")
 # Instruction sets for which "auto" chooses our kernels. Without a dot product of bytes, int8 has to widen them,
 # which is slow for many rows.
 TAKEN_WITH = {
-    "fp32": ("avx512", "avxvnni", "avx2", "i8mm", "dotprod", "neon"),
+    **dict.fromkeys(("fp32", *IN_16_BITS), ("avx512", "avxvnni", "avx2", "i8mm", "dotprod", "neon")),
     "int8": ("avx512", "avxvnni", "i8mm", "dotprod"),
 }
 DEFAULTS: dict[str, Any] = {
@@ -58,11 +62,13 @@ DEFAULTS: dict[str, Any] = {
     "embedding": True,
     "samples": "",
     "processor": "",
+    "sixteen_bits": True,
 }
 FOR_FP32 = (
     "kernels",
     "samples",
     "processor",
+    "sixteen_bits",
 )  # also with our own kernels: the other options are for ONNX Runtime's int8 kernels
 STAGES = ("rewrite graphs", "write engine", "measure accuracy")
 STEP = "decoder_step"
@@ -79,9 +85,15 @@ def check(bundle: Bundle, recipe: Recipe) -> None:
         raise InvalidOption(
             f"target '{recipe.name}': precision is {recipe.precision}; expected {' or '.join(PRECISIONS)} for a CPU"
         )
-    if recipe.precision == "fp32" and (wrong := [name for name in recipe.options if name not in FOR_FP32]):
+    if recipe.precision != "int8" and (wrong := [name for name in recipe.options if name not in FOR_FP32]):
         raise InvalidOption(
-            f"target '{recipe.name}': has the option '{wrong[0]}'; fp32 has {' and '.join(FOR_FP32)}; remove it"
+            f"target '{recipe.name}': has the option '{wrong[0]}'; {recipe.precision} has {', '.join(FOR_FP32)}; "
+            "remove it"
+        )
+    if recipe.precision != "fp32" and "sixteen_bits" in recipe.options:
+        raise InvalidOption(
+            f"target '{recipe.name}': has the option 'sixteen_bits', which is for fp32, and precision "
+            f"{recipe.precision}; remove one of the two"
         )
     for name in recipe.options:
         if name not in DEFAULTS:
@@ -113,8 +125,9 @@ def _wrong(options: dict[str, Any], given: Mapping[str, Any]) -> list[str]:
         wrong.append(f"narrow_rows is {rows!r}, expected a number of rows, or 0")
     if options["head_bits"] not in (4, 8):
         wrong.append(f"head_bits is {options['head_bits']!r}, expected 8 or 4")
-    if not isinstance(options["embedding"], bool):
-        wrong.append(f"embedding is {options['embedding']!r}, expected true or false")
+    for name in ("embedding", "sixteen_bits"):
+        if not isinstance(options[name], bool):
+            wrong.append(f"{name} is {options[name]!r}, expected true or false")
     known = plugin_sources.module("portable").KINDS
     if options["processor"] and options["processor"] not in known:
         wrong.append(f"processor is {options['processor']!r}, expected {' or '.join(known)}")
@@ -145,7 +158,12 @@ def build(bundle: Bundle, recipe: Recipe, folder: Path, progress: Callable[[str]
     progress(STAGES[0])
     options = _options(recipe)
     own, why_not = _takes_own_operators(recipe)
-    graphs, passes = rewrite(bundle, recipe, own=own)
+    if recipe.precision in IN_16_BITS and not own:
+        raise BuildError(
+            f"target '{recipe.name}': {recipe.precision} on a CPU needs our own kernels, which are left out here "
+            f"({why_not}); build cpu-fp32, or set kernels = 'own' in a copy of the recipe"
+        )
+    graphs, passes, stored = rewrite(bundle, recipe, own=own)
     progress(STAGES[1])
     weights, shared = save.save(graphs, folder)
     described = {name: {"file": f"{name}.onnx", **graph.describe()} for name, graph in graphs.items()}
@@ -155,6 +173,7 @@ def build(bundle: Bundle, recipe: Recipe, folder: Path, progress: Callable[[str]
         "graphs": described,
         "weights": weights,
         "shared": shared if own else {},
+        "stored": stored,
         "operators": {"sources": plugin_sources.module("cpu.build").sources()} if own else None,
         "processor": options["processor"] or platform.machine(),
         "made_from": bundle.hashes(),
@@ -165,7 +184,7 @@ def build(bundle: Bundle, recipe: Recipe, folder: Path, progress: Callable[[str]
     measured = encoder_accuracy if bundle.kind == ENCODER else accuracy
     facts["accuracy"] = measured.measure(bundle, folder, facts, options["samples"])
     kernels = "kernels: our own" if own else f"kernels: ONNX Runtime's ({why_not})"
-    lines = [kernels]
+    lines = [kernels, *(f"weights: {line}" for line in [weights_line(facts)] if line)]
     lines += [f"{name}: {applied.line()}" for name, done in passes.items() for applied in done]
     facts["summary"] = [*lines, measured.line(recipe.precision, facts["accuracy"])]
     return facts
@@ -195,8 +214,13 @@ def _takes_own_operators(recipe: Recipe) -> tuple[bool, str]:
     return True, ""
 
 
-def rewrite(bundle: Bundle, recipe: Recipe, *, own: bool = False) -> tuple[dict[str, Graph], dict[str, list[Applied]]]:
-    """The engine's graphs by name, and what each pass changed in them. own: for our operators."""
+def rewrite(
+    bundle: Bundle, recipe: Recipe, *, own: bool = False
+) -> tuple[dict[str, Graph], dict[str, list[Applied]], dict[str, dict[str, Any]]]:
+    """The engine's graphs by name, what each pass changed in them, and `stored` of engines.py.
+
+    own: for our operators.
+    """
     from ..graphs import graph as graphs
 
     names = [name for name in (*GRAPHS, PREFILL) if name in bundle.manifest["graphs"]]
@@ -205,9 +229,10 @@ def rewrite(bundle: Bundle, recipe: Recipe, *, own: bool = False) -> tuple[dict[
         from ..cpu.own import packing
         from ..cpu.own.rewrite import rewrite as rewrite_for_own
 
-        packed = packing.Store(is_int8=recipe.precision == "int8")
-        return found, {name: rewrite_for_own(graph, packed) for name, graph in found.items()}
-    return found, _rewrite_for_onnxruntime(found, recipe)
+        packed = packing.Store(recipe.precision, narrows=bool(_options(recipe)["sixteen_bits"]))
+        passes = {name: rewrite_for_own(graph, packed) for name, graph in found.items()}
+        return found, passes, packed.stored()
+    return found, _rewrite_for_onnxruntime(found, recipe), {}
 
 
 def _rewrite_for_onnxruntime(found: dict[str, Graph], recipe: Recipe) -> dict[str, list[Applied]]:

@@ -31,6 +31,8 @@ PARTS: dict[str, dict[str, tuple[int, list[Any] | None]]] = {
         "shortlist_scale": (FLOAT, ["WF"]),
         "shortlist_sum": (TensorProto.INT32, ["WF"]),
     },
+    "HeadFp16": {WEIGHT: (TensorProto.UINT16, ["WB", "E", 16])},
+    "HeadBf16": {WEIGHT: (TensorProto.UINT16, ["WB", "E", 16])},
 }
 
 

@@ -24,7 +24,17 @@ from . import direct, library, onnx_file
 from .search import StepSearch, TooMany
 
 # ONNXTensorElementDataType of ONNX Runtime's interface.
-TYPES = {"float32": 1, "int8": 3, "int32": 6, "int64": 7, "bool": 9, "float16": 10, "bfloat16": 16, "uint8": 2}
+TYPES = {
+    "float32": 1,
+    "int8": 3,
+    "uint16": 4,
+    "int32": 6,
+    "int64": 7,
+    "bool": 9,
+    "float16": 10,
+    "bfloat16": 16,
+    "uint8": 2,
+}
 FOUND = ("candidate_ids", "candidate_log_probs", "log_normalizer", "probe_log_probs")  # outputs of a step
 DIRECT, SESSION = "called directly", "a session of ONNX Runtime"
 AT_ONCE = 32  # tokens that a native call makes at most, so that Python gets to see Ctrl-C

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 # TensorProto.data_type
-DTYPES = {1: "float32", 3: "int8", 6: "int32", 7: "int64", 9: "bool"}
+DTYPES = {1: "float32", 3: "int8", 4: "uint16", 6: "int32", 7: "int64", 9: "bool"}
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
 
 

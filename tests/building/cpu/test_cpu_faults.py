@@ -82,8 +82,8 @@ def test_options_are_checked_before_work_begins(copy, tmp_path, options, error, 
 
 def test_precisions_that_a_cpu_lacks(copy, tmp_path):
     recipe = tmp_path / "mine.toml"
-    recipe.write_text('flavour = "cpu"\nprecision = "fp16"\n')
-    with pytest.raises(InvalidOption, match="fp32 or int8"):
+    recipe.write_text('flavour = "cpu"\nprecision = "fp8"\n')
+    with pytest.raises(InvalidOption, match="fp32 or fp16 or bf16 or int8"):
         build(copy, str(recipe))
 
 

@@ -16,7 +16,7 @@ from ...graphs.graph import Graph
 from ...graphs.passes import Applied
 from .products import BLOCKS, CONTRIB, Quantised, block_size, by_block, declare_contrib
 
-TOKENS = ("token", INPUT_IDS)  # graph inputs that hold token ids
+TOKENS = ("token", "tokens", INPUT_IDS)  # graph inputs that hold token ids; "tokens" are those of a prompt
 KEEP_IDS = ("Reshape", "Unsqueeze", "Squeeze", "Identity", "Cast", "Flatten")
 
 

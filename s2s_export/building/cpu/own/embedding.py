@@ -19,9 +19,9 @@ def apply(graph: Graph, store: Store) -> Applied:
             nodes.append(found)
             continue
         names, packed = store.add(graph, found.input[0])
-        inputs = [found.input[1], *names[: 2 if store.is_int8 else 1]]
-        op_type = "EmbeddingInt8" if store.is_int8 else "Embedding"
-        nodes.append(node(op_type, inputs, list(found.output), found.name, width=packed.n_in, n_rows=packed.n_out))
+        inputs = [found.input[1], *names[:2]]  # the values, and the scales of int8
+        sizes = {"width": packed.n_in, "n_rows": packed.n_out}
+        nodes.append(node(packed.operator("Embedding"), inputs, list(found.output), found.name, **sizes))
         done.count += 1
     graph.replace_nodes(nodes)
     return done

@@ -33,7 +33,7 @@ def apply(graph: Graph, store: Store) -> Applied:
         return done
     weight, packed = store.add(graph, product.input[1], bool(attribute(product, "transB")))
     made = node(
-        "HeadInt8" if store.is_int8 else "Head",
+        packed.operator("Head"),
         [product.input[0], *weight, bias_of(graph, product), *INPUTS],
         list(OUTPUTS),
         product.name,

@@ -1,4 +1,4 @@
-"""Matrix products with a constant weight become Linear or LinearInt8 nodes, which include what follows the product:
+"""Matrix products with a constant weight become Linear nodes, which include what follows the product:
 
 activation   Relu, Gelu (both forms), x * Sigmoid(x), x * Sigmoid(1.702 x)
 residual     an Add with rows of the same width
@@ -66,7 +66,7 @@ def _replace(
         attributes = {"epsilon": float(attribute(norm, "epsilon", 1e-5)), "gives_sum": int(gives_sum)}
     inputs = [product.input[0], *weight, bias, residual, *norm_inputs]
     made = node(
-        "LinearInt8" if store.is_int8 else "Linear", inputs, outputs, product.name,
+        packed.operator("Linear"), inputs, outputs, product.name,
         n_out=packed.n_out, activation=ACTIVATIONS[chosen], **attributes,
     )  # fmt: skip
     replace(graph, removed, {last.output[0]: made})

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ....bundle import Bundle
-from ....engines import PORTABLE, engines
+from ....engines import BYTES_OF, PORTABLE, bytes_of_weight, engines
 from ....errors import S2SError, UnknownOption
 from ....runtime import backends
 from ....runtime.backends import Declaration
@@ -18,7 +18,6 @@ from ..work import NEUTRAL, Ids, end_id
 from . import OURS, Absent, Choice, Entry, Job, Marks, until_end, without_prompt
 
 NAME = OURS
-WEIGHT_BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.0, "fp8": 1.0}
 SEARCHES = ("device", "host")  # where the search runs, on a GPU
 
 
@@ -53,7 +52,7 @@ def _entries_of(
     precision = engine.get("precision", "fp32") if engine else bundle.manifest["precision"]
     label = f"s2s {target}" if backend.computes_on_cores or engine else f"s2s {backend.name} {target}"
     options = {"backend": backend.name, "target": target}
-    bytes_ = WEIGHT_BYTES.get(precision, 4.0)
+    bytes_ = bytes_of_weight(engine or {}) or BYTES_OF.get(precision, 4.0)
     seconds = engine.get("seconds") if engine else None
     if choice.device == "cuda":
         return [

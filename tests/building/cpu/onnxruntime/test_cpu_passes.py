@@ -42,7 +42,7 @@ def library(target):
 
 
 def test_counts(wide):
-    _, passes = cpu.rewrite(wide, library("cpu-int8"))
+    _, passes, _ = cpu.rewrite(wide, library("cpu-int8"))
     counts = {graph: {done.name: done.count for done in found} for graph, found in passes.items()}
     assert counts["encoder"] == {"int8 products by channel": 4, "int8 embedding": 1}
     assert counts["cross_kv_init"] == {"int8 products by channel": 2, "int8 embedding": 0}
@@ -55,7 +55,7 @@ def test_counts(wide):
 @pytest.mark.parametrize("name", tiny_models.CONFIGS)
 def test_every_family_is_served_by_every_pass_or_says_why(exported, name):
     bundle = bundles.read(exported(name)[1])
-    _, passes = cpu.rewrite(bundle, library("cpu-int8"))
+    _, passes, _ = cpu.rewrite(bundle, library("cpu-int8"))
     for done in (done for found in passes.values() for done in found):
         if done.count == 0 and done.name != "int8 embedding":
             assert done.left, f"{done.name} did nothing to {name} and gave no reason"
@@ -73,7 +73,7 @@ def test_recurrent_models(tmp_path, kind):
     save_checkpoint(tmp_path / "checkpoint", Checkpoint(config, weights_of(build_reference(config))))
     path = tmp_path / "bundle"
     s2s_export.export(tmp_path / "checkpoint", path)
-    _, passes = cpu.rewrite(bundles.read(path), library("cpu-int8"))
+    _, passes, _ = cpu.rewrite(bundles.read(path), library("cpu-int8"))
     by_name = {done.name: done for done in passes["decoder_step"]}
     assert by_name["cache slots chosen by the runtime"].left == {"there is no self-attention over a cache of beams": 1}
     assert by_name["int8 products by channel"].count > 0
@@ -166,7 +166,7 @@ def test_which_processors_saturate():
 def test_tied_tables_are_one_tensor(wide):
     from s2s_export.building.cpu.onnxruntime import save
 
-    found, _ = cpu.rewrite(wide, library("cpu-int8"))
+    found, _, _ = cpu.rewrite(wide, library("cpu-int8"))
     narrow = found["decoder_step_narrow"]
     rows = [a for n, a in narrow.weights.items() if n.endswith("/rows")]
     head = [a for n, a in narrow.weights.items() if "head" in n and n.endswith("/8bit")]
@@ -177,7 +177,7 @@ def test_tied_tables_are_one_tensor(wide):
 
 
 def test_unasked_outputs_are_not_computed(wide):
-    found, _ = cpu.rewrite(wide, library("cpu-fp32"))
+    found, _, _ = cpu.rewrite(wide, library("cpu-fp32"))
     step = found["decoder_step"]
     assert {"want_log_probs", "want_attention"} <= set(step.inputs)
     assert "logits" not in step.outputs

@@ -25,7 +25,7 @@ RUNTIME_ERRORS = tuple(
     getattr(onnxruntime.capi.onnxruntime_pybind11_state, name)
     for name in ("Fail", "InvalidArgument", "RuntimeException", "InvalidGraph")
 )
-ONNX_TYPES = {np.dtype(t): helper.np_dtype_to_tensor_dtype(np.dtype(t)) for t in ("f4", "i8", "i4", "i1", "?")}
+ONNX_TYPES = {np.dtype(t): helper.np_dtype_to_tensor_dtype(np.dtype(t)) for t in ("f4", "i8", "i4", "i1", "u2", "?")}
 BUILD = plugin_sources.module("cpu.build")
 SETS = list(BUILD.sets_of(plugin_sources.module("portable").machine()))
 GIVEN = os.environ.get("OPERATORS")
@@ -71,6 +71,8 @@ def output_types(op_type):
         return [floats, ids, floats, floats, floats]
     if op_type == "TakeRowsInt8":
         return [TensorProto.INT8, floats, TensorProto.INT32]
+    if op_type in ("TakeRowsFp16", "TakeRowsBf16"):
+        return [TensorProto.UINT16]
     return [floats] * 3
 
 
@@ -398,6 +400,7 @@ def cases():
     rng = np.random.default_rng(11)
     weight, ids = normal(rng, 37, 22), rng.integers(0, 37, (3, 5))
     floats, bytes_ = (packed_inputs(weight, is_int8)[0] for is_int8 in (False, True))
+    halves = [(floats[0].view(np.uint32) >> 16).astype(np.uint16)]
     x, bias, residual, norm = (
         normal(rng, 6, 22),
         packing.filled(normal(rng, 37), 16),
@@ -412,6 +415,11 @@ def cases():
     return {
         "Linear": ([x, *floats, bias, residual, norm, norm], 2, (1, 2, 4, 5), {"n_out": 37}),
         "LinearInt8": ([x, *bytes_, bias, residual, norm, norm], 2, (1, 2, 3, 4, 6, 7), {"n_out": 37}),
+        "LinearFp16": ([x, *halves, bias, residual, norm, norm], 2, (1, 2, 4, 5), {"n_out": 37}),
+        "LinearBf16": ([x, *halves, bias, residual, norm, norm], 2, (1, 2, 4, 5), {"n_out": 37}),
+        "EmbeddingFp16": ([ids, *halves], 1, (1,), {"width": 22, "n_rows": 37}),
+        "EmbeddingBf16": ([ids, *halves], 1, (1,), {"width": 22, "n_rows": 37}),
+        "TakeRowsBf16": ([ids.ravel(), *halves], 1, (), {"n_rows": 37}),
         "Embedding": ([ids, *floats], 1, (1,), {"width": 22, "n_rows": 37}),
         "EmbeddingInt8": ([ids, *bytes_[:2]], 1, (1, 2), {"width": 22, "n_rows": 37}),
         "TakeRows": ([ids.ravel(), *floats], 1, (), {"n_rows": 37}),
@@ -421,11 +429,13 @@ def cases():
         "EncoderAttention": (encoder, 1, (0, 1), {"scale": 1.0}),
         "Head": ([x, *floats, bias, *asked], 5, (1, 2), {"n_out": 37}),
         "HeadInt8": ([x, *bytes_, bias, *asked], 5, (1, 2, 3, 4), {"n_out": 37}),
+        "HeadFp16": ([x, *halves, bias, *asked], 5, (1, 2), {"n_out": 37}),
     }
 
 
 CASES = ("Linear", "LinearInt8", "Embedding", "EmbeddingInt8", "TakeRows", "TakeRowsInt8", "SelfAttention",
-         "CrossAttention", "EncoderAttention", "Head", "HeadInt8")  # fmt: skip
+         "CrossAttention", "EncoderAttention", "Head", "HeadInt8", "LinearFp16", "LinearBf16", "EmbeddingFp16",
+         "EmbeddingBf16", "TakeRowsBf16", "HeadFp16")  # fmt: skip
 
 
 def of_other_sizes(array):

@@ -15,6 +15,7 @@ RUN = """
 import sys
 sys.path[:0] = [{helpers!r}, {here!r}]
 import test_own_kernels as own
+import test_own_sixteen_bits as sixteen
 from s2s_export import plugin_sources
 without = {without!r}
 library = plugin_sources.module("cpu.build").library(*without, sanitize=True)
@@ -37,6 +38,11 @@ for size in (8, 32, 64, 80, 128):
     for beams in (1, 2, 4, 7):
         own.test_attention_over_the_cache(library, size, beams)
         own.test_attention_over_the_source(library, size, beams)
+for storage in sixteen.sixteen.STORAGES:
+    sixteen.test_products(library, storage)
+    sixteen.test_heads(library, storage, 8, 4, 9, True, 2)
+    sixteen.test_rows_of_a_shortlist_stay_in_16_bits(library, storage)
+sixteen.test_weights_of_other_types_and_sizes_are_refused(library)
 {extra}
 print("clean", end="")
 """
