@@ -253,10 +253,20 @@ def cache_folder() -> Path:
 def source_hash(folder: str) -> str:
     """Of every C++ or CUDA file that a build of the folder may read."""
     digest = hashlib.sha256()
-    for path in sorted([*(ROOT / "common").iterdir(), *(ROOT / folder).iterdir()]):
-        if path.suffix in {".cu", ".cuh", ".h", ".cpp"}:
-            digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    found, unread = {"common"}, [folder]
+    while unread:
+        name = unread.pop()
+        found.add(name)
+        texts = [path.read_text(encoding="utf-8") for path in _sources(name)]
+        others = {other for text in texts for other in re.findall(r'#include "\.\./(\w+)/', text)}
+        unread += sorted(others - found - set(unread))
+    for path in sorted(path for name in found for path in _sources(name)):
+        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
+
+
+def _sources(folder: str) -> list[Path]:
+    return [path for path in (ROOT / folder).iterdir() if path.suffix in {".cu", ".cuh", ".h", ".cpp"}]
 
 
 def cached(folder: str, name: str, recipe: Sequence[str], make: Callable[[Path], str]) -> Path:

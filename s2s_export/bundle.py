@@ -52,9 +52,13 @@ A bundle of the kind "encoder" has no decoder and no generation, and of the limi
 
     head                      what becomes of the encoder's states: its task, "embedding", "sequence_classification" or
                               "token_classification"; of an embedding pooling ("mean", "cls", "max", "mean_sqrt_len"
-                              or "last"), normalize, and prompts and default_prompt (text that is put before a source,
-                              by name); of the others labels in the order of the logits, and their activation,
+                              or "last"), normalize, prompts and default_prompt (text that is put before a source, by
+                              name), and dense, the activation and width of each layer after the pooling, whose weights
+                              are in dense.npz; of the others labels in the order of the logits, and their activation,
                               "softmax", "sigmoid" or "none"
+    source                    token_ids, or typed_token_ids where the encoder reads the types of tokens; pair, where the
+                              tokenizer has a form for two texts: the ids before, between and behind them, and the
+                              type of the second's (runtime/encoding/pairs.py)
 
 It is written to a hidden sibling and exchanged for what was there (replacing.py): at any moment the old or the new one
 is whole.
@@ -189,11 +193,20 @@ _MANIFEST: Check = record(
         "kind": one_of(*GENERATING),
     },
 )
+DENSE = (
+    "dense.npz"  # of an encoder whose embedding goes through layers after its pooling: weight_0, bias_0, weight_1, ...
+)
+DENSE_ACTIVATIONS = ("identity", "tanh", "relu", "gelu", "sigmoid")
+PAIR: Check = record({**dict.fromkeys(("prefix", "middle", "suffix"), list_of(integer(0))), "second_type": integer(0)})
 _LABELS: Check = record({"labels": list_of(text), "activation": one_of(*ACTIVATIONS)})
 _OF_TASK: dict[str, Check] = {
     "embedding": record(
         {"pooling": one_of(*POOLINGS), "normalize": boolean},
-        optional={"prompts": mapping_of(text), "default_prompt": null_or(text)},
+        optional={
+            "prompts": mapping_of(text),
+            "default_prompt": null_or(text),
+            "dense": list_of(record({"activation": one_of(*DENSE_ACTIVATIONS), "width": integer(1)})),
+        },
     ),
     "sequence_classification": _LABELS,
     "token_classification": _LABELS,
@@ -212,7 +225,7 @@ _ENCODER_MANIFEST: Check = record(
         "precision": text,
         "sizes": all_of(mapping_of(integer(0)), record({"source_vocabulary_size": integer(1), "width": integer(1)})),
         "limits": record({"max_source_length": _LIMIT}),
-        "source": record({"pad_token_id": null_or(integer(0))}, optional={"kind": text}),
+        "source": record({"pad_token_id": null_or(integer(0))}, optional={"kind": text, "pair": PAIR}),
         "head": _head,
         "graphs": record({"encoder": GRAPH}),
         "files": FILES,

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../common/elements.cuh"
+#include "../common/unfused.cuh"
 
 constexpr int kBlockThreads = 512;
 constexpr int kBlockWarps = kBlockThreads / 32;
@@ -79,13 +80,4 @@ __device__ __forceinline__ Share share_of(int64_t n) {
   const int64_t each = (n + kBlockThreads - 1) / kBlockThreads;
   const int64_t first = min(static_cast<int64_t>(threadIdx.x) * each, n);
   return {first, min(first + each, n)};
-}
-
-// A product that the compiler does not fuse with a following addition (no FMA).
-__device__ __forceinline__ float product(float a, float b) {
-#ifdef __CUDACC__
-  return __fmul_rn(a, b);
-#else
-  return a * b;
-#endif
 }

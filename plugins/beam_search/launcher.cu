@@ -10,7 +10,7 @@
 TOP_KERNEL(fp32, float)
 TOP_KERNEL(fp16, __half)
 TOP_KERNEL(bf16, __nv_bfloat16)
-extern "C" __global__ void __launch_bounds__(32) merge_top_lists(LogSoftmaxTopParameters given) { merge_lists(given); }
+extern "C" __global__ void __launch_bounds__(32) merge_top_lists(LogSoftmaxTopParameters given) { merge_lists(given, blockIdx.x); }
 extern "C" __global__ void __launch_bounds__(kUpdateThreads) beam_update_step(BeamUpdateParameters given) {
   beam_update(given);
 }

@@ -12,6 +12,7 @@ from ..common.nodes import ELEMENTS, MAX_BEAMS, Launch
 from .structures import BeamStopParameters, BeamUpdateParameters, LogSoftmaxTopParameters
 
 LIST_WARPS = 4
+UPDATE_THREADS = 256
 MOST_LISTS = 128
 MOST_OFFERS = 2048
 MOST_CHOSEN = 128
@@ -27,7 +28,8 @@ def chosen(beams: int, n_end: int) -> int:
     return max(2, 1 + n_end) * beams
 
 
-def log_softmax_top(element: str, given: LogSoftmaxTopParameters) -> list[Launch]:
+def top_of_slices(element: str, given: LogSoftmaxTopParameters) -> Launch:
+    """The best tokens of each slice of the vocabulary: lists, which a step's last launch merges."""
     if element not in ELEMENTS:
         raise BuildError(f"no log-softmax for '{element}'; expected one of {', '.join(ELEMENTS)}; cast the logits")
     if not 1 <= given.candidates <= given.vocabulary:
@@ -35,14 +37,16 @@ def log_softmax_top(element: str, given: LogSoftmaxTopParameters) -> list[Launch
             f"{given.candidates} candidates of {given.vocabulary} tokens; expected 1 to as many as there are tokens; "
             "ask for fewer"
         )
-    blocks = -(-given.lists // LIST_WARPS)
-    return [
-        Launch(f"top_of_slices_{element}", (blocks, given.rows, 1), LIST_WARPS * 32),
-        Launch("merge_top_lists", (given.rows, 1, 1), 32),
-    ]
+    return Launch(f"top_of_slices_{element}", (-(-given.lists // LIST_WARPS), given.rows, 1), LIST_WARPS * 32)
 
 
-def beam_update(given: BeamUpdateParameters) -> Launch:
+def log_softmax_top(element: str, given: LogSoftmaxTopParameters) -> list[Launch]:
+    """Both stages by themselves."""
+    return [top_of_slices(element, given), Launch("merge_top_lists", (given.rows, 1, 1), 32)]
+
+
+def check_update(given: BeamUpdateParameters) -> None:
+    """Raises BuildError for sizes that the update has no room for."""
     n_chosen, n_offers = chosen(given.beams, given.n_end), given.beams * given.candidates
     if not 1 <= given.beams <= MAX_BEAMS:
         raise BuildError(f"{given.beams} beams; the kernel takes 1 to {MAX_BEAMS}; search with fewer")
@@ -52,7 +56,12 @@ def beam_update(given: BeamUpdateParameters) -> Launch:
             f"{n_chosen} to {MOST_OFFERS} in all, and at most {MOST_CHOSEN} to choose from; "
             "change the number of candidates or beams"
         )
-    return Launch("beam_update_step", (given.sources, 1, 1), 256)
+
+
+def beam_update(given: BeamUpdateParameters) -> Launch:
+    """The update by itself."""
+    check_update(given)
+    return Launch("beam_update_step", (given.sources, 1, 1), UPDATE_THREADS)
 
 
 def beam_stop(given: BeamStopParameters) -> Launch:

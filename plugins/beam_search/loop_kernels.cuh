@@ -23,12 +23,8 @@ extern "C" __global__ void __launch_bounds__(kBlockThreads) draw_row_tokens(Draw
 extern "C" __global__ void __launch_bounds__(kBlockThreads) count_drawable_tokens(DrawParameters given) { count_possible(given); }
 extern "C" __global__ void __launch_bounds__(kBlockThreads) race_of_slices(DrawParameters given) { race_slice(given); }
 extern "C" __global__ void __launch_bounds__(kBlockThreads) merge_races(DrawParameters given) { merge_slices(given); }
-extern "C" __global__ void __launch_bounds__(kUpdateThreads) drawn_update_step(DrawnUpdateParameters given) {
-  beam_update_drawn(given);
-}
-extern "C" __global__ void __launch_bounds__(kRecordThreads) record_search_step(RecordParameters given) { record_step(given); }
-extern "C" __global__ void __launch_bounds__(kRecordThreads) row_update_step(RowUpdateParameters given) { row_update(given); }
-extern "C" __global__ void __launch_bounds__(kRecordThreads) publish_step(PublishParameters given) { publish(given); }
+extern "C" __global__ void __launch_bounds__(kUpdateThreads) finish_beam_step(BeamStepParameters given) { beam_step(given); }
+extern "C" __global__ void __launch_bounds__(kUpdateThreads) finish_row_step(RowStepParameters given) { row_step(given); }
 
 #define ALIGNMENT_KERNEL(element, Type)                                                                                 \
   extern "C" __global__ void __launch_bounds__(kAlignmentThreads) record_attention_##element(AlignmentParameters given) { \
@@ -61,10 +57,8 @@ inline const NamedKernel kKernels[] = {
     NAMED(count_drawable_tokens, DrawParameters),
     NAMED(race_of_slices, DrawParameters),
     NAMED(merge_races, DrawParameters),
-    NAMED(drawn_update_step, DrawnUpdateParameters),
-    NAMED(record_search_step, RecordParameters),
-    NAMED(row_update_step, RowUpdateParameters),
-    NAMED(publish_step, PublishParameters),
+    NAMED(finish_beam_step, BeamStepParameters),
+    NAMED(finish_row_step, RowStepParameters),
     NAMED(record_attention_fp32, AlignmentParameters),
     NAMED(record_attention_fp16, AlignmentParameters),
     NAMED(record_attention_bf16, AlignmentParameters),
@@ -78,10 +72,11 @@ inline int loop_kernel_by_name(const char* name, const void* given, const uint32
 
 // Sizes of the parameter structures, so that code in another language can check its copies of them.
 S2S_EXPORT int s2s_beam_search_sizes(int32_t* sizes, int n) {
-  const int32_t all[] = {sizeof(LogSoftmaxTopParameters), sizeof(BeamUpdateParameters),  sizeof(BeamStopParameters),
-                         sizeof(NormalizeParameters),     sizeof(DeviceRule),            sizeof(RulesParameters),
-                         sizeof(DrawParameters),          sizeof(DrawnUpdateParameters), sizeof(RecordParameters),
-                         sizeof(RowUpdateParameters),     sizeof(PublishParameters),     sizeof(AlignmentParameters)};
+  const int32_t all[] = {sizeof(LogSoftmaxTopParameters), sizeof(BeamUpdateParameters), sizeof(BeamStopParameters),
+                         sizeof(NormalizeParameters),     sizeof(DeviceRule),           sizeof(RulesParameters),
+                         sizeof(DrawParameters),          sizeof(RecordParameters),     sizeof(RowUpdateParameters),
+                         sizeof(PublishParameters),       sizeof(BeamStepParameters),   sizeof(RowStepParameters),
+                         sizeof(AlignmentParameters)};
   for (int i = 0; i < n && i < static_cast<int>(sizeof all / sizeof *all); ++i) sizes[i] = all[i];
   return sizeof all / sizeof *all;
 }

@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 from ..common.nodes import Launch
-from .structures import (
-    DrawnUpdateParameters,
-    DrawParameters,
-    NormalizeParameters,
-    PublishParameters,
-    RecordParameters,
-    RowUpdateParameters,
-    RulesParameters,
-)
+from .launches import UPDATE_THREADS, check_update
+from .structures import BeamStepParameters, DrawParameters, NormalizeParameters, RowStepParameters, RulesParameters
 
 BLOCK_THREADS = 512
-RECORD_THREADS = 128
 RACE_SLICE = 2048  # tokens: four a thread
 MOST_RACE_LISTS = 128
 
@@ -47,17 +39,13 @@ def draw_beams(given: DrawParameters) -> list[Launch]:
     return [counts, race, Launch("merge_races", (given.n_sources, 1, 1), BLOCK_THREADS)]
 
 
-def drawn_update(given: DrawnUpdateParameters) -> Launch:
-    return Launch("drawn_update_step", (given.update.sources, 1, 1), 256)
+def beam_step(given: BeamStepParameters) -> Launch:
+    """What follows the candidates, in one launch: a block for each source."""
+    check_update(given.update)
+    return Launch("finish_beam_step", (given.update.sources, 1, 1), UPDATE_THREADS)
 
 
-def record(given: RecordParameters) -> Launch:
-    return Launch("record_search_step", (given.n_sources, 1, 1), RECORD_THREADS)
-
-
-def row_update(given: RowUpdateParameters) -> Launch:
-    return Launch("row_update_step", (1, 1, 1), RECORD_THREADS)
-
-
-def publish(given: PublishParameters) -> Launch:
-    return Launch("publish_step", (1, 1, 1), RECORD_THREADS)
+def row_step(given: RowStepParameters) -> Launch:
+    """The same for independent rows: a warp merges the lists of each."""
+    blocks = -(-given.rows.rows // (UPDATE_THREADS // 32)) if given.merges else 1
+    return Launch("finish_row_step", (blocks, 1, 1), UPDATE_THREADS)

@@ -75,13 +75,6 @@ typedef struct DrawParameters {
   int32_t n_sources, beams, vocabulary, n_drawn, lists;
 } DrawParameters;
 
-typedef struct DrawnUpdateParameters {
-  BeamUpdateParameters update; /* its candidate arrays are not read */
-  const int64_t* drawn_ids;
-  const int32_t* drawn_beams;
-  const float* drawn_sums;
-} DrawnUpdateParameters;
-
 typedef struct RecordParameters {
   const float* scores;               /* [B, K, V] after the rules; null: the candidates have the log-probabilities */
   const float* candidate_log_probs;  /* [B, K, M] */
@@ -134,5 +127,27 @@ typedef struct PublishParameters {
   uint64_t condition;  /* of the WHILE node around this step, or 0 */
   int32_t n_sources, beams, prompt, limit, early_stopping;
 } PublishParameters;
+
+/* All that follows a step's candidates in beam search, in one launch. */
+typedef struct BeamStepParameters {
+  LogSoftmaxTopParameters top;  /* whose lists are merged */
+  BeamUpdateParameters update;
+  RecordParameters record;
+  BeamStopParameters stop;
+  PublishParameters publish;
+  const int64_t* drawn_ids;     /* [B, n_chosen] in place of the lists, or null */
+  const int32_t* drawn_beams;   /* [B, n_chosen] */
+  const float* drawn_sums;      /* [B, n_chosen] */
+  int32_t* arrived;             /* [1]: blocks that have finished, 0 between launches */
+} BeamStepParameters;
+
+/* The same for independent rows. */
+typedef struct RowStepParameters {
+  LogSoftmaxTopParameters top;
+  RowUpdateParameters rows;
+  PublishParameters publish;
+  int32_t* arrived;
+  int32_t merges;               /* 0: the tokens were drawn, and there are no lists */
+} RowStepParameters;
 
 #endif

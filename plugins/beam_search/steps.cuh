@@ -2,6 +2,7 @@
 #pragma once
 
 #include "loop_parameters.h"
+#include "top.cuh"
 #include "update.cuh"
 
 #ifndef __CUDACC__
@@ -10,21 +11,13 @@ inline void cudaGraphSetConditional(uint64_t condition, unsigned value) { *reint
 inline void __threadfence_system() {}
 #endif
 
-constexpr int kRecordThreads = 128;
-
-// Beam search over candidates that were drawn, which are in the order of the draw.
-__device__ __forceinline__ void beam_update_drawn(const DrawnUpdateParameters& given) {
-  SHARED_MEMORY(UpdateShared, shared);
-  const int source = blockIdx.x;
-  const int step = static_cast<int>(*given.update.position) - given.update.prompt + 1;
-  const int n_chosen = candidates_of_a_step(given.update);
-  if (*given.update.stop || step < 0 || step >= given.update.limit) return;
+// What a step chooses from: candidates that were drawn, in the order of the draw.
+__device__ __forceinline__ void take_drawn(const BeamStepParameters& given, int source, int n_chosen, UpdateShared& shared) {
   for (int c = threadIdx.x; c < n_chosen; c += blockDim.x) {
     const int64_t at = static_cast<int64_t>(source) * n_chosen + c;
     shared.chosen[c] = Offer{number(given.drawn_sums[at]), given.drawn_beams[at], static_cast<int32_t>(given.drawn_ids[at])};
   }
   __syncthreads();
-  go_on(given.update, source, step, n_chosen, shared);
 }
 
 // The log-probability of a beam's token, read from the distribution if there is one, else from the candidates.
@@ -38,10 +31,8 @@ __device__ __forceinline__ float score_of(const RecordParameters& given, int sou
 }
 
 // Records the scores of the tokens that were taken, and every beam's text. One block per source, after the update.
-__device__ __forceinline__ void record_step(const RecordParameters& given) {
-  const int source = blockIdx.x, K = given.beams;
-  const int step = static_cast<int>(*given.position) - given.prompt + 1;
-  if (*given.stop || step < 0 || step >= given.limit) return;
+__device__ __forceinline__ void record_step(const RecordParameters& given, int source, int step) {
+  const int K = given.beams;
   const int64_t at = (static_cast<int64_t>(step) * given.n_sources + source) * K;
   const int32_t* tokens = given.tokens + at;
   const int32_t* parents = given.parents + at;
@@ -66,7 +57,7 @@ __device__ __forceinline__ void record_step(const RecordParameters& given) {
 }
 
 // The update of greedy search and independent samples: all rows, the position and the stop flag. One block.
-__device__ __forceinline__ void row_update(const RowUpdateParameters& given) {
+__device__ __forceinline__ void update_rows(const RowUpdateParameters& given) {
   SHARED_MEMORY(int32_t, running);
   const int64_t position = *given.position;
   const int stopped = *given.stop;
@@ -98,7 +89,7 @@ __device__ __forceinline__ void row_update(const RowUpdateParameters& given) {
   }
 }
 
-// The last launch of a step: reports to the host, and tells the WHILE node whether there is another step. One block.
+// The end of a step: reports to the host, and tells the WHILE node whether there is another step. One block.
 __device__ __forceinline__ void publish(const PublishParameters& given) {
   const int K = given.beams, stop = *given.stop;
   const int step = static_cast<int>(*given.position) - given.prompt + (stop ? 1 : 0);
@@ -127,4 +118,53 @@ __device__ __forceinline__ void publish(const PublishParameters& given) {
     // A bound on the loop: if no step ever sets the stop flag, the graph ends and the host raises an error.
     if (given.condition != 0) cudaGraphSetConditional(given.condition, !stop && iterations < given.limit);
   }
+}
+
+// Whether this block is the last of the grid to get here, the same for all its threads. What the others wrote before is then
+// visible to it. The count is 0 again for the next launch.
+__device__ __forceinline__ bool is_last_block(int32_t* arrived) {
+  __syncthreads();  // the whole block has written
+  int last = 0;
+  if (threadIdx.x == 0) {
+    __threadfence();
+    last = atomicAdd(arrived, static_cast<int32_t>(1)) == static_cast<int32_t>(gridDim.x) - 1;
+    if (last) *arrived = 0;
+    __threadfence();
+  }
+  return __syncthreads_or(last);
+}
+
+// Everything that follows a step's candidates in beam search: a block for each source merges its beams' lists or takes what
+// was drawn, updates the beams and the pool and records the tokens; the last block to finish does what concerns all.
+__device__ __forceinline__ void beam_step(const BeamStepParameters& given) {
+  SHARED_MEMORY(UpdateShared, shared);
+  const BeamUpdateParameters& update = given.update;
+  const int source = blockIdx.x, step = static_cast<int>(*update.position) - update.prompt + 1;
+  const int n_chosen = candidates_of_a_step(update);
+  if (!*update.stop && step >= 0 && step < update.limit) {  // the same for all threads of all blocks
+    if (given.drawn_ids != nullptr) {
+      take_drawn(given, source, n_chosen, shared);
+    } else {
+      for (int k = threadIdx.x / 32; k < update.beams; k += kUpdateThreads / 32) merge_lists(given.top, source * update.beams + k);
+      __syncthreads();
+      choose(update, source, n_chosen, shared);
+    }
+    go_on(update, source, step, n_chosen, shared);
+    __syncthreads();
+    record_step(given.record, source, step);
+  }
+  if (!is_last_block(given.arrived)) return;
+  if (threadIdx.x < 32) beam_stop(given.stop);
+  __syncthreads();
+  publish(given.publish);
+}
+
+// The same for independent rows (greedy search and samples): a warp merges a row's lists, unless the tokens were drawn.
+__device__ __forceinline__ void row_step(const RowStepParameters& given) {
+  const int row = blockIdx.x * (kUpdateThreads / 32) + threadIdx.x / 32;
+  if (given.merges && !*given.rows.stop && row < given.top.rows) merge_lists(given.top, row);
+  if (!is_last_block(given.arrived)) return;
+  update_rows(given.rows);
+  __syncthreads();
+  publish(given.publish);
 }

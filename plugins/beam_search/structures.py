@@ -70,10 +70,6 @@ class DrawParameters(Structure):
     )
 
 
-class DrawnUpdateParameters(Structure):
-    _fields_ = (("update", BeamUpdateParameters), *fields("drawn_ids drawn_beams drawn_sums", ""))
-
-
 class RecordParameters(Structure):
     _fields_ = fields(
         "scores candidate_log_probs candidate_ids tokens parents pool_steps pool_parents pool_tokens position stop "
@@ -102,6 +98,26 @@ class PublishParameters(Structure):
     )
 
 
+class BeamStepParameters(Structure):
+    _fields_ = (
+        ("top", LogSoftmaxTopParameters),
+        ("update", BeamUpdateParameters),
+        ("record", RecordParameters),
+        ("stop", BeamStopParameters),
+        ("publish", PublishParameters),
+        *fields("drawn_ids drawn_beams drawn_sums arrived", ""),
+    )
+
+
+class RowStepParameters(Structure):
+    _fields_ = (
+        ("top", LogSoftmaxTopParameters),
+        ("rows", RowUpdateParameters),
+        ("publish", PublishParameters),
+        *fields("arrived", "merges"),
+    )
+
+
 class AlignmentParameters(Structure):
     """alignment_parameters.h."""
 
@@ -111,8 +127,8 @@ class AlignmentParameters(Structure):
 # In the order of s2s_beam_search_sizes.
 ALL = (
     *(LogSoftmaxTopParameters, BeamUpdateParameters, BeamStopParameters, NormalizeParameters, DeviceRule),
-    *(RulesParameters, DrawParameters, DrawnUpdateParameters, RecordParameters, RowUpdateParameters),
-    *(PublishParameters, AlignmentParameters),
+    *(RulesParameters, DrawParameters, RecordParameters, RowUpdateParameters, PublishParameters),
+    *(BeamStepParameters, RowStepParameters, AlignmentParameters),
 )
 EFFECTS = (
     *("ban", "add", "scale", "grow", "only"),

@@ -127,10 +127,10 @@ __device__ __forceinline__ void top_of_slices(const LogSoftmaxTopParameters& giv
   }
 }
 
-// The second stage. One warp per row.
-__device__ __forceinline__ void merge_lists(const LogSoftmaxTopParameters& given) {
+// The second stage, of one row: by a whole warp.
+__device__ __forceinline__ void merge_lists(const LogSoftmaxTopParameters& given, int row) {
   constexpr int kPerLane = kMostLists / 32;
-  const int row = blockIdx.x, lane = threadIdx.x;
+  const int lane = threadIdx.x % 32;
   const int64_t first = static_cast<int64_t>(row) * given.lists;
   const float* values = given.list_values + first * given.candidates;
   const int32_t* ids = given.list_ids + first * given.candidates;

@@ -7,8 +7,8 @@
 //   * `schedule` orders blocks and threads: 0 forward, 1 backward, else a random order from that seed. A missing barrier
 //     changes results between orders;
 //   * a barrier that some thread never reaches (divergence, early return) is reported as kDeadlock.
-// Not emulated: warps in lockstep without a barrier, partial masks (every warp primitive takes all 32 lanes), atomics
-// between running blocks. Not safe for several threads at once: one launch at a time.
+// Not emulated: warps in lockstep without a barrier, partial masks (every warp primitive takes all 32 lanes), blocks that
+// run at the same time (so an atomic operation is a plain one). Not safe for several threads at once: one launch at a time.
 #pragma once
 
 #include <algorithm>
@@ -78,6 +78,8 @@ struct Machine {
   int current = 0;
   bool progress = false;
   uint64_t schedule = 0;
+  void (*predecessor)() = nullptr;  // the launch before this one, which has yet to run
+  bool awaits = false;              // a thread waits for it
 };
 
 inline Machine machine;
@@ -129,6 +131,29 @@ const char* show(const Value& value) {
   return slots[0];
 }
 
+// Whatever the first block of a launch does before it waits for the launch before it is done before that one has begun: the
+// earliest that a GPU allows, so a read that comes too early finds old values.
+inline void await_predecessor() {
+  while (machine.predecessor != nullptr) {
+    machine.awaits = true;
+    self().fiber.leave();
+  }
+}
+
+// Runs the launch before this one on a machine of its own. Called on the scheduler's stack.
+inline void run_predecessor() {
+  const dim3 old_block = blockIdx, old_block_size = blockDim, old_grid = gridDim;
+  static Machine suspended;
+  void (*run)() = machine.predecessor;
+  machine.predecessor = nullptr;
+  machine.awaits = false;
+  std::swap(machine, suspended);
+  machine.schedule = suspended.schedule;
+  run();
+  std::swap(machine, suspended);
+  blockIdx = old_block, blockDim = old_block_size, gridDim = old_grid;
+}
+
 inline void thread_main() {
   self().fiber.arrived();
   machine.kernel();
@@ -169,7 +194,9 @@ inline int run_block(unsigned count, uint64_t number) {
       machine.threads[t]->fiber.enter();
       left -= machine.threads[t]->done;
     }
-    if (!machine.progress) return kDeadlock;
+    if (machine.progress) continue;
+    if (!machine.awaits) return kDeadlock;
+    run_predecessor();  // all threads wait for it, or for those that do
   }
   return 0;
 }
@@ -190,6 +217,27 @@ inline int run(std::function<void()> kernel, dim3 grid, dim3 block) {
 
 inline void __syncwarp(unsigned = 0xffffffffu) { host_cuda::wait(host_cuda::warp().barrier); }
 inline void __syncthreads() { host_cuda::wait(host_cuda::machine.block); }
+inline void __threadfence() {}
+inline int __ffs(int value) { return __builtin_ffs(value); }
+inline int __popc(unsigned value) { return __builtin_popcount(value); }
+
+inline unsigned atomicOr(unsigned* address, unsigned value) {
+  const unsigned before = *address;
+  *address |= value;
+  return before;
+}
+inline unsigned atomicAnd(unsigned* address, unsigned value) {
+  const unsigned before = *address;
+  *address &= value;
+  return before;
+}
+
+template <class Value>
+Value atomicAdd(Value* address, Value value) {
+  const Value before = *address;
+  *address += value;
+  return before;
+}
 
 inline int __syncthreads_or(int predicate) {
   int& votes = host_cuda::machine.block_votes[0];
@@ -224,6 +272,18 @@ inline unsigned __ballot_sync(unsigned, int predicate) {
   host_cuda::exchange(static_cast<uint64_t>(predicate != 0), 0);
   for (int lane = 0; lane < host_cuda::warp().barrier.expected; ++lane) votes |= static_cast<unsigned>(slots[lane] & 1) << lane;
   return votes;
+}
+
+// The next launch begins before `run`, which is to run the launch before it, and has to wait for it.
+extern "C" __attribute__((visibility("default"), used)) inline void s2s_host_predecessor(void (*run)()) {
+  host_cuda::machine.predecessor = run;
+}
+
+// Whether a launch has waited for the one before it, as it has to. Forgets that one if not.
+extern "C" __attribute__((visibility("default"), used)) inline int s2s_host_has_waited() {
+  const bool has = host_cuda::machine.predecessor == nullptr;
+  host_cuda::machine.predecessor = nullptr;
+  return has;
 }
 
 // Tests choose the order of blocks and threads here; results must not depend on it.

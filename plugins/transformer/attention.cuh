@@ -39,51 +39,64 @@ struct History {
   }
 };
 
-// Grid: (K, H, B).
-template <typename T, int LANES>
-__device__ __forceinline__ void self_attention(const SelfAttentionParameters& given) {
-  using Shared = Partials<1, LANES * Vector<T>::kElements>;
-  SHARED_MEMORY(Shared, partials);
-  const int beam = blockIdx.x, head = blockIdx.y, source = blockIdx.z;
-  const int head_size = given.head_size, width = given.heads * head_size;
-  const int64_t row = static_cast<int64_t>(source) * given.beams + beam;
+// The history of this block's beam. Writes this position's key and value into the cache.
+template <typename T>
+__device__ __forceinline__ History<T> begin_history(const SelfAttentionParameters& given, int64_t position, const T* query) {
+  const int beam = blockIdx.x, head = blockIdx.y, source = blockIdx.z, head_size = given.head_size;
+  const int width = given.heads * head_size;
   const int64_t cache = (static_cast<int64_t>(source) * given.heads + head) * given.capacity * given.beams * head_size;
-  const T* query = static_cast<const T*>(given.rows) + row * 3 * width + head * head_size;
-  T* output = static_cast<T*>(given.output) + row * width + head * head_size;
-
-  const int64_t position = *given.position;
-  if (position < 0 || position >= given.capacity) {  // outside the cache; the same for all blocks
-    for (int d = threadIdx.x; d < head_size; d += blockDim.x) store(output + d, 0.f);
-    return;
-  }
-
   History<T> history;
   history.new_key = query + width;
   history.new_value = query + 2 * width;
   history.key_cache = static_cast<const T*>(given.key_cache) + cache;
   history.value_cache = static_cast<const T*>(given.value_cache) + cache;
   history.bias = given.bias == nullptr ? nullptr : given.bias + head * given.n_distances;
-  history.ancestors = given.ancestors + row * given.capacity;
+  history.ancestors = given.ancestors + (static_cast<int64_t>(source) * given.beams + beam) * given.capacity;
   history.position = static_cast<int>(position);
   history.beams = given.beams;
   history.head_size = head_size;
   history.first_distance = given.first_distance;
   history.n_distances = given.n_distances;
-
   const int offset = threadIdx.x * Vector<T>::kElements;
   if (offset < head_size) {
     const int64_t slot = cache + (position * given.beams + beam) * head_size + offset;
     Vector<T>::load(history.new_key + offset).store_to(static_cast<T*>(given.key_cache) + slot);
     Vector<T>::load(history.new_value + offset).store_to(static_cast<T*>(given.value_cache) + slot);
   }
+  return history;
+}
 
+// Attention of this block's beam over its history; `take(d, result)` gets each of its D results. Outside the cache they are
+// zero.
+template <typename T, int LANES, class Take>
+__device__ __forceinline__ void attend_history(const SelfAttentionParameters& given, Take take) {
+  using Shared = Partials<1, LANES * Vector<T>::kElements>;
+  SHARED_MEMORY(Shared, partials);
+  const int head_size = given.head_size, width = given.heads * head_size;
+  const int64_t row = static_cast<int64_t>(blockIdx.z) * given.beams + blockIdx.x, position = *given.position;
+  if (position < 0 || position >= given.capacity) {  // the same for all blocks
+    for (int d = threadIdx.x; d < head_size; d += blockDim.x) take(d, 0.f);
+    return;
+  }
+  const T* query = static_cast<const T*>(given.rows) + row * 3 * width + blockIdx.y * head_size;
+  const History<T> history = begin_history(given, position, query);
   Queries<T, 1, LANES> queries;
   queries.load(query, 1, 3 * width, head_size, given.scale);
   Running<T, 1> running;
   running.clear();
   attend<T, 1, LANES, kSelfUnroll>(history, history.position + 1, head_size, queries, running);
   publish<T, 1, LANES>(running, partials);
-  for (int d = threadIdx.x; d < head_size; d += blockDim.x) store(output + d, combine(partials, 0, d));
+  for (int d = threadIdx.x; d < head_size; d += blockDim.x) take(d, combine(partials, 0, d));
+}
+
+// Grid: (K, H, B).
+template <typename T, int LANES>
+__device__ __forceinline__ void self_attention(const SelfAttentionParameters& given) {
+  await_predecessor();
+  const int width = given.heads * given.head_size;
+  const int64_t row = static_cast<int64_t>(blockIdx.z) * given.beams + blockIdx.x;
+  T* output = static_cast<T*>(given.output) + row * width + blockIdx.y * given.head_size;
+  attend_history<T, LANES>(given, [output](int d, float result) { store(output + d, result); });
 }
 
 template <typename T>
@@ -99,18 +112,14 @@ struct Source {
   }
 };
 
-// Grid: (K/ROWS, H, B). A source without any real position gets the mean of its S values, as a softmax of equal scores does.
-template <typename T, int ROWS, int LANES>
-__device__ __forceinline__ void cross_attention(const CrossAttentionParameters& given) {
-  using Shared = Partials<ROWS, LANES * Vector<T>::kElements>;
-  SHARED_MEMORY(Shared, partials);
+// What the positions of a source make of ROWS queries: `query` has rows of `stride` elements; `take(r, d, result)` gets each
+// result. A source without any real position gets the mean of its S values, as a softmax of equal scores does.
+template <typename T, int ROWS, int LANES, class Take>
+__device__ __forceinline__ void attend_source(const CrossAttentionParameters& given, const T* query, int stride, int rows,
+                                              Partials<ROWS, LANES * Vector<T>::kElements>& partials, Take take) {
   constexpr int kUnroll = ROWS <= 2 ? 4 : ROWS <= 4 ? 2 : 1;  // positions in flight, as registers allow
-  const int chunk = blockIdx.x, head = blockIdx.y, source = blockIdx.z;
-  const int head_size = given.head_size, length = given.length, width = given.heads * head_size;
-  const int64_t first = (static_cast<int64_t>(source) * given.beams + chunk * ROWS) * width + head * head_size;
-  const int64_t states_at = static_cast<int64_t>(source) * length * given.stride + head * head_size;
-  const int rows = min(ROWS, given.beams - chunk * ROWS);
-
+  const int head_size = given.head_size, length = given.length, source = blockIdx.z;
+  const int64_t states_at = static_cast<int64_t>(source) * length * given.stride + blockIdx.y * head_size;
   Source<T> states;
   states.keys = static_cast<const T*>(given.keys) + states_at;
   states.values = static_cast<const T*>(given.values) + states_at;
@@ -118,13 +127,11 @@ __device__ __forceinline__ void cross_attention(const CrossAttentionParameters& 
   states.stride = given.stride;
 
   Queries<T, ROWS, LANES> queries;
-  queries.load(static_cast<const T*>(given.query) + first, rows, width, head_size, given.scale);
+  queries.load(query, rows, stride, head_size, given.scale);
   Running<T, ROWS> running;
   running.clear();
   attend<T, ROWS, LANES, kUnroll>(states, length, head_size, queries, running);
   const bool any = publish<T, ROWS, LANES>(running, partials);
-
-  T* output = static_cast<T*>(given.output) + first;
   for (int i = threadIdx.x; i < rows * head_size; i += blockDim.x) {
     const int r = i / head_size, d = i % head_size;
     float result = 0.f;
@@ -134,6 +141,19 @@ __device__ __forceinline__ void cross_attention(const CrossAttentionParameters& 
       for (int p = 0; p < length; ++p) result += to_float(states.values[static_cast<int64_t>(p) * given.stride + d]);
       result /= length;
     }
-    store(output + static_cast<int64_t>(r) * width + d, result);
+    take(r, d, result);
   }
+}
+
+// Grid: (K/ROWS, H, B).
+template <typename T, int ROWS, int LANES>
+__device__ __forceinline__ void cross_attention(const CrossAttentionParameters& given) {
+  using Shared = Partials<ROWS, LANES * Vector<T>::kElements>;
+  SHARED_MEMORY(Shared, partials);
+  await_predecessor();
+  const int width = given.heads * given.head_size, beam = blockIdx.x * ROWS;
+  const int64_t first = (static_cast<int64_t>(blockIdx.z) * given.beams + beam) * width + blockIdx.y * given.head_size;
+  T* output = static_cast<T*>(given.output) + first;
+  attend_source<T, ROWS, LANES>(given, static_cast<const T*>(given.query) + first, width, min(ROWS, given.beams - beam), partials,
+                                [=](int r, int d, float result) { store(output + static_cast<int64_t>(r) * width + d, result); });
 }

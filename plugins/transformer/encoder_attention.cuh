@@ -27,6 +27,7 @@ __device__ __forceinline__ void encoder_attention(const EncoderAttentionParamete
   const int query = blockIdx.x * kBlockQueries + warp * kTile + g;  // and query + 8
   const T* rows = static_cast<const T*>(given.rows) + static_cast<int64_t>(source) * length * stride + head * head_size;
   const float* bias = given.bias == nullptr ? nullptr : given.bias + head * given.n_distances;
+  await_predecessor();
 
   uint4 queries[WIDTH / kTile];
 #pragma unroll

@@ -2,7 +2,9 @@
 #include <cstring>
 
 #include "../common/launch.h"
+#include "blocks.cuh"
 #include "encoder_attention.cuh"
+#include "head.cuh"
 #include "products.cuh"
 
 #define KERNEL(name, threads, Parameters, body) \
@@ -12,6 +14,11 @@
   extern "C" __global__ void __launch_bounds__(kProductWarps * 32, width > 1024 ? 1 : 2)                          \
       skinny_product_##element##_norm##width(ProductParameters given) {                                           \
     skinny_product<T, width>(given);                                                                              \
+  }
+#define HEAD(element, T, width)                                                                  \
+  extern "C" __global__ void __launch_bounds__(kProductWarps * 32, width > 1024 ? 1 : 2)         \
+      head_candidates_##element##_norm##width(HeadParameters given) {                            \
+    head_candidates<T, width>(given);                                                            \
   }
 #define SELF(element, T, width) \
   KERNEL(self_attention_##element##_w##width, kMaxWarps * 32, SelfAttentionParameters, (self_attention<T, width / 8>))
@@ -24,11 +31,21 @@
       encoder_attention_##element##_w##width(EncoderAttentionParameters given) {    \
     encoder_attention<T, width>(given);                                             \
   }
-#define OF_WIDTH(element, T, width) \
-  SELF(element, T, width) CROSS(element, T, 1, width) CROSS(element, T, 4, width) CROSS(element, T, 8, width) ENCODER(element, T, width)
+#define SELF_BLOCK(element, T, width) \
+  KERNEL(self_block_##element##_w##width, kBlockThreads, SelfBlockParameters, (self_block<T, width>))
+#define CROSS_BLOCK(element, T, rows, width) /* two blocks a multiprocessor, or ptxas spills for a third */ \
+  extern "C" __global__ void __launch_bounds__(kBlockThreads, rows == 1 ? 2 : 1)                            \
+      cross_block_##element##_r##rows##_w##width(CrossBlockParameters given) {                               \
+    cross_block<T, rows, width>(given);                                                                      \
+  }
+#define OF_WIDTH(element, T, width)                                                                        \
+  SELF(element, T, width) CROSS(element, T, 1, width) CROSS(element, T, 4, width) CROSS(element, T, 8, width) \
+  SELF_BLOCK(element, T, width) CROSS_BLOCK(element, T, 1, width) CROSS_BLOCK(element, T, 4, width)           \
+  CROSS_BLOCK(element, T, 8, width) ENCODER(element, T, width)
 #define KERNELS(element, T)                                                                                      \
   KERNEL(skinny_product_##element, kProductWarps * 32, ProductParameters, (skinny_product<T, 0>))                \
   SKINNY(element, T, 512) SKINNY(element, T, 1024) SKINNY(element, T, 2048)                                      \
+  HEAD(element, T, 0) HEAD(element, T, 512) HEAD(element, T, 1024) HEAD(element, T, 2048)                        \
   KERNEL(tiled_product_##element, kTiledThreads, ProductParameters, tiled_product<T>)                            \
   KERNEL(norm_rows_##element, kNormThreads, NormParameters, norm_rows<T>)                                        \
   KERNEL(embed_rows_##element, kEmbedThreads, EmbedParameters, embed_rows<T>)                                    \
@@ -39,7 +56,8 @@ KERNELS(bf16, __nv_bfloat16)
 // Sizes of the parameter structures, so that code in another language can check its copies of them.
 S2S_EXPORT int s2s_transformer_sizes(int32_t* sizes, int n) {
   const int32_t all[] = {sizeof(ProductParameters),       sizeof(NormParameters),           sizeof(EmbedParameters),
-                         sizeof(SelfAttentionParameters), sizeof(CrossAttentionParameters), sizeof(EncoderAttentionParameters)};
+                         sizeof(SelfAttentionParameters), sizeof(CrossAttentionParameters), sizeof(EncoderAttentionParameters),
+                         sizeof(SelfBlockParameters),     sizeof(CrossBlockParameters),     sizeof(HeadParameters)};
   for (int i = 0; i < n && i < static_cast<int>(sizeof all / sizeof *all); ++i) sizes[i] = all[i];
   return sizeof all / sizeof *all;
 }
@@ -61,12 +79,20 @@ struct NamedKernel {
   NAMED(cross_attention_##element##_r1_w##width, CrossAttentionParameters)   \
   NAMED(cross_attention_##element##_r4_w##width, CrossAttentionParameters)   \
   NAMED(cross_attention_##element##_r8_w##width, CrossAttentionParameters)   \
+  NAMED(self_block_##element##_w##width, SelfBlockParameters)                \
+  NAMED(cross_block_##element##_r1_w##width, CrossBlockParameters)           \
+  NAMED(cross_block_##element##_r4_w##width, CrossBlockParameters)           \
+  NAMED(cross_block_##element##_r8_w##width, CrossBlockParameters)           \
   NAMED(encoder_attention_##element##_w##width, EncoderAttentionParameters)
 #define NAMED_ALL(element)                                       \
   NAMED(skinny_product_##element, ProductParameters)             \
   NAMED(skinny_product_##element##_norm512, ProductParameters)   \
   NAMED(skinny_product_##element##_norm1024, ProductParameters)  \
   NAMED(skinny_product_##element##_norm2048, ProductParameters)  \
+  NAMED(head_candidates_##element##_norm0, HeadParameters)       \
+  NAMED(head_candidates_##element##_norm512, HeadParameters)     \
+  NAMED(head_candidates_##element##_norm1024, HeadParameters)    \
+  NAMED(head_candidates_##element##_norm2048, HeadParameters)    \
   NAMED(tiled_product_##element, ProductParameters)              \
   NAMED(norm_rows_##element, NormParameters)                     \
   NAMED(embed_rows_##element, EmbedParameters)                   \

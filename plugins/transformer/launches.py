@@ -7,14 +7,19 @@ from __future__ import annotations
 
 from s2s_export.errors import BuildError
 
+from ..beam_search.launches import MOST_LISTS
 from ..common.nodes import MAX_BEAMS, MAX_HEAD_SIZE, Launch, block_threads, width
 from .structures import (
     CrossAttentionParameters,
+    CrossBlockParameters,
     EmbedParameters,
     EncoderAttentionParameters,
+    HeadOutputParameters,
+    HeadParameters,
     NormParameters,
     ProductParameters,
     SelfAttentionParameters,
+    SelfBlockParameters,
 )
 
 ELEMENTS = ("fp16", "bf16")
@@ -28,6 +33,11 @@ NORM_WIDTHS = (512, 1024, 2048)  # of the norms that skinny_product computes its
 MOST_BLOCKS = 512  # of skinny_product along the outputs: each computes the norm of its rows
 FEW_BLOCKS = 128  # a product with fewer shares each tile among more warps, so that a large GPU has work everywhere
 CROSS_ROWS = (1, 4, 8)
+MOST_CROSS_INPUTS = 1024  # of the query's product in cross_block
+BLOCK_THREADS = 256
+GROUP_OUTPUTS = WARPS * TILE  # of a block of head_candidates at a time
+MOST_CANDIDATES = 32  # of a row: a lane each
+MOST_GROUPS = 32  # of a block, for whose outputs it keeps a bit each
 
 
 def is_skinny(rows: int) -> bool:
@@ -37,6 +47,12 @@ def is_skinny(rows: int) -> bool:
 def norms_itself(rows: int, inputs: int) -> bool:
     """Whether a product of these sizes can begin with its rows' norm; else `norm_rows` comes first."""
     return is_skinny(rows) and inputs <= NORM_WIDTHS[-1]
+
+
+def fuses_attention(rows: int, width: int) -> bool:
+    """Whether attention and the products around it are one launch, for so many rows of a stream of that width. With
+    more rows, every block of the next product would read too many parts."""
+    return is_skinny(rows) and width <= MOST_CROSS_INPUTS
 
 
 def splits(outputs: int, inputs: int) -> int:
@@ -73,6 +89,29 @@ def product(element: str, given: ProductParameters) -> Launch:
     return Launch(name, (blocks, -(-given.rows // ROWS), 1), 32 * WARPS)
 
 
+def candidate_lists(rows: int, inputs: int, vocabulary: int, candidates: int) -> int:
+    """Lists of a row that `head_candidates` makes; 0 where it can't serve these sizes."""
+    groups = -(-vocabulary // GROUP_OUTPUTS)
+    lists = min(groups, MOST_LISTS)
+    fits = norms_itself(rows, inputs) and candidates <= MOST_CANDIDATES
+    return lists if fits and -(-groups // lists) <= MOST_GROUPS else 0
+
+
+def head_candidates(element: str, given: HeadParameters) -> Launch:
+    _check(element)
+    product = given.product
+    lists = candidate_lists(product.rows, product.inputs, product.limit, given.candidates)
+    if given.lists != lists or not lists or product.outputs % TILE or product.inputs % TILE:
+        raise BuildError(
+            f"{given.candidates} candidates of {product.limit} tokens for {product.rows} rows of {product.inputs} in "
+            f"{given.lists} lists; expected up to {MOST_CANDIDATES}, {MOST_SKINNY_ROWS} and {NORM_WIDTHS[-1]} in "
+            f"{lists}; queue the product and top_of_slices"
+        )
+    width_of_norm = next(size for size in NORM_WIDTHS if product.inputs <= size) if product.norm_weight else 0
+    name = f"head_candidates_{element}_norm{width_of_norm}"
+    return Launch(name, (lists, -(-product.rows // ROWS), 1), 32 * WARPS)
+
+
 def norm(element: str, given: NormParameters) -> Launch:
     _check(element)
     return Launch(f"norm_rows_{element}", (-(-given.rows // 4), 1, 1), 128)
@@ -89,6 +128,28 @@ def self_attention(element: str, given: SelfAttentionParameters) -> Launch:
     return Launch(f"self_attention_{element}_w{width(given.head_size)}", grid, block_threads(given.capacity))
 
 
+def self_block(element: str, given: SelfBlockParameters) -> Launch:
+    attention = given.attention
+    _check(element, attention.head_size, attention.beams)
+    _check_output(given.output)
+    grid = (attention.beams, attention.heads, attention.sources)
+    return Launch(f"self_block_{element}_w{width(attention.head_size)}", grid, BLOCK_THREADS)
+
+
+def cross_block(element: str, given: CrossBlockParameters) -> Launch:
+    attention = given.attention
+    _check(element, attention.head_size, attention.beams)
+    _check_output(given.output)
+    if given.query.inputs % TILE or given.query.inputs > MOST_CROSS_INPUTS or not given.query.norm_weight:
+        raise BuildError(
+            f"cross-attention with a query of {given.query.inputs} inputs; expected a norm of a multiple of {TILE} up "
+            f"to {MOST_CROSS_INPUTS}; queue a product and cross_attention"
+        )
+    rows = next((n for n in CROSS_ROWS if attention.beams <= n), CROSS_ROWS[-1])
+    grid = (-(-attention.beams // rows), attention.heads, attention.sources)
+    return Launch(f"cross_block_{element}_r{rows}_w{width(attention.head_size)}", grid, BLOCK_THREADS)
+
+
 def cross_attention(element: str, given: CrossAttentionParameters) -> Launch:
     _check(element, given.head_size, given.beams)
     rows = next((n for n in CROSS_ROWS if given.beams <= n), CROSS_ROWS[-1])
@@ -101,6 +162,11 @@ def encoder_attention(element: str, given: EncoderAttentionParameters) -> Launch
     _check(element, given.head_size)
     grid = (-(-given.length // 64), given.heads, given.sources)
     return Launch(f"encoder_attention_{element}_w{width(given.head_size)}", grid, 128)
+
+
+def _check_output(given: HeadOutputParameters) -> None:
+    if given.outputs % TILE or given.outputs < TILE:
+        raise BuildError(f"an output projection to {given.outputs}; expected a multiple of {TILE}; fill it with zeros")
 
 
 def _check(element: str, head_size: int = TILE, beams: int = 1) -> None:

@@ -14,13 +14,30 @@ __device__ __forceinline__ float warp_sum(float value) {
   return value;
 }
 
-// The norm of row `row` of a product's input, at most WIDTH wide, into `target` as T, and where the product asks for it
-// also as fp32 (by one of the blocks that compute it). Rows past the last are zero. The row stays in registers.
+// Adds to a row, of which this lane has x, the parts and their bias. first: where the row begins.
+template <int FOURS>
+__device__ __forceinline__ void add_parts(const ProductParameters& given, int64_t first, Four (&x)[FOURS]) {
+  const int lane = threadIdx.x % 32, n_fours = given.inputs / 4;
+  const int64_t part_size = static_cast<int64_t>(given.rows) * given.inputs;
+  for (int p = given.parts_bias == nullptr ? 0 : -1; p < given.n_parts; ++p) {
+    const Four* part = reinterpret_cast<const Four*>(p < 0 ? given.parts_bias : given.parts + p * part_size + first);
+#pragma unroll
+    for (int f = 0; f < FOURS; ++f) {
+      const int at = f * 32 + lane;
+      const Four more = at < n_fours ? part[at] : Four{{0.f, 0.f, 0.f, 0.f}};
+#pragma unroll
+      for (int i = 0; i < 4; ++i) x[f].value[i] += more.value[i];
+    }
+  }
+}
+
+// The norm of row `row` of a product's input with the parts that are added to it, at most WIDTH wide, into `target` as T. A
+// row that is not real is zero. writes: whether this block is the one that stores the sum and the normed row as fp32, where
+// the product asks for them. The row stays in registers. By a whole warp.
 template <typename T, int WIDTH>
-__device__ __forceinline__ void norm_into(const ProductParameters& given, int row, T* target) {
+__device__ __forceinline__ void norm_into(const ProductParameters& given, int row, bool is_real, bool writes, T* target) {
   constexpr int kFours = WIDTH / 128;
   const int lane = threadIdx.x % 32, n_fours = given.inputs / 4;
-  const bool is_real = row < given.rows;
   const int64_t first = static_cast<int64_t>(row) * given.inputs;
   const Four* source = reinterpret_cast<const Four*>(static_cast<const float*>(given.input) + first);
   Four x[kFours];
@@ -29,6 +46,12 @@ __device__ __forceinline__ void norm_into(const ProductParameters& given, int ro
   for (int f = 0; f < kFours; ++f) {
     const int at = f * 32 + lane;
     x[f] = is_real && at < n_fours ? source[at] : Four{{0.f, 0.f, 0.f, 0.f}};
+  }
+  if (given.parts != nullptr && is_real) add_parts<kFours>(given, first, x);
+#pragma unroll
+  for (int f = 0; f < kFours; ++f) {
+    if (writes && is_real && given.sum != nullptr && f * 32 + lane < n_fours)
+      reinterpret_cast<Four*>(given.sum + first)[f * 32 + lane] = x[f];
 #pragma unroll
     for (int i = 0; i < 4; ++i) sum += x[f].value[i];
   }
@@ -44,7 +67,6 @@ __device__ __forceinline__ void norm_into(const ProductParameters& given, int ro
     }
   }
   const float factor = 1.f / sqrtf(warp_sum(squares) / given.true_width + given.epsilon);
-  const bool writes = given.normed != nullptr && blockIdx.x == 0 && is_real;
 #pragma unroll
   for (int f = 0; f < kFours; ++f) {
     const int at = f * 32 + lane;
@@ -57,7 +79,7 @@ __device__ __forceinline__ void norm_into(const ProductParameters& given, int ro
     uint32_t* pairs = reinterpret_cast<uint32_t*>(target + 4 * at);
     pairs[0] = paired<T>(y.value[0], y.value[1]);
     pairs[1] = paired<T>(y.value[2], y.value[3]);
-    if (writes) reinterpret_cast<Four*>(given.normed + first)[at] = y;
+    if (writes && is_real && given.normed != nullptr) reinterpret_cast<Four*>(given.normed + first)[at] = y;
   }
 }
 
@@ -67,6 +89,7 @@ constexpr int kNormThreads = 128;
 template <typename T>
 __device__ __forceinline__ void norm_rows(const NormParameters& given) {
   const int lane = threadIdx.x % 32, row = blockIdx.x * (kNormThreads / 32) + threadIdx.x / 32;
+  await_predecessor();
   if (row >= given.rows) return;  // the same for a whole warp, and no barrier of the block follows
   const int64_t first = static_cast<int64_t>(row) * given.width;
   const float* x = given.input + first;
@@ -90,6 +113,7 @@ constexpr int kEmbedThreads = 128;
 template <typename T>
 __device__ __forceinline__ void embed_rows(const EmbedParameters& given) {
   const int row = blockIdx.x;
+  await_predecessor();
   const int64_t asked = given.ids[row];
   const int64_t id = min(max(asked, static_cast<int64_t>(0)), static_cast<int64_t>(given.vocabulary - 1));
   int64_t at = 0;

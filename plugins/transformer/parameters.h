@@ -10,13 +10,16 @@ A weight [O, I] is stored in fragments, as mma.m16n8k16 reads its first operand 
 
 #include <stdint.h>
 
+#include "../beam_search/loop_parameters.h"
+
 enum {
   S2S_LINEAR = 0, S2S_RELU = 1, S2S_GELU = 2, S2S_GELU_TANH = 3, S2S_SILU = 4, S2S_QUICK_GELU = 5, S2S_TANH = 6,
   S2S_SIGMOID = 7
 };
 
 /* output = activation(scale * input weight^T + bias) + residual. With `gated`, rows 0-7 of each 16 of the weight are a
-gate's and rows 8-15 the inner product's: activation(gate) * inner, O/2 outputs. */
+gate's and rows 8-15 the inner product's: activation(gate) * inner, O/2 outputs. Where a norm comes first, the parts of an
+earlier product may be added to the input before it. */
 typedef struct ProductParameters {
   const void* input;         /* [R, I] T; fp32 where a norm comes first */
   const void* weight;        /* fragments */
@@ -24,7 +27,10 @@ typedef struct ProductParameters {
   const float* norm_weight;  /* [I], of the norm that comes first */
   const float* norm_bias;    /* [I], or null: an RMSNorm */
   const float* residual;     /* [R, stride] fp32, or null */
-  float* normed;             /* [R, I] fp32: the input after its norm, or null */
+  const float* parts;        /* [n_parts, R, I], what is added to the input before its norm, or null */
+  const float* parts_bias;   /* [I], added as well, or null */
+  float* sum;                /* [R, I]: the input with all that was added to it, or null; not the input's own memory */
+  float* normed;             /* [R, I] fp32: the input after its norm, or null; not the input's own memory */
   void* output;              /* [R, stride] T, or null */
   float* output_float;       /* [R, stride] fp32, or null */
   int32_t rows, inputs, outputs;  /* R, I, O */
@@ -32,6 +38,7 @@ typedef struct ProductParameters {
   int32_t true_width;        /* of the norm */
   int32_t activation, gated;
   int32_t splits;            /* warps that share the inputs of a tile of 16 outputs: 1, 2, 4 or 8 */
+  int32_t n_parts;
   float epsilon, scale;
 } ProductParameters;
 
@@ -75,6 +82,20 @@ typedef struct SelfAttentionParameters {
   float scale;
 } SelfAttentionParameters;
 
+/* The output projection of attention, head by head: parts[h] = the head's result times the weight's inputs of that head. The
+sum over the heads is left to whoever reads the parts. */
+typedef struct HeadOutputParameters {
+  const void* weight;  /* fragments of [O, H*D] */
+  float* parts;        /* [H, R, O] */
+  int32_t outputs;     /* O */
+} HeadOutputParameters;
+
+/* Self-attention and its output projection; attention.output is not used. */
+typedef struct SelfBlockParameters {
+  SelfAttentionParameters attention;
+  HeadOutputParameters output;
+} SelfBlockParameters;
+
 /* A decoder step's cross-attention. The key of source b, position s and head h begins at keys + (b*S + s)*stride + h*D. */
 typedef struct CrossAttentionParameters {
   const void* query;    /* [B*K, H*D] T */
@@ -85,6 +106,26 @@ typedef struct CrossAttentionParameters {
   int32_t sources, heads, beams, head_size, length, stride;
   float scale;
 } CrossAttentionParameters;
+
+/* Norm, query, cross-attention and its output projection. query: a product with a norm of at most 1,024 inputs, of whose
+fields those of the output, the activation and the residual are not used; nor are attention.query and attention.output. */
+typedef struct CrossBlockParameters {
+  ProductParameters query;
+  CrossAttentionParameters attention;
+  HeadOutputParameters output;
+} CrossBlockParameters;
+
+/* The output projection, of which only each row's best tokens are kept: lists as LogSoftmaxTopParameters has them, a list
+for each block along the vocabulary. Rules that ban tokens or allow only some are applied before. */
+typedef struct HeadParameters {
+  ProductParameters product; /* limit: V; nothing of its output is used */
+  RulesParameters rules;     /* scores and choice are not used; n_rules null: there are none */
+  float* list_values;        /* [R, lists, M] */
+  int32_t* list_ids;         /* [R, lists, M] */
+  float* list_maximum;       /* [R, lists] */
+  float* list_sum;           /* [R, lists] */
+  int32_t candidates, lists; /* M, at most 32 */
+} HeadParameters;
 
 /* An encoder's self-attention. rows [B*S, 3*H*D]: queries, keys and values. */
 typedef struct EncoderAttentionParameters {

@@ -82,9 +82,11 @@ __device__ __forceinline__ void skinny_product(const ProductParameters& given) {
     for (int a = 0; a < kAhead; ++a) next[a] = a * splits < n ? from[a * splits * 32] : uint4{0, 0, 0, 0};
   };
   load(blockIdx.x * tiles + warp / splits, split);
+  await_predecessor();
 
   if constexpr (WIDTH > 0) {
-    norm_into<T, WIDTH>(given, first_row + warp, shared.rows[warp]);
+    const int row = first_row + warp;
+    norm_into<T, WIDTH>(given, row, row < given.rows, blockIdx.x == 0, shared.rows[warp]);
     __syncthreads();
   }
   const T* row = WIDTH > 0 ? shared.rows[g] : static_cast<const T*>(given.input) + static_cast<int64_t>(first_row + g) * given.inputs;
@@ -159,6 +161,7 @@ __device__ __forceinline__ void tiled_product(const ProductParameters& given) {
   };
 
   float sum[kTiledTiles][kBlockRows / kRows][4] = {};
+  await_predecessor();
   load(0);
   keep(0);
   __syncthreads();

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 
+from ..beam_search.structures import RulesParameters
+
 
 def fields(pointers: str, integers: str, floats: str) -> tuple[tuple[str, type], ...]:
     return (
@@ -15,8 +17,8 @@ def fields(pointers: str, integers: str, floats: str) -> tuple[tuple[str, type],
 
 class ProductParameters(ctypes.Structure):
     _fields_ = fields(
-        "input weight bias norm_weight norm_bias residual normed output output_float",
-        "rows inputs outputs stride limit true_width activation gated splits",
+        "input weight bias norm_weight norm_bias residual parts parts_bias sum normed output output_float",
+        "rows inputs outputs stride limit true_width activation gated splits n_parts",
         "epsilon scale",
     )
 
@@ -41,8 +43,32 @@ class SelfAttentionParameters(ctypes.Structure):
     )
 
 
+class HeadOutputParameters(ctypes.Structure):
+    _fields_ = fields("weight parts", "outputs", "")
+
+
+class SelfBlockParameters(ctypes.Structure):
+    _fields_ = (("attention", SelfAttentionParameters), ("output", HeadOutputParameters))
+
+
 class CrossAttentionParameters(ctypes.Structure):
     _fields_ = fields("query keys values mask output", "sources heads beams head_size length stride", "scale")
+
+
+class CrossBlockParameters(ctypes.Structure):
+    _fields_ = (
+        ("query", ProductParameters),
+        ("attention", CrossAttentionParameters),
+        ("output", HeadOutputParameters),
+    )
+
+
+class HeadParameters(ctypes.Structure):
+    _fields_ = (
+        ("product", ProductParameters),
+        ("rules", RulesParameters),
+        *fields("list_values list_ids list_maximum list_sum", "candidates lists", ""),
+    )
 
 
 class EncoderAttentionParameters(ctypes.Structure):
@@ -53,6 +79,7 @@ class EncoderAttentionParameters(ctypes.Structure):
 ALL = (
     *(ProductParameters, NormParameters, EmbedParameters),
     *(SelfAttentionParameters, CrossAttentionParameters, EncoderAttentionParameters),
+    *(SelfBlockParameters, CrossBlockParameters, HeadParameters),
 )
 # In the order of parameters.h.
 ACTIVATIONS = ("linear", "relu", "gelu", "gelu_tanh", "silu", "quick_gelu", "tanh", "sigmoid")

@@ -109,7 +109,7 @@ def prepare(
             f"target '{recipe.name}': needs ONNX Runtime where it runs as well, so nothing is to be prepared; run: "
             f"s2s build {bundle_path} --target {recipe.name}"
         )
-    opened = bundle.read(bundle_path)
+    opened = bundle.read(bundle_path, kinds=getattr(builder, "KINDS", (bundle.ENCODER_DECODER,)))
     _check_ranges(opened, recipe)
     builder.check_prepare(opened, recipe)
     final = prepared.folder_of(opened.path, recipe.name)

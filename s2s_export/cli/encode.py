@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 @click.option("--normalize/--no-normalize", default=None, help="Vectors of length 1. [default: as the checkpoint says]")
 @click.option("--prompt", help="Put this before every text, such as E5's 'query: '.")
 @click.option("--prompt-name", help="The same, one of the bundle's prompts by its name; see `s2s inspect`.")
+@click.option(
+    "--pairs", is_flag=True, help="Two texts in each TEXT or line, with a tab between them, as rerankers read."
+)
 @click.option("--truncate", is_flag=True, help="Cut texts that are longer than the model allows.")
 @session_options
 @worker_option
@@ -46,6 +49,7 @@ def command(
     normalize: bool | None,
     prompt: str | None,
     prompt_name: str | None,
+    pairs: bool,
     truncate: bool,
     backend: str,
     target: str | None,
@@ -72,11 +76,13 @@ def command(
     session = load_encoder(bundle, backend, target, threads, workers=workers or (1 if text else None))
     if session.head.task != "embedding":
         _refuse_for_labels(session.head.task, pooling, normalize, prompt, prompt_name, is_array)
+    if pairs and (prompt is not None or prompt_name is not None):
+        raise UsageError("--pairs gives two texts, before which nothing is put; leave out --prompt and --prompt-name")
     if is_array and as_json:
         raise UsageError("--output FILE.npy writes an array; leave out --json")
     tell(f"backend: {session.backend.name}, {session.engine}", quiet)
     settings = Settings(
-        pooling, normalize, session.prompt(prompt, prompt_name), truncate, batch_size or DEFAULT_BATCH_SIZE
+        pooling, normalize, session.prompt(prompt, prompt_name), truncate, batch_size or DEFAULT_BATCH_SIZE, pairs
     )
     stdin = sys.stdin.buffer if input_file is None else input_file
     known = len(text) or count_lines(stdin)  # 0 for a pipe, whose lines are counted as they arrive

@@ -84,6 +84,8 @@ def write_bundle(
         tell(STAGES[2])
         tokenizer = _write_tokenizer(source, folder)
         manifest = _manifest(source, model, family, precision, limits, graphs, tokenizer)
+        if write_files := getattr(kind, "write_files", None):
+            write_files(folder, source)
         tell(STAGES[3])
         manifest["files"] = bundle.describe_files(folder)
         bundle.write_manifest(folder, manifest)

@@ -1,7 +1,7 @@
 """What sentence-transformers' files say of an encoder's embeddings: pooling, normalization, prompts, longest source.
 
-modules.json lists what a text goes through: a Transformer, a Pooling, perhaps a Normalize. A checkpoint without it has
-the mean of its tokens' states, not normalized, which is what sentence-transformers takes then.
+modules.json lists what a text goes through: a Transformer, a Pooling, perhaps layers (Dense) and a Normalize.
+A checkpoint without it has the mean of its tokens' states, not normalized, which is sentence-transformers' default.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..bundle import POOLINGS
-from ..errors import CheckpointError, UnsupportedModel
+from ..errors import CheckpointError, UnsupportedModel, shortened
 from ..schema import Unreadable, read_json, shown
 
 MODULES = "modules.json"
@@ -25,6 +27,9 @@ SWITCHES = {
     "pooling_mode_lasttoken": "last",
     "pooling_mode_weightedmean_tokens": "weightedmean",
 }
+POOLED = "sentence_embedding"  # sentence-transformers' name of what a pooling gives
+# Classes of torch.nn, and what we call them; GELU is the exact one.
+ACTIVATIONS = {"Identity": "identity", "Tanh": "tanh", "ReLU": "relu", "GELU": "gelu", "Sigmoid": "sigmoid"}
 NAMES = {"lasttoken": "last", "mean_sqrt_len_tokens": "mean_sqrt_len"}  # the same, in its newer `pooling_mode`
 
 
@@ -46,14 +51,61 @@ def head_of(folder: Path) -> tuple[dict[str, Any], int | None]:
             head["pooling"] = _pooling(inside / "config.json")
         elif kind == "Normalize":
             head["normalize"] = True
+        elif kind == "Dense" and not head["normalize"]:
+            head.setdefault("dense", []).append(_dense(inside))
         else:
             raise UnsupportedModel(
                 f"{folder / MODULES}: has a module of type {shown(module.get('type') if kind else module)}; expected "
-                "Transformer, Pooling and Normalize"
+                "Transformer, Pooling, Dense and Normalize, in this order"
             )
     if (folder / PROMPTS).is_file():
         head |= _prompts(_read(folder / PROMPTS, dict), folder / PROMPTS)
     return head, longest
+
+
+def dense_weights(folder: Path) -> dict[str, Any]:
+    """Of the layers after the pooling: weight_0 [in, out], bias_0 [out], weight_1, ...; empty without any.
+
+    Read from safetensors, or from a pickle of weights alone. Raises CheckpointError.
+    """
+    if not (folder / MODULES).is_file():
+        return {}
+    modules = [m for m in _read(folder / MODULES, list) if str(m.get("type", "")).endswith(".Dense")]
+    found: dict[str, Any] = {}
+    for i, module in enumerate(modules):
+        inside = folder / str(module["path"])
+        state = _state(inside)
+        if "linear.weight" not in state:
+            raise CheckpointError(f"{inside}: its weights hold no linear.weight; restore the checkpoint")
+        weight = state["linear.weight"].float().numpy()
+        bias = state["linear.bias"].float().numpy() if "linear.bias" in state else np.zeros(len(weight), np.float32)
+        found |= {f"weight_{i}": np.ascontiguousarray(weight.T), f"bias_{i}": bias}
+    return found
+
+
+def _state(folder: Path) -> dict[str, Any]:
+    import safetensors.torch
+    import torch
+
+    try:
+        if (folder / "model.safetensors").is_file():
+            return safetensors.torch.load_file(folder / "model.safetensors")
+        state: dict[str, Any] = torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True)
+    except Exception as error:  # both raise many types for a damaged file
+        raise CheckpointError(f"{folder}: its weights can't be read ({shortened(error, 200)}); restore it") from error
+    return state
+
+
+def _dense(folder: Path) -> dict[str, Any]:
+    config: Mapping[str, Any] = _read(folder / "config.json", dict)
+    name = str(config.get("activation_function", "torch.nn.modules.activation.Tanh")).rpartition(".")[2]
+    read = config.get("module_input_name") or POOLED
+    if name not in ACTIVATIONS or read != POOLED or (config.get("module_output_name") or POOLED) != POOLED:
+        raise UnsupportedModel(
+            f"{folder / 'config.json'}: a Dense of {shown(read)} with activation {shown(name)}; expected one of "
+            f"{POOLED} with {', '.join(ACTIVATIONS)}"
+        )
+    return {"activation": ACTIVATIONS[name], "width": int(config["out_features"])}
 
 
 def _longest(folder: Path, inside: Path) -> int | None:

@@ -32,6 +32,13 @@ def _distilbert(**options: Any) -> Any:
     )  # fmt: skip
 
 
+def _modernbert(**options: Any) -> Any:
+    return _config(
+        "ModernBert", num_hidden_layers=4, intermediate_size=20, local_attention=6, bos_token_id=1, eos_token_id=2,
+        cls_token_id=1, sep_token_id=2, **options,
+    )  # fmt: skip
+
+
 _DEBERTA: dict[str, Any] = dict(
     relative_attention=True, position_biased_input=False, pos_att_type=["p2c", "c2p"], max_relative_positions=-1,
     type_vocab_size=0,
@@ -49,6 +56,15 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "deberta-v2-own-keys": lambda: _config("DebertaV2", **_DEBERTA, share_att_key=False),
     "deberta-v2-one-term": lambda: _config("DebertaV2", **(_DEBERTA | {
         "pos_att_type": ["c2p"], "position_biased_input": True, "type_vocab_size": 2})),
+    "electra": lambda: _config("Electra", embedding_size=12),
+    "electra-equal": lambda: _config("Electra", embedding_size=24, hidden_act="relu"),
+    "albert": lambda: _config("Albert", embedding_size=12, num_hidden_layers=3, hidden_act="gelu_new"),
+    "albert-groups": lambda: _config("Albert", embedding_size=24, num_hidden_layers=2, num_hidden_groups=2,
+                                     inner_group_num=2),
+    "modernbert": lambda: _modernbert(),
+    "modernbert-biases": lambda: _modernbert(
+        norm_bias=True, attention_bias=True, mlp_bias=True, classifier_bias=True, classifier_pooling="mean",
+        hidden_activation="relu", classifier_activation="silu", global_attn_every_n_layers=2),
     "deberta-v2-absolute": lambda: _config("DebertaV2", relative_attention=False, position_biased_input=True),
 }  # fmt: skip
 HEADS = ("", "ForSequenceClassification", "ForTokenClassification")
@@ -63,7 +79,7 @@ def make(name: str, head: str = "", seed: int = 0, **options: Any) -> Any:
     model = getattr(transformers, f"AutoModel{head}").from_config(config, attn_implementation="eager").eval()
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():
-            if parameter_name.endswith(("bias", "LayerNorm.weight", "layer_norm.weight")):
+            if parameter_name.endswith(("bias", "LayerNorm.weight", "layer_norm.weight", "norm.weight")):
                 parameter += 0.2 * torch.randn_like(parameter)
     return model
 

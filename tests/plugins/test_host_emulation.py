@@ -39,6 +39,17 @@ __global__ void votes(Votes given) {
   given.first[t] = __shfl_sync(0xffffffffu, given.in[t], 0, 8);
 }
 
+// Adds one to what the launch before it wrote: read after waiting for it (1), before (0), or without ever waiting (2).
+struct Next { const int* in; int* out; int how; };
+__global__ void next(Next given) {
+  const int early = given.in[threadIdx.x];
+  if (given.how != 2) await_predecessor();
+  __syncthreads();
+  given.out[blockIdx.x * 64 + threadIdx.x] = 1 + (given.how == 1 ? given.in[threadIdx.x] : early);
+}
+static Next before;
+static void run_before() { launch(next, dim3(2), dim3(64), nullptr, before); }
+
 struct Nothing { int unused; };
 __global__ void early_return(Nothing) { if (threadIdx.x == 3) return; __syncthreads(); }
 __global__ void lonely_shuffle(Nothing) { if (threadIdx.x % 32 < 16) __shfl_xor_sync(0xffffffffu, 1, 1); }
@@ -47,6 +58,13 @@ S2S_EXPORT int run_sum(const Sum* given, int blocks, int threads) {
   return launch(sum, dim3(blocks), dim3(threads), nullptr, *given);
 }
 S2S_EXPORT int run_votes(const Votes* given) { return launch(votes, dim3(1), dim3(64), nullptr, *given); }
+S2S_EXPORT int run_two(const Next* given) {
+  before = given[0];
+  s2s_host_predecessor(run_before);
+  const int status = launch(next, dim3(3), dim3(64), nullptr, given[1]);
+  const int waited = s2s_host_has_waited();
+  return status ? status : waited;
+}
 S2S_EXPORT int run_early_return() { return launch(early_return, dim3(2), dim3(64), nullptr, Nothing{}); }
 S2S_EXPORT int run_lonely_shuffle() { return launch(lonely_shuffle, dim3(1), dim3(64), nullptr, Nothing{}); }
 S2S_EXPORT uint16_t to_half(float x) { return __float2half_rn(x).bits; }
@@ -137,3 +155,22 @@ def test_half_precision_conversions(kernels: ctypes.CDLL) -> None:
 
 def test_libraries_do_not_share_their_machine() -> None:
     assert library("beam_self_attention")._handle != library("cross_attention")._handle
+
+
+@pytest.mark.parametrize("schedule", range(3))
+def test_a_launch_that_begins_before_the_last_has_ended(kernels: ctypes.CDLL, schedule: int) -> None:
+    """What is read before the wait is old; a kernel that never waits is found."""
+    fields = (("in", ctypes.c_void_p), ("out", ctypes.c_void_p), ("how", ctypes.c_int))
+    structure = type("Next", (ctypes.Structure,), {"_fields_": fields})
+    kernels.s2s_host_schedule(schedule)
+    for how, expected in ((1, 12), (0, 4), (2, None)):
+        first, second, third = (np.full((3, 64), value, np.int32) for value in (10, 3, 0))
+        given = (structure * 2)(
+            structure(first.ctypes.data, second.ctypes.data, 1), structure(second.ctypes.data, third.ctypes.data, how)
+        )
+        assert kernels.run_two(given) == (how != 2)
+        if expected is not None:
+            assert (second[:2] == 11).all()
+            rows = [set(row) for row in third.tolist()]  # of the block that ran first, all threads
+            assert {expected} in rows and (how == 0 or rows == [{expected}] * 3)
+    kernels.s2s_host_schedule(0)

@@ -114,7 +114,31 @@ def test_positions_of_embeddings(how: str) -> None:
     check(cases.embed(np.random.default_rng(7), "fp16", how), how)
 
 
-@pytest.mark.parametrize("kind", ["self_attention", "cross_attention", "encoder_attention"])
+@pytest.mark.parametrize("only", [False, True])
+@pytest.mark.parametrize("rows", [1, 8, 20])
+def test_candidates_of_the_head(rows: int, only: bool) -> None:
+    """In the lists of several blocks, with ties; every order of blocks and threads gives the same."""
+    for order in SCHEDULES:
+        check(cases.head_candidates(np.random.default_rng(rows + order), "fp16", rows, only), (rows, only), order)
+
+
+def test_lists_of_real_vocabularies() -> None:
+    assert [launches.candidate_lists(4, 512, v, 8) for v in (64, 128, 129, 58101, 256206)] == [1, 1, 2, 128, 128]
+    assert launches.candidate_lists(33, 512, 58101, 8) == 0  # rows of tiles
+    assert launches.candidate_lists(4, 4096, 58101, 8) == 0  # no norm that wide
+    assert launches.candidate_lists(4, 512, 58101, 33) == 0
+    assert launches.candidate_lists(4, 512, 600_000, 8) == 0
+
+
+@pytest.mark.parametrize("width", [16, 512, 1024])
+def test_widths_of_streams_before_cross_attention(width: int) -> None:
+    for number in (1, 5):
+        check(cases.cross_block(np.random.default_rng(width), ELEMENTS[number % 2], number, 64, width), width)
+
+
+@pytest.mark.parametrize(
+    "kind", ["self_attention", "cross_attention", "self_block", "cross_block", "encoder_attention"]
+)
 @pytest.mark.parametrize("head_size", [16, 48, 64, 112, 128])
 def test_head_sizes(kind: str, head_size: int) -> None:
     for number in (1, 4, 5, 16):  # beams; of the encoder, tokens
@@ -124,7 +148,7 @@ def test_head_sizes(kind: str, head_size: int) -> None:
 
 def test_a_wrong_kernel_shows() -> None:
     """Tolerances are narrow enough that a result which is off by a quarter is found, in every kernel."""
-    for kind in ("product", "self_attention", "cross_attention", "encoder_attention", "norm_rows", "embed"):
+    for kind in set(cases.KINDS) - {"wide_norm"}:
         case = cases.KINDS[kind](np.random.default_rng(3), "fp16")
         found = case.run(HostDevice())
         name = next(iter(case.expected))
@@ -148,5 +172,15 @@ def test_sizes_that_no_kernel_serves() -> None:
     attention.head_size = 144
     with pytest.raises(BuildError, match="the head size is 144"):
         launches.self_attention("fp16", attention)
+    block = structures.CrossBlockParameters(query=structures.ProductParameters(inputs=1040, norm_weight=16))
+    block.attention.beams, block.attention.head_size, block.output.outputs = 1, 64, 16
+    with pytest.raises(BuildError, match="a query of 1040 inputs; expected a norm of a multiple of 16 up to 1024"):
+        launches.cross_block("fp16", block)
+    block.output.outputs = 20
+    with pytest.raises(BuildError, match="an output projection to 20; expected a multiple of 16"):
+        launches.cross_block("fp16", block)
+    head = structures.HeadParameters(candidates=40, lists=1)
+    with pytest.raises(BuildError, match="40 candidates of 0 tokens for 0 rows of 0 in 1 lists; expected up to 32"):
+        launches.head_candidates("fp16", head)
     with pytest.raises(BuildError, match="no kernels for 'fp32'"):
         launches.norm("fp32", structures.NormParameters(rows=1))

@@ -137,7 +137,7 @@ def test_what_opens_no_decoder_says_so(made):
         s2s_export.load(bundle, ensemble=[bundle])
     with pytest.raises(InvalidOption, match="one prompt for all sources"):
         s2s_export.load(bundle, search="device")
-    _, err = run_here("build", bundle, "--target", "rtx-fp16", status=1)
+    _, err = run_here("build", bundle, "--target", "cuda-fp16", status=1)
     assert "is for encoder-decoders; build cpu-fp32 or cpu-int8" in err
     _, err = run_here("encode", bundle, "w7", status=1)
     assert "holds a decoder alone (model type 'llama')" in err and "s2s generate" in err

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from ... import bundle as bundles
-from ...bundle import GRAPHS, Bundle
+from ...bundle import DECODER, ENCODER_DECODER, GRAPHS, Bundle
 from ...errors import BackendUnavailable, BuildError, InvalidOption, MissingExtra
 from ...recipes import Recipe
 from ...runtime.backends._tensorrt import library as libraries
@@ -27,6 +27,7 @@ from ..gpu.dimensions import Dimensions
 from ..prepared import Prepared
 
 FLAVOURS = ("tensorrt", "tensorrt-rtx")
+KINDS = (ENCODER_DECODER, DECODER)
 RANGES = dimensions_module.DEFAULTS  # of a recipe that names none
 SHOWN = ("ATTENTION_INPUT", "KV_CACHE_UPDATE", "PLUGIN_V3", "QUANTIZE", "DEQUANTIZE")  # layers in the summary
 

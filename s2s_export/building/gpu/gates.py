@@ -38,7 +38,7 @@ def expected_layers(calls: Mapping[str, int], native: set[str], library: Library
     mine = sum(calls.get(name, 0) for name in SELF_ATTENTIONS)
     crossed = sum(calls.get(name, 0) for name in CROSS_ATTENTIONS)
     attentions = calls.get(NATIVE_ATTENTION, 0) + (0 if plugins else mine + crossed)
-    updates = 0 if plugins else 2 * mine
+    updates = calls.get(NATIVE_CACHE_UPDATE, 0) + (0 if plugins else 2 * mine)
     return {
         # An older parser uses the function's body instead.
         ATTENTION: (attentions if NATIVE_ATTENTION in native else 0) + calls.get("Attention", 0),

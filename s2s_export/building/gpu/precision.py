@@ -98,7 +98,7 @@ class Lowering:
         for i, name in enumerate(node.input):
             if graph.is_float(name) and i not in untyped:
                 node.input[i] = self._as(name, chosen)
-        if node.op_type == "Cast":  # from integers or booleans
+        if node.op_type == "Cast" and graph.is_float(node.output[0]):  # from integers or booleans
             _set_attribute(node, "to", chosen)
         self.nodes.append(node)
         for i, name in enumerate(node.output):

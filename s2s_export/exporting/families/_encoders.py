@@ -6,19 +6,20 @@ A checkpoint's architecture says what it is for. ...ForSequenceClassification an
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 from ...errors import UnsupportedModel
 from ..graphs.encoder_model import Classifier, EncoderModel
-from ..graphs.structure import Linear, PositionTable, Stack
+from ..graphs.structure import Linear, Norm, PositionTable, Stack
 from . import Family
 
 CLASSIFIERS = ("ForSequenceClassification", "ForTokenClassification")
 STATES = ("Model", "ForMaskedLM", "ForPreTraining")
 # Of heads that nothing here reads: a checkpoint of one class may lack those of another.
 UNUSED = ("pooler.",)
-Layers = tuple[tuple[Linear, str], ...]
+Layers = tuple[tuple[Linear, str] | Norm, ...]
 
 
 def load(path: Path, config: dict[str, Any]) -> Any:
@@ -43,22 +44,48 @@ def load(path: Path, config: dict[str, Any]) -> Any:
     return model
 
 
-def family(name: str, model: Any, stack: Stack, classifier_of: dict[str, Any], longest: int | None = None) -> Family:
-    """classifier_of: by the end of a class's name, what gives the layers of its head. longest: source, in tokens."""
+def family(
+    name: str,
+    model: Any,
+    stack: Stack,
+    classifier_of: dict[str, Any],
+    longest: int | None = None,
+    *,
+    norm_first: bool = False,
+    pools_mean: bool = False,
+) -> Family:
+    """classifier_of: by the end of a class's name, what gives the layers of its head. longest: source, in tokens.
+
+    pools_mean: whether a head of the whole source reads the mean of its tokens, and not the first.
+    """
     cls = type(model).__name__
     found = next((end for end in classifier_of if cls.endswith(end)), None)
     classifier = None
     if found is not None:
-        classifier = Classifier(classifier_of[found](model), of_tokens=found == "ForTokenClassification")
+        of_tokens = found == "ForTokenClassification"
+        classifier = Classifier(classifier_of[found](model), of_tokens, pools_mean and not of_tokens)
     if longest is None:
         assert isinstance(stack.positions, PositionTable)
         longest = len(stack.positions.table) - stack.positions.offset
-    return Family(name, EncoderModel(stack, norm_first=False, classifier=classifier), longest, None)
+    return Family(name, EncoderModel(stack, norm_first, classifier), longest, None)
+
+
+def typed(stack: Stack, table: Any) -> Stack:
+    """The stack, whose tokens of type 0 are as they were, with types. table [n, W]: the embedding of each."""
+    return stack if len(table) < 2 else dataclasses.replace(stack, types=table - table[:1])
 
 
 def tokens_head(model: Any) -> Layers:
     """One projection of every token's state."""
     return ((Linear.of(model.classifier), "linear"),)
+
+
+def _cross_encoder_activation(config: Any) -> str | None:
+    """What sentence-transformers' CrossEncoder wrote into config.json of a reranker; None where it wrote nothing."""
+    section = getattr(config, "sentence_transformers", None)
+    name = section.get("activation_fn") if isinstance(section, dict) else None
+    name = str(name or getattr(config, "sbert_ce_default_activation_function", None) or "").rpartition(".")[2]
+    return {"Identity": "none", "Sigmoid": "sigmoid"}.get(name)
 
 
 def head_of(model: Any) -> dict[str, Any]:
@@ -74,4 +101,6 @@ def head_of(model: Any) -> dict[str, Any]:
     activation = {"regression": "none", "multi_label_classification": "sigmoid"}.get(
         problem, "sigmoid" if n_labels == 1 else "softmax"
     )
+    if n_labels == 1 and (own := _cross_encoder_activation(config)) is not None:
+        activation = own
     return {"task": "sequence_classification", "labels": labels, "activation": activation}

@@ -29,7 +29,7 @@ def bert_stack(config: Any, module: Any) -> Stack:
     embeddings = module.embeddings
     # Every token has type 0.
     table = embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0]
-    padding = config.pad_token_id if BERT_LIKE[config.model_type] else None
+    padding = config.pad_token_id if BERT_LIKE.get(config.model_type) else None
     return Stack(
         embedding=embeddings.word_embeddings.weight,
         embedding_scale=1.0,

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..graphs.structure import Linear
 from . import Family
-from ._encoders import Layers, family, tokens_head
+from ._encoders import Layers, family, tokens_head, typed
 from ._encoders import load as load_model
 from ._text_decoders import bert_stack
 
@@ -19,7 +19,8 @@ READS_CLASSIFIERS = True
 def describe(model: Any) -> Family:
     body = getattr(model, "bert", model)
     heads = {"ForSequenceClassification": _pooled, "ForTokenClassification": tokens_head}
-    return family("bert", model, bert_stack(model.config, body), heads)
+    stack = typed(bert_stack(model.config, body), body.embeddings.token_type_embeddings.weight)
+    return family("bert", model, stack, heads)
 
 
 def _pooled(model: Any) -> Layers:

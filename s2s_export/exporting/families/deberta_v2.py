@@ -10,7 +10,7 @@ from ...errors import UnsupportedModel
 from ..graphs.structure import Attention, Block, Disentangled, FeedForward, Linear, Norm, PositionTable, Stack
 from . import Family
 from ._bart_like import activation
-from ._encoders import Layers, family, tokens_head
+from ._encoders import Layers, family, tokens_head, typed
 from ._encoders import load as load_model
 
 __all__ = ["MODEL_TYPES", "READS_CLASSIFIERS", "describe", "load_model"]
@@ -30,7 +30,7 @@ def describe(model: Any) -> Family:
         )
     table = embeddings.word_embeddings.weight
     positions = None if embeddings.position_embeddings is None else embeddings.position_embeddings.weight
-    if embeddings.token_type_embeddings is not None:  # every token has type 0
+    if embeddings.token_type_embeddings is not None:  # a token has type 0, if not another one
         first = embeddings.token_type_embeddings.weight[0]
         table, positions = (table + first, None) if positions is None else (table, positions + first)
     distances = encoder.get_rel_embedding() if encoder.relative_attention else None
@@ -41,6 +41,8 @@ def describe(model: Any) -> Family:
         blocks=tuple(_block(config, layer, distances) for layer in encoder.layer),
         embedding_norm=Norm.of(embeddings.LayerNorm),
     )
+    if embeddings.token_type_embeddings is not None:
+        stack = typed(stack, embeddings.token_type_embeddings.weight)
     heads = {"ForSequenceClassification": _pooled, "ForTokenClassification": tokens_head}
     return family("deberta-v2", model, stack, heads, config.max_position_embeddings)
 

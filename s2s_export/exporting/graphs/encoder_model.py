@@ -10,26 +10,31 @@ from typing import ClassVar
 
 import onnx
 
+from ...runtime.sources import MASK
 from .builder import FLOAT, Dimension, GraphBuilder
-from .layers import activation
-from .structure import Linear, Stack, Stem
+from .layers import activation, normed
+from .structure import Linear, Norm, Stack, Stem
 from .transformer import emit_encoder
 from .weights import WeightStore
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """Layers that make N logits of a state: activation(x W + b) one after the other.
+    """Layers that make N logits of a state, one after the other: activation(x W + b), or a norm. The last has weights.
 
-    of_tokens: whether every token has logits; otherwise the source has, made of its first token's state.
+    of_tokens: whether every token has logits; otherwise the source has, made of its first token's state, or of the
+    mean of its tokens' where `pools_mean`.
     """
 
-    layers: tuple[tuple[Linear, str], ...]
+    layers: tuple[tuple[Linear, str] | Norm, ...]
     of_tokens: bool
+    pools_mean: bool = False
 
     @property
     def n_labels(self) -> int:
-        return int(self.layers[-1][0].weight.shape[0])
+        last = self.layers[-1]
+        assert not isinstance(last, Norm)
+        return int(last[0].weight.shape[0])
 
 
 @dataclass(frozen=True)
@@ -67,10 +72,22 @@ def emit(model: EncoderModel, store: WeightStore) -> dict[str, onnx.ModelProto]:
     classifier = model.classifier
     shape: list[Dimension] = ["B", "S", classifier.n_labels] if classifier.of_tokens else ["B", classifier.n_labels]
     with g.scope("classifier"):
-        x = rows if classifier.of_tokens else g.op("Gather", [states, g.constant(0)], axis=1)  # [B*S,E] or [B,E]
-        for layer, name in classifier.layers:
-            x = activation(g, g.linear(x, layer.weight, layer.bias), name)
+        x = rows if classifier.of_tokens else _pooled(g, states, classifier)  # [B*S,E] or [B,E]
+        for part in classifier.layers:
+            if isinstance(part, Norm):
+                x = normed(g, x, part)
+            else:
+                x = activation(g, g.linear(x, part[0].weight, part[0].bias), part[1])
         if classifier.of_tokens:
             x = g.reshape(x, [g.size(states, 0), g.size(states, 1), classifier.n_labels])
     g.output(x, "logits", FLOAT, shape)
     return {"encoder": g.model()}
+
+
+def _pooled(g: GraphBuilder, states: str, classifier: Classifier) -> str:
+    """[B,S,E] -> [B,E]"""
+    if not classifier.pools_mean:
+        return g.op("Gather", [states, g.constant(0)], axis=1)
+    mask = g.op("Cast", [g.op("Unsqueeze", [MASK, g.constant([2])])], to=FLOAT)  # [B,S,1]
+    total = g.op("ReduceSum", [g.op("Mul", [states, mask]), g.constant([1])], keepdims=0)
+    return g.op("Div", [total, g.op("ReduceSum", [mask, g.constant([1])], keepdims=0)])

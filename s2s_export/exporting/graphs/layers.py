@@ -23,7 +23,9 @@ GATED_BY_SIGMOID = {"silu": 1.0, "swish": 1.0, "quick_gelu": 1.702}  # x * sigmo
 KNOWN_ACTIVATIONS = sorted([*ACTIVATIONS, *GATED_BY_SIGMOID])
 
 
-def normed(g: GraphBuilder, x: str, norm: Norm) -> str:
+def normed(g: GraphBuilder, x: str, norm: Norm | None) -> str:
+    if norm is None:
+        return x
     weight = g.weight("norm", norm.weight)
     if norm.bias is None:
         return g.op("RMSNormalization", [x, weight], axis=-1, epsilon=norm.epsilon)

@@ -179,12 +179,13 @@ class Block:
     The norms called `after` are of a sublayer's output, before it is added to the residual (2408.00118).
     is_merged: self-attention sees the keys and values of the source as well, those of `cross_attention`, under one
     softmax (2512.14856); there is no sublayer of its own then, and no cross_norm.
+    self_norm: None where a first layer reads what is normed already.
     is_parallel: attention and feed-forward read the same norm, self_norm, and both are added to the residual at once;
     of decoders alone.
     """
 
     self_attention: Attention
-    self_norm: Norm
+    self_norm: Norm | None
     feed_forward: FeedForward | Experts
     feed_forward_norm: Norm
     cross_attention: Attention | None = None
@@ -252,6 +253,8 @@ class Stack:
     positions: a table that is added to the embeddings, a bias of the scores that all layers share, or None where the
     attention of each layer has its own. token_norm is of tokens without positions, embedding_norm of their sum.
     replaced_token: an id and the vector [E] that it has in place of its scaled embedding.
+    types: [n, W], what a token of each type has more than one of type 0; None where the encoder reads no types.
+    projection: [E, W] after the embedding norm, where embeddings have another width W than the blocks (1909.11942).
     """
 
     embedding: Tensor | Stem
@@ -263,10 +266,17 @@ class Stack:
     token_norm: Norm | None = None
     blocks_seen: SummedBlocks | None = None
     replaced_token: tuple[int, Tensor] | None = None
+    types: Tensor | None = None
+    projection: Linear | None = None
 
     @property
     def width(self) -> int:
         """E"""
+        return self.embedding_width if self.projection is None else self.projection.weight.shape[0]
+
+    @property
+    def embedding_width(self) -> int:
+        """W"""
         return self.embedding.width if isinstance(self.embedding, Stem) else self.embedding.shape[1]
 
 

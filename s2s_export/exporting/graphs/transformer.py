@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from ...runtime.sources.token_ids import INPUT_IDS
+from ...runtime.sources.typed_token_ids import TOKEN_TYPES
 from .biases import (
     DecoderBiases,
     EncoderMasks,
@@ -88,9 +89,14 @@ def emit_encoder(g: GraphBuilder, stack: Stack, norm_first: bool) -> tuple[str, 
         masks = EncoderMasks(g, mask, length)
         seen = stack.blocks_seen
         blocks = None if seen is None else BlockKeys(g, seen, source_mask, length)
-        x = g.reshape(x, [-1, width])  # [B*S,E]
+        if stack.types is not None:
+            types = g.input(TOKEN_TYPES, INT64, ["B", "S"])
+            x = g.op("Add", [x, g.op("Gather", [g.weight("types", stack.types), types], axis=0)])
+        x = g.reshape(x, [-1, stack.embedding_width])  # [B*S,W]
         if stack.embedding_norm:
             x = normed(g, x, stack.embedding_norm)
+        if stack.projection is not None:
+            x = g.linear(x, stack.projection.weight, stack.projection.bias, "projection")  # [B*S,E]
         for i, block in enumerate(stack.blocks):
             with g.scope(f"layer{i}"):
 
@@ -325,7 +331,12 @@ def _is_not(g: GraphBuilder, ids: str, token: int) -> str:
 
 
 def residual(
-    g: GraphBuilder, x: str, norm: Norm, norm_first: bool, sublayer: Callable[[str], str], after: Norm | None = None
+    g: GraphBuilder,
+    x: str,
+    norm: Norm | None,
+    norm_first: bool,
+    sublayer: Callable[[str], str],
+    after: Norm | None = None,
 ) -> str:
     """after: norm of what the sublayer computes, before it is added."""
     found = sublayer(normed(g, x, norm) if norm_first else x)

@@ -46,7 +46,7 @@ def write_tokenizer(checkpoint: Path, folder: Path) -> dict[str, Any] | None:
     checkpoint, folder = Path(checkpoint), Path(folder)
     if not checkpoint.is_dir():
         raise CheckpointError(f"{checkpoint} is not a folder, expected the folder of a checkpoint; check the path")
-    if not _has_tokenizer(checkpoint):
+    if not has_tokenizer(checkpoint):
         return None
     if reference.is_reference(checkpoint):
         return reference.write(checkpoint, folder)
@@ -83,7 +83,8 @@ def _unloadable(checkpoint: Path, reason: str) -> CheckpointError:
     )
 
 
-def _has_tokenizer(checkpoint: Path) -> bool:
+def has_tokenizer(checkpoint: Path) -> bool:
+    """Whether a checkpoint has files of a tokenizer."""
     return any((checkpoint / name).is_file() for name in _TOKENIZER_FILES) or any(
         path.suffix in _TOKENIZER_SUFFIXES for path in checkpoint.iterdir()
     )

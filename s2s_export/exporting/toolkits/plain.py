@@ -194,6 +194,7 @@ def block_output(
         seen.append(weights)
         return mixed
 
+    assert block.self_norm is not None
     x = residual(x, block.self_norm, own)
     if block.cross_norm is not None:
         x = residual(x, block.cross_norm, other)

@@ -5,6 +5,8 @@ Each is written as a checkpoint. quick: a small one of the same kind. Needs torc
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +19,39 @@ QUIETNESS = 0.02  # scale of what all other layers add to the residual stream
 LOUDNESS = 10.0  # scale of the copied token in the residual stream
 
 
-def opus_mt(folder: Path, quick: bool) -> None:
+@dataclass(frozen=True)
+class Sizes:
+    """Of a model of Marian's kind. layers: of encoder and decoder."""
+
+    vocabulary: int
+    width: int
+    heads: int
+    layers: tuple[int, int]
+    inner: int
+
+
+QUICK = Sizes(501, 128, 4, (2, 2), 256)
+OPUS_MT = Sizes(58101, 512, 8, (6, 6), 2048)
+STUDENT = Sizes(32000, 256, 8, (6, 2), 1536)  # as those that are distilled for browsers and phones
+TINY = Sizes(8000, 128, 4, (3, 2), 512)
+
+
+def marian(sizes: Sizes, in_16_bits: bool, folder: Path, quick: bool) -> None:
     """A model with random weights that copies its source, token by token, up to its end token.
 
     A Transformer with random weights repeats one token for ever, and which one depends on rounding, so that systems
     would not do the same work. Here, the last decoder layer attends from position t to source position t (its queries
     and keys are the positional encoding, in dimensions that embeddings leave empty) and passes on the token. Everything
-    else is random, and takes the same time.
+    else is random, and takes the same time. in_16_bits: all values are such as half precision holds.
     """
     import torch
     import transformers
 
-    size, width, n_heads = (501, 128, 4) if quick else (58101, 512, 8)
-    n_layers, inner = (2, 256) if quick else (6, 2048)
+    sizes = QUICK if quick else sizes
+    size, width, n_heads, inner = sizes.vocabulary, sizes.width, sizes.heads, sizes.inner
     config = transformers.MarianConfig(
-        vocab_size=size, d_model=width, encoder_ffn_dim=inner, decoder_ffn_dim=inner, encoder_layers=n_layers,
-        decoder_layers=n_layers, encoder_attention_heads=n_heads, decoder_attention_heads=n_heads,
+        vocab_size=size, d_model=width, encoder_ffn_dim=inner, decoder_ffn_dim=inner, encoder_layers=sizes.layers[0],
+        decoder_layers=sizes.layers[1], encoder_attention_heads=n_heads, decoder_attention_heads=n_heads,
         activation_function="swish", scale_embedding=True, max_position_embeddings=512, bos_token_id=None,
         eos_token_id=0, pad_token_id=size - 1, decoder_start_token_id=size - 1, forced_eos_token_id=None,
     )  # fmt: skip
@@ -68,6 +87,8 @@ def opus_mt(folder: Path, quick: bool) -> None:
         rows = torch.arange(len(content))
         attention.v_proj.weight[rows, content] = 1.0
         attention.out_proj.weight[content, rows] = LOUDNESS
+    if in_16_bits:
+        model = model.half().float()
     common = {"eos_token_id": 0, "pad_token_id": size - 1, "decoder_start_token_id": size - 1, "max_length": 512}
     model.generation_config = transformers.GenerationConfig(num_beams=4, bad_words_ids=[[size - 1]], **common)
     _check_that_it_copies(model, size)
@@ -108,4 +129,10 @@ def t5_small(folder: Path, quick: bool) -> None:
         model.save_pretrained(folder)
 
 
-MAKERS = {"opus-mt": opus_mt, "t5-small": t5_small}
+MAKERS = {
+    "opus-mt": partial(marian, OPUS_MT, False),
+    "opus-mt-16": partial(marian, OPUS_MT, True),
+    "student": partial(marian, STUDENT, False),
+    "tiny": partial(marian, TINY, False),
+    "t5-small": t5_small,
+}

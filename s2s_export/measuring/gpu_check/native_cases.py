@@ -19,17 +19,20 @@ from ...runtime.cuda.interface import Device, Launch
 structures = plugin_sources.module("transformer.structures")
 launches = plugin_sources.module("transformer.launches")
 fragments = plugin_sources.module("transformer.fragments")
+search = plugin_sources.module("beam_search.structures")
 reference = plugin_sources.module("transformer.reference")
 allowed = plugin_sources.module("transformer.tolerances").allowed
 
 Array = NDArray[Any]
 dtype_of = fragments.dtype
+EFFECTS, NAMED = search.EFFECTS, search.NAMED
 MOST_ROWS = 80  # of a product
 
 
 @dataclass
 class Case:
-    """One launch. read, written: arrays by the argument's field; what is written begins as NaN, or as given.
+    """One launch. read, written: arrays by the argument's field, "part.field" in a part of it; what is written begins
+    as NaN, or as given.
 
     within: fields that point into another field's array, with their offset in bytes.
     expected: by field the result and the largest difference from it.
@@ -50,10 +53,9 @@ class Case:
         try:
             for name, array in arrays.items():
                 device.to_device(at[name], array, stream)
-                if hasattr(self.given, name):
-                    setattr(self.given, name, at[name])
+                self._point(name, at[name])
             for name, (other, offset) in self.within.items():
-                setattr(self.given, name, at[other] + offset)
+                self._point(name, at[other] + offset)
             kernels.run(self.launch, self.given, stream)
             found = {name: arrays[name].copy() for name in self.written}
             for name, array in found.items():
@@ -65,14 +67,24 @@ class Case:
                 device.free(address)
             device.destroy_stream(stream)
 
+    def _point(self, name: str, address: int) -> None:
+        *parts, field_name = name.split(".")
+        given = self.given
+        for part in parts:
+            given = getattr(given, part)
+        if hasattr(given, field_name):
+            setattr(given, field_name, address)
+
     def error(self, found: Mapping[str, Array]) -> float:
-        """The largest error as a share of what is allowed; infinite where something is not finite."""
+        """The largest error as a share of what is allowed; infinite where something is not finite that should be."""
         worst = 0.0
         for name, (expected, limits) in self.expected.items():
             values = found[name].astype(np.float64)
-            if not np.isfinite(values).all():
+            lowest = np.isneginf(expected)
+            if not np.array_equal(np.isneginf(values), lowest) or not np.isfinite(values[~lowest]).all():
                 return float("inf")
-            worst = max(worst, float((np.abs(values - expected) / limits).max()))
+            values, expected, limits = values[~lowest], expected[~lowest], limits[~lowest]
+            worst = max(worst, float((np.abs(values - expected) / limits).max(initial=0.0)))
         return worst
 
 
@@ -98,8 +110,11 @@ def product(rng: np.random.Generator, element: str, rows: int = 0, blocks: int =
     if with_norm:
         norm, keeps = _norm(rng, true_in, n_in), bool(rng.random() < 0.5)
         read |= {f"norm_{name}": array for name, array in norm.items()}
+        parts = _parts(rng, rows, true_in, n_in) if rng.random() < 0.4 else {}
+        read |= parts
+        wide = total = wide + _sum_of(parts)
         wide = reference.normed(wide, norm["weight"], norm.get("bias"), 1e-5, true_in)
-        written |= {"normed": nothing(x.shape, np.float32)} if keeps else {}
+        written |= {name: nothing(x.shape, np.float32) for name in (("normed", "sum") if keeps else ())}
     bias = None
     if has_bias:
         bias = read["bias"] = rng.standard_normal(n_out).astype(np.float32)
@@ -112,7 +127,7 @@ def product(rng: np.random.Generator, element: str, rows: int = 0, blocks: int =
     given = structures.ProductParameters(
         rows=rows, inputs=n_in, outputs=n_out, stride=limit, limit=limit, true_width=true_in,
         activation=structures.ACTIVATIONS.index(activation), gated=int(is_gated), epsilon=1e-5, scale=scale,
-        norm_weight=1 if with_norm else None,
+        norm_weight=1 if with_norm else None, n_parts=len(read.get("parts", ())),
     )  # fmt: skip
     launch = launches.product(element, given)
     if blocks and launches.is_skinny(rows):
@@ -125,6 +140,7 @@ def product(rng: np.random.Generator, element: str, rows: int = 0, blocks: int =
     expected = {name: (result, allowed(stored[name], result, size, rounded)) for name in names}
     if "normed" in written:
         expected["normed"] = (wide, allowed("fp32", wide, 10 + np.abs(wide)))
+        expected["sum"] = (total, allowed("fp32", total, 10.0))
     return Case(launch, given, read, written, expected)
 
 
@@ -134,6 +150,19 @@ def _norm(rng: np.random.Generator, true_width: int, width: int) -> dict[str, Ar
     if rng.random() < 0.6:
         found["bias"] = fragments.filled(rng.standard_normal(true_width).astype(np.float32), width)
     return found
+
+
+def _parts(rng: np.random.Generator, rows: int, true_width: int, width: int) -> dict[str, Array]:
+    """What is added to rows before their norm; the bias is left out at times."""
+    n = int(rng.integers(1, 5))
+    found = {"parts": fragments.filled(rng.standard_normal((n, rows, true_width)).astype(np.float32), n, rows, width)}
+    if rng.random() < 0.5:
+        found["parts_bias"] = fragments.filled(rng.standard_normal(true_width).astype(np.float32), width)
+    return found
+
+
+def _sum_of(parts: Mapping[str, Array]) -> Array | float:
+    return parts["parts"].astype(np.float64).sum(axis=0) + parts.get("parts_bias", 0.0) if parts else 0.0
 
 
 def _product(
@@ -260,16 +289,143 @@ def cross_attention(rng: np.random.Generator, element: str, K: int = 0, D: int =
     given = structures.CrossAttentionParameters(
         sources=B, heads=H, beams=K, head_size=D, length=S, stride=6 * H * D, scale=D**-0.5
     )
-    key, value = (states[:, :, 2, i].astype(np.float64).transpose(0, 2, 1, 3) for i in range(2))
-    visible = np.broadcast_to(mask[:, None, None] != 0, (B, H, K, S))
-    result = reference.attention(query.astype(np.float64).transpose(0, 2, 1, 3), key, value, visible, D**-0.5)
-    result = result.transpose(0, 2, 1, 3)
+    result = _attended(query.astype(np.float64), states, mask)
     layer, both = 2 * 2 * H * D * dtype.itemsize, H * D * dtype.itemsize
     return Case(
         launches.cross_attention(element, given), given, {"query": query, "states": states, "mask": mask},
         {"output": nothing(result.shape, dtype)}, {"output": (result, allowed(element, result, 5.0))},
         {"keys": ("states", layer), "values": ("states", layer + both)},
     )  # fmt: skip
+
+
+def _attended(query: Array, states: Array, mask: Array) -> Array:
+    """query [B, K, H, D] over the third layer of states [B, S, 3, 2, H, D]: [B, K, H, D]."""
+    key, value = (states[:, :, 2, i].astype(np.float64).transpose(0, 2, 1, 3) for i in range(2))
+    visible = np.broadcast_to(mask[:, None, None] != 0, (*key.shape[:2], query.shape[1], key.shape[2]))
+    found = reference.attention(query.transpose(0, 2, 1, 3), key, value, visible, query.shape[-1] ** -0.5)
+    return np.asarray(found.transpose(0, 2, 1, 3))
+
+
+def self_block(rng: np.random.Generator, element: str, K: int = 0, D: int = 0) -> Case:
+    """Self-attention, and what each head adds to the output projection."""
+    inner = self_attention(rng, element, K, D)
+    result, _ = inner.expected.pop("output")
+    written = {f"attention.{name}": array for name, array in inner.written.items() if name != "output"}
+    read = {f"attention.{name}": array for name, array in inner.read.items()}
+    expected = {f"attention.{name}": found for name, found in inner.expected.items()}
+    weight, found = _projected(rng, element, result)
+    output = structures.HeadOutputParameters(outputs=weight.shape[0])
+    given = structures.SelfBlockParameters(attention=inner.given, output=output)
+    return Case(
+        launches.self_block(element, given), given, {**read, "output.weight": fragments.pack(weight, element)},
+        {**written, "output.parts": nothing(found[0].shape, np.float32)}, {**expected, "output.parts": found},
+    )  # fmt: skip
+
+
+def cross_block(rng: np.random.Generator, element: str, K: int = 0, D: int = 0, width: int = 0) -> Case:
+    """Norm of a stream to which parts are added, query, cross-attention, and what each head adds to the projection."""
+    inner = cross_attention(rng, element, K, D)
+    (B, K, H, D), dtype = inner.read["query"].shape, dtype_of(element)
+    rows, true_in = B * K, int(rng.integers(1, width or 400))
+    n_in = fragments.rounded(width or true_in)
+    x = fragments.filled(rng.standard_normal((rows, true_in)).astype(np.float32), rows, n_in)
+    norm, parts = _norm(rng, true_in, n_in), _parts(rng, rows, true_in, n_in)
+    total = x + _sum_of(parts)
+    wide = reference.normed(total, norm["weight"], norm.get("bias"), 1e-5, true_in)
+    query_weight = (rng.standard_normal((H * D, n_in)) / np.sqrt(true_in)).astype(dtype)
+    bias = rng.standard_normal(H * D).astype(np.float32)
+    query = reference.product(wide, query_weight.astype(np.float64), bias)
+    result = _attended(query.reshape(B, K, H, D), inner.read["states"], inner.read["mask"])
+    weight, (terms, limits) = _projected(rng, element, result)
+    read = {f"query.norm_{name}": array for name, array in norm.items()}
+    read |= {f"query.{name}": array for name, array in parts.items()}
+    read |= {"query.input": x, "query.weight": fragments.pack(query_weight, element), "query.bias": bias}
+    read |= {"states": inner.read["states"], "attention.mask": inner.read["mask"]}
+    read["output.weight"] = fragments.pack(weight, element)
+    of_query = structures.ProductParameters(
+        rows=rows, inputs=n_in, outputs=H * D, true_width=true_in, epsilon=1e-5, scale=1.0, norm_weight=1,
+        n_parts=len(parts["parts"]),
+    )  # fmt: skip
+    output = structures.HeadOutputParameters(outputs=weight.shape[0])
+    given = structures.CrossBlockParameters(query=of_query, attention=inner.given, output=output)
+    # A query that is off by a unit moves scores, and by them the weights of values: a few units, as scores are small.
+    unit = 16 * float(np.finfo(np.float16).eps if element == "fp16" else 2.0**-7)
+    expected = {
+        "output.parts": (terms, limits + unit * np.abs(weight.astype(np.float64)).sum(axis=1).max() / np.sqrt(D)),
+        "query.normed": (wide, allowed("fp32", wide, 10 + np.abs(wide))),
+        "query.sum": (total, allowed("fp32", total, 10.0)),
+    }
+    written = {name: nothing(array.shape, np.float32) for name, (array, _) in expected.items()}
+    within = {f"attention.{name}": place for name, place in inner.within.items()}
+    return Case(launches.cross_block(element, given), given, read, written, expected, within)
+
+
+def _projected(rng: np.random.Generator, element: str, result: Array) -> tuple[Array, tuple[Array, Array]]:
+    """A weight [O, H*D], and each head's term of the projection of `result` [B, K, H, D]: [H, B*K, O]."""
+    B, K, H, D = result.shape
+    outputs = 16 * int(rng.integers(1, 12))
+    weight = (rng.standard_normal((outputs, H * D)) / np.sqrt(D)).astype(dtype_of(element))
+    by_head, rows = weight.astype(np.float64).reshape(outputs, H, D), result.reshape(B * K, H, D)
+    terms = np.einsum("rhd,ohd->hro", rows, by_head)
+    size = np.einsum("rhd,ohd->hro", 1 + np.abs(rows), np.abs(by_head))
+    return weight, (terms, allowed("fp32", terms, size, element))
+
+
+def head_candidates(rng: np.random.Generator, element: str, rows: int = 0, only: bool | None = None) -> Case:
+    """The output projection's best tokens with banned ones among them, or with only some allowed. Products are whole
+    numbers, so that equal logits are equal and the order of ties counts."""
+    rows, n_in, M = rows or int(rng.integers(1, 33)), 16 * int(rng.integers(1, 6)), int(rng.integers(1, 9))
+    vocabulary = 128 * int(rng.integers(1, 4)) + int(rng.integers(20, 128))
+    only = bool(rng.random() < 0.3) if only is None else only
+    n_out = fragments.rounded(vocabulary)
+    weight = fragments.filled(rng.integers(-2, 3, (vocabulary, n_in)), n_out, n_in)
+    x = rng.integers(-2, 3, (rows, n_in)).astype(dtype_of(element))
+    banned = rng.choice(vocabulary, 5, replace=False).astype(np.int32)
+    history = rng.integers(0, vocabulary, (rows, 6)).astype(np.int32)
+    listed = {"which": NAMED.index("listed"), "last_length": 99}
+    allowed_ids = np.sort(rng.choice(np.setdiff1d(np.arange(vocabulary), banned), 9, replace=False)).astype(np.int32)
+    rules = [
+        search.DeviceRule(effect=EFFECTS.index("ban"), which=NAMED.index("history"), last_length=99),
+        *([search.DeviceRule(effect=EFFECTS.index("only"), first_id=5, count=9, **listed)] if only else []),
+        search.DeviceRule(effect=EFFECTS.index("ban"), count=5, **listed),
+        search.DeviceRule(effect=EFFECTS.index("ban"), count=5, which=0, first_length=50, last_length=99),  # not yet
+    ]
+    logits = x.astype(np.float64) @ weight[:vocabulary].T
+    edited = logits.copy()
+    for row in range(rows):
+        edited[row, history[row, :4]] = -np.inf  # of a text of four tokens
+    if only:
+        edited[:] = -np.inf
+        edited[:, allowed_ids] = 0.0
+    edited[:, banned] = -np.inf
+    lists = launches.candidate_lists(rows, n_in, vocabulary, M)
+    ids, values = np.zeros((rows, lists, M), np.int64), np.zeros((rows, lists, M))
+    maxima, sums = np.zeros((rows, lists)), np.zeros((rows, lists))
+    for number in range(lists):
+        mine = np.flatnonzero(np.arange(vocabulary) // 128 % lists == number)
+        order = np.argsort(-edited[:, mine], axis=1, kind="stable")[:, :M]
+        ids[:, number], values[:, number] = mine[order], np.take_along_axis(edited[:, mine], order, 1)
+        maxima[:, number] = logits[:, mine].max(axis=1)
+        sums[:, number] = np.exp(logits[:, mine] - maxima[:, number, None]).sum(axis=1)
+    if only:
+        maxima[:], sums[:] = -np.inf, 0.0
+        maxima[:, 0], sums[:, 0] = 0.0, 1.0
+    of_rules = search.RulesParameters(beams=1, n_sources=rows, vocabulary=vocabulary, history_width=6, source_width=1)
+    product = structures.ProductParameters(rows=rows, inputs=n_in, outputs=n_out, limit=vocabulary, scale=1.0)
+    given = structures.HeadParameters(product=product, rules=of_rules, candidates=M, lists=lists)
+    read = {"product.input": x, "product.weight": fragments.pack(weight, element), "rules.history": history}
+    read |= {"rules.sources": np.full((rows, 1), -1, np.int32), "rules.position": np.array([3], np.int64)}
+    read |= {"rules.ids": np.concatenate([banned, allowed_ids]), "rules.n_rules": np.array([len(rules)], np.int32)}
+    read |= {"rules.rules": np.frombuffer(b"".join(bytes(rule) for rule in rules), np.uint8)}
+    written = {"list_values": nothing(values.shape, np.float32), "list_ids": np.full(ids.shape, -7, np.int32)}
+    written |= {name: nothing(maxima.shape, np.float32) for name in ("list_maximum", "list_sum")}
+    expected = {
+        "list_values": (values, np.full(values.shape, 1e-30)),
+        "list_ids": (ids, np.full(ids.shape, 0.5)),
+        "list_maximum": (maxima, np.full(maxima.shape, 1e-30)),
+        "list_sum": (sums, 1e-5 * (1 + sums)),
+    }
+    return Case(launches.head_candidates(element, given), given, read, written, expected)
 
 
 def encoder_attention(rng: np.random.Generator, element: str, S: int = 0, D: int = 0) -> Case:
@@ -299,5 +455,8 @@ KINDS: dict[str, Callable[[np.random.Generator, str], Case]] = {
     "embed": embed,
     "self_attention": self_attention,
     "cross_attention": cross_attention,
+    "self_block": self_block,
+    "cross_block": cross_block,
     "encoder_attention": encoder_attention,
+    "head_candidates": head_candidates,
 }

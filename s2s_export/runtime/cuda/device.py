@@ -20,7 +20,7 @@ from .interface import Launch
 from .libcuda import HANDLE
 
 SEARCH = "beam_search"  # the folder of the search's kernels
-ANY_KERNEL = "publish_step"  # of it: one that every search queues
+ANY_KERNEL = "finish_beam_step"  # of it: what every beam search queues
 
 
 class CudaGraph:
@@ -113,7 +113,9 @@ class CudaDevice(driver.Device):
             return self._open(path, probe)
 
     def _open(self, path: Path, probe: str) -> LoadedBinary:
-        loaded = LoadedBinary(self._driver, path.read_bytes(), path.name, self.name)
+        # Since CUDA 12.3 such launches can be captured into graphs.
+        overlaps = self._driver.release >= (12, 3)
+        loaded = LoadedBinary(self._driver, path.read_bytes(), path.name, self.name, overlaps)
         loaded.find(probe)
         return loaded
 

@@ -11,7 +11,7 @@ import ctypes
 import functools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ... import plugin_sources
 from ...errors import BackendError
 from . import faults
-from .interface import Launch
+from .interface import Launch, Queued
 
 CANARY = 64
 _lock = threading.Lock()  # the host build emulates one GPU
@@ -37,10 +37,50 @@ class HostKernels:
     def __init__(self, device: HostDevice, folder: str) -> None:
         self._device = device
         self._folder = folder
+        self._is_odd = False
 
     def run(self, launch: Launch, given: ctypes.Structure, stream: int) -> None:
         copied = type(given).from_buffer_copy(given)  # as a driver copies a kernel's arguments
         self._device.call(lambda: self._device._run(launch, copied, self._folder))
+
+    def run_chain(self, queued: Sequence[Queued], stream: int) -> None:
+        """Every second launch begins before the one before it, and the others do at the next call: whatever a kernel
+        reads before it waits is what was there before."""
+        copied = [(launch, type(given).from_buffer_copy(given)) for launch, given in queued]
+        self._device.call(lambda: self._chain(copied))
+
+    def _chain(self, queued: Sequence[Queued]) -> None:
+        self._is_odd = not self._is_odd
+        at = 0
+        if self._is_odd:
+            self._device._run(*queued[0], self._folder)
+            at = 1
+        while at + 1 < len(queued):
+            self._run_pair(queued[at], queued[at + 1])
+            at += 2
+        if at < len(queued):
+            self._device._run(*queued[at], self._folder)
+
+    def _run_pair(self, first: Queued, second: Queued) -> None:
+        failed: list[BackendError] = []
+
+        def run() -> None:
+            try:
+                self._device._run_unlocked(*first, self._folder)
+            except BackendError as error:
+                failed.append(error)
+
+        with _lock:
+            library, callback = _library(self._folder), ctypes.CFUNCTYPE(None)(run)
+            library.s2s_host_predecessor(callback)
+            self._device._run_unlocked(*second, self._folder)
+            if not library.s2s_host_has_waited():
+                raise BackendError(
+                    f"the kernel {second[0].kernel} does not wait for {first[0].kernel}; expected await_predecessor in "
+                    "every thread; this is a defect"
+                )
+        if failed:
+            raise failed[0]
 
 
 class HostGraph:
@@ -177,6 +217,10 @@ class HostDevice:
             function()
 
     def _run(self, launch: Launch, given: ctypes.Structure, folder: str = "beam_search") -> None:
+        with _lock:
+            self._run_unlocked(launch, given, folder)
+
+    def _run_unlocked(self, launch: Launch, given: ctypes.Structure, folder: str) -> None:
         self.n_launches += 1
         self.launched.append(launch.kernel)
         if self.fail_after is not None and self.n_launches > self.fail_after:
@@ -184,9 +228,8 @@ class HostDevice:
         if self._is_lost:
             self.synchronize(0)
         grid = (ctypes.c_uint32 * 3)(*launch.grid)
-        with _lock:
-            by_name = getattr(_library(folder), f"s2s_{folder}_by_name")
-            status = by_name(launch.kernel.encode(), ctypes.byref(given), grid, launch.threads)
+        by_name = getattr(_library(folder), f"s2s_{folder}_by_name")
+        status = by_name(launch.kernel.encode(), ctypes.byref(given), grid, launch.threads)
         if status:
             raise BackendError(f"the host build of {launch.kernel} returned {status}; expected 0; this is a defect")
 

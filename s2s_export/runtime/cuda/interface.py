@@ -7,7 +7,7 @@ search uses both alike.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -21,11 +21,19 @@ class Launch(Protocol):
     threads: int
 
 
+Queued = tuple[Launch, ctypes.Structure]
+
+
 class Kernels(Protocol):
     """The kernels of one folder of plugins/, on one device."""
 
     def run(self, launch: Launch, given: ctypes.Structure, stream: int) -> None:
         """Queues a kernel whose only argument is `given`, which is copied."""
+        ...
+
+    def run_chain(self, queued: Sequence[Queued], stream: int) -> None:
+        """Queues kernels that call `await_predecessor` (plugins/common/cuda_or_host.cuh): each begins before the one
+        before it has ended, where the GPU can do that."""
         ...
 
 

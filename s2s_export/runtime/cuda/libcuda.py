@@ -33,6 +33,9 @@ NOT_READY = 600  # CUDA_ERROR_NOT_READY
 RELAXED = 2  # CU_STREAM_CAPTURE_MODE_RELAXED: other threads may allocate while one captures
 CONDITIONAL = 13  # CU_GRAPH_NODE_TYPE_CONDITIONAL
 WHILE = 1  # CU_GRAPH_COND_TYPE_WHILE
+OVERLAPS = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION: begins before the launch before it has ended
+FIRST_WITH_OVERLAP = 90  # compute capability that a kernel was compiled for, without the point
+COMPILED_FOR = 5  # CU_FUNC_ATTRIBUTE_PTX_VERSION: that capability, also of code that the driver compiled from PTX
 ASSIGN_DEFAULT = 1  # CU_GRAPH_COND_ASSIGN_DEFAULT: each launch of the graph sets the condition to its first value
 FIRST_WITH_WHILE = 12040  # cuDriverGetVersion: CUDA 12.4
 
@@ -76,6 +79,21 @@ class NodeParameters(ctypes.Structure):
     )
 
 
+class LaunchAttribute(ctypes.Structure):
+    """CUlaunchAttribute, of whose 64 bytes of values the first four are a number."""
+
+    _fields_ = (("id", _INT), ("padding", _INT), ("value", _INT), ("reserved", _INT * 15))
+
+
+class LaunchConfiguration(ctypes.Structure):
+    """CUlaunchConfig."""
+
+    _fields_ = (
+        *(("grid", _UINT * 3), ("block", _UINT * 3), ("shared_bytes", _UINT), ("stream", HANDLE)),
+        *(("attributes", ctypes.POINTER(LaunchAttribute)), ("n_attributes", _UINT)),
+    )
+
+
 Signatures = Mapping[str, tuple[Any, ...]]  # a function's name and the types of its arguments; all return a CUresult
 
 MEMORY: Signatures = {
@@ -108,6 +126,11 @@ KERNELS: Signatures = {
     "cuKernelGetFunction": (_OUT, HANDLE),
     "cuLaunchKernel": (HANDLE, *(_UINT,) * 7, HANDLE, ctypes.POINTER(HANDLE), HANDLE),
 }
+# Drivers since CUDA 11.8 have it.
+EXTENDED_LAUNCH: Signatures = {
+    "cuLaunchKernelEx": (ctypes.POINTER(LaunchConfiguration), HANDLE, ctypes.POINTER(HANDLE), HANDLE),
+    "cuFuncGetAttribute": (ctypes.POINTER(_INT), _INT, HANDLE),
+}
 GRAPHS: Signatures = {
     "cuMemHostGetDevicePointer_v2": (ctypes.POINTER(ADDRESS), HANDLE, _UINT),
     "cuStreamQuery": (HANDLE,),
@@ -131,7 +154,7 @@ WHILE_NODES: Signatures = {
 # The newer name is there since CUDA 12.8.
 ELAPSED_TIME = ("cuEventElapsedTime_v2", "cuEventElapsedTime")
 FUNCTIONS: Signatures = {
-    **MEMORY, **KERNELS, **GRAPHS, **WHILE_NODES,
+    **MEMORY, **KERNELS, **EXTENDED_LAUNCH, **GRAPHS, **WHILE_NODES,
     **dict.fromkeys(ELAPSED_TIME, (ctypes.POINTER(ctypes.c_float), HANDLE, HANDLE)),
 }  # fmt: skip
 

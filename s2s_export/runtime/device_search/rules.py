@@ -24,7 +24,8 @@ MOST_RULES = 32
 @dataclass(frozen=True)
 class DeviceRules:
     """The rules in order. records: DeviceRule structures as bytes. reads_history, reads_sources: which tables they
-    need. changes_choice: logits and log-probabilities have to be edited apart, see `Rule.shift_invariant`.
+    need. changes_choice: logits and log-probabilities have to be edited apart, see `Rule.shift_invariant`. only_bans:
+    the rules do nothing but ban tokens, or allow no others.
     """
 
     n_rules: int
@@ -34,6 +35,7 @@ class DeviceRules:
     reads_history: bool
     reads_sources: bool
     changes_choice: bool
+    only_bans: bool
 
 
 def serialise(options: GenerationOptions, vocabulary_size: int) -> DeviceRules:
@@ -80,6 +82,7 @@ def serialise(options: GenerationOptions, vocabulary_size: int) -> DeviceRules:
         reads_history=any(rule.reads_history for rule in rules),
         reads_sources=any(form is not None and form.named.startswith("source") for form in forms),
         changes_choice=not all(rule.shift_invariant for rule in rules),
+        only_bans=all(form is not None and form.effect in ("ban", "only") for form in forms),
     )
 
 

@@ -21,7 +21,7 @@ from ..decoding.hypothesis import Hypothesis
 from ..decoding.options import GenerationOptions
 from . import backtrack
 from .rules import DeviceRules
-from .step_executor import StepExecutor
+from .step_executor import FindsCandidates, StepExecutor
 from .steps import StepLaunches
 from .tables import Arena, Plan, first_values
 
@@ -54,6 +54,7 @@ class SearchBuffers:
         addresses = {name: self._address + offset for name, offset in self._arena.offsets.items()}
         addresses |= {"news": reports_address if plan.streams else 0, "progress": progress_address}
         self._launches = StepLaunches(plan, executor, addresses)
+        self._candidates = self._launches.candidate_tables
         self._graphs: dict[str, Graph] = {}
 
     def begin(
@@ -92,7 +93,10 @@ class SearchBuffers:
     # Steps
 
     def _queue_step(self, condition: int = 0) -> None:
-        self._executor.enqueue(self._stream)
+        if self._candidates is not None and isinstance(self._executor, FindsCandidates):
+            self._executor.enqueue_candidates(self._stream, self._candidates)
+        else:
+            self._executor.enqueue(self._stream)
         self._queue_search(condition)
 
     def _queue_search(self, condition: int = 0) -> None:

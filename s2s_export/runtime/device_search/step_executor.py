@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from ..decoding.options import GenerationOptions
 
@@ -21,6 +22,19 @@ class Attention:
     heads: int
     width: int
     element: str
+
+
+@dataclass(frozen=True)
+class CandidateTables:
+    """Where a step writes its lists (plugins/beam_search/parameters.h), and the rules that ban tokens before.
+
+    addresses: of list_values, list_ids, list_maximum and list_sum. rules: RulesParameters, or None for no rules.
+    """
+
+    addresses: Mapping[str, int]
+    candidates: int
+    lists: int
+    rules: ctypes.Structure | None
 
 
 class StepExecutor(Protocol):
@@ -48,6 +62,19 @@ class StepExecutor(Protocol):
 
     def enqueue(self, stream: int) -> None:
         """Queues one step: it reads token and position, writes the caches at that position, and the logits."""
+        ...
+
+
+@runtime_checkable
+class FindsCandidates(Protocol):
+    """A `StepExecutor` whose steps can find each row's best tokens themselves, without logits in memory."""
+
+    def candidate_lists(self, candidates: int) -> int:
+        """How many lists of a row its steps make, of so many tokens each; 0 where they can't."""
+        ...
+
+    def enqueue_candidates(self, stream: int, tables: CandidateTables) -> None:
+        """As `enqueue`, with lists of the best tokens in place of logits."""
         ...
 
 

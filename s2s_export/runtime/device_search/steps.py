@@ -1,12 +1,14 @@
 """One step of the search as launches, in the order in which they follow the decoder's own.
 
-    beams         [log-probabilities, rules] best tokens, update, record, stop, publish
-    beam samples  log-probabilities, rules, draw, update, record, stop, publish
-    one beam      [log-probabilities, rules] best token, row update, publish
-    samples       log-probabilities, rules, draw, row update, publish
+    beams         [log-probabilities, rules] best tokens of slices, end of the step
+    beam samples  log-probabilities, rules, draw, end of the step
+    one beam      [log-probabilities, rules] best tokens of slices, end of the step
+    samples       log-probabilities, rules, draw, end of the step
 
-Brackets: only where rules are active; the best tokens then come from the edited log-probabilities. Where alignments are
-asked for, the step's cross-attention is kept before all else.
+Brackets: only where rules are active; the best tokens then come from the edited log-probabilities. The end of a step is
+one launch: merge the slices' lists, update beams or rows, record, stop, publish. Where the decoder's step finds the
+candidates itself, without what rules ban, only that one is left. Where alignments are asked for, the step's
+cross-attention is kept before all else.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import Any
 
 from ... import plugin_sources
 from ..cuda.interface import Launch
-from .step_executor import Attention, StepExecutor
+from .step_executor import Attention, CandidateTables, StepExecutor
 from .tables import Plan
 
 Queued = tuple[Launch, ctypes.Structure]
@@ -51,14 +53,13 @@ class StepLaunches:
             found.append(self._keep_attention(plan.attention))
         if plan.is_dense:
             found += self._normalize()
-        if plan.has_rules:
-            found.append(self._rules())
+        if plan.has_rules and plan.is_dense:
+            found.append((self._loop.rules(given := self._rules()), given))
         if plan.samples:
             found += self._draw()
-        else:
-            found += self._top()
-        found += self._update_beams() if plan.is_beam_search else [self._update_rows()]
-        found.append(self._publish(condition))
+        elif not plan.step_lists:
+            found.append(self._top())
+        found.append(self._end_beams(condition) if plan.is_beam_search else self._end_rows(condition))
         return found
 
     def _fill(
@@ -97,24 +98,37 @@ class StepLaunches:
         )
         return [(launch, given) for launch in self._loop.log_probs(plan.element, given)]
 
-    def _rules(self) -> Queued:
+    @property
+    def candidate_tables(self) -> CandidateTables | None:
+        """What the decoder's step is to fill, where it finds the candidates."""
         plan = self._plan
-        given = self._fill(
+        if not plan.step_lists:
+            return None
+        names = ("list_values", "list_ids", "list_maximum", "list_sum")
+        rules = self._rules() if plan.has_rules else None
+        return CandidateTables({name: self._at[name] for name in names}, plan.candidates, plan.step_lists, rules)
+
+    def _rules(self) -> ctypes.Structure:
+        plan = self._plan
+        return self._fill(
             self._structures.RulesParameters,
-            {"scores": self._at["distribution"]},
+            {"scores": self._at.get("distribution")},
             n_sources=plan.n_sources,
             beams=plan.beams,
             vocabulary=plan.vocabulary,
             history_width=plan.history_width,
             source_width=plan.source_width,
         )
-        return self._loop.rules(given), given
 
-    def _top(self) -> list[Queued]:
+    def _top(self) -> Queued:
         """The best tokens: of the edited log-probabilities or logits where there are rules, else of the logits."""
+        given = self._lists()
+        return self._first.top_of_slices("fp32" if self._plan.is_dense else self._plan.element, given), given
+
+    def _lists(self) -> ctypes.Structure:
         plan = self._plan
         edited = self._at.get("choice") or self._at.get("distribution")
-        given = self._fill(
+        return self._fill(
             self._structures.LogSoftmaxTopParameters,
             {"logits": edited} if plan.is_dense else None,
             rows=plan.rows,
@@ -123,8 +137,6 @@ class StepLaunches:
             lists=plan.lists,
             keeps_values=int(plan.is_dense),
         )
-        element = "fp32" if plan.is_dense else plan.element
-        return [(launch, given) for launch in self._first.log_softmax_top(element, given)]
 
     def _draw(self) -> list[Queued]:
         plan = self._plan
@@ -143,7 +155,7 @@ class StepLaunches:
         launches = self._loop.draw_beams(given) if plan.is_beam_search else [self._loop.draw_rows(given)]
         return [(launch, given) for launch in launches]
 
-    def _update_beams(self) -> list[Queued]:
+    def _end_beams(self, condition: int) -> Queued:
         plan = self._plan
         update = self._fill(
             self._structures.BeamUpdateParameters,
@@ -157,12 +169,6 @@ class StepLaunches:
             early_stopping=int(plan.early_stopping),
             bound_at_limit=int(plan.bound_at_limit),
         )
-        found: list[Queued]
-        if plan.samples:
-            drawn = self._fill(self._structures.DrawnUpdateParameters, update=update)
-            found = [(self._loop.drawn_update(drawn), drawn)]
-        else:
-            found = [(self._first.beam_update(update), update)]
         record = self._fill(
             self._structures.RecordParameters,
             {"scores": self._at.get("distribution"), "history": self._at["history"] if plan.keeps_history else None},
@@ -180,11 +186,19 @@ class StepLaunches:
             beams=plan.beams,
             early_stopping=int(plan.early_stopping),
         )
-        return [*found, (self._loop.record(record), record), (self._first.beam_stop(stop), stop)]
-
-    def _update_rows(self) -> Queued:
-        plan = self._plan
         given = self._fill(
+            self._structures.BeamStepParameters,
+            top=self._lists(),
+            update=update,
+            record=record,
+            stop=stop,
+            publish=self._publish(condition),
+        )
+        return self._loop.beam_step(given), given
+
+    def _end_rows(self, condition: int) -> Queued:
+        plan = self._plan
+        rows = self._fill(
             self._structures.RowUpdateParameters,
             {
                 "chosen_ids": self._at["drawn_ids" if plan.samples else "candidate_ids"],
@@ -200,11 +214,18 @@ class StepLaunches:
             limit=plan.limit,
             history_width=plan.history_width,
         )
-        return self._loop.row_update(given), given
-
-    def _publish(self, condition: int) -> Queued:
-        plan, beams = self._plan, self._plan.is_beam_search
         given = self._fill(
+            self._structures.RowStepParameters,
+            top=self._lists(),
+            rows=rows,
+            publish=self._publish(condition),
+            merges=int(not plan.samples),
+        )
+        return self._loop.row_step(given), given
+
+    def _publish(self, condition: int) -> ctypes.Structure:
+        plan, beams = self._plan, self._plan.is_beam_search
+        return self._fill(
             self._structures.PublishParameters,
             {
                 "parents": self._at["parents"] if beams else None,
@@ -217,4 +238,3 @@ class StepLaunches:
             early_stopping=int(plan.early_stopping),
             condition=condition,
         )
-        return self._loop.publish(given), given

@@ -20,7 +20,7 @@ from ...errors import BackendError, InvalidOption
 from ..decoding.options import GenerationOptions
 from ..decoding.state import NO_ATTENTION
 from .rules import MOST_RULES, DeviceRules
-from .step_executor import Attention, StepExecutor
+from .step_executor import Attention, FindsCandidates, StepExecutor
 
 ALIGNMENT = 256
 FAR = np.float32(-1e9)
@@ -52,6 +52,7 @@ class Plan:
     fill: int
     streams: bool
     is_cut: bool = False  # the decoder takes fewer tokens than max_length allows: a text that gets there is an error
+    step_lists: int = 0  # lists of candidates of a row that the decoder's step itself finds; 0: it gives logits
     attention: Attention | None = None  # the weights to record at each step, for alignments
 
     @property
@@ -70,11 +71,11 @@ class Plan:
     @property
     def is_dense(self) -> bool:
         """Whether log-probabilities of all tokens are written out, for rules or draws."""
-        return self.has_rules or self.samples
+        return (self.has_rules and not self.step_lists) or self.samples
 
     @property
     def lists(self) -> int:
-        return int(plugin_sources.module("beam_search.launches").top_lists(self.vocabulary))
+        return self.step_lists or int(plugin_sources.module("beam_search.launches").top_lists(self.vocabulary))
 
     @property
     def race_lists(self) -> int:
@@ -102,21 +103,25 @@ def make_plan(
     most = min(options.max_length, executor.positions + 1)  # the last token is not fed
     is_beam_search = options.num_beams > 1
     samples = bool(options.do_sample)
+    n_end, vocabulary = len(options.eos_token_id), executor.vocabulary_size
+    candidates = min(max(2, 1 + n_end) * executor.n_beams, vocabulary) if is_beam_search else 1
+    finds = isinstance(executor, FindsCandidates) and not samples and (rules.only_bans or not rules.n_rules)
+    step_lists = executor.candidate_lists(candidates) if isinstance(executor, FindsCandidates) and finds else 0
     plan = Plan(
         n_sources=executor.n_sources,
         beams=executor.n_beams,
-        vocabulary=executor.vocabulary_size,
+        vocabulary=vocabulary,
         capacity=executor.capacity,
         element=executor.element,
         prompt=prompt,
         limit=most - prompt,
-        n_end=len(options.eos_token_id),
+        n_end=n_end,
         source_width=_rounded(source_width) if rules.reads_sources else 1,
         is_beam_search=is_beam_search,
         samples=samples,
         has_rules=rules.n_rules > 0,
         # With one beam the choice is made by logits, as in generate(). Only some rules treat them differently.
-        keeps_choice=not is_beam_search and rules.changes_choice,
+        keeps_choice=not is_beam_search and rules.changes_choice and not step_lists,
         keeps_history=rules.n_rules > 0,
         n_ids=_rounded(len(rules.ids)),
         n_amounts=_rounded(len(rules.amounts)),
@@ -125,6 +130,7 @@ def make_plan(
         fill=options.pad_token_id if options.pad_token_id is not None else (*options.eos_token_id, 0)[0],
         streams=streams,
         is_cut=most < options.max_length,
+        step_lists=step_lists,
         attention=executor.attention if alignments else None,
     )
     if alignments and plan.attention is None:
@@ -183,6 +189,7 @@ def layout(plan: Plan) -> tuple[Layout, Layout]:
         "seed": ((1,), np.uint64),
         "numbers": ((B,), np.uint64),
         "iterations": ((1,), np.int32),
+        "arrived": ((1,), np.int32),
         "n_rules": ((1,), np.int32),
         "rules": ((MOST_RULES * 36,), np.uint8),
         "ids": ((plan.n_ids,), np.int32),

@@ -3,6 +3,7 @@
 session = load_encoder("bundle")
 session.encode(["a text", "another"])          # [2, E] float32
 session.classify(["a text"])                   # of a classifier: all labels of each text, best first
+session.classify([("a question", "a text")])   # of one that reads two texts, such as a reranker
 session.tag(["a text"])                        # of a classifier of tokens: the label of each token
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -23,12 +24,15 @@ from ..backends.onnxruntime import NAME, OnnxRuntimeBackend
 from ..cores import available_cores
 from ..decoding.state import Floats
 from ..sources import MASK, kind_of
+from . import dense
 from .labels import Entity, Label, TokenLabel, entities, probabilities, ranked
-from .pooling import POOLINGS, pool
+from .pairs import PairTemplate
+from .pooling import POOLINGS, normalized, pool
 
 __all__ = ["EncoderSession", "Entity", "Head", "Label", "TokenLabel", "entities", "load_encoder"]
 
 DEFAULT_BATCH_SIZE = 32  # texts that are encoded together
+Source: TypeAlias = str | tuple[str, str] | Sequence[int]
 STATES, LOGITS = "encoder_states", "logits"
 TASK_METHODS = {"embedding": "encode", "sequence_classification": "classify", "token_classification": "tag"}
 
@@ -42,6 +46,7 @@ class Head:
     normalize: bool = False
     prompts: dict[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
+    dense: tuple[dict[str, Any], ...] = ()
     labels: tuple[str, ...] = ()
     activation: str = "softmax"
 
@@ -49,7 +54,7 @@ class Head:
     def of(cls, bundle: Bundle) -> Head:
         """Raises BundleError where the graph gives another number of labels, or another output."""
         found = {name: value for name, value in bundle.manifest["head"].items() if name in cls.__annotations__}
-        head = cls(**{**found, "labels": tuple(found.get("labels", ()))})
+        head = cls(**{**found, **{name: tuple(found.get(name, ())) for name in ("labels", "dense")}})
         outputs = {entry["name"]: entry["shape"] for entry in bundle.manifest["graphs"]["encoder"]["outputs"]}
         wanted = STATES if head.task == "embedding" else LOGITS
         if wanted not in outputs:
@@ -94,7 +99,10 @@ def load_encoder(
 
 
 class EncoderSession:
-    """Encodes with one bundle. Safe to call from several threads. Sources are texts, or lists of token ids."""
+    """Encodes with one bundle. Safe to call from several threads.
+
+    Sources are texts, pairs of texts (tuples), or lists of token ids.
+    """
 
     def __init__(self, bundle: Bundle, backend: OnnxRuntimeBackend, workers: int = 1) -> None:
         self.bundle, self.backend, self.workers = bundle, backend, workers
@@ -102,6 +110,9 @@ class EncoderSession:
         self.head = Head.of(bundle)
         entry = bundle.manifest.get("tokenizer")
         self._tokenizer = text.load(bundle.path / "tokenizer", entry) if entry else None
+        pair = bundle.manifest["source"].get("pair")
+        self._pair = None if pair is None else PairTemplate.of(pair)
+        self._dense = dense.read(bundle, self.head.dense)
 
     def __repr__(self) -> str:
         return f"<EncoderSession of {self.bundle.path} ({self.head.task}) on {self.engine}>"
@@ -114,7 +125,7 @@ class EncoderSession:
     @property
     def width(self) -> int:
         """E: numbers of an embedding."""
-        return int(self.bundle.manifest["sizes"]["width"])
+        return int(self.head.dense[-1]["width"] if self.head.dense else self.bundle.manifest["sizes"]["width"])
 
     @property
     def tokenizer(self) -> text.Tokenizer:
@@ -140,15 +151,30 @@ class EncoderSession:
             raise UnknownOption(name, self.head.prompts, "prompt")
         return self.head.prompts[name]
 
-    def ids(self, source: str | Sequence[int], *, truncate: bool = False) -> list[int]:
+    def ids(self, source: Source, *, truncate: bool = False) -> list[int]:
         """The checked token ids of a source. truncate: cut one that is too long. Raises InputError, UsageError."""
         ids = self.tokenizer.encode(source) if isinstance(source, str) else source
+        if isinstance(source, tuple) and any(isinstance(part, str) for part in source):
+            ids = self._ids_of_pair(source, truncate)
         checked: list[int] = self.kind.check(ids, truncate=truncate, tokenizer=self._tokenizer)
         return checked
 
+    def _ids_of_pair(self, pair: tuple[Any, ...], truncate: bool) -> list[int]:
+        if len(pair) != 2 or not all(isinstance(part, str) for part in pair):
+            raise InputError(f"the source is a tuple of {len(pair)} parts; expected two texts")
+        if self.head.task == "token_classification":
+            raise UsageError("the model labels the tokens of one text; expected one text, not two")
+        if self._pair is None:
+            tokenizer = self.tokenizer  # says that there is none
+            raise UsageError(
+                f"{self.bundle.path}: its tokenizer ({tokenizer.entry.kind}) has no form for two texts, or the bundle "
+                "was exported by a version without; export it again, or give token ids"
+            )
+        return self._pair.ids(self.tokenizer, pair[0], pair[1], self.bundle.max_source_length, truncate=truncate)
+
     def encode(
         self,
-        sources: Sequence[str | Sequence[int]],
+        sources: Sequence[Source],
         *,
         pooling: str | None = None,
         normalize: bool | None = None,
@@ -184,12 +210,14 @@ class EncoderSession:
         if pooling not in POOLINGS:
             raise UnknownOption(pooling, POOLINGS, "pooling")
         for indices, values in self._run(checked, batch_size):
-            pooled = pool(values[STATES], values[MASK], pooling, normalize)
-            yield from zip(indices, pooled, strict=True)
+            pooled = pool(values[STATES], values[MASK], pooling)
+            for layer in self._dense:
+                pooled = layer(pooled)
+            yield from zip(indices, normalized(pooled) if normalize else pooled, strict=True)
 
     def classify(
         self,
-        sources: Sequence[str | Sequence[int]],
+        sources: Sequence[Source],
         *,
         truncate: bool = False,
         batch_size: int = DEFAULT_BATCH_SIZE,
@@ -209,7 +237,7 @@ class EncoderSession:
 
     def tag(
         self,
-        sources: Sequence[str | Sequence[int]],
+        sources: Sequence[Source],
         *,
         truncate: bool = False,
         batch_size: int = DEFAULT_BATCH_SIZE,
@@ -249,7 +277,7 @@ class EncoderSession:
             batches, lambda indices: self.backend.encode([checked[i] for i in indices]), self.workers
         )
 
-    def _checked(self, sources: Sequence[str | Sequence[int]], truncate: bool, before: str = "") -> list[list[int]]:
+    def _checked(self, sources: Sequence[Source], truncate: bool, before: str = "") -> list[list[int]]:
         if isinstance(sources, str):
             raise UsageError("expected a list of texts, found one text; write [text]")
         found = []

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ...errors import explain, is_failure
+from ...errors import InputError, explain, is_failure
 from ..text import from_utf8
 from . import EncoderSession, Label, TokenLabel, entities
 
@@ -30,13 +30,17 @@ Outcome: TypeAlias = Any  # an embedding [E], a list of Label, a Tagged, or the 
 
 @dataclass(frozen=True)
 class Settings:
-    """pooling, normalize: None as the bundle has them. before: what is put before every text."""
+    """pooling, normalize: None as the bundle has them. before: what is put before every text.
+
+    pairs: whether a line is two texts with a tab between them.
+    """
 
     pooling: str | None
     normalize: bool | None
     before: str
     truncate: bool
     batch_size: int
+    pairs: bool = False
 
 
 def encode_lines(
@@ -51,7 +55,8 @@ def encode_lines(
         for place, line in enumerate(lines):
             try:
                 texts[place] = line if isinstance(line, str) else from_utf8(line)
-                ids[place] = session.ids(settings.before + texts[place], truncate=settings.truncate)
+                source = _pair(texts[place]) if settings.pairs else settings.before + texts[place]
+                ids[place] = session.ids(source, truncate=settings.truncate)
             except BaseException as error:
                 if not is_failure(error):
                     raise
@@ -62,6 +67,13 @@ def encode_lines(
         for place, text in enumerate(texts):
             yield number + place, text, outcomes[place]
         number += len(lines)
+
+
+def _pair(line: str) -> tuple[str, str]:
+    parts = line.split("\t")
+    if len(parts) != 2:
+        raise InputError(f"found {len(parts) - 1} tabs in the line; expected one, between two texts")
+    return parts[0], parts[1]
 
 
 def _outcomes(

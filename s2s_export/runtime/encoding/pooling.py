@@ -58,9 +58,12 @@ POOLINGS: dict[str, Callable[[Floats, Ints], Floats]] = {
 }
 
 
-def pool(states: Floats, mask: Ints, pooling: str, normalize: bool) -> Floats:
-    """states [B,S,E] and mask [B,S] -> [B,E]. normalize: divide each vector by its length."""
-    found = POOLINGS[pooling](states, mask)
-    if normalize:
-        found = found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), LEAST_LENGTH)
+def pool(states: Floats, mask: Ints, pooling: str) -> Floats:
+    """states [B,S,E] and mask [B,S] -> [B,E]"""
+    return np.ascontiguousarray(POOLINGS[pooling](states, mask), dtype=np.float32)
+
+
+def normalized(vectors: Floats) -> Floats:
+    """Each of [B,E] divided by its length."""
+    found = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), LEAST_LENGTH)
     return np.ascontiguousarray(found, dtype=np.float32)

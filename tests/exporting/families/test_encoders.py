@@ -168,13 +168,13 @@ def test_sentence_transformers_files_say_how_to_pool(tmp_path, pooling, expected
             "include_prompt is false",
         ),
         (
-            lambda f: (f / "modules.json").write_text('[{"type": "sentence_transformers.models.Dense", "path": "x"}]'),
-            "module of type 'sentence_transformers.models.Dense'; expected Transformer, Pooling and Normalize",
+            lambda f: (f / "modules.json").write_text('[{"type": "sentence_transformers.models.CNN", "path": "x"}]'),
+            "module of type 'sentence_transformers.models.CNN'; expected Transformer, Pooling, Dense and Normalize",
         ),
         (lambda f: (f / "modules.json").write_text("{}"), "holds an object; expected a list"),
         (lambda f: (f / "modules.json").write_text("["), "not readable as JSON"),
     ],
-    ids=["nothing", "two", "prompt", "dense", "object", "damaged"],
+    ids=["nothing", "two", "prompt", "another", "object", "damaged"],
 )
 def test_modules_that_are_not_read_are_refused_by_name(tmp_path, change, message):
     folder = tiny_encoders.save("bert", tmp_path / "checkpoint")

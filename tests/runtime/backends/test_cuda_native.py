@@ -110,6 +110,51 @@ def test_other_ways_to_search(built: Any, name: str, search: str) -> None:
         np.testing.assert_allclose([of[0].score for of in found], [of[0].score for of in expected], atol=1e-5)
 
 
+RULES: tuple[tuple[dict[str, Any], bool], ...] = (
+    ({}, True),
+    ({"bad_words_ids": [[5], [7, 8]], "forced_eos_token_id": 3, "suppress_tokens": [11, 12]}, True),
+    ({"forced_bos_token_id": 9, "no_repeat_ngram_size": 2, "begin_suppress_tokens": [4, 6]}, True),
+    ({"encoder_no_repeat_ngram_size": 2, "min_new_tokens": 4}, True),
+    ({"repetition_penalty": 1.3, "bad_words_ids": [[5]]}, False),
+)
+
+
+@pytest.mark.parametrize("case", range(len(RULES)))
+@pytest.mark.parametrize("beams", [1, 3])
+def test_rules_within_the_search_for_candidates(built: Any, case: int, beams: int) -> None:
+    """Rules that ban tokens or allow only some are applied by the launch that finds candidates; with others the head
+    gives logits. Tokens and scores are the host search's over the same logits."""
+    options, finds = RULES[case]
+    device = HostDevice()
+    ours, host = session(built("marian"), device=device), session(built("marian"), search="host")
+    found = ours.generate(SOURCES[:3], num_beams=beams, max_new_tokens=6, batch_size=3, **options)
+    expected = host.generate(SOURCES[:3], num_beams=beams, max_new_tokens=6, batch_size=3, **options)
+    assert [of[0].token_ids for of in found] == [of[0].token_ids for of in expected]
+    np.testing.assert_allclose([of[0].score for of in found], [of[0].score for of in expected], atol=1e-5)
+    launched = [kernel.split("_fp16")[0].split("_norm")[0] for kernel in device.launched]
+    end = f"finish_{'beam' if beams > 1 else 'row'}_step"
+    assert launched.count("head_candidates") == (launched.count(end) if finds else 0)
+    assert finds == ("top_of_slices_fp32" not in launched)
+
+
+def test_launches_of_a_step(built: Any) -> None:
+    """Five a layer, the embedding, the head with candidates, the end of the step; with many rows eight a layer."""
+    device = HostDevice()
+    ours = session(built("marian"), device=device)
+    ours.generate(SOURCES[:1], num_beams=2, max_new_tokens=3)
+    first, second = [i for i, kernel in enumerate(device.launched) if kernel == "finish_beam_step"][:2]
+    step = device.launched[first + 1 : second + 1]
+    n_layers = len(ours.backend.loaded.model.decoder.layers)  # type: ignore[attr-defined]
+    assert len(step) == 5 * n_layers + 3
+    layer = ["skinny_product", "self_block", "cross_block", "skinny_product", "skinny_product"]
+    names = ["embed_rows", *layer * n_layers, "head_candidates", "finish_beam_step"]
+    # The emulation lets launches begin before those before them, so their order is another.
+    assert sorted(kernel.split("_fp16")[0].split("_norm")[0] for kernel in step) == sorted(names)
+    device.launched.clear()
+    ours.generate([[5, 9, 3]] * 12, num_beams=3, max_new_tokens=3, batch_size=12)
+    assert "cross_attention_fp16_r4_w32" in device.launched and "head_candidates_fp16_norm512" not in device.launched
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_decodes_in_bf16(built: Any, name: str) -> None:

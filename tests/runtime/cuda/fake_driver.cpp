@@ -23,10 +23,14 @@ struct FakeGraph {
 };
 typedef int (*ByName)(const char*, const void*, const uint32_t*, uint32_t);
 static std::map<void*, FakeGraph*> capturing;
-static int version = 13000, failure = 0, fail_at = -1;
+static int capability = 99, version = 13000, failure = 0, fail_at = -1;
 static FakeGraph* handles[1];
 
+static bool last_was_kernel = false;
+static int n_early = 0;
+
 static int queue(void* stream, Call call) {
+  last_was_kernel = false;
   auto found = capturing.find(stream);
   if (found != capturing.end()) {
     found->second->calls.push_back(call);
@@ -37,6 +41,9 @@ static int queue(void* stream, Call call) {
 }
 static size_t size_of_transformer(const std::string& name) {
   const auto begins = [&name](const char* with) { return name.rfind(with, 0) == 0; };
+  if (begins("head_candidates")) return sizeof(HeadParameters);
+  if (begins("self_block")) return sizeof(SelfBlockParameters);
+  if (begins("cross_block")) return sizeof(CrossBlockParameters);
   if (begins("self_attention")) return sizeof(SelfAttentionParameters);
   if (begins("cross_attention")) return sizeof(CrossAttentionParameters);
   if (begins("encoder_attention")) return sizeof(EncoderAttentionParameters);
@@ -50,9 +57,8 @@ static size_t size_of(const std::string& name) {
       {"beam_update_step", sizeof(BeamUpdateParameters)}, {"beam_stop_step", sizeof(BeamStopParameters)},
       {"apply_decoding_rules", sizeof(RulesParameters)},  {"draw_row_tokens", sizeof(DrawParameters)},
       {"count_drawable_tokens", sizeof(DrawParameters)},  {"race_of_slices", sizeof(DrawParameters)},
-      {"merge_races", sizeof(DrawParameters)},            {"drawn_update_step", sizeof(DrawnUpdateParameters)},
-      {"record_search_step", sizeof(RecordParameters)},   {"row_update_step", sizeof(RowUpdateParameters)},
-      {"publish_step", sizeof(PublishParameters)}};
+      {"merge_races", sizeof(DrawParameters)},            {"finish_beam_step", sizeof(BeamStepParameters)},
+      {"finish_row_step", sizeof(RowStepParameters)}};
   auto found = sizes.find(name);
   return found == sizes.end() ? sizeof(NormalizeParameters) : found->second;
 }
@@ -65,6 +71,7 @@ struct FakeKernel {
 extern "C" {
 // What tests steer it with.
 void fake_reset(int driver_version, int fail_at_launch) { version = driver_version, failure = 0, fail_at = fail_at_launch; }
+void fake_capability(int number) { capability = number; }
 int fake_call(void* stream, void (*function)()) { return queue(stream, [function] { function(); return 0; }); }
 
 CUresult cuInit(unsigned) { return CUDA_SUCCESS; }
@@ -73,7 +80,10 @@ CUresult cuDriverGetVersion(int* out) { *out = version; return CUDA_SUCCESS; }
 CUresult cuDeviceGetCount(int* n) { *n = 1; return CUDA_SUCCESS; }
 CUresult cuDeviceGet(CUdevice* device, int) { *device = 0; return CUDA_SUCCESS; }
 CUresult cuDeviceGetName(char* name, int n, CUdevice) { strncpy(name, "fake GPU", n); return CUDA_SUCCESS; }
-CUresult cuDeviceGetAttribute(int* value, CUdevice_attribute, CUdevice) { *value = 9; return CUDA_SUCCESS; }
+CUresult cuDeviceGetAttribute(int* value, CUdevice_attribute which, CUdevice) {
+  *value = which == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR ? capability / 10 : capability % 10;
+  return CUDA_SUCCESS;
+}
 CUresult cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice) { *context = (CUcontext)1; return CUDA_SUCCESS; }
 CUresult cuCtxSetCurrent(CUcontext) { return CUDA_SUCCESS; }
 CUresult cuMemGetInfo(size_t* free, size_t* total) { *free = *total = 1 << 20; return CUDA_SUCCESS; }
@@ -128,16 +138,38 @@ CUresult cuLibraryGetKernel(CUkernel* kernel, CUlibrary library, const char* nam
   return CUDA_SUCCESS;
 }
 CUresult cuKernelGetFunction(CUfunction* function, CUkernel kernel) { *function = (CUfunction)kernel; return CUDA_SUCCESS; }
-CUresult cuLaunchKernel(CUfunction function, unsigned x, unsigned y, unsigned z, unsigned threads, unsigned, unsigned,
-                        unsigned, CUstream stream, void** arguments, void**) {
-  FakeKernel* kernel = (FakeKernel*)function;
+static int launch_kernel(FakeKernel* kernel, const uint32_t (&grid)[3], unsigned threads, void* stream, void** arguments) {
   const char* first = static_cast<const char*>(arguments[0]);
   std::vector<char> copied(first, first + kernel->argument_bytes);
-  return (CUresult)queue(stream, [=] {
+  const uint32_t x = grid[0], y = grid[1], z = grid[2];
+  const int status = queue(stream, [=] {
     if (fail_at >= 0 && fail_at-- == 0) return (int)CUDA_ERROR_ILLEGAL_ADDRESS;
     const uint32_t grid[3] = {x, y, z};
     return kernel->launch(kernel->name.c_str(), copied.data(), grid, threads);
   });
+  last_was_kernel = true;
+  return status;
+}
+// A launch that may begin early: after another kernel, with the one attribute that says so.
+CUresult cuLaunchKernelEx(const CUlaunchConfig* given, CUfunction function, void** arguments, void** extra) {
+  const CUlaunchAttribute* attribute = given->attrs;
+  const bool is_right = given->numAttrs == 1 && attribute->id == CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION &&
+                        attribute->value.programmaticStreamSerializationAllowed == 1 && !extra && !given->sharedMemBytes &&
+                        given->blockDimY == 1 && given->blockDimZ == 1 && last_was_kernel;
+  if (!is_right) return CUDA_ERROR_INVALID_VALUE;
+  ++n_early;
+  const uint32_t grid[3] = {given->gridDimX, given->gridDimY, given->gridDimZ};
+  return (CUresult)launch_kernel((FakeKernel*)function, grid, given->blockDimX, given->hStream, arguments);
+}
+CUresult cuFuncGetAttribute(int* value, CUfunction_attribute which, CUfunction) {
+  *value = capability;
+  return which == CU_FUNC_ATTRIBUTE_PTX_VERSION ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+}
+int fake_early_launches() { return n_early; }
+CUresult cuLaunchKernel(CUfunction function, unsigned x, unsigned y, unsigned z, unsigned threads, unsigned, unsigned,
+                        unsigned, CUstream stream, void** arguments, void**) {
+  const uint32_t grid[3] = {x, y, z};
+  return (CUresult)launch_kernel((FakeKernel*)function, grid, threads, stream, arguments);
 }
 
 CUresult cuStreamBeginCapture(CUstream stream, CUstreamCaptureMode mode) {

@@ -184,11 +184,25 @@ def test_a_session_with_packed_weights_through_the_driver(
     session = Session(opened, NativeBackend(opened, folder, device), search=search)
     emulated = Session(opened, NativeBackend(opened, folder, HostDevice()), search="device-queue")
     sources = [[5, 9, 3], [7, 8, 9, 10, 11, 12, 4, 6, 3]]
+    driver = ctypes.CDLL(libcuda.LIBRARY)
     for beams in (1, 3):
         found = session.generate(sources, num_beams=beams, max_new_tokens=8)
         expected = emulated.generate(sources, num_beams=beams, max_new_tokens=8)
         assert [of[0].token_ids for of in found] == [of[0].token_ids for of in expected]
-    ctypes.CDLL(libcuda.LIBRARY).fake_reset(13000, 3)
+    # All launches of encoder and step but each first one begin early; before Hopper none does.
+    assert driver.fake_early_launches() > 20
+    driver.fake_capability(89)
+    try:
+        before, older = (
+            driver.fake_early_launches(),
+            Session(opened, NativeBackend(opened, folder, make()), search=search),
+        )
+        found = older.generate(sources, num_beams=3, max_new_tokens=8)
+        assert [of[0].token_ids for of in found] == [of[0].token_ids for of in expected]
+        assert driver.fake_early_launches() == before
+    finally:
+        driver.fake_capability(99)
+    driver.fake_reset(13000, 3)
     with pytest.raises(DeviceLost, match=r"fake GPU was lost .* start a new one"):
         session.generate(sources, num_beams=3, max_new_tokens=8)
 
@@ -245,6 +259,13 @@ def test_layouts_and_constants(tmp_path: Path) -> None:
         "CU_GRAPH_COND_ASSIGN_DEFAULT": libcuda.ASSIGN_DEFAULT,
         "CU_MEMHOSTALLOC_DEVICEMAP": libcuda.DEVICE_MAP,
         "CUDA_ERROR_NOT_READY": libcuda.NOT_READY,
+        "sizeof(CUlaunchAttribute)": ctypes.sizeof(libcuda.LaunchAttribute),
+        "offsetof(CUlaunchAttribute, value)": libcuda.LaunchAttribute.value.offset,
+        "sizeof(CUlaunchConfig)": ctypes.sizeof(libcuda.LaunchConfiguration),
+        "offsetof(CUlaunchConfig, hStream)": libcuda.LaunchConfiguration.stream.offset,
+        "offsetof(CUlaunchConfig, attrs)": libcuda.LaunchConfiguration.attributes.offset,
+        "offsetof(CUlaunchConfig, numAttrs)": libcuda.LaunchConfiguration.n_attributes.offset,
+        "CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION": libcuda.OVERLAPS,
         "sizeof(CUDA_MEMCPY2D)": ctypes.sizeof(libcuda.RowCopy),
         "offsetof(CUDA_MEMCPY2D, dstPitch)": libcuda.RowCopy.dst_pitch.offset,
         "CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR": libcuda.CAPABILITY_MAJOR,

@@ -94,19 +94,16 @@ def test_refusals() -> None:
 
 
 def test_launches_of_a_step() -> None:
-    """Six launches behind the decoder's step; with rules three more, which write the distribution."""
+    """Two launches behind the decoder's step; with rules three more, which write the distribution."""
     plain = options_of(num_beams=3, min_new_tokens=None)
     device = HostDevice()
     search_of(device, plain).run([[3]], plain, mode="queue")
-    step = device.launched[:6]
-    assert step == [
-        *("top_of_slices_fp32", "merge_top_lists", "beam_update_step", "record_search_step", "beam_stop_step"),
-        "publish_step",
-    ]
+    assert device.launched[:4] == ["top_of_slices_fp32", "finish_beam_step"] * 2
     with_rules = options_of(num_beams=3, suppress_tokens=[4])
     device = HostDevice()
     search_of(device, with_rules).run([[3]], with_rules, mode="queue")
     assert device.launched[:3] == ["row_statistics_fp32", "write_scores_fp32", "apply_decoding_rules"]
+    assert device.launched[3:5] == ["top_of_slices_fp32", "finish_beam_step"]
 
 
 def test_graphs_and_memory_are_kept() -> None:
@@ -165,13 +162,15 @@ def test_imports_neither_torch_nor_cuda_packages() -> None:
 
 
 class NeverStops(HostDevice):
-    """The emulation; once broken, the kernel that ends a step does nothing: the position stays, and no search ends."""
+    """The emulation; once broken, a step's end leaves position and stop flag as they are, and no search ends."""
 
     is_broken = False
+    is_set = np.ones(1, np.int32)
 
     def _run(self, launch: Any, given: Any) -> None:
-        if not (self.is_broken and launch.kernel == "beam_stop_step"):
-            super()._run(launch, given)
+        if self.is_broken and launch.kernel == "finish_beam_step":
+            given.stop.stop = self.is_set.ctypes.data  # as if the search had stopped before
+        super()._run(launch, given)
 
 
 def test_a_while_graph_ends_by_itself_when_nothing_ever_stops() -> None:
@@ -183,7 +182,7 @@ def test_a_while_graph_ends_by_itself_when_nothing_ever_stops() -> None:
     device.is_broken, device.launched = True, []
     with pytest.raises(BackendError, match="nothing left to do after 0 steps"):
         search.run([[3]], options, mode="while")  # one launch, of the graph that the first call captured
-    assert device.launched.count("publish_step") == options.max_length - len(options.prompt)
+    assert device.launched.count("finish_beam_step") == options.max_length - len(options.prompt)
 
 
 @pytest.mark.parametrize("mode", ["while", "replay", "queue"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -171,3 +172,21 @@ def test_without_pillow_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(MissingExtra, match="resizing a picture"):
         steps.resized(MADE, {"steps": [{"name": "resize", "height": 4, "width": 4, "resample": 2}]})
     assert (files.read(MADE) == MADE).all()  # an array needs no Pillow
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mean": [0.5, 0.5]}, r"x\.mean is a list, expected a list of 3 numbers"),
+        ({"std": [1, 1, "a"]}, r"x\.std\[2\] is 'a', expected a number"),
+        ({"std": None}, "x has one of mean and std, expected both or none"),
+        ({"steps": {}}, r"x\.steps is an object, expected a list"),
+        ({"factor": "1"}, r"x\.factor is '1', expected a number"),
+    ],
+    ids=str,
+)
+def test_preprocessing_is_checked(changes: dict[str, object], message: str) -> None:
+    given = {"steps": [{"name": "resize"}], "factor": None, "mean": [0, 0, 0], "std": [1, 1, 1]}
+    assert steps.CHECK(given, "x") is None
+    assert steps.CHECK(None, "x") is None
+    assert re.fullmatch(message, steps.CHECK({**given, **changes}, "x") or "")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from ..work import NEUTRAL, Ids
@@ -115,6 +117,18 @@ def versions(*packages: str) -> dict[str, str]:
 
 def settings(cores: int) -> list[dict[str, Any]]:
     return [{"threads": cores, "batch_size": size} for size in (8, 32)]
+
+
+def readable(checkpoint: Path, copy: Path) -> Path:
+    """A folder of links, with a config.json that also has the older name of `dtype` for its older transformers."""
+    copy.mkdir()
+    for file in checkpoint.iterdir():
+        if file.name != "config.json":
+            (copy / file.name).symlink_to(file.resolve())
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    config.setdefault("torch_dtype", config.get("dtype", "float32"))
+    (copy / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return copy
 
 
 def _first_line(error: Exception) -> str:

@@ -6,13 +6,12 @@ its own: --peer-python optimum=/path/to/python.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ....bundle import Bundle
 from . import Absent, Choice, Entry, Job
-from ._generate import Generate, settings, versions
+from ._generate import Generate, readable, settings, versions
 
 NAME = "optimum"
 EXPORTED = "optimum"
@@ -26,7 +25,7 @@ def entries(bundle: Bundle, choice: Choice) -> list[Entry]:
 
 def prepare(job: Job, folder: str) -> None:
     """Export with its defaults: one decoder graph with a cache."""
-    checkpoint = _readable(Path(job.need_checkpoint()), Path(folder) / "checkpoint")
+    checkpoint = readable(Path(job.need_checkpoint()), Path(folder) / "checkpoint")
     model = _class().from_pretrained(checkpoint, export=True)
     model.save_pretrained(Path(folder) / EXPORTED)
 
@@ -38,18 +37,6 @@ def _class() -> Any:
         raise Absent(f"optimum-onnx can't be imported ({error}); pip install optimum-onnx, in its own environment and "
                      "with --peer-python optimum=PYTHON where its transformers differs") from error  # fmt: skip
     return ORTModelForSeq2SeqLM
-
-
-def _readable(checkpoint: Path, copy: Path) -> Path:
-    """A folder of links, with a config.json that also has the older name of `dtype` for its older transformers."""
-    copy.mkdir()
-    for file in checkpoint.iterdir():
-        if file.name != "config.json":
-            (copy / file.name).symlink_to(file.resolve())
-    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
-    config.setdefault("torch_dtype", config.get("dtype", "float32"))
-    (copy / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    return copy
 
 
 def open(job: Job, folder: str) -> Any:

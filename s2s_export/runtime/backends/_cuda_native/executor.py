@@ -8,7 +8,7 @@ from typing import Any
 from ....errors import BackendError
 from ...cuda.driver import Buffers
 from ...decoding.options import GenerationOptions
-from ...device_search.step_executor import Attention, capacity
+from ...device_search.step_executor import Attention, CandidateTables, capacity
 from ...sources import Source, SourceKind
 from .decoder import DecoderProgram
 from .encoder import EncoderProgram, run_length
@@ -23,7 +23,7 @@ class NativeExecutor:
     attention: Attention | None = None
 
     def __init__(self, loaded: Loaded, encoder: EncoderProgram, decoder: DecoderProgram, stream: int) -> None:
-        self._program = decoder.program
+        self._decoder = decoder
         self.n_sources, self.n_beams = encoder.n_sources, decoder.n_beams
         self.vocabulary_size = loaded.model.vocabulary
         self.capacity = self.positions = decoder.capacity
@@ -37,7 +37,13 @@ class NativeExecutor:
         )  # fmt: skip
 
     def enqueue(self, stream: int) -> None:
-        self._program.run(stream)
+        self._decoder.program.run(stream)
+
+    def candidate_lists(self, candidates: int) -> int:
+        return self._decoder.candidate_lists(candidates)
+
+    def enqueue_candidates(self, stream: int, tables: CandidateTables) -> None:
+        self._decoder.run_candidates(stream, tables)
 
 
 class NativeSlot:

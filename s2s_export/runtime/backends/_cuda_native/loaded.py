@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .... import plugin_sources
-from ...cuda.interface import Device, Kernels, Launch
+from ...cuda.interface import Device, Kernels, Queued
 from .model import Weights
 
 NO_ATTENTION = (
@@ -36,7 +36,6 @@ class Loaded:
         return None if name is None else self._base + self.model.tensors[name].offset
 
 
-Queued = tuple[Launch, ctypes.Structure]
 Buffer = Callable[[str, tuple[int, ...], str], int]  # (name, shape, dtype) -> address, the same each time or larger
 
 
@@ -51,8 +50,16 @@ class Program:
         self._queued.append((launch, given))
 
     def run(self, stream: int) -> None:
-        for launch, given in self._queued:
-            self._loaded.kernels.run(launch, given, stream)
+        self._loaded.kernels.run_chain(self._queued, stream)
+
+    def run_with(self, launch: Any, given: ctypes.Structure, stream: int) -> None:
+        """The same with another launch in place of the last one."""
+        self._loaded.kernels.run_chain([*self._queued[:-1], (launch, given)], stream)
+
+    @property
+    def last(self) -> ctypes.Structure:
+        """The arguments of the last launch."""
+        return self._queued[-1][1]
 
     @property
     def n_launches(self) -> int:

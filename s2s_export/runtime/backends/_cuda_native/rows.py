@@ -2,15 +2,30 @@
 
 With the norm first, a layer's part reads the norm of the stream and is added to the stream. With the norm behind, the
 stream is normed when the next part reads it; the normed rows are what that part is added to. Both are one product that
-begins with a norm, where the rows are few; for many rows the norm is a launch of its own. Letters as in parameters.h.
+begins with a norm, where the rows are few; for many rows the norm is a launch of its own. Where attention's output
+projection was left as a term for each head (`out_by_heads`), the product that reads the stream next adds them up. It
+stores sum and norm in memory of their own, as other blocks of the same launch still read the old. Letters as in
+parameters.h.
 """
 
 from __future__ import annotations
 
+import ctypes
+from dataclasses import dataclass
 from typing import Any
 
 from .loaded import Buffer, Loaded, Program, launches, structures
 from .model import Linear, Norm, Stack
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Terms [n, R, E] at an address whose sum, with a bias [E], is to be added to the rows at `base`."""
+
+    address: int
+    n: int
+    bias: int | None
+    base: int
 
 
 class Rows:
@@ -21,10 +36,13 @@ class Rows:
         self._element = loaded.model.element
         shape = (n_rows, stack.width)
         self._stream = buffer("stream", shape, "float32")
+        self._next_stream = buffer("next stream", shape, "float32")
         self._copy = buffer("stream copy", shape, "float16")  # the stream in the element, where no norm is pending
         self._normed = buffer("normed", shape, "float32")
+        self._next_normed = buffer("next normed", shape, "float32")
         self._normed_copy = buffer("normed copy", shape, "float16")
         self._pending: Norm | None = None
+        self._parts: Parts | None = None
 
     def embed(self, ids: int, rows_of_positions: int | None, position: int | None) -> None:
         """ids [R] int64. Positions are rows of the table, or follow from `position`, an address."""
@@ -75,12 +93,49 @@ class Rows:
     def into(self, linear: Linear, norm: Norm, output: int, **more: Any) -> int:
         """A layer's part begins: a product of the stream. norm: the part's own. Returns the address of the rows to
         which the part is to be added."""
+        if self._parts is not None:
+            given, base = self.from_parts(linear, norm, output=output, **more)
+            self._program.add(launches.product(self._element, given), given)
+            return base
         if self._stack.norm_first:
             self._product_of(linear, norm, keep=False, output=output, **more)
             return self._stream
         pending = self._pending
         self._product_of(linear, pending, keep=True, output=output, **more)
         return self._stream if pending is None else self._normed
+
+    def out_by_heads(self, linear: Linear, norm: Norm, parts: int, n_parts: int, base: int) -> ctypes.Structure:
+        """A layer's part ends in terms [n_parts, R, E] that a launch writes to `parts`; `base` is what `into` returned.
+        Returns that launch's arguments for it."""
+        self._parts = Parts(parts, n_parts, self._loaded.address(linear.bias), base)
+        self._pending = None if self._stack.norm_first else norm
+        given: ctypes.Structure = structures.HeadOutputParameters(
+            weight=self._loaded.address(linear.weight), parts=parts, outputs=linear.outputs
+        )
+        return given
+
+    def from_parts(self, linear: Linear, norm: Norm, **more: Any) -> tuple[ctypes.Structure, int]:
+        """What `into` queues after `out_by_heads`, and what it returns, for whoever queues it with something else."""
+        parts, self._parts = self._parts, None
+        assert parts is not None
+        if self._stack.norm_first:
+            self._stream, self._next_stream = self._next_stream, self._stream
+            kept, base = {"sum": self._stream}, self._stream
+        else:
+            assert self._pending is not None
+            norm = self._pending
+            self._normed, self._next_normed = self._next_normed, self._normed
+            kept, base = {"normed": self._normed}, self._normed
+        given = self._arguments(
+            linear, parts.base, **self._norm_of(norm), parts=parts.address, n_parts=parts.n, parts_bias=parts.bias,
+            **kept, **more,
+        )  # fmt: skip
+        return given, base
+
+    def _norm_of(self, norm: Norm) -> dict[str, Any]:
+        """The fields of a product that begins with a norm."""
+        weight, bias = self._loaded.address(norm.weight), self._loaded.address(norm.bias)
+        return {"norm_weight": weight, "norm_bias": bias, "epsilon": norm.epsilon}
 
     def out_of(self, linear: Linear, norm: Norm, rows: int, base: int) -> None:
         """A layer's part ends: a product of `rows` is added to `base`, what `into` returned."""
@@ -99,9 +154,10 @@ class Rows:
         self._norm_rows(norm, self._normed_copy, None)
         return self._normed_copy
 
-    def head(self, linear: Linear, **more: Any) -> None:
-        """A product of the stack's result."""
+    def head(self, linear: Linear, **more: Any) -> ctypes.Structure:
+        """A product of the stack's result. Returns its arguments."""
         self._product_of(linear, self._last_norm(), keep=False, **more)
+        return self._program.last
 
     def _last_norm(self) -> Norm | None:
         if self._stack.final_norm is None:
@@ -115,18 +171,19 @@ class Rows:
         if norm is None:
             self.product(linear, self._copy, **more)
         elif launches.norms_itself(self.n, linear.inputs):
-            self.product(
-                linear, self._stream, norm_weight=self._loaded.address(norm.weight),
-                norm_bias=self._loaded.address(norm.bias), epsilon=norm.epsilon, normed=normed, **more,
-            )  # fmt: skip
+            self.product(linear, self._stream, **self._norm_of(norm), normed=normed, **more)
         else:
             self._norm_rows(norm, self._normed_copy, normed)
             self.product(linear, self._normed_copy, **more)
 
-    def product(self, linear: Linear, rows: int, *, limit: int | None = None, **more: Any) -> None:
-        """limit: outputs that are stored, if not all of them. more: further fields of ProductParameters."""
+    def product(self, linear: Linear, rows: int, **more: Any) -> None:
+        """A product of `rows`. more: further fields of ProductParameters; limit: outputs to store, if not all."""
+        given = self._arguments(linear, rows, **more)
+        self._program.add(launches.product(self._element, given), given)
+
+    def _arguments(self, linear: Linear, rows: int, *, limit: int | None = None, **more: Any) -> ctypes.Structure:
         outputs = linear.outputs // 2 if more.get("gated") else linear.outputs
-        given = structures.ProductParameters(
+        given: ctypes.Structure = structures.ProductParameters(
             input=rows,
             weight=self._loaded.address(linear.weight),
             bias=self._loaded.address(linear.bias),
@@ -138,4 +195,4 @@ class Rows:
             true_width=self._stack.true_width,
             **{"scale": 1.0, **more},
         )
-        self._program.add(launches.product(self._element, given), given)
+        return given
