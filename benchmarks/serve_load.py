@@ -4,7 +4,8 @@ behind the same HTTP code and the same batcher. On loopback only.
 
     benchmarks/serve_load.py prepare FOLDER                    makes the models, once (minutes)
     benchmarks/serve_load.py run FOLDER [--json FILE]          closed loops, open loops, an overload of ten times
-    benchmarks/serve_load.py attack FOLDER [--requests N]      malformed requests, disconnects, slow clients
+    benchmarks/serve_load.py attack FOLDER [--requests N]      malformed requests, disconnects, slow clients, and with
+                                                               --kill SECONDS engine processes that are killed
 
 The models have random weights and copy their source, so every answer is checked. Each server is a process of its own
 with one decoding thread for each worker; the clients share the machine with it. Rates of the open loops are shares of
@@ -15,10 +16,14 @@ than the rest on a machine that others use.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +65,8 @@ def main() -> None:
         if name == "attack":
             command.add_argument("--requests", type=int, default=100_000)
             command.add_argument("--parallel", type=int, default=64)
+            kill = "decode in a process for each worker, of which one is killed every so many seconds"
+            command.add_argument("--kill", type=float, default=0.0, help=kill)
     arguments = parser.parse_args()
     record = arguments.does(arguments)
     if arguments.json:
@@ -195,13 +202,50 @@ def line(label: str, what: str, server: Running, loop: Callable[[], Tally]) -> F
     }  # fmt: skip
 
 
+class Killer(threading.Thread):
+    """Kills an engine process of a server, each in turn, every so many seconds. n: how often."""
+
+    def __init__(self, server: Running, seconds: float) -> None:
+        super().__init__(daemon=True)
+        self.n = 0
+        self._server = server
+        self._seconds = seconds
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        while not self._ended.wait(self._seconds):
+            for pid in self._server.children()[self.n % 2 :][:1]:
+                os.kill(pid, signal.SIGKILL)
+                self.n += 1
+
+    def stop(self) -> None:
+        """And give the last one time to come back."""
+        if not self._ended.is_set() and self._seconds:
+            self._ended.set()
+            time.sleep(3.0)
+
+
+@contextlib.contextmanager
+def killing(server: Running, seconds: float) -> Iterator[Killer]:
+    found = Killer(server, seconds)
+    if seconds:
+        found.start()
+    try:
+        yield found
+    finally:
+        found.stop()
+
+
 def under_attack(arguments: argparse.Namespace) -> Figures:
     return {name: attacked(arguments, name) for name in arguments.models.split(",")}
 
 
 def attacked(arguments: argparse.Namespace, name: str) -> Figures:
     work = work_of(arguments, name)
-    with running("joined", arguments.folder, name, arguments.workers, PATIENCE) as server:
+    with (
+        running("joined", arguments.folder, name, arguments.workers, PATIENCE, int(arguments.kill > 0)) as server,
+        killing(server, arguments.kill) as killed,
+    ):
         attack(server.port, work, 500, arguments.parallel, name, seed=9)  # warms up
         before = server.resident_bytes(), server.n_files()
         begin = time.monotonic()
@@ -211,6 +255,7 @@ def attacked(arguments: argparse.Namespace, name: str) -> Figures:
             parts.append(attack(server.port, work, n, arguments.parallel, name, seed=part))
             growth.append(server.resident_bytes())
         result = sum(parts[1:], parts[0])
+        killed.stop()
         seconds = time.monotonic() - begin
         last = closed_loop(server.port, work, 4, 1.0)
         after = server.resident_bytes(), server.n_files()
@@ -226,13 +271,15 @@ def attacked(arguments: argparse.Namespace, name: str) -> Figures:
         f"{', '.join(f'{size / 2**20:.0f}' for size in growth)}; open files {before[1]} -> {after[1]}; "
         f"afterwards {last.rate:.0f} requests a second, {last.n_wrong} wrong, {last.n_failed} failed"
     )
+    if arguments.kill:
+        print(f"  {killed.n} engine processes were killed")
     fewest = min(result.routes, key=lambda route: result.routes[route])
     print(f"  malformed requests to {len(result.routes)} routes, at least {result.routes[fewest]} to each")
     for fault in result.faults[:10]:
         print(f"  {fault}")
     return {
         "requests": arguments.requests, "seconds": seconds, "counts": result.counts, "routes": result.routes,
-        "faults": result.faults[:100],
+        "faults": result.faults[:100], "killed": killed.n,
         "wrong": tally.n_wrong, "failed": tally.n_failed, "tracebacks": n_tracebacks,
         "resident": [before[0], *growth, after[0]], "files": [before[1], after[1]],
     }  # fmt: skip

@@ -1,6 +1,6 @@
 """One server on loopback in a process of its own: ours, or CTranslate2 behind the same HTTP code and the same batcher.
 
-python -m load.server CONTESTANT FOLDER MODEL WORKERS MAX_WAIT      prints its port once it answers
+python -m load.server CONTESTANT FOLDER MODEL WORKERS MAX_WAIT PER_PROCESS      prints its port once it answers
 """
 
 from __future__ import annotations
@@ -41,17 +41,25 @@ class Running:
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+    def children(self) -> list[int]:
+        """Its engine processes."""
+        of_threads = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        return [int(child) for path in of_threads for child in path.read_text().split()]
+
     def n_files(self) -> int:
         return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
 
 
 @contextlib.contextmanager
-def running(contestant: str, folder: Path, model: str, workers: int, max_wait: float = 0.0) -> Iterator[Running]:
-    """max_wait: of the batcher, in seconds; 0 for any time."""
+def running(
+    contestant: str, folder: Path, model: str, workers: int, max_wait: float = 0.0, per_process: int = 0
+) -> Iterator[Running]:
+    """max_wait: of the batcher, in seconds; 0 for any time. per_process: workers of an engine process; 0: threads."""
     log = folder / f"server-{contestant}.log"
     with log.open("w") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "load.server", contestant, str(folder), model, str(workers), str(max_wait)],
+            [sys.executable, "-m", "load.server", contestant, str(folder), model, str(workers), str(max_wait),
+             str(per_process)],
             cwd=ROOT / "benchmarks", stdout=subprocess.PIPE, stderr=errors, text=True,
         )  # fmt: skip
     try:
@@ -69,7 +77,7 @@ def running(contestant: str, folder: Path, model: str, workers: int, max_wait: f
             process.wait()
 
 
-def main(contestant: str, folder: str, name: str, workers: str, max_wait: str) -> None:
+def main(contestant: str, folder: str, name: str, workers: str, max_wait: str, per_process: str) -> None:
     sys.path.insert(0, str(ROOT))
     from load.models import TARGET, Served
     from s2s_export.runtime.session import load
@@ -78,6 +86,7 @@ def main(contestant: str, folder: str, name: str, workers: str, max_wait: str) -
     from s2s_export.serving.limits import Limits
     from s2s_export.serving.metrics import Metrics
     from s2s_export.serving.models import Model, Models
+    from s2s_export.serving.processes import Processes
     from s2s_export.serving.server import Address, listen, log_to_stderr, make_server
 
     served = Served(name, Path(folder) / name)
@@ -88,15 +97,20 @@ def main(contestant: str, folder: str, name: str, workers: str, max_wait: str) -
     else:
         session = load(served.bundle, "onnxruntime", TARGET, threads=1)
         session.warm_up([8, 32])
-    batcher = Batcher(
-        session,
-        workers=int(workers),
-        batch_size=1 if contestant == "alone" else BATCH_SIZE,
-        join=contestant == "joined",
-        max_tokens=1 << 20,
-        max_wait=float(max_wait) or None,
-        on_batch=lambda report: metrics.on_batch(name, report),
-    )
+    sizes: dict[str, Any] = {
+        "batch_size": 1 if contestant == "alone" else BATCH_SIZE,
+        "join": contestant == "joined",
+        "max_tokens": 1 << 20,
+        "max_wait": float(max_wait) or None,
+        "on_batch": lambda report: metrics.on_batch(name, report),
+    }
+    if int(per_process):
+        loading = {"backend": "onnxruntime", "target": TARGET, "threads": 1}
+        batcher: Any = Processes(
+            session, workers=int(workers), most=int(per_process), max_entries=4096, loading=loading, **sizes
+        )
+    else:
+        batcher = Batcher(session, workers=int(workers), **sizes)
     models = Models([Model(name, session, batcher)])
     metrics.watch(models)
     limits = Limits(drain_delay=0.0, drain_timeout=2.0, timeout=TIMEOUT)

@@ -18,7 +18,7 @@ from .batcher import MOST_WORKERS, Batcher
 from .engine_process import WARM_UP_LENGTHS
 from .failures import Refused
 from .jobs import BatchReport
-from .processes import Processes
+from .processes import CAN_HAVE_PROCESSES, Processes
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -144,6 +144,8 @@ def open_models(
             "max_wait": max_wait, "join": join, "on_batch": _named(on_batch, each.name),
         }  # fmt: skip
         n = workers or (cores.available_cores() if session.computes_on_cores else 1)
+        if workers is None and not CAN_HAVE_PROCESSES:
+            n = min(n, most_workers)
         batcher: Batcher | Processes
         if n > most_workers and session.computes_on_cores:
             progress(f"{each.name}: starting {-(-n // most_workers)} processes for {n} workers")

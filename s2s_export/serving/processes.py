@@ -31,6 +31,7 @@ from .hearing import Stop, Tell
 from .jobs import BatchReport, Closed, Job, OnPrefix, jobs_of
 from .queueing import Queue
 
+CAN_HAVE_PROCESSES = sys.platform != "win32"  # whose processes are given no sockets
 TICK = 1.0  # seconds after which what is late in the queue is told so, also where nothing else happens
 
 
@@ -56,7 +57,7 @@ class Processes:
         on_batch: Callable[[BatchReport], None] | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
-        if sys.platform == "win32":
+        if not CAN_HAVE_PROCESSES:
             raise InvalidOption(f"{workers} workers need engine processes, which there are not on Windows; take {most}")
         self.session = session
         self.workers = workers

@@ -22,8 +22,10 @@ from serving_client import serving
 
 import s2s_export
 from s2s_export.building.build import build
-from s2s_export.errors import S2SError, UnknownOption
+from s2s_export.errors import InvalidOption, S2SError, UnknownOption
 from s2s_export.runtime.speech.formats import Transcript
+from s2s_export.serving import models
+from s2s_export.serving import processes as processes_module
 from s2s_export.serving.jobs import Closed, DeadlinePassed, EngineLost, Overloaded
 from s2s_export.serving.processes import Processes
 
@@ -143,6 +145,17 @@ def test_a_process_that_can_not_begin_is_told(words, session):
             session, workers=2, most=1, batch_size=4, max_entries=9, max_tokens=999, max_wait=None, join=None,
             loading={"backend": "onnxrumtime"},
         )  # fmt: skip
+
+
+def test_where_there_are_no_processes_there_are_fewer_workers(words, session, monkeypatch):
+    for module in (models, processes_module):
+        monkeypatch.setattr(module, "CAN_HAVE_PROCESSES", False)
+    monkeypatch.setattr(models.cores, "available_cores", lambda: 64)
+    found = models.open_models([f"en-mul={words}"], most_workers=2)
+    assert found.first.batcher.workers == 2
+    found.close(10)
+    with pytest.raises(InvalidOption, match="which there are not on Windows; take 1"):
+        open_processes(words, session=session)
 
 
 @pytest.fixture(scope="module")
