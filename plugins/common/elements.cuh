@@ -4,6 +4,7 @@
 #include "cuda_or_host.cuh"
 
 __device__ __forceinline__ float to_float(float value) { return value; }
+__device__ __forceinline__ float to_float(int8_t value) { return static_cast<float>(value); }
 __device__ __forceinline__ float to_float(__half value) { return __half2float(value); }
 __device__ __forceinline__ float to_float(__nv_bfloat16 value) { return __bfloat162float(value); }
 

@@ -130,6 +130,40 @@ inline void multiply(float (&sum)[4], uint4 weight, uint32_t first, uint32_t sec
 }
 #endif
 
+// How a fragment lies in memory: a lane's Part, and what tensor cores are given of it. Weights are stored as the elements
+// themselves, or as whole numbers of 8 bits with a scale for each output, which the sum is multiplied by at the end.
+template <typename T, typename W>
+struct Stored {
+  using Part = uint4;
+  static constexpr bool kScaled = false;
+  __device__ __forceinline__ static Part zero() { return uint4{0, 0, 0, 0}; }
+  __device__ __forceinline__ static uint4 elements(Part part) { return part; }
+};
+
+// Two of four whole numbers, which were raised by 128, as fp16: exact, as 1024 + n is.
+template <int FIRST>
+__device__ __forceinline__ uint32_t two_of(uint32_t raised) {
+#ifdef __CUDACC__
+  const uint32_t pair = __byte_perm(raised, 0x64646464u, FIRST == 0 ? 0x4140 : 0x4342);
+  const __half2 found = __hsub2(*reinterpret_cast<const __half2*>(&pair), __float2half2_rn(1152.f));
+  return *reinterpret_cast<const uint32_t*>(&found);
+#else
+  return paired<__half>(static_cast<float>(raised >> 8 * FIRST & 255u) - 128.f,
+                        static_cast<float>(raised >> 8 * (FIRST + 1) & 255u) - 128.f);
+#endif
+}
+
+template <>
+struct Stored<__half, int8_t> {
+  using Part = uint2;
+  static constexpr bool kScaled = true;
+  __device__ __forceinline__ static Part zero() { return uint2{0, 0}; }
+  __device__ __forceinline__ static uint4 elements(Part part) {
+    const uint32_t upper = part.x ^ 0x80808080u, lower = part.y ^ 0x80808080u;
+    return uint4{two_of<0>(upper), two_of<2>(upper), two_of<0>(lower), two_of<2>(lower)};
+  }
+};
+
 // A pair of neighbouring elements, from an address that is a multiple of four bytes.
 template <typename T>
 __device__ __forceinline__ uint32_t pair_at(const T* address) {

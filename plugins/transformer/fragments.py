@@ -8,15 +8,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 TILE = 16
+PLAIN: dict[str, Any] = {"fp16": np.float16, "int8": np.int8}
 # [O/16, half of the outputs, 8, I/16, half of the inputs, 4, 2], from and to which fragments are transposed.
 _ORDER = (0, 3, 2, 5, 4, 1, 6)
 _BACK = tuple(_ORDER.index(axis) for axis in range(7))
 
 
+def activations(element: str) -> str:
+    """The element of activations beside weights of an element."""
+    return "fp16" if element == "int8" else element
+
+
 def dtype(element: str) -> Any:
     """numpy's type of an element. numpy has no bf16, for which ml_dtypes is needed."""
-    if element == "fp16":
-        return np.dtype(np.float16)
+    if element in PLAIN:
+        return np.dtype(PLAIN[element])
     import ml_dtypes
 
     return np.dtype(ml_dtypes.bfloat16)
@@ -37,6 +43,13 @@ def pack(weight: NDArray[Any], element: str) -> NDArray[Any]:
     n_out, n_in = weight.shape
     parts = np.asarray(weight).astype(dtype(element)).reshape(n_out // TILE, 2, 8, n_in // TILE, 2, 4, 2)
     return np.ascontiguousarray(parts.transpose(_ORDER)).reshape(n_out // TILE, n_in // TILE, 32, 8)
+
+
+def quantized(weight: NDArray[Any]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """weight [O, I] as whole numbers up to 127 and the scale of each output [O]: the nearest to the weight."""
+    largest = np.abs(weight).max(axis=1, initial=0.0)
+    scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+    return np.rint(weight / scale[:, None]).astype(np.int8), scale
 
 
 def unpack(fragments: NDArray[Any]) -> NDArray[Any]:

@@ -94,23 +94,24 @@ struct BestOfRow {
 };
 
 // Grid: (lists, R/8). 256 threads.
-template <typename T, int WIDTH>
+template <typename T, typename W, int WIDTH>
 __device__ __forceinline__ void head_candidates(const HeadParameters& given) {
   using Shared = HeadShared<T, WIDTH>;
+  using Part = typename Stored<T, W>::Part;
   SHARED_MEMORY(Shared, shared);
   const ProductParameters& product = given.product;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
   const int first_row = blockIdx.y * kRows, own_row = first_row + warp;
   const int n_inputs = product.inputs / kTile, n_tiles = product.outputs / kTile;
   const bool has_row = own_row < product.rows;
-  const uint4* weight = static_cast<const uint4*>(product.weight) + lane;
+  const Part* weight = static_cast<const Part*>(product.weight) + lane;
 
-  uint4 next[kAhead];
+  Part next[kAhead];
   const auto load = [&](int tile, int i) {
-    const uint4* from = weight + (static_cast<int64_t>(tile) * n_inputs + i) * 32;
+    const Part* from = weight + (static_cast<int64_t>(tile) * n_inputs + i) * 32;
     const int n = tile < n_tiles ? n_inputs - i : 0;
 #pragma unroll
-    for (int a = 0; a < kAhead; ++a) next[a] = a < n ? from[a * 32] : uint4{0, 0, 0, 0};
+    for (int a = 0; a < kAhead; ++a) next[a] = a < n ? from[a * 32] : Stored<T, W>::zero();
   };
   load(blockIdx.x * kProductWarps + warp, 0);
   await_predecessor();
@@ -127,7 +128,7 @@ __device__ __forceinline__ void head_candidates(const HeadParameters& given) {
     const int tile = base + warp;
     float sum[4] = {0.f, 0.f, 0.f, 0.f};
     for (int i = 0; i < n_inputs; i += kAhead) {
-      uint4 now[kAhead];
+      Part now[kAhead];
 #pragma unroll
       for (int a = 0; a < kAhead; ++a) now[a] = next[a];
       if (i + kAhead < n_inputs) load(tile, i + kAhead);
@@ -136,14 +137,21 @@ __device__ __forceinline__ void head_candidates(const HeadParameters& given) {
       for (int a = 0; a < kAhead; ++a) {
         const int at = (i + a) * kTile + 2 * t;
         if (i + a >= n_inputs) break;  // the same for all lanes
-        multiply<T>(sum, now[a], is_real ? pair_at(row + at) : 0u, is_real ? pair_at(row + at + 8) : 0u);
+        multiply<T>(sum, Stored<T, W>::elements(now[a]), is_real ? pair_at(row + at) : 0u, is_real ? pair_at(row + at + 8) : 0u);
       }
     }
     const float* bias = product.bias != nullptr && tile < n_tiles ? product.bias + tile * kTile + g : nullptr;
+    float scale[2] = {product.scale, product.scale};
+    if constexpr (Stored<T, W>::kScaled) {
+      if (tile < n_tiles) {
+        scale[0] *= product.weight_scale[tile * kTile + g];
+        scale[1] *= product.weight_scale[tile * kTile + g + 8];
+      }
+    }
 #pragma unroll
     for (int j = 0; j < 4; ++j)
       shared.logits[turn % 2][2 * t + j % 2][warp * kTile + g + j / 2 * 8] =
-          sum[j] * product.scale + (bias == nullptr ? 0.f : bias[j / 2 * 8]);
+          sum[j] * scale[j / 2] + (bias == nullptr ? 0.f : bias[j / 2 * 8]);
     __syncthreads();  // the other half is read before it is written again, as a barrier comes between
     if (!has_row) continue;
 #pragma unroll

@@ -22,9 +22,7 @@ from .structures import (
     SelfBlockParameters,
 )
 
-ELEMENTS = ("fp16", "bf16")
-FOLDER = "transformer"
-ANY_KERNEL = "norm_rows_fp16"  # one that every model uses
+ELEMENTS = ("fp16", "bf16", "int8")  # of weights; activations are of fp16 beside int8
 TILE = 16  # outputs and inputs of a fragment; all widths are multiples of it
 ROWS = 8  # rows that a fragment meets
 WARPS = 8  # of a block of skinny_product
@@ -38,6 +36,16 @@ BLOCK_THREADS = 256
 GROUP_OUTPUTS = WARPS * TILE  # of a block of head_candidates at a time
 MOST_CANDIDATES = 32  # of a row: a lane each
 MOST_GROUPS = 32  # of a block, for whose outputs it keeps a bit each
+
+
+def folder(element: str) -> str:
+    """The folder of plugins/ with the kernels for weights of an element."""
+    return "transformer_int8" if element == "int8" else "transformer"
+
+
+def any_kernel(element: str) -> str:
+    """One that every model uses."""
+    return f"norm_rows_{element}"
 
 
 def is_skinny(rows: int) -> bool:

@@ -110,7 +110,7 @@ __device__ __forceinline__ void norm_rows(const NormParameters& given) {
 constexpr int kEmbedThreads = 128;
 
 // Grid: R. Ids and positions outside their tables take the nearest row; the host refuses them before.
-template <typename T>
+template <typename T, typename W>
 __device__ __forceinline__ void embed_rows(const EmbedParameters& given) {
   const int row = blockIdx.x;
   await_predecessor();
@@ -124,10 +124,12 @@ __device__ __forceinline__ void embed_rows(const EmbedParameters& given) {
     at = asked == given.padding_id ? given.padding_id + (given.padding_moves ? position : 0) : position + given.offset;
   }
   at = min(max(at, static_cast<int64_t>(0)), static_cast<int64_t>(given.n_positions - 1));
-  const T* embedding = static_cast<const T*>(given.embedding);
+  const W* embedding = static_cast<const W*>(given.embedding);
+  float scale = given.scale;
+  if constexpr (Stored<T, W>::kScaled) scale *= given.embedding_row_scales[id];
   const T* positions = static_cast<const T*>(given.positions);
   for (int i = threadIdx.x; i < given.width; i += blockDim.x) {
-    float x = to_float(embedding[place_in_fragments(id, i, given.width)]) * given.scale;
+    float x = to_float(embedding[place_in_fragments(id, i, given.width)]) * scale;
     if (positions != nullptr) x += to_float(positions[place_in_fragments(at, i, given.width)]);
     static_cast<T*>(given.output)[static_cast<int64_t>(row) * given.width + i] = saturated(x, T{});
     given.output_float[static_cast<int64_t>(row) * given.width + i] = x;

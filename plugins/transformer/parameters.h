@@ -4,7 +4,8 @@ Letters: B sources, K beams, R rows of a product, S source length, H heads, D he
 width of the residual stream, O outputs and I inputs of a product, V vocabulary. Widths are multiples of 16; what a model
 has less is filled with zeros, which `true_width` tells. T is the element type, fp16 or bf16.
 
-A weight [O, I] is stored in fragments, as mma.m16n8k16 reads its first operand (fragments.cuh): [O/16, I/16, 32, 8]. */
+A weight [O, I] is stored in fragments, as mma.m16n8k16 reads its first operand (fragments.cuh): [O/16, I/16, 32, 8], of T
+or of whole numbers of 8 bits with a scale for each output. */
 #ifndef S2S_TRANSFORMER_PARAMETERS_H
 #define S2S_TRANSFORMER_PARAMETERS_H
 
@@ -23,6 +24,7 @@ earlier product may be added to the input before it. */
 typedef struct ProductParameters {
   const void* input;         /* [R, I] T; fp32 where a norm comes first */
   const void* weight;        /* fragments */
+  const float* weight_scale; /* [O], of a weight of 8 bits; else not read */
   const float* bias;         /* [O], or null */
   const float* norm_weight;  /* [I], of the norm that comes first */
   const float* norm_bias;    /* [I], or null: an RMSNorm */
@@ -58,6 +60,7 @@ padding token padding_id, which moves with the position where `padding_moves`. *
 typedef struct EmbedParameters {
   const int64_t* ids;                /* [R] */
   const void* embedding;             /* [V, E] in fragments */
+  const float* embedding_row_scales; /* [V], of an embedding of 8 bits */
   const void* positions;             /* [P, E] in fragments, or null */
   const int32_t* rows_of_positions;  /* [R], or null */
   const int64_t* position;           /* [1] */
@@ -86,6 +89,7 @@ typedef struct SelfAttentionParameters {
 sum over the heads is left to whoever reads the parts. */
 typedef struct HeadOutputParameters {
   const void* weight;  /* fragments of [O, H*D] */
+  const float* weight_scale; /* [O], of a weight of 8 bits */
   float* parts;        /* [H, R, O] */
   int32_t outputs;     /* O */
 } HeadOutputParameters;

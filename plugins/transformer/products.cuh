@@ -36,16 +36,21 @@ __device__ __forceinline__ void store_result(const ProductParameters& given, int
 }
 
 // What follows the sums of a tile of 16 outputs and 8 rows.
-template <typename T>
+template <typename T, typename W>
 __device__ __forceinline__ void store_tile(const ProductParameters& given, int tile, int first_row, const float (&sum)[4]) {
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const int upper = tile * kTile + g, lower = upper + 8;
+  float scale[2] = {given.scale, given.scale};
+  if constexpr (Stored<T, W>::kScaled) {
+    scale[0] *= given.weight_scale[upper];
+    scale[1] *= given.weight_scale[lower];
+  }
   const float bias[2] = {given.bias != nullptr ? given.bias[upper] : 0.f, given.bias != nullptr ? given.bias[lower] : 0.f};
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     const int row = first_row + 2 * t + i;
     if (row >= given.rows) continue;
-    const float one = sum[i] * given.scale + bias[0], other = sum[2 + i] * given.scale + bias[1];
+    const float one = sum[i] * scale[0] + bias[0], other = sum[2 + i] * scale[1] + bias[1];
     if (given.gated) {
       store_result<T>(given, row, tile * 8 + g, activated(one, given.activation) * other);
     } else {
@@ -63,23 +68,24 @@ struct SkinnyShared {
 };
 
 // Grid: (blocks over the outputs, R/8). 256 threads.
-template <typename T, int WIDTH>
+template <typename T, typename W, int WIDTH>
 __device__ __forceinline__ void skinny_product(const ProductParameters& given) {
   using Shared = SkinnyShared<T, WIDTH>;
+  using Part = typename Stored<T, W>::Part;
   SHARED_MEMORY(Shared, shared);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
   const int first_row = blockIdx.y * kRows;
   const int n_inputs = given.inputs / kTile, n_tiles = given.outputs / kTile;
   const int splits = given.splits, split = warp % splits, tiles = kProductWarps / splits;
-  const uint4* weight = static_cast<const uint4*>(given.weight) + lane;
+  const Part* weight = static_cast<const Part*>(given.weight) + lane;
 
   // The first weights are on their way while the rows are normed.
-  uint4 next[kAhead];
+  Part next[kAhead];
   const auto load = [&](int tile, int i) {
-    const uint4* from = weight + (tile * n_inputs + i) * int64_t{32};
+    const Part* from = weight + (tile * n_inputs + i) * int64_t{32};
     const int n = tile < n_tiles ? n_inputs - i : 0;  // fragments from here on
 #pragma unroll
-    for (int a = 0; a < kAhead; ++a) next[a] = a * splits < n ? from[a * splits * 32] : uint4{0, 0, 0, 0};
+    for (int a = 0; a < kAhead; ++a) next[a] = a * splits < n ? from[a * splits * 32] : Stored<T, W>::zero();
   };
   load(blockIdx.x * tiles + warp / splits, split);
   await_predecessor();
@@ -97,7 +103,7 @@ __device__ __forceinline__ void skinny_product(const ProductParameters& given) {
     float sum[4] = {0.f, 0.f, 0.f, 0.f};
     if (tile < n_tiles) {
       for (int i = split; i < n_inputs; i += splits * kAhead) {
-        uint4 now[kAhead];
+        Part now[kAhead];
 #pragma unroll
         for (int a = 0; a < kAhead; ++a) now[a] = next[a];
         if (i + splits * kAhead < n_inputs) load(tile, i + splits * kAhead);
@@ -106,7 +112,7 @@ __device__ __forceinline__ void skinny_product(const ProductParameters& given) {
         for (int a = 0; a < kAhead; ++a) {
           const int at = (i + a * splits) * kTile + 2 * t;
           if (i + a * splits >= n_inputs) break;  // the same for all lanes
-          multiply<T>(sum, now[a], is_real ? pair_at(row + at) : 0u, is_real ? pair_at(row + at + 8) : 0u);
+          multiply<T>(sum, Stored<T, W>::elements(now[a]), is_real ? pair_at(row + at) : 0u, is_real ? pair_at(row + at + 8) : 0u);
         }
       }
     }
@@ -120,7 +126,7 @@ __device__ __forceinline__ void skinny_product(const ProductParameters& given) {
       }
       __syncthreads();
     }
-    if (split == 0 && tile < n_tiles) store_tile<T>(given, tile, first_row, sum);
+    if (split == 0 && tile < n_tiles) store_tile<T, W>(given, tile, first_row, sum);
   }
 }
 
@@ -131,8 +137,9 @@ constexpr int kTiledTiles = 2;    // tiles of 16 outputs of a warp
 constexpr int kBlockTiles = kTiledThreads / 32 * kTiledTiles;
 
 // Grid: (O/128, R/64). 128 threads.
-template <typename T>
+template <typename T, typename W>
 __device__ __forceinline__ void tiled_product(const ProductParameters& given) {
+  using Part = typename Stored<T, W>::Part;
   using Rows = T[2][kBlockRows][kBlockInputs + 8];
   SHARED_MEMORY(Rows, rows);
   constexpr int kVectors = kBlockRows * kBlockInputs / 8 / kTiledThreads;  // of eight elements, a thread's
@@ -140,7 +147,7 @@ __device__ __forceinline__ void tiled_product(const ProductParameters& given) {
   const int first_row = blockIdx.y * kBlockRows, first_tile = (blockIdx.x * kTiledThreads / 32 + warp) * kTiledTiles;
   const int n_inputs = given.inputs / kTile, n_tiles = given.outputs / kTile;
   const T* input = static_cast<const T*>(given.input);
-  const uint4* weight = static_cast<const uint4*>(given.weight) + lane;
+  const Part* weight = static_cast<const Part*>(given.weight) + lane;
 
   uint4 loaded[kVectors];
   const auto load = [&](int first_input) {
@@ -176,7 +183,8 @@ __device__ __forceinline__ void tiled_product(const ProductParameters& given) {
 #pragma unroll
       for (int j = 0; j < kTiledTiles; ++j) {
         const int tile = first_tile + j;
-        mine[j] = tile < n_tiles ? weight[(static_cast<int64_t>(tile) * n_inputs + i) * 32] : uint4{0, 0, 0, 0};
+        mine[j] = Stored<T, W>::elements(tile < n_tiles ? weight[(static_cast<int64_t>(tile) * n_inputs + i) * 32]
+                                                        : Stored<T, W>::zero());
       }
 #pragma unroll
       for (int n = 0; n < kBlockRows / kRows; ++n) {
@@ -193,6 +201,6 @@ __device__ __forceinline__ void tiled_product(const ProductParameters& given) {
   for (int j = 0; j < kTiledTiles; ++j) {
     if (first_tile + j >= n_tiles) continue;
 #pragma unroll
-    for (int n = 0; n < kBlockRows / kRows; ++n) store_tile<T>(given, first_tile + j, first_row + n * kRows, sum[j][n]);
+    for (int n = 0; n < kBlockRows / kRows; ++n) store_tile<T, W>(given, first_tile + j, first_row + n * kRows, sum[j][n]);
   }
 }

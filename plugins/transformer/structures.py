@@ -17,7 +17,7 @@ def fields(pointers: str, integers: str, floats: str) -> tuple[tuple[str, type],
 
 class ProductParameters(ctypes.Structure):
     _fields_ = fields(
-        "input weight bias norm_weight norm_bias residual parts parts_bias sum normed output output_float",
+        "input weight weight_scale bias norm_weight norm_bias residual parts parts_bias sum normed output output_float",
         "rows inputs outputs stride limit true_width activation gated splits n_parts",
         "epsilon scale",
     )
@@ -29,7 +29,7 @@ class NormParameters(ctypes.Structure):
 
 class EmbedParameters(ctypes.Structure):
     _fields_ = fields(
-        "ids embedding positions rows_of_positions position output output_float",
+        "ids embedding embedding_row_scales positions rows_of_positions position output output_float",
         "rows width vocabulary n_positions offset padding_id padding_moves",
         "scale",
     )
@@ -44,7 +44,7 @@ class SelfAttentionParameters(ctypes.Structure):
 
 
 class HeadOutputParameters(ctypes.Structure):
-    _fields_ = fields("weight parts", "outputs", "")
+    _fields_ = fields("weight weight_scale parts", "outputs", "")
 
 
 class SelfBlockParameters(ctypes.Structure):

@@ -63,7 +63,7 @@ def test_recurrent_models_and_sources_that_are_no_text(bundled: Any) -> None:
 def test_what_an_engine_holds(copy: Any) -> None:
     path = copy("marian")
     engine = build(path, TARGET).engine
-    assert (engine["flavour"], engine["layout"], engine["has_run"]) == ("cuda-native", 1, False)
+    assert (engine["flavour"], engine["layout"], engine["has_run"]) == ("cuda-native", 2, False)
     assert sorted(engine["files"]) == ["model.json", "weights.bin"]
     assert engine["summary"][-1].startswith("not run: the engine is data for a GPU")
     weights = Weights(path / "engines" / TARGET, "")
@@ -90,6 +90,24 @@ def test_weights_that_the_precision_cant_hold(copy: Any, tmp_path: Path) -> None
     with pytest.raises(BuildError, match=r"the weight head.weight has a value of 1e\+06, which fp16 can't hold"):
         pack.write(dataclasses.replace(structure, head=head), "fp16", 61, tmp_path)
     assert pack.write(dataclasses.replace(structure, head=head), "bf16", 61, tmp_path).element == "bf16"
+    huge[3, 5] = np.inf
+    with pytest.raises(BuildError, match=r"the weight head.weight has values that are no numbers; expected finite"):
+        pack.write(dataclasses.replace(structure, head=head), "int8", 61, tmp_path)
+
+
+def test_weights_of_eight_bits(copy: Any, tmp_path: Path) -> None:
+    structure = parse.parse(bundle.read(copy("marian")))
+    model = pack.write(structure, "int8", 61, tmp_path)
+    weights = Weights(tmp_path, "")
+    # The table that serves embeddings and head is stored once, and so are its scales.
+    assert model.decoder.embedding == model.head.weight and model.decoder.embedding_row_scales == model.head.scale
+    numbers = fragments.unpack(weights.array(model.head.weight)).astype(np.float32)
+    scale = weights.array(model.head.scale)
+    expected = np.asarray(structure.head.weight.array, np.float32)
+    found = (numbers * scale[:, None])[: expected.shape[0], : expected.shape[1]]
+    assert (np.abs(found - expected) <= 0.5001 * scale[: len(expected), None]).all()
+    positions = model.decoder.positions
+    assert positions is not None and model.tensors[positions.table].layout == "fragments"
 
 
 @pytest.mark.parametrize("change", ["activation", "scale", "norm", "offset"])
@@ -122,7 +140,7 @@ def test_a_structure_that_was_misread_makes_no_engine(copy: Any, monkeypatch: An
 def test_recipes_that_are_wrong(copy: Any, tmp_path: Path) -> None:
     recipe = tmp_path / "mine.toml"
     lines = {
-        'precision = "fp32"': "precision is fp32, expected fp16 or bf16",
+        'precision = "fp32"': "precision is fp32, expected fp16, bf16 or int8",
         'precision = "fp16"\nplugins = true': "plugins is true, but all kernels are ours; remove it",
         'precision = "fp16"\nbuckets = [16]': "has ranges or buckets, but the kernels take any shape",
         'precision = "fp16"\n[options]\nattention = true': "has the option 'attention', expected none; remove it",

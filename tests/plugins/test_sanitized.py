@@ -63,7 +63,7 @@ class Exact(emulation.HostDevice):
         libc.free(address)
 for seed in range({n}):
     for make in native_cases.KINDS.values():
-        case = make(np.random.default_rng(seed), ("fp16", "bf16")[seed % 2])
+        case = make(np.random.default_rng(seed), ("fp16", "bf16", "int8")[seed % 3])
         {change}
         assert case.error(case.run(Exact())) <= 1.0
 """

@@ -21,7 +21,7 @@ launches = plugin_sources.module("transformer.launches")
 structures = plugin_sources.module("transformer.structures")
 fragments = plugin_sources.module("transformer.fragments")
 SCHEDULES = (0, 1, 7)
-ELEMENTS = ("fp16", "bf16")
+ELEMENTS = ("fp16", "bf16", "int8")
 
 
 class Scheduled(HostDevice):
@@ -32,7 +32,7 @@ class Scheduled(HostDevice):
         self._order = order
 
     def _run(self, launch: Any, given: Any, folder: str = "") -> None:
-        loaded = _library("transformer")
+        loaded = _library(folder)
         loaded.s2s_host_schedule(ctypes.c_uint64(self._order))
         try:
             super()._run(launch, given, folder)
@@ -66,7 +66,24 @@ def test_fragments() -> None:
         np.testing.assert_array_equal(part, expected)
 
 
-@pytest.mark.parametrize("element", ELEMENTS)
+def test_weights_of_eight_bits_are_exact() -> None:
+    """Every whole number from -128 to 127 comes to the tensor cores as itself, and scales are applied to the sums."""
+    numbers = np.arange(-128, 128).astype(np.int8).reshape(16, 16)
+    scale = (2.0 ** np.arange(-8, 8)).astype(np.float32)
+    rows = np.eye(16, dtype=np.float16)
+    given = structures.ProductParameters(rows=16, inputs=16, outputs=16, stride=16, limit=16, scale=1.0)
+    expected = (numbers.astype(np.float64) * scale[:, None]).T
+    read = {"weight": fragments.pack(numbers, "int8"), "weight_scale": scale, "input": rows}
+    written = {"output_float": np.full((16, 16), np.nan, np.float32)}
+    limits = {"output_float": (expected, np.full(expected.shape, 1e-30))}
+    check(cases.Case(launches.product("int8", given), given, read, written, limits), "int8")
+    weight = np.random.default_rng(0).standard_normal((32, 48))
+    found, scales = fragments.quantized(weight)
+    assert np.abs(found).max(axis=1).tolist() == [127] * 32
+    assert (np.abs(found * scales[:, None] - weight) <= scales[:, None] * 0.5001).all()
+
+
+@pytest.mark.parametrize("element", ELEMENTS[:2])
 def test_multiply_by_mma_and_by_shuffles(element: str) -> None:
     rng = np.random.default_rng(0)
     weight = rng.standard_normal((16, 16)).astype(fragments.dtype(element))
@@ -99,7 +116,7 @@ def test_many_cases(kind: str, element: str) -> None:
 def test_rows_of_products(rows: int) -> None:
     """Fewer than a fragment meets, several of eight, and those of tiles; blocks with one tile and with several."""
     for seed, blocks in enumerate((0, 2, 0)):
-        check(cases.product(np.random.default_rng([rows, seed]), ELEMENTS[seed % 2], rows, blocks), (rows, seed))
+        check(cases.product(np.random.default_rng([rows, seed]), ELEMENTS[seed % 3], rows, blocks), (rows, seed))
 
 
 @pytest.mark.parametrize("width", [512, 528, 1024, 2048])
@@ -133,7 +150,7 @@ def test_lists_of_real_vocabularies() -> None:
 @pytest.mark.parametrize("width", [16, 512, 1024])
 def test_widths_of_streams_before_cross_attention(width: int) -> None:
     for number in (1, 5):
-        check(cases.cross_block(np.random.default_rng(width), ELEMENTS[number % 2], number, 64, width), width)
+        check(cases.cross_block(np.random.default_rng(width), ELEMENTS[number % 3], number, 64, width), width)
 
 
 @pytest.mark.parametrize(
@@ -141,8 +158,8 @@ def test_widths_of_streams_before_cross_attention(width: int) -> None:
 )
 @pytest.mark.parametrize("head_size", [16, 48, 64, 112, 128])
 def test_head_sizes(kind: str, head_size: int) -> None:
-    for number in (1, 4, 5, 16):  # beams; of the encoder, tokens
-        case = getattr(cases, kind)(np.random.default_rng(number), ELEMENTS[number % 2], number, head_size)
+    for number in (1, 4, 5, 16, 3):  # beams; of the encoder, tokens
+        case = getattr(cases, kind)(np.random.default_rng(number), ELEMENTS[number % 3], number, head_size)
         check(case, (kind, number))
 
 

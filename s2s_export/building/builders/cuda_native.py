@@ -19,13 +19,13 @@ from ...errors import BuildError, InvalidOption, MissingExtra
 from ...recipes import Recipe
 
 FLAVOURS = ("cuda-native",)
-PRECISIONS = ("fp16", "bf16")
+PRECISIONS = ("fp16", "bf16", "int8")
 N_SOURCES = 8
 N_TOKENS = 24  # of each decode that is compared
 # Largest difference of logits, as a share of their standard deviation. fp16 has 11 bits and weights are rounded once:
 # over the models of the tests it is below 0.01, of bf16 with 8 bits below 0.08. A structure that was read wrongly gives
-# 1 and more.
-TOLERANCE = {"fp16": 0.05, "bf16": 0.4}
+# 1 and more. int8 keeps each weight to half a 127th of its output's largest.
+TOLERANCE = {"fp16": 0.05, "bf16": 0.4, "int8": 0.4}
 STAGES = ("read the graphs", "pack weights", "compare in numpy")
 NOT_RUN = "not run: the engine is data for a GPU, and was computed in numpy only"
 
@@ -39,7 +39,7 @@ def check(bundle: Bundle, recipe: Recipe) -> None:
             raise MissingExtra(package, "build", "packing weights for a GPU") from None
     wrong = []
     if recipe.precision not in PRECISIONS:
-        wrong.append(f"precision is {recipe.precision}, expected {' or '.join(PRECISIONS)}")
+        wrong.append(f"precision is {recipe.precision}, expected {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}")
     if recipe.plugins:
         wrong.append("plugins is true, but all kernels are ours; remove it")
     if recipe.ranges or recipe.buckets:

@@ -35,13 +35,21 @@ class NumpyModel:
         if name not in self._unpacked:
             found = self._weights.array(name)
             if self.model.tensors[name].layout == "fragments":
-                found = fragments.unpack(found).view(fragments.dtype(self.model.element)).astype(np.float32)
+                element = fragments.activations(self.model.element)
+                found = fragments.unpack(found).view(fragments.dtype(element)).astype(np.float32)
+            elif self.model.tensors[name].layout == "bytes":
+                found = fragments.unpack(found).astype(np.float32)
             self._unpacked[name] = found
         return self._unpacked[name]
 
+    def weight(self, name: str, scale: str | None) -> Floats:
+        """[O, I], with the scale of each output where it has one."""
+        found = self.array(name)
+        return found if scale is None else np.asarray(found * self.array(scale)[:, None])
+
     def _product(self, rows: Floats, linear: Linear) -> Floats:
         bias = None if linear.bias is None else self.array(linear.bias)
-        return np.asarray(reference.product(rows, self.array(linear.weight), bias), np.float32)
+        return np.asarray(reference.product(rows, self.weight(linear.weight, linear.scale), bias), np.float32)
 
     def _norm(self, rows: Floats, norm: Norm | None, true_width: int) -> Floats:
         if norm is None:
@@ -50,7 +58,7 @@ class NumpyModel:
         return np.asarray(reference.normed(rows, self.array(norm.weight), bias, norm.epsilon, true_width), np.float32)
 
     def _feed_forward(self, rows: Floats, part: FeedForward) -> Floats:
-        weight = self.array(part.inner.weight)
+        weight = self.weight(part.inner.weight, part.inner.scale)
         bias = None if part.inner.bias is None else self.array(part.inner.bias)
         if part.gated:
             (gate, inner), biases = fragments.parted(weight), (None, None)
@@ -67,7 +75,7 @@ class NumpyModel:
 
     def _embedded(self, stack: Stack, ids: Ints, rows: Any) -> Floats:
         """ids [R], rows [R] of the table of positions."""
-        x = self.array(stack.embedding)[ids] * np.float32(stack.embedding_scale)
+        x = self.weight(stack.embedding, stack.embedding_row_scales)[ids] * np.float32(stack.embedding_scale)
         if stack.positions is not None:
             x = x + self.array(stack.positions.table)[rows]
         return self._norm(x, stack.embedding_norm, stack.true_width)

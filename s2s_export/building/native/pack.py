@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from ... import plugin_sources
 from ...errors import BuildError
 from ...runtime.backends._cuda_native import model as packed
-from .structure import Attention, FeedForward, Linear, Norm, Part, Positions, Stack, Structure, Weight
+from .structure import Attention, FeedForward, Linear, Norm, Part, Positions, Stack, Structure
 
 fragments = plugin_sources.module("transformer.fragments")
 Array = NDArray[Any]
-LARGEST = {"fp16": 65504.0, "bf16": float("inf")}
+LARGEST = {"fp16": 65504.0, "bf16": float("inf"), "int8": float("inf")}
 
 
 def write(structure: Structure, element: str, vocabulary: int, folder: Path) -> packed.Model:
@@ -80,25 +80,37 @@ class _Packer:
             self._places[key] = name
         return self._places[key]
 
-    def matrix(self, weight: Array, name: str) -> str:
-        """weight [O, I], filled to multiples of 16."""
+    def matrix(self, weight: Array, name: str) -> tuple[str, str | None]:
+        """weight [O, I], filled to multiples of 16, and where it is stored in 8 bits the scale of each output."""
+        found = _filled(np.asarray(weight, np.float32))
+        if self._element != "int8":
+            return self._plain(found, name), None
+        if not np.isfinite(found).all():
+            raise BuildError(f"the weight {name} has values that are no numbers; expected finite ones; export again")
+        numbers, scale = fragments.quantized(found)
+        stored = self._store(name, fragments.pack(numbers, "int8"), "bytes", found.shape)
+        return stored, self._store(f"{name}.scale", scale, "floats", scale.shape)
+
+    def _plain(self, weight: Array, name: str) -> str:
+        element = fragments.activations(self._element)
         found = _filled(np.asarray(weight, np.float32))
         largest = float(np.abs(found).max(initial=0.0))
-        if not largest <= LARGEST[self._element]:
+        if not largest <= LARGEST[element]:
             raise BuildError(
-                f"the weight {name} has a value of {largest:g}, which {self._element} can't hold; expected at most "
-                f"{LARGEST[self._element]:g}; build cuda-native-bf16"
+                f"the weight {name} has a value of {largest:g}, which {element} can't hold; expected at most "
+                f"{LARGEST[element]:g}; build cuda-native-bf16"
             )
-        return self._store(name, fragments.pack(found, self._element), "fragments", found.shape)
+        return self._store(name, fragments.pack(found, element), "fragments", found.shape)
 
     def vector(self, values: Array, name: str) -> str:
         filled = _filled(np.asarray(values, np.float32))
         return self._store(name, filled, "floats", filled.shape)
 
     def _linear(self, weight: Array, bias: Array | None, name: str) -> packed.Linear:
-        stored = self.matrix(weight, f"{name}.weight")
+        stored, scale = self.matrix(weight, f"{name}.weight")
         outputs, inputs = (fragments.rounded(size) for size in weight.shape)
-        return packed.Linear(stored, None if bias is None else self.vector(bias, f"{name}.bias"), outputs, inputs)
+        kept = None if bias is None else self.vector(bias, f"{name}.bias")
+        return packed.Linear(stored, scale, kept, outputs, inputs)
 
     def linear(self, linear: Linear, name: str) -> packed.Linear:
         return self._linear(linear.weight.array, linear.bias, name)
@@ -125,13 +137,15 @@ class _Packer:
                 "target of onnxruntime-cuda or TensorRT"
             )
         vocabulary, width = stack.embedding.array.shape
+        embedding, row_scales = self.matrix(stack.embedding.array, f"{name}.embedding")
         return packed.Stack(
             width=fragments.rounded(width),
             true_width=width,
             heads=first.heads,
             head_size=fragments.rounded(first.head_size),
             norm_first=stack.norm_first,
-            embedding=self._table(stack.embedding, f"{name}.embedding"),
+            embedding=embedding,
+            embedding_row_scales=row_scales,
             vocabulary=vocabulary,
             embedding_scale=stack.embedding_scale,
             positions=self._positions(stack.positions, name),
@@ -140,13 +154,10 @@ class _Packer:
             layers=tuple(layers),
         )
 
-    def _table(self, weight: Weight, name: str) -> str:
-        return self.matrix(weight.array, name)
-
     def _positions(self, positions: Positions | None, name: str) -> packed.Positions | None:
         if positions is None:
             return None
-        table = self._table(positions.table, f"{name}.positions")
+        table = self._plain(positions.table.array, f"{name}.positions")
         n = len(positions.table.array)
         return packed.Positions(table, n, positions.offset, positions.padding_id, positions.padding_moves)
 

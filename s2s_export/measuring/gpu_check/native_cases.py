@@ -21,12 +21,32 @@ launches = plugin_sources.module("transformer.launches")
 fragments = plugin_sources.module("transformer.fragments")
 search = plugin_sources.module("beam_search.structures")
 reference = plugin_sources.module("transformer.reference")
-allowed = plugin_sources.module("transformer.tolerances").allowed
+tolerances = plugin_sources.module("transformer.tolerances")
 
 Array = NDArray[Any]
-dtype_of = fragments.dtype
 EFFECTS, NAMED = search.EFFECTS, search.NAMED
 MOST_ROWS = 80  # of a product
+
+
+def dtype_of(element: str) -> Any:
+    """numpy's type of activations beside weights of an element."""
+    return fragments.dtype(fragments.activations(element))
+
+
+def allowed(stored: str, expected: Array, size: Array | float, rounded_first: str = "") -> Array:
+    """See plugins/transformer/tolerances.py. Elements are those of weights."""
+    names = (fragments.activations(stored), fragments.activations(rounded_first))
+    return np.asarray(tolerances.allowed(names[0], expected, size, names[1]))
+
+
+def stored(weight: Array, element: str, prefix: str = "") -> tuple[dict[str, Array], Array]:
+    """A weight [O, I] as the fields that kernels read, and its exact value."""
+    if element != "int8":
+        rounded = weight.astype(dtype_of(element))
+        return {f"{prefix}weight": fragments.pack(rounded, element)}, rounded.astype(np.float64)
+    numbers, scale = fragments.quantized(weight)
+    exact = numbers.astype(np.float64) * scale[:, None]
+    return {f"{prefix}weight": fragments.pack(numbers, element), f"{prefix}weight_scale": scale}, exact
 
 
 @dataclass
@@ -47,7 +67,8 @@ class Case:
 
     def run(self, device: Device) -> dict[str, Array]:
         """The written arrays."""
-        kernels, stream = device.kernels(launches.FOLDER, launches.ANY_KERNEL), device.create_stream()
+        element = next(one for one in launches.ELEMENTS if f"_{one}" in self.launch.kernel)
+        kernels, stream = device.kernels(launches.folder(element), launches.any_kernel(element)), device.create_stream()
         arrays = {name: np.ascontiguousarray(array) for name, array in {**self.read, **self.written}.items()}
         at = {name: device.allocate(array.nbytes, name) for name, array in arrays.items()}
         try:
@@ -102,9 +123,9 @@ def product(rng: np.random.Generator, element: str, rows: int = 0, blocks: int =
     activation = str(rng.choice(structures.ACTIVATIONS))
     dtype, scale = dtype_of(element), float(rng.choice([1.0, 0.25]))
     limit = n_out // 2 if is_gated else n_out - int(rng.integers(0, 5))  # a vocabulary need not be a multiple of 16
-    weight = fragments.filled((rng.standard_normal((n_out, true_in)) / 4).astype(dtype), n_out, n_in)
+    of_weight, weight = stored(fragments.filled(rng.standard_normal((n_out, true_in)) / 4, n_out, n_in), element)
     x = fragments.filled(rng.standard_normal((rows, true_in)), rows, n_in).astype(np.float32 if with_norm else dtype)
-    read = {"weight": fragments.pack(weight, element), "input": x}
+    read = {**of_weight, "input": x}
     written: dict[str, Array] = {}
     wide = x.astype(np.float64)
     if with_norm:
@@ -120,10 +141,10 @@ def product(rng: np.random.Generator, element: str, rows: int = 0, blocks: int =
         bias = read["bias"] = rng.standard_normal(n_out).astype(np.float32)
     if has_residual:
         read["residual"] = rng.standard_normal((rows, limit)).astype(np.float32)
-    stored = {"output": element, "output_float": "fp32"}
+    elements = {"output": element, "output_float": "fp32"}
     names = [("output",), ("output_float",), ("output", "output_float")][int(rng.integers(3))]
     for name in names:
-        written[name] = nothing((rows, limit), np.float32 if stored[name] == "fp32" else dtype_of(element))
+        written[name] = nothing((rows, limit), np.float32 if elements[name] == "fp32" else dtype_of(element))
     given = structures.ProductParameters(
         rows=rows, inputs=n_in, outputs=n_out, stride=limit, limit=limit, true_width=true_in,
         activation=structures.ACTIVATIONS.index(activation), gated=int(is_gated), epsilon=1e-5, scale=scale,
@@ -132,12 +153,12 @@ def product(rng: np.random.Generator, element: str, rows: int = 0, blocks: int =
     launch = launches.product(element, given)
     if blocks and launches.is_skinny(rows):
         launch = type(launch)(launch.kernel, (blocks, *launch.grid[1:]), launch.threads)
-    result, size = _product(wide, weight.astype(np.float64), bias, activation, is_gated, scale)
+    result, size = _product(wide, weight, bias, activation, is_gated, scale)
     result, size = result[:, :limit], size[:, :limit]
     if has_residual:
         result, size = result + read["residual"], size + np.abs(read["residual"])
     rounded = element if with_norm else ""
-    expected = {name: (result, allowed(stored[name], result, size, rounded)) for name in names}
+    expected = {name: (result, allowed(elements[name], result, size, rounded)) for name in names}
     if "normed" in written:
         expected["normed"] = (wide, allowed("fp32", wide, 10 + np.abs(wide)))
         expected["sum"] = (total, allowed("fp32", total, 10.0))
@@ -186,7 +207,7 @@ def _product(
 def wide_norm(rng: np.random.Generator, element: str, width: int = 0) -> Case:
     """A product that begins with the norm of wide rows."""
     width = width or int(rng.choice([512, 528, 1024, 2048]))
-    weight = rng.standard_normal((16, width)).astype(dtype_of(element))
+    of_weight, exact = stored(rng.standard_normal((16, width)), element)
     norm = {name: rng.standard_normal(width).astype(np.float32) for name in ("norm_weight", "norm_bias")}
     x = 3 + rng.standard_normal((2, width)).astype(np.float32)
     given = structures.ProductParameters(
@@ -194,9 +215,8 @@ def wide_norm(rng: np.random.Generator, element: str, width: int = 0) -> Case:
     )
     launch = launches.product(element, given)
     rows = reference.normed(x.astype(np.float64), norm["norm_weight"], norm["norm_bias"], 1e-5, width)
-    exact = weight.astype(np.float64)
     limits = allowed("fp32", rows @ exact.T, np.abs(rows) @ np.abs(exact).T, element)
-    read = {"weight": fragments.pack(weight, element), "input": x, **norm}
+    read = {**of_weight, "input": x, **norm}
     written = {"output_float": nothing((2, 16), np.float32)}
     return Case(launch, given, read, written, {"output_float": (rows @ exact.T, limits)})
 
@@ -210,8 +230,8 @@ def norm_rows(rng: np.random.Generator, element: str) -> Case:
     given = structures.NormParameters(rows=rows, width=width, true_width=true_width, epsilon=1e-6)
     written = {"output": nothing(x.shape, dtype_of(element)), "output_float": nothing(x.shape, np.float32)}
     expected = {
-        name: (result, allowed(stored, result, 10 + np.abs(result)))
-        for name, stored in (("output", element), ("output_float", "fp32"))
+        name: (result, allowed(one, result, 10 + np.abs(result)))
+        for name, one in (("output", element), ("output_float", "fp32"))
     }
     return Case(launches.norm(element, given), given, {"input": x, **norm}, written, expected)
 
@@ -219,12 +239,14 @@ def norm_rows(rng: np.random.Generator, element: str) -> Case:
 def embed(rng: np.random.Generator, element: str, how: str = "") -> Case:
     """how: where the row of the table of positions comes from."""
     how = how or str(rng.choice(["rows", "offset", "padding", "padding moves", "none"]))
-    table = rng.standard_normal((48, 32)).astype(dtype_of(element))
+    of_table, table = stored(rng.standard_normal((48, 32)), element)
     positions = rng.standard_normal((16, 32)).astype(dtype_of(element))
     ids, at = np.array([3, 1, 47, 1, 20], np.int64), np.full(5, 6)  # position + offset
-    read = {"embedding": fragments.pack(table, element), "ids": ids, "position": np.array([4], np.int64)}
+    read = {"embedding": of_table["weight"], "ids": ids, "position": np.array([4], np.int64)}
+    if "weight_scale" in of_table:
+        read["embedding_row_scales"] = of_table["weight_scale"]
     if how != "none":
-        read["positions"] = fragments.pack(positions, element)
+        read["positions"] = fragments.pack(positions, fragments.activations(element))
     if how == "rows":
         at = read["rows_of_positions"] = np.array([0, 5, 1, 2, 15], np.int32)
     elif how.startswith("padding"):
@@ -233,11 +255,11 @@ def embed(rng: np.random.Generator, element: str, how: str = "") -> Case:
         rows=5, width=32, vocabulary=48, n_positions=16, offset=2, padding_id=1 if how.startswith("padding") else -1,
         padding_moves=int(how == "padding moves"), scale=1.5,
     )  # fmt: skip
-    result = 1.5 * table[ids].astype(np.float64) + (0 if how == "none" else positions[at].astype(np.float64))
+    result = 1.5 * table[ids] + (0 if how == "none" else positions[at].astype(np.float64))
     written = {"output": nothing((5, 32), dtype_of(element)), "output_float": nothing((5, 32), np.float32)}
     expected = {
-        name: (result, allowed(stored, result, 1 + np.abs(result)))
-        for name, stored in (("output", element), ("output_float", "fp32"))
+        name: (result, allowed(one, result, 1 + np.abs(result)))
+        for name, one in (("output", element), ("output_float", "fp32"))
     }
     return Case(launches.embed(element, given), given, read, written, expected)
 
@@ -313,11 +335,11 @@ def self_block(rng: np.random.Generator, element: str, K: int = 0, D: int = 0) -
     written = {f"attention.{name}": array for name, array in inner.written.items() if name != "output"}
     read = {f"attention.{name}": array for name, array in inner.read.items()}
     expected = {f"attention.{name}": found for name, found in inner.expected.items()}
-    weight, found = _projected(rng, element, result)
+    of_weight, weight, found = _projected(rng, element, result)
     output = structures.HeadOutputParameters(outputs=weight.shape[0])
     given = structures.SelfBlockParameters(attention=inner.given, output=output)
     return Case(
-        launches.self_block(element, given), given, {**read, "output.weight": fragments.pack(weight, element)},
+        launches.self_block(element, given), given, {**read, **of_weight},
         {**written, "output.parts": nothing(found[0].shape, np.float32)}, {**expected, "output.parts": found},
     )  # fmt: skip
 
@@ -325,23 +347,22 @@ def self_block(rng: np.random.Generator, element: str, K: int = 0, D: int = 0) -
 def cross_block(rng: np.random.Generator, element: str, K: int = 0, D: int = 0, width: int = 0) -> Case:
     """Norm of a stream to which parts are added, query, cross-attention, and what each head adds to the projection."""
     inner = cross_attention(rng, element, K, D)
-    (B, K, H, D), dtype = inner.read["query"].shape, dtype_of(element)
+    B, K, H, D = inner.read["query"].shape
     rows, true_in = B * K, int(rng.integers(1, width or 400))
     n_in = fragments.rounded(width or true_in)
     x = fragments.filled(rng.standard_normal((rows, true_in)).astype(np.float32), rows, n_in)
     norm, parts = _norm(rng, true_in, n_in), _parts(rng, rows, true_in, n_in)
     total = x + _sum_of(parts)
     wide = reference.normed(total, norm["weight"], norm.get("bias"), 1e-5, true_in)
-    query_weight = (rng.standard_normal((H * D, n_in)) / np.sqrt(true_in)).astype(dtype)
+    of_query_weight, query_weight = stored(rng.standard_normal((H * D, n_in)) / np.sqrt(true_in), element, "query.")
     bias = rng.standard_normal(H * D).astype(np.float32)
-    query = reference.product(wide, query_weight.astype(np.float64), bias)
+    query = reference.product(wide, query_weight, bias)
     result = _attended(query.reshape(B, K, H, D), inner.read["states"], inner.read["mask"])
-    weight, (terms, limits) = _projected(rng, element, result)
+    of_weight, weight, (terms, limits) = _projected(rng, element, result)
     read = {f"query.norm_{name}": array for name, array in norm.items()}
     read |= {f"query.{name}": array for name, array in parts.items()}
-    read |= {"query.input": x, "query.weight": fragments.pack(query_weight, element), "query.bias": bias}
+    read |= {"query.input": x, "query.bias": bias, **of_query_weight, **of_weight}
     read |= {"states": inner.read["states"], "attention.mask": inner.read["mask"]}
-    read["output.weight"] = fragments.pack(weight, element)
     of_query = structures.ProductParameters(
         rows=rows, inputs=n_in, outputs=H * D, true_width=true_in, epsilon=1e-5, scale=1.0, norm_weight=1,
         n_parts=len(parts["parts"]),
@@ -349,9 +370,9 @@ def cross_block(rng: np.random.Generator, element: str, K: int = 0, D: int = 0, 
     output = structures.HeadOutputParameters(outputs=weight.shape[0])
     given = structures.CrossBlockParameters(query=of_query, attention=inner.given, output=output)
     # A query that is off by a unit moves scores, and by them the weights of values: a few units, as scores are small.
-    unit = 16 * float(np.finfo(np.float16).eps if element == "fp16" else 2.0**-7)
+    unit = 16 * float(np.finfo(np.float16).eps if element != "bf16" else 2.0**-7)
     expected = {
-        "output.parts": (terms, limits + unit * np.abs(weight.astype(np.float64)).sum(axis=1).max() / np.sqrt(D)),
+        "output.parts": (terms, limits + unit * np.abs(weight).sum(axis=1).max() / np.sqrt(D)),
         "query.normed": (wide, allowed("fp32", wide, 10 + np.abs(wide))),
         "query.sum": (total, allowed("fp32", total, 10.0)),
     }
@@ -360,15 +381,18 @@ def cross_block(rng: np.random.Generator, element: str, K: int = 0, D: int = 0, 
     return Case(launches.cross_block(element, given), given, read, written, expected, within)
 
 
-def _projected(rng: np.random.Generator, element: str, result: Array) -> tuple[Array, tuple[Array, Array]]:
-    """A weight [O, H*D], and each head's term of the projection of `result` [B, K, H, D]: [H, B*K, O]."""
+def _projected(
+    rng: np.random.Generator, element: str, result: Array
+) -> tuple[dict[str, Array], Array, tuple[Array, Array]]:
+    """A weight [O, H*D] as fields and exactly, and each head's term [H, B*K, O] of the projection of `result`
+    [B, K, H, D]."""
     B, K, H, D = result.shape
     outputs = 16 * int(rng.integers(1, 12))
-    weight = (rng.standard_normal((outputs, H * D)) / np.sqrt(D)).astype(dtype_of(element))
-    by_head, rows = weight.astype(np.float64).reshape(outputs, H, D), result.reshape(B * K, H, D)
+    of_weight, weight = stored(rng.standard_normal((outputs, H * D)) / np.sqrt(D), element, "output.")
+    by_head, rows = weight.reshape(outputs, H, D), result.reshape(B * K, H, D)
     terms = np.einsum("rhd,ohd->hro", rows, by_head)
     size = np.einsum("rhd,ohd->hro", 1 + np.abs(rows), np.abs(by_head))
-    return weight, (terms, allowed("fp32", terms, size, element))
+    return of_weight, weight, (terms, allowed("fp32", terms, size, element))
 
 
 def head_candidates(rng: np.random.Generator, element: str, rows: int = 0, only: bool | None = None) -> Case:
@@ -414,6 +438,8 @@ def head_candidates(rng: np.random.Generator, element: str, rows: int = 0, only:
     product = structures.ProductParameters(rows=rows, inputs=n_in, outputs=n_out, limit=vocabulary, scale=1.0)
     given = structures.HeadParameters(product=product, rules=of_rules, candidates=M, lists=lists)
     read = {"product.input": x, "product.weight": fragments.pack(weight, element), "rules.history": history}
+    if element == "int8":
+        read["product.weight_scale"] = np.ones(n_out, np.float32)
     read |= {"rules.sources": np.full((rows, 1), -1, np.int32), "rules.position": np.array([3], np.int64)}
     read |= {"rules.ids": np.concatenate([banned, allowed_ids]), "rules.n_rules": np.array([len(rules)], np.int32)}
     read |= {"rules.rules": np.frombuffer(b"".join(bytes(rule) for rule in rules), np.uint8)}

@@ -19,19 +19,23 @@ from tiny_names import FAMILIES, STRUCTURES
 import s2s_export
 from s2s_export import bundle, plugin_sources
 from s2s_export.building.build import build
+from s2s_export.building.native.numpy_model import NumpyModel
 from s2s_export.errors import BackendError, BackendUnavailable, EngineError, InvalidOption
 from s2s_export.runtime import backends
 from s2s_export.runtime.backends import cuda as native
 from s2s_export.runtime.backends._cuda_native.backend import NativeBackend
 from s2s_export.runtime.backends._cuda_native.encoder import run_length
+from s2s_export.runtime.backends._cuda_native.model import Weights
 from s2s_export.runtime.cuda import driver
 from s2s_export.runtime.cuda.emulation import HostDevice
+from s2s_export.runtime.decoding import decode
 from s2s_export.runtime.session import Session
+from s2s_export.runtime.sources import kind_of
 
 if reason := missing_compiler():
     pytest.skip(reason, allow_module_level=True)
 
-FP16, BF16 = "cuda-native-fp16", "cuda-native-bf16"
+FP16, BF16, INT8 = "cuda-native-fp16", "cuda-native-bf16", "cuda-native-int8"
 SOURCES = [[5, 9, 3], [7, 8, 9, 10, 11, 12, 4, 6, 3], [30], [9] * 12, [3, 5, 7, 9]]
 SEARCHES: tuple[dict[str, Any], ...] = (
     {"num_beams": 1},
@@ -39,7 +43,8 @@ SEARCHES: tuple[dict[str, Any], ...] = (
 )
 # A step's log-probabilities are off by the rounding of activations to 11 bits (fp16) or 8: so much of a hypothesis'
 # score, which is their mean. Logits of the random models of T5 reach 40, of which 8 bits hold the nearest quarter.
-SCORE = {FP16: 0.02, BF16: 0.3}
+# int8 rounds each weight to half a 127th of its output's largest.
+SCORE = {FP16: 0.02, BF16: 0.3, INT8: 0.3}
 
 
 @pytest.fixture(scope="module")
@@ -157,12 +162,34 @@ def test_launches_of_a_step(built: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
-def test_decodes_in_bf16(built: Any, name: str) -> None:
-    n_equal, total = agree(built(name, BF16), BF16, "device-while")
+@pytest.mark.parametrize("target", [BF16, INT8])
+def test_decodes_in_lower_precision(built: Any, name: str, target: str) -> None:
+    n_equal, total = agree(built(name, target), target, "device-while")
     assert n_equal >= 0.4 * total
 
 
-@pytest.mark.parametrize("target", [FP16, pytest.param(BF16, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["marian", pytest.param("t5-gated", marks=pytest.mark.slow)])
+def test_weights_of_eight_bits_are_those_of_the_definition(built: Any, name: str) -> None:
+    """Whole decodes against numpy with the same whole numbers and scales: what is left is fp16's rounding."""
+    path = built(name, INT8)
+    opened = bundle.read(path)
+    numpy_model = NumpyModel(Weights(path / "engines" / INT8, "build it again"))
+    ours = session(path, INT8)
+    options = ours.options(num_beams=2, max_new_tokens=8)
+    kind, sources = kind_of(opened), SOURCES[:3]
+    state = numpy_model.begin(kind.prepare(sources), options.n_rows)
+    expected = decode(state, sources, options, sparse_sums=False)
+    found = ours.decode(sources, options)
+    n_equal = sum(a[0].token_ids == b[0].token_ids for a, b in zip(found, expected, strict=True))
+    assert n_equal >= 2
+    for mine, theirs in zip(found, expected, strict=True):
+        assert abs(mine[0].score - theirs[0].score) < SCORE[FP16]
+    built(name, FP16)
+    sizes = [(path / "engines" / target / "weights.bin").stat().st_size for target in (INT8, FP16)]
+    assert sizes[0] < 0.75 * sizes[1]
+
+
+@pytest.mark.parametrize("target", [FP16, INT8, pytest.param(BF16, marks=pytest.mark.slow)])
 def test_a_trained_model_gives_the_cpus_tokens(number_words: Path, tmp_path: Path, target: str) -> None:
     """Where a model is sure, rounding decides nothing: all tokens are equal, with every number of beams."""
     path = shutil.copytree(number_words, tmp_path / "words.bundle", ignore=shutil.ignore_patterns("engines"))
@@ -251,9 +278,9 @@ def test_too_little_memory(built: Any) -> None:
 
 
 CHANGES: list[tuple[tuple[Any, ...], Any, str]] = [
-    (("version",), 2, r"packed weights of version 2, but this version of s2s-export has kernels for version 1; run: "),
+    (("version",), 1, r"packed weights of version 1, but this version of s2s-export has kernels for version 2; run: "),
     (("version",), None, "packed weights of version null"),
-    (("element",), "fp8", "element is 'fp8', expected one of fp16, bf16"),
+    (("element",), "fp8", "element is 'fp8', expected one of fp16, bf16, int8"),
     (("encoder", "width"), 33, "a stack has width 33 and head size 16, expected multiples of 16"),
     (
         ("encoder", "layers", 0, "self_attention", "scale"),
@@ -266,6 +293,7 @@ CHANGES: list[tuple[tuple[Any, ...], Any, str]] = [
         r"layers\[1\]\.feed_forward\.gated is 1, expected true or f",
     ),
     (("decoder", "layers"), {}, r"decoder\.layers is an object, expected a list"),
+    (("element",), "int8", "tensors.encoder.embedding has the layout 'fragments', expected bytes"),
     (("decoder", "layers"), [], "a stack without layers"),
     (("head", "weight"), "nothing", "it names the tensor 'nothing', which tensors does not have"),
     (("head", "inputs"), 48, r"expected \[64, 32\]"),

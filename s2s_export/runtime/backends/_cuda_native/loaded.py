@@ -24,7 +24,9 @@ class Loaded:
     def __init__(self, weights: Weights, device: Device) -> None:
         self.model = weights.model
         self.device = device
-        self.kernels: Kernels = device.kernels(launches.FOLDER, launches.ANY_KERNEL)
+        self.kernels: Kernels = device.kernels(
+            launches.folder(self.model.element), launches.any_kernel(self.model.element)
+        )
         self._base = device.allocate(weights.bytes.size, f"the weights of {weights.path.parent.name}")
         stream = device.create_stream()
         device.to_device(self._base, weights.bytes, stream)

@@ -1,11 +1,12 @@
 """What an engine of flavour "cuda-native" holds: model.json, a Transformer's structure, and weights.bin, its weights.
 
-model.json, version 1:
+model.json, version 2:
 
-    version      the integer 1; a reader takes no other, as the kernels know one layout
-    element      fp16 or bf16: of weights, caches and what products read
-    tensors      by name: offset in weights.bin, a multiple of 256; layout "fragments" (shape [O, I], of `element`, as
-                 plugins/transformer/fragments.py packs it) or "floats" (any shape, fp32)
+    version      the integer 2; a reader takes no other, as the kernels know one layout
+    element      fp16, bf16 or int8: of weights. Caches and what products read are of the same element, of fp16 for int8
+    tensors      by name: offset in weights.bin, a multiple of 256; layout "fragments" (shape [O, I], fp16 or bf16, as
+                 plugins/transformer/fragments.py packs it), "bytes" (the same of whole numbers of 8 bits, which have a
+                 scale for each output beside them) or "floats" (any shape, fp32)
     encoder, decoder, cross, head, head_scale, vocabulary
                  the fields of `Model` below; a tensor is named, and two names may have one place
 
@@ -30,10 +31,10 @@ from ....errors import EngineError
 from ....schema import Unreadable, read_json, shown
 
 DESCRIPTION, WEIGHTS = "model.json", "weights.bin"
-VERSION = 1
+VERSION = 2
 ALIGNMENT = 256  # bytes
-BYTES = {"fp16": 2, "bf16": 2}
-FLOAT_BYTES = 4
+BYTES = {"fp16": 2, "bf16": 2, "int8": 1}
+LAYOUT_BYTES = {"fragments": 2, "bytes": 1, "floats": 4}
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,10 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Linear:
-    """weight [O, I] in fragments, bias [O] fp32 or None."""
+    """weight [O, I], bias [O] fp32 or None. scale [O]: of a weight of 8 bits, else None."""
 
     weight: str
+    scale: str | None
     bias: str | None
     outputs: int
     inputs: int
@@ -115,7 +117,7 @@ class Positions:
 
 @dataclass(frozen=True)
 class Stack:
-    """Encoder or decoder. embedding [V, E] in fragments."""
+    """Encoder or decoder. embedding [V, E]. embedding_row_scales [V]: of an embedding of 8 bits, else None."""
 
     width: int
     true_width: int
@@ -123,6 +125,7 @@ class Stack:
     head_size: int
     norm_first: bool
     embedding: str
+    embedding_row_scales: str | None
     vocabulary: int
     embedding_scale: float
     positions: Positions | None
@@ -146,7 +149,7 @@ class Model:
     tensors: Mapping[str, Tensor]
 
     def n_bytes(self, tensor: Tensor) -> int:
-        return int(np.prod(tensor.shape)) * (BYTES[self.element] if tensor.layout == "fragments" else FLOAT_BYTES)
+        return int(np.prod(tensor.shape)) * LAYOUT_BYTES[tensor.layout]
 
     @property
     def step_bytes(self) -> int:
@@ -176,13 +179,13 @@ class Weights:
                 )
 
     def array(self, name: str) -> NDArray[Any]:
-        """A tensor: fragments [O/16, I/16, 32, 8] as uint16 bits, or fp32 of its shape."""
+        """A tensor: fragments [O/16, I/16, 32, 8] as uint16 bits or int8, or fp32 of its shape."""
         tensor = self.model.tensors[name]
         raw = self.bytes[tensor.offset : tensor.offset + self.model.n_bytes(tensor)]
         if tensor.layout == "floats":
             return raw.view(np.float32).reshape(tensor.shape)
         n_out, n_in = tensor.shape
-        return raw.view(np.uint16).reshape(n_out // 16, n_in // 16, 32, 8)
+        return raw.view(np.int8 if tensor.layout == "bytes" else np.uint16).reshape(n_out // 16, n_in // 16, 32, 8)
 
 
 def read(file: Path, again: str) -> Model:
@@ -260,31 +263,44 @@ def _check(model: Model) -> None:
     if model.element not in BYTES:
         raise _Wrong(f"element is {shown(model.element)}, expected one of {', '.join(BYTES)}")
     for name, tensor in model.tensors.items():
-        if tensor.layout not in ("fragments", "floats") or not all(size > 0 for size in tensor.shape):
-            raise _Wrong(f"tensors.{name} is {shown(_plain(tensor))}, expected fragments or floats of positive sizes")
-        if tensor.layout == "fragments" and (len(tensor.shape) != 2 or any(size % 16 for size in tensor.shape)):
+        if tensor.layout not in LAYOUT_BYTES or not all(size > 0 for size in tensor.shape):
+            raise _Wrong(
+                f"tensors.{name} is {shown(_plain(tensor))}, expected {', '.join(LAYOUT_BYTES)} of positive sizes"
+            )
+        if tensor.layout != "floats" and (len(tensor.shape) != 2 or any(size % 16 for size in tensor.shape)):
             raise _Wrong(f"tensors.{name} has shape {list(tensor.shape)}, expected two multiples of 16")
     if not 1 <= model.vocabulary <= model.head.outputs or not model.encoder.layers or not model.decoder.layers:
         raise _Wrong("it has a vocabulary beyond its head, or a stack without layers")
-    wanted = list(_tensors_of(model))
-    for name, shape in wanted:
+    for wanted, shape, layout in _tensors_of(model):
+        if wanted is None:
+            raise _Wrong("a weight of 8 bits has no scales")
+        name = wanted
         if name not in model.tensors:
             raise _Wrong(f"it names the tensor {shown(name)}, which tensors does not have")
+        if (stored := model.tensors[name].layout) != layout:
+            raise _Wrong(f"tensors.{name} has the layout {shown(stored)}, expected {layout}")
         if (found := model.tensors[name].shape) != shape:
             raise _Wrong(f"tensors.{name} has shape {list(found)}, expected {list(shape)}")
 
 
-def _tensors_of(model: Model) -> typing.Iterator[tuple[str, tuple[int, ...]]]:
-    """Every tensor that the structure names, with the shape that it must have."""
+Wanted = tuple[str | None, tuple[int, ...], str]
+
+
+def _tensors_of(model: Model) -> typing.Iterator[Wanted]:
+    """Every tensor that the structure names, with the shape and layout that it must have."""
+    of_weights = "bytes" if model.element == "int8" else "fragments"
     for stack in (model.encoder, model.decoder):
         E, inside = stack.width, stack.heads * stack.head_size
         if E % 16 or not 0 < stack.true_width <= E or stack.head_size % 16 or not 16 <= stack.head_size <= 128:
             raise _Wrong(f"a stack has width {E} and head size {stack.head_size}, expected multiples of 16")
         if stack.vocabulary < 1:
             raise _Wrong(f"a stack has a vocabulary of {stack.vocabulary}, expected at least 1")
-        yield stack.embedding, (-(-stack.vocabulary // 16) * 16, E)
+        rows = -(-stack.vocabulary // 16) * 16
+        yield stack.embedding, (rows, E), of_weights
+        if of_weights == "bytes":
+            yield stack.embedding_row_scales, (rows,), "floats"
         if stack.positions is not None:
-            yield stack.positions.table, (-(-stack.positions.n // 16) * 16, E)
+            yield stack.positions.table, (-(-stack.positions.n // 16) * 16, E), "fragments"
         for norm in (stack.embedding_norm, stack.final_norm):
             yield from _of_norm(norm, E)
         for layer in stack.layers:
@@ -295,29 +311,31 @@ def _tensors_of(model: Model) -> typing.Iterator[tuple[str, tuple[int, ...]]]:
                 attentions.append((layer.cross_attention, 1))
             for attention, n in attentions:
                 yield from _of_norm(attention.norm, E)
-                yield from _of_linear(attention.rows, n * inside, E)
-                yield from _of_linear(attention.output, E, inside)
+                yield from _of_linear(attention.rows, n * inside, E, of_weights)
+                yield from _of_linear(attention.output, E, inside, of_weights)
                 if (bias := attention.distances) is not None:
-                    yield bias.table, (stack.heads, bias.n)
+                    yield bias.table, (stack.heads, bias.n), "floats"
             inner = layer.feed_forward
             yield from _of_norm(inner.norm, E)
-            yield from _of_linear(inner.inner, inner.outer.inputs * (2 if inner.gated else 1), E)
-            yield from _of_linear(inner.outer, E, inner.outer.inputs)
+            yield from _of_linear(inner.inner, inner.outer.inputs * (2 if inner.gated else 1), E, of_weights)
+            yield from _of_linear(inner.outer, E, inner.outer.inputs, of_weights)
     own = model.decoder.heads * model.decoder.head_size
-    yield from _of_linear(model.cross, len(model.decoder.layers) * 2 * own, model.encoder.width)
-    yield from _of_linear(model.head, model.head.outputs, model.decoder.width)
+    yield from _of_linear(model.cross, len(model.decoder.layers) * 2 * own, model.encoder.width, of_weights)
+    yield from _of_linear(model.head, model.head.outputs, model.decoder.width, of_weights)
 
 
-def _of_linear(linear: Linear, outputs: int, inputs: int) -> typing.Iterator[tuple[str, tuple[int, ...]]]:
+def _of_linear(linear: Linear, outputs: int, inputs: int, layout: str) -> typing.Iterator[Wanted]:
     if (linear.outputs, linear.inputs) != (outputs, inputs):
         raise _Wrong(f"{linear.weight} is [{linear.outputs}, {linear.inputs}], expected [{outputs}, {inputs}]")
-    yield linear.weight, (outputs, inputs)
+    yield linear.weight, (outputs, inputs), layout
+    if layout == "bytes":
+        yield linear.scale, (outputs,), "floats"
     if linear.bias is not None:
-        yield linear.bias, (outputs,)
+        yield linear.bias, (outputs,), "floats"
 
 
-def _of_norm(norm: Norm | None, width: int) -> typing.Iterator[tuple[str, tuple[int, ...]]]:
+def _of_norm(norm: Norm | None, width: int) -> typing.Iterator[Wanted]:
     if norm is not None:
         for name in (norm.weight, norm.bias):
             if name is not None:
-                yield name, (width,)
+                yield name, (width,), "floats"

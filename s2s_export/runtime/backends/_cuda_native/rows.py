@@ -51,6 +51,7 @@ class Rows:
         given = structures.EmbedParameters(
             ids=ids,
             embedding=self._loaded.address(stack.embedding),
+            embedding_row_scales=self._loaded.address(stack.embedding_row_scales),
             positions=None if table is None else self._loaded.address(table.table),
             rows_of_positions=None if table is None else rows_of_positions,
             position=position,
@@ -110,7 +111,10 @@ class Rows:
         self._parts = Parts(parts, n_parts, self._loaded.address(linear.bias), base)
         self._pending = None if self._stack.norm_first else norm
         given: ctypes.Structure = structures.HeadOutputParameters(
-            weight=self._loaded.address(linear.weight), parts=parts, outputs=linear.outputs
+            weight=self._loaded.address(linear.weight),
+            weight_scale=self._loaded.address(linear.scale),
+            parts=parts,
+            outputs=linear.outputs,
         )
         return given
 
@@ -186,6 +190,7 @@ class Rows:
         given: ctypes.Structure = structures.ProductParameters(
             input=rows,
             weight=self._loaded.address(linear.weight),
+            weight_scale=self._loaded.address(linear.scale),
             bias=self._loaded.address(linear.bias),
             rows=self.n,
             inputs=linear.inputs,
