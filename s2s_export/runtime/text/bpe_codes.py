@@ -6,6 +6,7 @@ puts a version before all. Pieces that end inside a word end with `@@`, by which
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 from s2s_export.errors import BundleError
@@ -57,7 +58,7 @@ class BpeCodes:
     def _split(self, word: str) -> list[str]:
         symbols = [*word, END] if self._is_end_apart else [*word[:-1], word[-1] + END]
         while len(symbols) > 1:
-            pairs = list(zip(symbols, symbols[1:], strict=False))
+            pairs = list(itertools.pairwise(symbols))
             best = min(pairs, key=lambda pair: self._ranks.get(pair, len(self._ranks)))
             if best not in self._ranks:
                 break
