@@ -80,13 +80,16 @@ def describe(model: ToolkitModel) -> Family:
 
 
 def write_tokenizer(path: Path, folder: Path) -> dict[str, Any] | None:
-    """A sentencepiece model beside the checkpoint splits texts; without one a text is pieces with spaces between."""
+    """A sentencepiece model beside the checkpoint splits texts, or a file of merges its words; without either a text is
+    pieces with spaces between.
+    """
     found = recognise(path)
     assert found is not None
     file = path / found["file"]
     source, target = _dictionaries(path, _options(file, pickles.load(file)))
     around = vocabulary.Vocabularies(source, target, SPECIAL[UNK], suffix=(EOS,), skip_ids=(BOS, PAD, EOS))
-    return vocabulary.write(around, folder, *vocabulary.models_beside(path, SENTENCEPIECE))
+    models = vocabulary.models_beside(path, SENTENCEPIECE)
+    return vocabulary.write(around, folder, *models, codes=vocabulary.codes_beside(path))
 
 
 def _options(file: Path, checkpoint: dict[str, Any]) -> Options:

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...errors import CheckpointError
+from ...errors import BundleError, CheckpointError
+from ...runtime.text.bpe_codes import BpeCodes
 
+CODES = ("bpecodes", "bpe.codes", "codes", "code", "bpe.code")  # in fairseq's archives, and as people name them
 LANGUAGE = re.compile(r"__([a-z]{2,3}(?:_[A-Za-z]+)?)__|([a-z]{3}_[A-Z][a-z]{3})")  # of M2M100, and of NLLB
 CODE = re.compile(r">>(\S+)<<")  # of OPUS-MT
 
@@ -54,12 +56,21 @@ def ids_of(pieces: Sequence[str]) -> dict[str, int]:
     return found
 
 
+def codes_beside(path: Path) -> Path | None:
+    """The merges of subword-nmt or fastBPE in a folder, by one of their usual names, or None."""
+    return next((path / name for name in CODES if (path / name).is_file()), None)
+
+
 def write(
-    vocabularies: Vocabularies, folder: Path, model: Path | None = None, target_model: Path | None = None
+    vocabularies: Vocabularies,
+    folder: Path,
+    model: Path | None = None,
+    target_model: Path | None = None,
+    codes: Path | None = None,
 ) -> dict[str, Any]:
     """Write the tokenizer's files and return its entry in the manifest. model: a sentencepiece model, if there is one.
 
-    Raises CheckpointError for a model that can't be read.
+    codes: merges that split words where there is no such model. Raises CheckpointError for files that can't be read.
     """
     folder.mkdir(parents=True, exist_ok=True)
     source, target = ids_of(vocabularies.source), ids_of(vocabularies.target)
@@ -74,6 +85,10 @@ def write(
     if source != target:
         files["target_vocab"] = "target_vocab.json"
         _write_json(target, folder / files["target_vocab"])
+    if model is None and codes is not None:
+        _check_codes(codes)
+        files["codes"] = "bpe.codes"
+        shutil.copyfile(codes, folder / files["codes"])
     for role, path in copies.items():
         _check(path)
         shutil.copyfile(path, folder / files[role])
@@ -116,6 +131,13 @@ def _languages(source: dict[str, int], target: dict[str, int]) -> tuple[dict[str
         return codes, "source_prefix"
     named = {match[1] or match[2]: value for piece, value in target.items() if (match := LANGUAGE.fullmatch(piece))}
     return (named, "forced_bos_token_id") if len(named) > 1 and source == target else ({}, None)
+
+
+def _check_codes(path: Path) -> None:
+    try:
+        BpeCodes.read(path)
+    except BundleError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def _check(path: Path) -> None:
