@@ -21,6 +21,7 @@ from ...runtime.backends._cuda_native.decoder import DecoderProgram
 from ...runtime.backends._cuda_native.encoder import EncoderProgram
 from ...runtime.cuda.driver import Buffers
 from ...runtime.cuda.interface import Device
+from ...runtime.device_search.step_executor import CandidateTables
 from . import native_cases
 from .times import launch_us
 
@@ -69,12 +70,27 @@ def step_times(backend: NativeBackend, points: Sequence[tuple[int, int]] = POINT
                 "beams": n_beams,
                 "launches": decoder.program.n_launches,
                 "step_us": launch_us(device, stream, lambda: decoder.program.run(stream), 20),  # noqa: B023
+                "apart_us": launch_us(device, stream, lambda: decoder.program.run_apart(stream), 20),  # noqa: B023
+                "candidates_us": _candidates_us(device, stream, decoder, buffers),
                 "encoder_us": launch_us(device, stream, lambda: encoder.program.run(stream), 5),  # noqa: B023
                 "weight_bytes": loaded.model.step_bytes,
             }
         finally:
             buffers.close()
             device.destroy_stream(stream)
+
+
+def _candidates_us(device: Any, stream: int, decoder: DecoderProgram, buffers: Buffers) -> float | None:
+    """Of a step that finds the candidates in place of logits; None where it can't."""
+    n_rows = decoder.cache_shape[0] * decoder.n_beams
+    candidates = 2 * decoder.n_beams if decoder.n_beams > 1 else 1
+    lists = decoder.candidate_lists(candidates)
+    if not lists:
+        return None
+    shapes = {"list_values": candidates, "list_ids": candidates, "list_maximum": 1, "list_sum": 1}
+    at = {name: buffers.get(name, (n_rows, lists, size), "float32") for name, size in shapes.items()}
+    tables = CandidateTables(at, candidates, lists, None)
+    return launch_us(device, stream, lambda: decoder.run_candidates(stream, tables), 20)
 
 
 def _first(decoder: DecoderProgram, n_sources: int) -> list[tuple[int, Any]]:
@@ -94,7 +110,7 @@ def native(save: Save, bundle: str, quick: bool) -> str | None:
     from ...runtime.cuda import device as cuda
 
     device = cuda.shared()
-    elements = ("fp16", "bf16") if importlib.util.find_spec("ml_dtypes") is not None else ("fp16",)
+    elements = ["fp16", "int8", *(["bf16"] if importlib.util.find_spec("ml_dtypes") is not None else [])]
     agreement = agree(device, FEW_CASES if quick else CASES, elements)
     save({"agreement": agreement})
     path = build(bundle, TARGET).path
@@ -116,12 +132,13 @@ def table(found: dict[str, Any]) -> Iterator[str]:
     if times := found.get("times"):
         yield from (
             "",
-            "| batch | beams | launches | step us | weights read | encoder us |",
-            "|---|---|---|---|---|---|",
+            "| batch | beams | launches | step us | without overlap | with candidates | weights read | encoder us |",
+            "|---|---|---|---|---|---|---|---|",
         )
         for one in times:
             read = one["weight_bytes"] / one["step_us"] / 1e3
+            found_us = "-" if one["candidates_us"] is None else f"{one['candidates_us']:.1f}"
             yield (
-                f"| {one['batch']} | {one['beams']} | {one['launches']} | {one['step_us']:.1f} | {read:.0f} GB/s | "
-                f"{one['encoder_us']:.1f} |"
+                f"| {one['batch']} | {one['beams']} | {one['launches']} | {one['step_us']:.1f} | "
+                f"{one['apart_us']:.1f} | {found_us} | {read:.0f} GB/s | {one['encoder_us']:.1f} |"
             )
