@@ -1,4 +1,4 @@
-"""Random configurations of every family for text: sizes, switches, special tokens and generation defaults are drawn.
+"""Random configurations of every family: sizes, switches, special tokens and generation defaults are drawn.
 
 `FAMILIES` has a function for each, which draws a configuration of transformers. Not every one is valid there: whoever
 uses them asks transformers first.
@@ -28,13 +28,18 @@ class Drawn:
     auto_class: str = "AutoModelForSeq2SeqLM"
 
     @property
+    def reads_text(self) -> bool:
+        return self.auto_class in ("AutoModelForSeq2SeqLM", "AutoModelForCausalLM")
+
+    @property
     def is_decoder_alone(self) -> bool:
         return self.auto_class == "AutoModelForCausalLM"
 
     def model(self, seed: int) -> Any:
         """Weights are drawn, those too that transformers leaves at zero or one."""
         torch.manual_seed(seed)
-        model = getattr(transformers, self.auto_class).from_config(self.config).eval()
+        cls = getattr(transformers, self.auto_class)
+        model = (cls.from_config if hasattr(cls, "from_config") else cls)(self.config).eval()
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.dim() == 1:
@@ -265,6 +270,122 @@ def _text_decoder(chance: Random, sizes: Options) -> Any:
     )  # fmt: skip
 
 
+def _side(chance: Random, specials: Options) -> Options:
+    """Sizes of a text decoder for an encoder of another kind."""
+    width = chance.choice([16, 24, 40])
+    return dict(
+        vocab_size=61, hidden_size=width, num_hidden_layers=chance.randint(1, 3),
+        num_attention_heads=_heads(chance, width), intermediate_size=chance.choice([20, 32]),
+        max_position_embeddings=64, initializer_range=0.3, layer_norm_eps=1e-5, type_vocab_size=1, **specials,
+    )  # fmt: skip
+
+
+def _vision(chance: Random) -> Drawn:
+    specials = _specials(chance, 41)
+    start = specials.pop("decoder_start_token_id")
+    width = chance.choice([24, 32])
+    flat: Options = dict(
+        image_size=chance.choice([16, (16, 22), (20, 12)]), patch_size=chance.choice([4, 5]), hidden_size=width,
+        num_hidden_layers=chance.randint(1, 3), num_attention_heads=_heads(chance, width), qkv_bias=_bool(chance),
+        intermediate_size=chance.choice([20, 40]), initializer_range=0.2, hidden_act=_activation(chance, "gelu"),
+        layer_norm_eps=chance.choice([1e-12, 1e-5]),
+    )  # fmt: skip
+    name = chance.choice(["ViT", "DeiT", "Beit", "Swin", "DonutSwin"])
+    if name == "Beit":
+        flat |= {
+            "use_relative_position_bias": _bool(chance), "use_shared_relative_position_bias": _bool(chance),
+            "use_absolute_position_embeddings": _bool(chance), "use_mean_pooling": _bool(chance),
+            "layer_scale_init_value": chance.choice([0.0, 0.7]),
+        }  # fmt: skip
+    if name.endswith("Swin"):
+        n = chance.choice([1, 2, 3])
+        flat = dict(
+            image_size=chance.choice([16, (24, 32), (21, 33), (32, 22)]), patch_size=chance.choice([1, 2]),
+            embed_dim=chance.choice([12, 24]), depths=[chance.choice([1, 2]) for _ in range(n)],
+            num_heads=[chance.choice([1, 2, 3]) for _ in range(n)], window_size=chance.choice([2, 3, 4]),
+            initializer_range=0.2, mlp_ratio=chance.choice([2.0, 4.0]), qkv_bias=_bool(chance),
+            hidden_act=_activation(chance, "gelu"), use_absolute_embeddings=chance.random() < 0.2,
+        )  # fmt: skip
+    source = getattr(transformers, f"{name}Config")(**flat)
+    return _with_decoder(chance, "Vision", source, start, specials)
+
+
+def _with_decoder(chance: Random, kind: str, source: Any, start: int, specials: Options) -> Drawn:
+    target = _text_decoder(chance, _side(chance, specials))
+    config = getattr(transformers, f"{kind}EncoderDecoderConfig").from_encoder_decoder_configs(source, target)
+    config.update({"decoder_start_token_id": start, **specials, "tie_word_embeddings": False})
+    generation = {"decoder_start_token_id": start, **specials, **_generation(chance, 61, target)}
+    generation.pop("encoder_no_repeat_ngram_size", None)
+    return Drawn(config, {"max_length": 16, **generation}, f"{kind}EncoderDecoderModel")
+
+
+def _speech(chance: Random) -> Drawn:
+    specials = _specials(chance, 41)
+    start = specials.pop("decoder_start_token_id")
+    width = chance.choice([24, 32])
+    source = getattr(transformers, chance.choice(["Wav2Vec2Config", "HubertConfig"]))(
+        hidden_size=width, num_hidden_layers=chance.randint(1, 3), num_attention_heads=_heads(chance, width),
+        intermediate_size=chance.choice([20, 40]), conv_dim=(16, 16, 12), conv_kernel=(10, 5, 3),
+        conv_stride=(5, 4, chance.choice([2, 4])), num_feat_extract_layers=3, initializer_range=0.3,
+        num_conv_pos_embeddings=chance.choice([7, 8, 16]), num_conv_pos_embedding_groups=chance.choice([1, 4]),
+        apply_spec_augment=False, feat_extract_norm=chance.choice(["group", "layer"]), conv_bias=_bool(chance),
+        do_stable_layer_norm=_bool(chance), feat_extract_activation=_activation(chance, "gelu"),
+        hidden_act=_activation(chance, "gelu"),
+    )  # fmt: skip
+    return _with_decoder(chance, "Speech", source, start, specials)
+
+
+def _moonshine(chance: Random) -> Drawn:
+    heads = chance.choice([1, 2, 4])
+    specials = _specials(chance, 37)
+    config = transformers.MoonshineConfig(
+        vocab_size=37, hidden_size=heads * chance.choice([8, 10, 16]), intermediate_size=chance.choice([32, 48]),
+        encoder_num_hidden_layers=chance.randint(1, 3), decoder_num_hidden_layers=chance.randint(1, 3),
+        encoder_num_attention_heads=heads, decoder_num_attention_heads=heads, max_position_embeddings=64,
+        initializer_range=0.3, attention_bias=_bool(chance), encoder_hidden_act=_activation(chance, "gelu"),
+        decoder_hidden_act=_activation(chance, "silu"), pad_head_dim_to_multiple_of=chance.choice([None, 8]),
+        tie_word_embeddings=_bool(chance), **specials,
+        rope_parameters={"rope_type": "default", "rope_theta": 500.0,
+                         "partial_rotary_factor": chance.choice([0.5, 0.62, 0.9, 1.0])},
+    )  # fmt: skip
+    return Drawn(config, {"max_length": 16}, "MoonshineForConditionalGeneration")
+
+
+def _speech_to_text(chance: Random) -> Drawn:
+    width, specials = chance.choice([16, 24, 48]), _specials(chance, 37)
+    n = chance.choice([1, 2, 3])
+    config = transformers.Speech2TextConfig(
+        vocab_size=37, d_model=width, encoder_layers=chance.randint(1, 3), decoder_layers=chance.randint(1, 3),
+        encoder_attention_heads=_heads(chance, width), decoder_attention_heads=_heads(chance, width),
+        encoder_ffn_dim=chance.choice([20, 32]), decoder_ffn_dim=chance.choice([20, 32]), num_conv_layers=n,
+        conv_kernel_sizes=[chance.choice([3, 5]) for _ in range(n)], conv_channels=chance.choice([16, 32]),
+        input_feat_per_channel=chance.choice([8, 12]), input_channels=1, scale_embedding=_bool(chance),
+        max_source_positions=400, max_target_positions=64, activation_function=_activation(chance, "relu"),
+        init_std=0.3, tie_word_embeddings=_bool(chance), **specials,
+    )  # fmt: skip
+    return Drawn(config, {"max_length": 16}, "Speech2TextForConditionalGeneration")
+
+
+def _pix2struct(chance: Random) -> Drawn:
+    heads, size = chance.choice([1, 2, 3]), chance.choice([4, 8])
+    pad, end, start = chance.sample(range(61), 3)
+    config = transformers.Pix2StructConfig(
+        vision_config=dict(
+            hidden_size=heads * size, patch_embed_hidden_size=48, d_ff=chance.choice([20, 40]),
+            d_kv=chance.choice([4, 8]), num_hidden_layers=chance.randint(1, 3), num_attention_heads=heads, seq_len=64,
+            dense_act_fn=_activation(chance, "gelu_new"), layer_norm_eps=chance.choice([1e-6, 1e-3]),
+        ),
+        text_config=dict(
+            vocab_size=61, hidden_size=heads * size, d_kv=size, d_ff=chance.choice([20, 36]),
+            num_layers=chance.randint(1, 3), num_heads=heads, dense_act_fn=_activation(chance, "gelu_new"),
+            relative_attention_num_buckets=chance.choice([4, 8, 32]), pad_token_id=pad, eos_token_id=end,
+            relative_attention_max_distance=chance.choice([9, 20, 128]), decoder_start_token_id=start,
+        ),
+        initializer_range=0.2, tie_word_embeddings=_bool(chance),
+    )  # fmt: skip
+    return Drawn(config, {"max_length": 16}, "Pix2StructForConditionalGeneration")
+
+
 def _t5gemma_side(chance: Random, vocabulary: int, specials: Options) -> Options:
     heads = chance.choice([2, 4, 6])
     return dict(
@@ -417,6 +538,11 @@ FAMILIES: dict[str, Callable[[Random], Drawn]] = {
     ),
     "switch_transformers": _switch,
     "encoder-decoder": _pair,
+    "vision-encoder-decoder": _vision,
+    "speech-encoder-decoder": _speech,
+    "moonshine": _moonshine,
+    "speech_to_text": _speech_to_text,
+    "pix2struct": _pix2struct,
     "t5gemma": _t5gemma,
     "t5gemma2": _t5gemma2,
     "gpt2": _gpt2,
@@ -435,4 +561,56 @@ FAMILIES: dict[str, Callable[[Random], Drawn]] = {
     "phi": _decoder("Phi", hidden_size=_any(24, 48), num_attention_heads=_any(2, 3), num_key_value_heads=_any(1, None),
                     qk_layernorm=_bool, hidden_act=_act("gelu_new"), rope_parameters=_partial),
     "phi3": _decoder("Phi3", sliding_window=_any(None, 3), rope_parameters=_partial, hidden_act=_act("silu")),
+}  # fmt: skip
+
+
+def _encoder(name: str, **own: Callable[[Random], Any]) -> Callable[[Random], Any]:
+    def drawn(chance: Random) -> Any:
+        width = chance.choice([16, 24, 40])
+        specials = _specials(chance, 37)
+        options: Options = dict(
+            vocab_size=37, hidden_size=width, num_hidden_layers=chance.randint(1, 3), num_labels=chance.choice([1, 2, 5]),
+            num_attention_heads=_heads(chance, width), intermediate_size=chance.choice([20, 40]), initializer_range=0.3,
+            max_position_embeddings=chance.choice([64, 80]), hidden_act=_activation(chance, "gelu"),
+            layer_norm_eps=chance.choice([1e-12, 1e-5, 1e-3]), type_vocab_size=chance.choice([1, 2, 3]),
+            pad_token_id=specials["pad_token_id"], bos_token_id=specials["bos_token_id"],
+        )  # fmt: skip
+        options |= {key: value(chance) for key, value in own.items()}
+        return getattr(transformers, f"{name}Config")(**options)
+
+    return drawn
+
+
+def _distilbert(chance: Random) -> Any:
+    width = chance.choice([16, 24])
+    return transformers.DistilBertConfig(
+        vocab_size=37, dim=width, n_layers=chance.randint(1, 3), n_heads=_heads(chance, width), hidden_dim=32,
+        max_position_embeddings=64, pad_token_id=chance.randrange(37), initializer_range=0.3,
+        activation=_activation(chance, "gelu"), sinusoidal_pos_embds=_bool(chance),
+    )  # fmt: skip
+
+
+ENCODERS: dict[str, Callable[[Random], Any]] = {
+    "bert": _encoder("Bert"),
+    "roberta": _encoder("Roberta", pad_token_id=_any(0, 1, 5)),
+    "xlm-roberta": _encoder("XLMRoberta", pad_token_id=_any(0, 1, 5)),
+    "camembert": _encoder("Camembert", pad_token_id=_any(0, 1)),
+    "mpnet": _encoder("MPNet", pad_token_id=_any(1), relative_attention_num_buckets=_any(32)),
+    "electra": _encoder("Electra", embedding_size=_any(12, 24, 40)),
+    "albert": _encoder("Albert", embedding_size=_any(12, 24), num_hidden_layers=_any(2, 4),
+                       num_hidden_groups=_any(1, 2), inner_group_num=_any(1, 2), classifier_dropout_prob=_any(0.1)),
+    "modernbert": _encoder(
+        "ModernBert", norm_bias=_bool, attention_bias=_bool, mlp_bias=_bool, classifier_bias=_bool,
+        classifier_pooling=_any("cls", "mean"), hidden_activation=_act("gelu"), classifier_activation=_act("gelu"),
+        global_attn_every_n_layers=_any(1, 2, 3), local_attention=_any(2, 6, 128), norm_eps=_any(1e-5, 1e-3),
+        eos_token_id=_any(2), cls_token_id=_any(1), sep_token_id=_any(2), num_hidden_layers=_any(2, 3, 4),
+        num_attention_heads=_any(1, 2, 4),
+    ),
+    "deberta-v2": _encoder(
+        "DebertaV2", relative_attention=_bool, position_biased_input=_bool, share_att_key=_bool,
+        pos_att_type=_any(["p2c", "c2p"], ["c2p"], ["p2c"], []), max_relative_positions=_any(-1, 5, 40),
+        position_buckets=_any(-1, 4, 8), norm_rel_ebd=_any("none", "layer_norm"), type_vocab_size=_any(0, 2),
+        pooler_hidden_act=_act("gelu"),
+    ),
+    "distilbert": _distilbert,
 }  # fmt: skip

@@ -79,6 +79,7 @@ class Graph:
         model.CopyFrom(self.model)
         copied = Graph(self.name, model, dict(self.weights), dict(self.types))
         copied.places = dict(self.places)
+        copied._n_fresh = self._n_fresh  # a copy goes on counting: its names may stand in the graph already
         return copied
 
     def prune(self, outputs: Iterable[str], inputs: Iterable[str] | None = None) -> int:

@@ -75,6 +75,11 @@ def _beit(model: Any) -> Stack:
     """Its layers' own scales (2103.17239) are multiplied into the projections before them."""
     config = model.config
     height, width = _pair(config.image_size)
+    if model.embeddings.position_embeddings is not None and height != width:
+        raise UnsupportedModel(
+            f"beit: has absolute positions for pictures of {height} x {width} pixels; expected as many rows as columns, "
+            "as transformers takes positions for those of a square"
+        )
     window = (height // config.patch_size, width // config.patch_size)
     shared: Any = 0
     if config.use_shared_relative_position_bias:

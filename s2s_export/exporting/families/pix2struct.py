@@ -29,6 +29,11 @@ def describe(model: Any) -> Family:
             f"pix2struct: text_config has num_heads {target.num_heads} and d_kv {target.d_kv}; expected a product of "
             f"{target.hidden_size}, its hidden_size, as transformers computes no other"
         )
+    if source.hidden_size != target.hidden_size:
+        raise UnsupportedModel(
+            f"pix2struct: vision_config has hidden_size {source.hidden_size}, text_config {target.hidden_size}; "
+            "expected the same, as transformers computes no others"
+        )
     first = model.decoder.layer[0].self_attention.attention
     structure = Transformer(
         _encoder(source, model.encoder),
