@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import unicodedata
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from ..runtime.speech.live import Heard, Listener
 
 MICROPHONE = "microphone:"  # as AUDIO; the device's number or name may follow
+LIVE_FIELDS = ("id", "start", "end", "text", "words")  # what is known of sound that is still coming
 FAINT, PLAIN, TO_END = "\033[2m", "\033[0m", "\033[K"
 
 
@@ -30,15 +32,17 @@ def is_live(audio: tuple[str, ...], stream: bool) -> bool:
     return bool(live)
 
 
-def transcribe(listener: Listener, name: str, width: int | None = None) -> bool:
+def transcribe(listener: Listener, name: str, width: int | None = None, *, as_json: bool = False) -> bool:
     """Listens and prints until the sound ends or Ctrl-C. Returns whether it ended by itself.
 
-    width: columns of the terminal, where not its own.
+    width: columns of the terminal, where not its own. as_json: a line of JSON for each segment, on a terminal too.
     """
     from ..runtime.audio import live
 
     is_terminal = sys.stdout.isatty() or width is not None
     show: Callable[[Heard], None] = Screen(sys.stdout, width).show if is_terminal else _print
+    if as_json:
+        show = Records().show
     blocks: Iterator[Any]
     if name.startswith(MICROPHONE):
         blocks = live.microphone(name.removeprefix(MICROPHONE) or None)
@@ -59,6 +63,22 @@ def _print(heard: Heard) -> None:
     for segment in heard.segments:
         click.echo(segment.text.strip())
     sys.stdout.flush()
+
+
+class Records:
+    """A line of JSON for each line that is whole: its number, its times in seconds, its text and its words."""
+
+    def __init__(self) -> None:
+        self._n = 0
+
+    def show(self, heard: Heard) -> None:
+        from ..runtime.speech.formats import describe
+
+        for segment in heard.segments:
+            known = describe(segment, self._n)
+            self._n += 1
+            click.echo(json.dumps({key: known[key] for key in LIVE_FIELDS if key in known}, ensure_ascii=False))
+        sys.stdout.flush()
 
 
 class Screen:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from functools import partial
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ..runtime.speech.transcribe import Transcription
 
 FORMATS = ("text", "srt", "vtt", "tsv", "json", "lrc")
+STREAMED = ("text", "json")
 NONE = "none"
 
 
@@ -95,7 +97,8 @@ class Clip(click.ParamType):
 @click.option("--highlight-words", is_flag=True, help="A subtitle for each word, underlined.")
 @click.option("--picture", type=click.Path(dir_okay=False), help="Draw the words over the waveform: .png, .svg, .pdf.")
 @click.option("--stream", is_flag=True, help="Print text as soon as it is known: each segment of a file; of a pipe (-) "
-              "and a microphone (microphone:) the words that are certain, while they are spoken.")  # fmt: skip
+              "and a microphone (microphone:) the words that are certain, while they are spoken. With --format json "
+              "a line of JSON for each segment.")  # fmt: skip
 @click.option("--step", type=click.FloatRange(0, 5, min_open=True), help="With --stream, seconds of new sound after "
               "which a pipe or microphone is listened to again. [default: 1]")  # fmt: skip
 @click.option("--resume", is_flag=True, help="Leave out each audio whose file is in --output-dir already.")
@@ -131,12 +134,14 @@ def command(
 
     With --stream, standard input may be sound that is still coming, as WAV or as bare 16-bit samples at 16 kHz, and
     "microphone:" (or "microphone:NAME") is what a microphone hears. On a terminal the words that may still change are
-    faint; elsewhere each line is printed when it is whole.
+    faint; elsewhere each line is printed when it is whole. With --format json each segment is a line of JSON: of a file
+    as in "segments" of the whole, with the file's name in "audio"; of a pipe or microphone its times, text and words.
 
     Models of other families, such as Moonshine and Speech2Text, take short clips, and have no times or languages.
 
     A file that can't be read gives a message on stderr; the others are transcribed all the same, and the exit status
-    is 1. After Ctrl-C what was found is written.
+    is 1. After Ctrl-C what was found is written, with --batched of all files that were begun, and what is not whole is
+    told; with --output-dir that goes to NAME.unfinished.SUFFIX, so that --resume does it again.
     """
     from ..runtime.session import load
     from ..runtime.speech import picture as drawing
@@ -159,8 +164,8 @@ def command(
         raise UsageError("--step is for sound that is still coming; use it with --stream and - or microphone:")
     if live and picture is not None:
         raise UsageError("--picture is of sound that has ended; leave it out with --stream")
-    if stream and (form != "text" or output_dir):
-        raise UsageError("--stream prints text; leave out --format and --output-dir")
+    if stream and (form not in STREAMED or output_dir):
+        raise UsageError("--stream prints text or lines of JSON; leave out other values of --format, and --output-dir")
     if (resume or shard is not None) and output_dir is None:
         raise UsageError(f"{'--resume' if resume else '--shard'} needs a file for each audio; give --output-dir")
     if output_dir is not None:
@@ -177,15 +182,18 @@ def command(
     tell_choice(session, backend, quiet, target)
     if live:
         listener = session.listener(**{**wanted, **({} if step is None else {"step": step})})
-        if not _live.transcribe(listener, audio[0]) and audio[0] == "-":
+        if not _live.transcribe(listener, audio[0], as_json=form == "json") and audio[0] == "-":
             raise Interrupted("what was heard is written")
         return
     failed = False
     sources: list[Any] = [sys.stdin.buffer.read() if name == "-" else name for name in audio]
     speed = _Speed()
-    for name, source, found in zip(audio, sources, session.transcribe_many(sources, **wanted), strict=True):
+    unfinished: list[str] = []
+    left = list(zip(audio, sources, strict=True))
+    for found in session.transcribe_many(sources, **wanted):
+        name, source = left.pop(0)
         try:
-            is_whole = _transcribe(found, name, speed, stream, quiet)
+            _transcribe(found, name, speed, form if stream else None, quiet)
         except BaseException as error:
             if not is_failure(error):
                 raise
@@ -195,9 +203,14 @@ def command(
         if picture is not None:
             drawing.draw(picture, session.check_source(source), found.so_far())
         if not stream:
-            _write(WRITERS[form](found.so_far(), lines), name, form, output_dir, quiet, named=n_given > 1)
-        if not is_whole:
-            raise Interrupted(f"what was found of {name} is written")
+            text = WRITERS[form](found.so_far(), lines)
+            _write(text, name, form, output_dir, quiet, named=n_given > 1, is_whole=found.is_whole)
+        if not found.is_whole:
+            unfinished.append(name)
+    if unfinished or left:
+        parts = [("not whole", unfinished), ("not begun", [name for name, _ in left])]
+        told = (f"; {what}: {', '.join(names)}" for what, names in parts if names)
+        raise Interrupted("what was found is written" + "".join(told))
     if failed:
         raise SystemExit(1)
 
@@ -222,24 +235,33 @@ class _Speed:
         return f"seconds of audio, {speed:.1f} times real time"
 
 
-def _transcribe(found: Transcription, name: str, speed: _Speed, stream: bool, quiet: bool) -> bool:
-    """Whether it was done to its end: after Ctrl-C it has what was found so far."""
+def _transcribe(found: Transcription, name: str, speed: _Speed, streamed: str | None, quiet: bool) -> None:
+    """To its end, or until Ctrl-C: then it has what was found so far. streamed: the format of what is printed."""
     if found.language_probability is not None:
         tell(f"language: {found.language} ({found.language_probability:.0%})", quiet)
-    label, done = Path(name).name, 0.0
-    hidden = quiet or (stream and sys.stdout.isatty())
-    with Progress(label, max(1, round(found.duration)), quiet=hidden) as progress:
+    hidden = quiet or found.is_stopped or (streamed is not None and sys.stdout.isatty())
+    with Progress(Path(name).name, max(1, round(found.duration)), quiet=hidden) as progress:
         try:
-            for segment in found:
-                text = speed.add(found.seconds_done - done)
-                progress.advance(round(found.seconds_done) - round(done), text)
-                done = found.seconds_done
-                if stream:
-                    click.echo(segment.text.strip())
+            _each(found, name, speed, streamed, progress)
         except KeyboardInterrupt:
-            return False
-    speed.add(found.duration - done)
-    return True
+            found.stop()
+            _each(found, name, speed, streamed, progress)
+
+
+def _each(found: Transcription, name: str, speed: _Speed, streamed: str | None, progress: Progress) -> None:
+    """Segment by segment."""
+    from ..runtime.speech.formats import describe
+
+    n_known, done = len(found.so_far().segments), found.seconds_done
+    for number, segment in enumerate(found, n_known):
+        progress.advance(round(found.seconds_done) - round(done), speed.add(found.seconds_done - done))
+        done = found.seconds_done
+        if streamed == "json":
+            click.echo(json.dumps({"audio": name, **describe(segment, number)}, ensure_ascii=False))
+        elif streamed is not None:
+            click.echo(segment.text.strip())
+    if found.is_whole:
+        speed.add(found.duration - done)
 
 
 def _path(name: str, form: str, folder: str) -> Path:
@@ -258,7 +280,10 @@ def _refuse_equal_names(audio: tuple[str, ...]) -> None:
             raise UsageError(f"{other} and {name} would be written to the same file of --output-dir; rename one")
 
 
-def _write(text: str, name: str, form: str, folder: str | None, quiet: bool, *, named: bool) -> None:
+def _write(
+    text: str, name: str, form: str, folder: str | None, quiet: bool, *, named: bool, is_whole: bool
+) -> None:  # fmt: skip
+    """To stdout, or to the file in `folder`. What is not whole goes to another file, so that --resume does it again."""
     from .. import replacing
 
     if folder is None:
@@ -267,6 +292,9 @@ def _write(text: str, name: str, form: str, folder: str | None, quiet: bool, *, 
         click.echo(text, nl=False)
         return
     path = _path(name, form, folder)
+    part = path.with_name(f"{path.stem}.unfinished{path.suffix}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    replacing.write_text(path, text)
-    tell(str(path), quiet)
+    replacing.write_text(path if is_whole else part, text)
+    if is_whole:
+        part.unlink(missing_ok=True)
+    tell(str(path if is_whole else part), quiet)

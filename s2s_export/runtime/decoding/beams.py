@@ -20,6 +20,7 @@ from .state import Floats, Ints
 from .steps import Steps
 
 PUSHED_DOWN = np.float32(-1e9)
+LEAST_COLUMNS = 1024  # of `_bound`: with so many, few numbers reach it
 Bools = NDArray[np.bool_]
 
 
@@ -217,13 +218,30 @@ def best_of_few(sums: Floats, ids: Ints, vocabulary_size: int, n: int) -> Ints:
 
 
 def best_of_all(sums: Floats, n: int) -> Ints:
-    """Positions [B, n] of the n best of sums [B, K*V], best first."""
-    sums = np.where(np.isnan(sums), -np.inf, sums)
+    """Positions [B, n] of the n best of sums [B, K*V], best first; of equal ones those with the lowest positions."""
+    sums = np.fmax(sums, np.float32(-np.inf))  # a sum that is no number is no candidate
     out = np.empty((len(sums), n), dtype=np.int64)
     for row, found in zip(sums, out, strict=True):
-        threshold = row[np.argpartition(-row, n - 1)[n - 1]]
-        # If several are equal to the n-th best, those with the lowest positions are taken.
-        above, equal = np.flatnonzero(row > threshold), np.flatnonzero(row == threshold)
-        chosen = np.concatenate([above, equal[: n - len(above)]])
-        found[:] = chosen[np.argsort(-row[chosen], kind="stable")]
+        few = _not_below(row, _bound(row, n), n)
+        found[:] = few[np.argsort(-row[few], kind="stable")[:n]]
     return out
+
+
+def _bound(row: Floats, n: int) -> np.float32:
+    """A number that at least n numbers of row [W] reach, mostly few more: found in one pass, without any order."""
+    n_columns = max(LEAST_COLUMNS, 4 * n)
+    if len(row) < 4 * n_columns:
+        return np.float32(np.partition(row, len(row) - n)[len(row) - n])
+    best = row[: len(row) // n_columns * n_columns].reshape(-1, n_columns).max(axis=0)  # each of another column
+    return np.float32(np.partition(best, n_columns - n)[n_columns - n])
+
+
+def _not_below(row: Floats, bound: np.float32, n: int) -> Ints:
+    """Positions, ascending, of at least n numbers of row [W], the n best among them."""
+    if bound > -np.inf:
+        return np.flatnonzero(row >= bound)
+    possible = np.flatnonzero(row > -np.inf)
+    if len(possible) >= n:
+        return possible
+    impossible = np.flatnonzero(row == -np.inf)[: n - len(possible)]
+    return np.sort(np.concatenate([possible, impossible]))

@@ -21,7 +21,7 @@ from ..decoding.state import Floats
 from . import activity
 from .loop import Passage, Track
 from .segments import Segment
-from .transcribe import TranscribeOptions, Transcriber, Transcription, clips_of, inside, moved
+from .transcribe import TranscribeOptions, Transcriber, Transcription, clips_of, inside, is_too_short, moved
 
 Read = Callable[[], Floats]  # gives samples [L] at 16 kHz, or raises what is wrong with them
 LEAST_SILENCE = 0.16  # seconds of silence at which a part may end; faster-whisper's batched mode has the same
@@ -59,9 +59,11 @@ def one_by_one(reads: Iterable[Read], transcribe: Callable[[Floats], Transcripti
                 raise
             found = Transcription.failed(error)
         yield found
+        if found.is_stopped:
+            return
 
 
-@dataclass
+@dataclass(eq=False)
 class _Audio:
     """An audio that was read. spans: its parts. n_taken: of them, those that went into batches; n_given: those whose
     segments were given out. done: the segments of those that are decoded and not given out yet.
@@ -98,14 +100,17 @@ class SideBySide:
         self._transcriber, self._options, self._generation = how.transcriber, how.options, how.generation
         self._reads = iter(reads)
         self._unseen: deque[_Audio] = deque()  # opened, and not returned by __iter__ yet
+        self._opened: list[_Audio] = []  # that are not all given out
         self._untaken: deque[_Audio] = deque()  # opened, with parts that are in no batch yet
         self._returned: deque[_Part] = deque()  # that were in a batch which was interrupted
         self._parts: dict[int, _Part] = {}  # in the batch, by their number there
+        self._is_stopped = False
         self._running = self._run(self._tracks(), self._options.batch_size)
 
     def __iter__(self) -> Iterator[Transcription]:
-        while self._unseen or self._open_next():
-            yield self._unseen.popleft().transcription
+        while self._unseen or (not self._is_stopped and self._open_next()):
+            audio = self._unseen.popleft()
+            yield audio.transcription
 
     def _open_next(self) -> bool:
         try:
@@ -121,12 +126,16 @@ class SideBySide:
                 raise
             audio = _Audio(Transcription(0.0, None, None), None, [], [], error=error)
         audio.transcription._source = self._segments_of(audio)
+        audio.transcription._stop = self._stop
+        self._opened.append(audio)
         self._unseen.append(audio)
         self._untaken.append(audio)
         return True
 
     def _spans(self, samples: Floats) -> list[activity.Region]:
         """The parts with speech, up to a window each."""
+        if is_too_short(samples, self._options):
+            return []
         window = self._transcriber.kind.n_samples
         rules = activity.Rules(least_silence=LEAST_SILENCE, most_speech=window / SAMPLE_RATE)
         spoken = activity.regions(samples, rules)
@@ -139,9 +148,30 @@ class SideBySide:
                 number, audio.n_given = audio.n_given, audio.n_given + 1
                 yield audio.spans[number][1] / SAMPLE_RATE, audio.done.pop(number)
             elif audio.error is not None:
+                self._opened.remove(audio)
                 raise audio.error
             else:
                 self._advance()
+        self._opened.remove(audio)
+
+    def _stop(self) -> None:
+        """Every audio that was begun gives what is decoded of it, and no more."""
+        if self._is_stopped:
+            return
+        self._is_stopped = True
+        for audio in self._opened:
+            audio.transcription.is_stopped = True
+            audio.transcription._source = self._decoded_of(audio)
+
+    def _decoded_of(self, audio: _Audio) -> Iterator[tuple[float, list[Segment]]]:
+        """What is decoded and was not given out: whole parts, and windows of those that were in a batch."""
+        missing = len(audio.spans) - audio.n_given - len(audio.done)
+        audio.transcription.is_whole = not missing and audio.error is None
+        begun = {part.number: part.segments for part in (*self._parts.values(), *self._returned) if part.audio is audio}
+        for number, segments in sorted({**begun, **audio.done}.items()):
+            yield audio.spans[number][1] / SAMPLE_RATE, segments
+        if audio.error is not None:
+            raise audio.error
 
     def _advance(self) -> None:
         """One window further."""

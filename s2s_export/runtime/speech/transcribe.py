@@ -33,6 +33,7 @@ TIMES = ("none", "segment", "word")
 # passed over from this share of no_speech_threshold on, with fewer words for each second of loud sound than this.
 DOUBT_OF_SPARSE_TEXT = 0.4
 LEAST_WORDS_PER_SECOND = 0.5
+LEAST_SOUND = 0.2  # seconds; of less models write "Thank you." rather than what was said
 LEAST_NO_SPEECH_ALONE = 0.9  # with such a probability of silence a window is passed over, however likely its text is
 
 
@@ -102,7 +103,8 @@ def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
 class Transcription:
     """An iterator of segments as they are ready, in order. language, language_probability: known from the beginning.
 
-    seconds_done: how much of the audio has been read. `finish()` decodes the rest and returns the whole.
+    seconds_done: how much of the audio has been read. is_whole: whether all of it was decoded and returned. `finish()`
+    decodes the rest and returns the whole; `stop()` gives up the rest.
     """
 
     def __init__(self, duration: float, language: str | None, probability: float | None) -> None:
@@ -110,6 +112,9 @@ class Transcription:
         self.language = language
         self.language_probability = probability
         self.seconds_done = 0.0
+        self.is_whole = False
+        self.is_stopped = False
+        self._stop: Callable[[], None] | None = None
         self._segments: list[Segment] = []
         self._source: Iterator[tuple[float, list[Segment]]] = iter(())
         self._waiting: list[Segment] = []
@@ -119,7 +124,11 @@ class Transcription:
 
     def __next__(self) -> Segment:
         while not self._waiting:
-            self.seconds_done, found = next(self._source)
+            try:
+                self.seconds_done, found = next(self._source)
+            except StopIteration:
+                self.is_whole = self.is_whole or not self.is_stopped
+                raise
             self._waiting = list(found)
         segment = self._waiting.pop(0)
         self._segments.append(segment)
@@ -133,6 +142,16 @@ class Transcription:
         for _ in self:
             pass
         return self.so_far()
+
+    def stop(self) -> None:
+        """Decode no more, as after Ctrl-C. What is decoded already is still returned.
+
+        So it is for the audios whose parts share its batches, and no other audio is begun.
+        """
+        self.is_stopped = True
+        self._source = iter(())
+        if self._stop is not None:
+            self._stop()
 
     @classmethod
     def failed(cls, error: BaseException) -> Transcription:
@@ -237,6 +256,8 @@ class Transcriber:
         """One window behind the other, in each clip."""
         parts = clips_of(samples, options)
         kept = samples
+        if is_too_short(samples, options):
+            return
         spans: list[activity.Region] = []
         if options.vad:
             spoken = activity.regions(samples)
@@ -271,8 +292,8 @@ class Transcriber:
         segments = []
         for segment in passage.segments:
             text = self._tokenizer.decode(segment.tokens)
-            if not text.strip():
-                continue
+            if not text.strip() or (options.no_speech_threshold is not None and not any(map(str.isalnum, text))):
+                continue  # "..." and notes are what models write over tones and music
             spoken = self.words(passage, times, segment.first, segment.last, language) if times else None
             segments.append(dataclasses.replace(segment, text=text, words=spoken))
         return dataclasses.replace(passage, segments=segments)
@@ -341,6 +362,11 @@ def _mapping(spans: Sequence[activity.Region]) -> Callable[[float], float]:
         return float(spans[i][0] + min(at - begins[i], lengths[i])) / SAMPLE_RATE
 
     return whole
+
+
+def is_too_short(samples: Floats, options: TranscribeOptions) -> bool:
+    """Whether samples [L] are too few for any word, unless all rules of silence are switched off."""
+    return options.no_speech_threshold is not None and len(samples) < LEAST_SOUND * SAMPLE_RATE
 
 
 def clips_of(samples: Floats, options: TranscribeOptions) -> list[activity.Region]:

@@ -13,6 +13,7 @@ from scripted import ScriptedState
 
 from s2s_export.runtime.decoding import GenerationOptions, decode, resolve
 from s2s_export.runtime.decoding import chain as chain_module
+from s2s_export.runtime.decoding.beams import best_of_all
 
 START, END = 0, 1
 WORDS = 5
@@ -212,3 +213,17 @@ def test_without_an_end_token_outputs_are_max_length_long() -> None:
 def test_a_state_of_the_wrong_size_is_refused() -> None:
     with pytest.raises(ValueError, match="holds 2 sources of 2 beams, expected 1 of 3"):
         decode(ScriptedState(random_script(0), 2, 2, WORDS), [[]], options_of(num_beams=3))
+
+
+def test_the_best_of_all_are_those_of_a_stable_order() -> None:
+    draws = np.random.default_rng(0)
+    for width, n in ((7, 7), (50, 12), (4096, 10), (9001, 3), (20000, 40)):
+        for rounding in (None, 3):
+            for share in (0.0, 0.5, 0.9995, 1.0):
+                sums = draws.normal(size=(2, width)).astype(np.float32)
+                sums = sums if rounding is None else np.round(sums * rounding) / np.float32(rounding)
+                sums[:, draws.random(width) < share] = -np.inf
+                sums[1, draws.random(width) < 0.2] = np.nan
+                known = np.where(np.isnan(sums), -np.inf, sums)
+                expected = np.argsort(-known, axis=1, kind="stable")[:, :n]
+                assert np.array_equal(best_of_all(sums, n), expected), (width, n, rounding, share)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -162,6 +163,10 @@ def test_the_command_listens_to_a_pipe(pairs: Any) -> None:
              "none", "--logprob-threshold", "none", "--compression-ratio-threshold", "none"]  # fmt: skip
     out = CliRunner().invoke(s2s, given, input=raw.tobytes())
     assert out.exit_code == 0 and expected and out.stdout.splitlines() == "\n".join(expected).splitlines()
+    out = CliRunner().invoke(s2s, [*given, "--format", "json"], input=raw.tobytes())
+    records = [json.loads(line) for line in out.stdout.splitlines()]
+    assert [record["text"].strip() for record in records] == expected
+    assert all(list(record) == ["id", "start", "end", "text", "words"] for record in records)
     assert CliRunner().invoke(s2s, given, input=b"").stdout == ""
     wrong = CliRunner().invoke(s2s, [*given, "--batched"], input=b"")
     assert isinstance(wrong.exception, UsageError) and "can't be transcribed with batched" in str(wrong.exception)

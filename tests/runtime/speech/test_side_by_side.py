@@ -136,6 +136,66 @@ def test_after_an_interruption_it_goes_on(pairs: Any, monkeypatch: Any) -> None:
     assert found[0].finish().text == "".join(part[3] for part in expected[0]).strip()
 
 
+def interrupt_encoding(monkeypatch: Any, at: int) -> None:
+    """Ctrl-C when a batch is encoded for the `at`-th time."""
+    encode, n_calls = WindowDecoder.encode, 0
+
+    def interrupted(self: Any, features: Any) -> Any:
+        nonlocal n_calls
+        n_calls += 1
+        if n_calls == at:
+            raise KeyboardInterrupt
+        return encode(self, features)
+
+    monkeypatch.setattr(WindowDecoder, "encode", interrupted)
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 4])
+def test_when_it_is_stopped_all_that_is_decoded_is_given(pairs: Any, monkeypatch: Any, at: int) -> None:
+    session = pairs().session
+    expected = [told(session.transcribe(sound, **GIVEN)) for sound in AUDIOS]
+    interrupt_encoding(monkeypatch, at)
+    n_begun = n_whole = 0
+    for i, found in enumerate(session.transcribe_many(AUDIOS, batch_size=5, **GIVEN)):
+        try:
+            found.finish()
+        except KeyboardInterrupt:
+            found.stop()
+            found.finish()
+        segments = told(found.so_far().segments)
+        assert all(segment in expected[i] for segment in segments)
+        assert not found.is_whole or segments == expected[i]
+        n_begun, n_whole = n_begun + 1, n_whole + found.is_whole
+    assert n_begun < len(AUDIOS) or n_whole < len(AUDIOS)
+    assert n_begun > 1  # one batch holds parts of several audios
+    assert at < 4 or n_whole  # the first audio has fewer windows
+
+
+def test_without_batches_no_other_audio_is_begun(pairs: Any) -> None:
+    found = []
+    for transcription in pairs().session.transcribe_many(AUDIOS, **{**GIVEN, "batched": False}):
+        found.append(transcription)
+        transcription.stop()
+    assert len(found) == 1 and not found[0].finish().segments and not found[0].is_whole
+
+
+def test_the_command_keeps_what_is_decoded(pairs: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    names = [write_wav(tmp_path / f"{i}.wav", sound) for i, sound in enumerate(AUDIOS)]
+    given = ["transcribe", str(pairs().bundle), *map(str, names), "--language", "en", "--temperature", "0", "-q",
+             "--no-speech-threshold", "none", "--logprob-threshold", "none", "--compression-ratio-threshold", "none",
+             "--batch-size", "5", "--batched", "--output-dir", str(tmp_path / "o"), "--format", "json"]  # fmt: skip
+    with monkeypatch.context() as patch:
+        interrupt_encoding(patch, 4)
+        out = CliRunner().invoke(s2s, given)
+    assert out.exit_code == 1 and isinstance(out.exception, SystemExit)
+    written = sorted(path.name for path in (tmp_path / "o").iterdir())
+    parts = [name for name in written if ".unfinished." in name]
+    assert parts and len(written) > len(parts)
+    out = CliRunner().invoke(s2s, [*given, "--resume"])
+    assert out.exit_code == 0
+    assert sorted(path.name for path in (tmp_path / "o").iterdir()) == [f"{i}.json" for i in range(len(AUDIOS))]
+
+
 def test_wrong_options_are_told_at_once(pairs: Any) -> None:
     with pytest.raises(InvalidOption, match="batch_size is 0"):
         pairs().session.transcribe_many([], batch_size=0, batched=True)

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from tiny_whisper import SAMPLES, clip
 
 from s2s_export.cli import s2s
-from s2s_export.errors import InputError, InvalidOption
+from s2s_export.errors import InputError, InvalidOption, UsageError
 from s2s_export.runtime.speech import activity, formats
 from s2s_export.runtime.speech.formats import WRITERS, Lines, Transcript
 from s2s_export.runtime.speech.loop import Fallback, Passage
@@ -224,6 +224,10 @@ def test_the_command(pairs: Any, tmp_path: Path) -> None:
     assert (tmp_path / "o" / "good.srt").read_text().startswith("1\n00:00:")
     streamed = run(s2s, [*given, str(good), "--stream"])
     assert streamed.stdout == run(s2s, [*given, str(good)]).stdout
+    lines = run(s2s, [*given, str(good), "--stream", "--format", "json"]).stdout.splitlines()
+    assert [json.loads(line) for line in lines] == [{"audio": str(good), **segment} for segment in record["segments"]]
+    wrong = run(s2s, [*given, str(good), "--stream", "--format", "srt"])
+    assert isinstance(wrong.exception, UsageError) and "--stream prints text or lines of JSON" in str(wrong.exception)
     assert run(s2s, ["transcribe", "--help"]).exit_code == 0
 
 
