@@ -17,7 +17,7 @@ AT_ONCE = 1 << 20  # values that are looked at together
 def narrowed(values: NDArray[np.float32], storage: str) -> NDArray[np.uint16]:
     """The nearest numbers of `storage`, of two equally near ones the even one; infinity beyond the largest."""
     if storage == FP16:
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):  # Arm's conversions tell of NaN
             return values.astype(np.float16).view(np.uint16)
     bits = np.ascontiguousarray(values).view(np.uint32)
     rounded = ((bits + (0x7FFF + (bits >> 16 & 1))) >> 16).astype(np.uint16)
@@ -26,7 +26,8 @@ def narrowed(values: NDArray[np.float32], storage: str) -> NDArray[np.uint16]:
 
 def widened(numbers: NDArray[np.uint16], storage: str) -> NDArray[np.float32]:
     if storage == FP16:
-        return numbers.view(np.float16).astype(np.float32)
+        with np.errstate(invalid="ignore"):
+            return numbers.view(np.float16).astype(np.float32)
     wide: NDArray[np.float32] = (numbers.astype(np.uint32) << 16).view(np.float32)
     return wide
 
