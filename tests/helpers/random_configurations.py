@@ -569,8 +569,9 @@ def _encoder(name: str, **own: Callable[[Random], Any]) -> Callable[[Random], An
         width = chance.choice([16, 24, 40])
         specials = _specials(chance, 37)
         options: Options = dict(
-            vocab_size=37, hidden_size=width, num_hidden_layers=chance.randint(1, 3), num_labels=chance.choice([1, 2, 5]),
-            num_attention_heads=_heads(chance, width), intermediate_size=chance.choice([20, 40]), initializer_range=0.3,
+            vocab_size=37, hidden_size=width, num_hidden_layers=chance.randint(1, 3),
+            num_labels=chance.choice([1, 2, 5]), num_attention_heads=_heads(chance, width),
+            intermediate_size=chance.choice([20, 40]), initializer_range=0.3,
             max_position_embeddings=chance.choice([64, 80]), hidden_act=_activation(chance, "gelu"),
             layer_norm_eps=chance.choice([1e-12, 1e-5, 1e-3]), type_vocab_size=chance.choice([1, 2, 3]),
             pad_token_id=specials["pad_token_id"], bos_token_id=specials["bos_token_id"],

@@ -77,8 +77,8 @@ def _beit(model: Any) -> Stack:
     height, width = _pair(config.image_size)
     if model.embeddings.position_embeddings is not None and height != width:
         raise UnsupportedModel(
-            f"beit: has absolute positions for pictures of {height} x {width} pixels; expected as many rows as columns, "
-            "as transformers takes positions for those of a square"
+            f"beit: has absolute positions for pictures of {height} x {width} pixels; expected as many rows as "
+            "columns, as transformers takes positions for those of a square"
         )
     window = (height // config.patch_size, width // config.patch_size)
     shared: Any = 0
