@@ -3,6 +3,7 @@
 // those of products.h.
 #pragma once
 
+#include "encoder_bytes.h"
 #include "kernels.h"
 #include "products.h"
 
@@ -17,18 +18,17 @@ inline int queries_of(int length) {
 
 // Keys as a weight [S/16][D][16], of which they are the outputs; and values as a weight [D/16][S][16], of which they are
 // the inputs. Padded with zeros.
-inline void pack_source(const EncoderAttention& a, const float* keys, const float* values, float* packed_keys,
+inline void pack_source(const float* keys, const float* values, size_t row, int length, int size, float* packed_keys,
                         float* packed_values) {
-  const size_t row = size_t(3) * a.heads * a.size;
-  const int key_blocks = (a.length + BLOCK - 1) / BLOCK, value_blocks = (a.size + BLOCK - 1) / BLOCK;
+  const int key_blocks = (length + BLOCK - 1) / BLOCK, value_blocks = (size + BLOCK - 1) / BLOCK;
   for (int s = 0; s < key_blocks * BLOCK; s++) {
-    float* to = packed_keys + size_t(s / BLOCK) * a.size * BLOCK + s % BLOCK;
-    for (int d = 0; d < a.size; d++) to[size_t(d) * BLOCK] = s < a.length ? keys[size_t(s) * row + d] : 0.0f;
+    float* to = packed_keys + size_t(s / BLOCK) * size * BLOCK + s % BLOCK;
+    for (int d = 0; d < size; d++) to[size_t(d) * BLOCK] = s < length ? keys[size_t(s) * row + d] : 0.0f;
   }
   for (int block = 0; block < value_blocks; block++) {
-    const int first = block * BLOCK, n = a.size - first < BLOCK ? a.size - first : BLOCK;
-    float* to = packed_values + size_t(block) * a.length * BLOCK;
-    for (int s = 0; s < a.length; s++, to += BLOCK) {
+    const int first = block * BLOCK, n = size - first < BLOCK ? size - first : BLOCK;
+    float* to = packed_values + size_t(block) * length * BLOCK;
+    for (int s = 0; s < length; s++, to += BLOCK) {
       for (int d = 0; d < BLOCK; d++) to[d] = d < n ? values[size_t(s) * row + first + d] : 0.0f;
     }
   }
@@ -43,49 +43,87 @@ inline void add_mask(const EncoderAttention& a, int source, int head, int query,
   for (; i < a.length; i++) scores[i] += mask[i];
 }
 
-inline void attend_encoder(const EncoderAttention& a, int first_pair, int end_pair) {
+// Packs a source and a head, and attends to it; in floats.
+class FloatAttention {
+ public:
+  FloatAttention(int length, int size, int group) : length_(length), size_(size) {
+    keys_ = new float[size_t(length + BLOCK) * size];
+    values_ = new float[size_t(size + BLOCK) * length];
+    totals_ = new float[group];
+  }
+  ~FloatAttention() {
+    delete[] keys_;
+    delete[] values_;
+    delete[] totals_;
+  }
+  FloatAttention(const FloatAttention&) = delete;
+
+  void pack(const float* keys, const float* values, size_t row) {
+    pack_source(keys, values, row, length_, size_, keys_, values_);
+  }
+
+  void look(const float* queries, int rows, float* scores) {
+    Product p{};
+    p.rows = rows, p.n_in = size_, p.n_out = length_, p.stride = length_;
+    p.x = queries, p.weight = keys_, p.y = scores;
+    multiply(p, 0, (length_ + BLOCK - 1) / BLOCK);
+  }
+
+  void total(int row, float sum) { totals_[row] = sum; }
+
+  void gather(const float* weights, int rows, float* y, size_t stride) {
+    Product p{};
+    p.rows = rows, p.n_in = length_, p.n_out = size_, p.stride = int(stride);
+    p.x = weights, p.weight = values_, p.y = y;
+    multiply(p, 0, (size_ + BLOCK - 1) / BLOCK);
+    for (int i = 0; i < rows; i++) {
+      const float factor = 1.0f / totals_[i];
+      for (int d = 0; d < size_; d++) y[size_t(i) * stride + d] *= factor;
+    }
+  }
+
+ private:
+  const int length_, size_;
+  float *keys_, *values_, *totals_;
+};
+
+template <typename Attention>
+void attend_all(const EncoderAttention& a, int first_pair, int end_pair) {
   const size_t width = size_t(a.heads) * a.size;
   const int group = queries_of(a.length);
-  float* packed_keys = new float[size_t(a.length + BLOCK) * a.size];
-  float* packed_values = new float[size_t(a.size + BLOCK) * a.length];
+  Attention attention(a.length, a.size, group);
   float* queries = new float[size_t(group) * a.size];
   float* scores = new float[size_t(group) * a.length];
-  float* totals = new float[group];
   for (int pair = first_pair; pair < end_pair; pair++) {
     const int source = pair / a.heads, head = pair % a.heads;
     const float* rows = a.rows + size_t(source) * a.length * 3 * width + size_t(head) * a.size;
-    pack_source(a, rows + width, rows + 2 * width, packed_keys, packed_values);
+    attention.pack(rows + width, rows + 2 * width, 3 * width);
     for (int first = 0; first < a.length; first += group) {
       const int n = a.length - first < group ? a.length - first : group;
       for (int i = 0; i < n; i++) {
         const float* from = rows + size_t(first + i) * 3 * width;
         for (int d = 0; d < a.size; d++) queries[size_t(i) * a.size + d] = a.scale * from[d];
       }
-      Product look{};
-      look.rows = n, look.n_in = a.size, look.n_out = a.length, look.stride = a.length;
-      look.x = queries, look.weight = packed_keys, look.y = scores;
-      multiply(look, 0, (a.length + BLOCK - 1) / BLOCK);
+      attention.look(queries, n, scores);
       for (int i = 0; i < n; i++) {
         float* of_query = scores + size_t(i) * a.length;
         add_mask(a, source, head, first + i, of_query);
-        totals[i] = exponentials(of_query, a.length);
+        const float sum = exponentials(of_query, a.length);
+        attention.total(i, sum);
       }
-      Product gather{};
-      gather.rows = n, gather.n_in = a.length, gather.n_out = a.size, gather.stride = int(width);
-      gather.x = scores, gather.weight = packed_values;
-      gather.y = a.y + (size_t(source) * a.length + first) * width + size_t(head) * a.size;
-      multiply(gather, 0, (a.size + BLOCK - 1) / BLOCK);
-      for (int i = 0; i < n; i++) {
-        const float factor = 1.0f / totals[i];
-        for (int d = 0; d < a.size; d++) gather.y[size_t(i) * width + d] *= factor;
-      }
+      attention.gather(scores, n, a.y + (size_t(source) * a.length + first) * width + size_t(head) * a.size, width);
     }
   }
-  delete[] packed_keys;
-  delete[] packed_values;
   delete[] queries;
   delete[] scores;
-  delete[] totals;
+}
+
+inline void attend_encoder(const EncoderAttention& a, int first_pair, int end_pair) {
+  if (a.is_int8 && a.length <= MOST_POSITIONS) {
+    attend_all<ByteAttention>(a, first_pair, end_pair);
+  } else {
+    attend_all<FloatAttention>(a, first_pair, end_pair);
+  }
 }
 
 }  // namespace KERNELS

@@ -87,6 +87,7 @@ struct EncoderAttention {
   const float* rows;  // [B*S, 3*H*D]: queries, keys and values
   const float* mask;  // added to the scores: [B or 1, H or 1, S or 1, S], or null
   size_t mask_source, mask_head, mask_query;  // distances in it; 0 where its size is 1
+  bool is_int8;       // whether the products are of bytes
   float* y;           // [B*S, H*D]
 };
 

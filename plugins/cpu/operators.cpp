@@ -446,7 +446,8 @@ class EncoderAttentionOperator {
   static inline const std::vector<Slot> INPUTS = {{FLOAT}, {INT64}, {FLOAT, OPTIONAL}};
   static inline const std::vector<Slot> OUTPUTS = {{FLOAT}};
 
-  explicit EncoderAttentionOperator(const Attributes& given) : scale_(given.real("scale", 1)) {}
+  explicit EncoderAttentionOperator(const Attributes& given)
+      : scale_(given.real("scale", 1)), is_int8_(given.whole("int8", 0) != 0) {}
 
   const char* run(Call& call) const {
     const Tensor rows = call.input(0), shape = call.input(1), mask = call.input(2);
@@ -476,6 +477,7 @@ class EncoderAttentionOperator {
       a.mask_source = dims[0] == 1 ? 0 : size_t(dims[1] * dims[2] * dims[3]);
     }
     a.scale = scale_;
+    a.is_int8 = is_int8_;
     a.rows = rows.as<float>();
     a.y = call.output(0, {n_rows, width}).as<float>();
     if (call.failure() || !n_rows) return nullptr;
@@ -487,6 +489,7 @@ class EncoderAttentionOperator {
 
  private:
   float scale_;
+  bool is_int8_;
 };
 
 // The output projection with what a search needs: candidates, probed tokens and the normaliser.

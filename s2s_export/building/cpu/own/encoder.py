@@ -21,17 +21,18 @@ from .attention import merged, shape_of_heads
 ATTENTION = "TRT_Attention"
 
 
-def apply(graph: Graph) -> Applied:
+def apply(graph: Graph, is_int8: bool) -> Applied:
+    """is_int8: whether attention without a mask, as of sound and pictures, multiplies bytes."""
     done = Applied("attention of the encoder")
     for found in [n for n in graph.nodes if n.op_type == ATTENTION]:
-        if reason := _replace(graph, found):
+        if reason := _replace(graph, found, is_int8):
             done.left[reason] += 1
         else:
             done.count += 1
     return done
 
 
-def _replace(graph: Graph, found: onnx.NodeProto) -> str:
+def _replace(graph: Graph, found: onnx.NodeProto, is_int8: bool) -> str:
     """Replace the node; returns the reason if that is not possible, or an empty text."""
     links = Links(graph)
     query, key, value, mask, *lengths = (*found.input, "", "", "")[:6]
@@ -54,7 +55,8 @@ def _replace(graph: Graph, found: onnx.NodeProto) -> str:
     if hidden is not None and not hidden.any():  # a window of sound, all of which is looked at
         mask = ""
     made = node(
-        "EncoderAttention", [split.input[0], parts[0][1], mask], [after[-1].output[0]], found.name, scale=scale
+        "EncoderAttention", [split.input[0], parts[0][1], mask], [after[-1].output[0]], found.name, scale=scale,
+        **({"int8": 1} if is_int8 and not mask else {}),
     )  # fmt: skip
     replace(graph, [found, *after], {found.output[0]: made})
     return ""

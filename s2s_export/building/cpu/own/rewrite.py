@@ -27,7 +27,7 @@ def rewrite(graph: Graph, store: Store) -> list[Applied]:
         graph.prune(graph.outputs)  # of attention weights, for which nobody asks
         done.append(attention.apply(graph)[1])
     if graph.name in (ENCODER, PREFILL):
-        done.append(encoder.apply(graph))
+        done.append(encoder.apply(graph, store.is_int8))
     done += [embedding.apply(graph, store), *products.apply(graph, store)]
     if graph.name == STEP:
         done.append(ondemand.apply(graph, on_demand))

@@ -295,6 +295,22 @@ def test_attention_of_an_encoder(library, shape, mask):
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     expected = (weights / weights.sum(axis=-1, keepdims=True) @ v).transpose(0, 2, 1, 3)
     np.testing.assert_allclose(found, expected.reshape(found.shape), rtol=1e-5, atol=3e-6)
+    (found,) = run(library, "EncoderAttention", [rows, sizes, added], 1, scale=0.3, int8=1)
+    # A factor of a score is wrong by at most 1/254 (keys) or 1/510 (queries) of the largest of its position, and 64 of
+    # them, 0.3 times, by about 0.03, so that weights are wrong by some hundredths of themselves.
+    wrong = np.abs(found - expected.reshape(found.shape)) / np.abs(v).max()
+    assert wrong.max() < 0.05 and np.sqrt((wrong**2).mean()) < 0.01
+
+
+def test_attention_of_an_encoder_in_bytes_tells_what_is_no_number(library):
+    rng = np.random.default_rng(0)
+    rows, sizes = normal(rng, 40, 3 * 2 * 8), np.array([2, 20, 2, 8])
+    rows[3, 20] = np.nan  # a key of the first source
+    (found,) = run(library, "EncoderAttention", [rows, sizes, None], 1, scale=0.3, int8=1)
+    assert np.isnan(found[:20]).any() and np.isfinite(found[20:]).all()
+    rows[3, 20] = 1e30
+    (found,) = run(library, "EncoderAttention", [rows, sizes, None], 1, scale=0.3, int8=1)
+    assert np.isfinite(found[20:]).all()
 
 
 @pytest.mark.parametrize("length", [1, 3, 5, 15, 16, 17, 33, 70])
