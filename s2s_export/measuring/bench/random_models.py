@@ -5,6 +5,7 @@ Each is written as a checkpoint. quick: a small one of the same kind. Needs torc
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -129,7 +130,7 @@ def t5_small(folder: Path, quick: bool) -> None:
         model.save_pretrained(folder)
 
 
-MAKERS = {
+MAKERS: dict[str, Callable[[Path, bool], None]] = {
     "opus-mt": partial(marian, OPUS_MT, False),
     "opus-mt-16": partial(marian, OPUS_MT, True),
     "student": partial(marian, STUDENT, False),

@@ -7,7 +7,7 @@ from ...graphs.passes import Applied
 from ..onnxruntime import ondemand
 from ..onnxruntime.products import drop_unused_weights
 from . import attention, declare, embedding, encoder, head, placing, products
-from .packing import Store
+from .packing import INT8, Store
 
 ENCODER, STEP, PREFILL = "encoder", "decoder_step", "prefill"
 
@@ -27,7 +27,7 @@ def rewrite(graph: Graph, store: Store) -> list[Applied]:
         graph.prune(graph.outputs)  # of attention weights, for which nobody asks
         done.append(attention.apply(graph)[1])
     if graph.name in (ENCODER, PREFILL):
-        done.append(encoder.apply(graph, store.is_int8))
+        done.append(encoder.apply(graph, store.precision == INT8))
     done += [embedding.apply(graph, store), *products.apply(graph, store)]
     if graph.name == STEP:
         done.append(ondemand.apply(graph, on_demand))
