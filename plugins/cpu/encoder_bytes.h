@@ -209,7 +209,7 @@ class ByteAttention {
                          const int32_t* zero) {
     Product p{};
     p.rows = rows, p.n_in = n_in, p.n_out = n_out;
-    p.weight8 = weight.values, p.scale = weight.scale, p.weight_sum = weight.sum;
+    p.storage = Storage::int8, p.weight = weight.values, p.scale = weight.scale, p.weight_sum = weight.sum;
     p.bytes = bytes, p.row_scale = scale, p.row_zero = zero;
     return p;
   }
