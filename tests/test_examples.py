@@ -22,6 +22,7 @@ def test_export_and_translate():
     assert "neunzehnhundertachtundneunzig" in out and "le trois mars 1998" in out.replace("|", "")
 
 
+@pytest.mark.slow
 def test_cross_attention_cache():
     out = run("04_cross_attention_cache.py", "--steps", 8)
     assert "K and V once per source" in out and "K and V at every step" in out

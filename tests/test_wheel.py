@@ -17,7 +17,7 @@ import pytest
 pytest.importorskip("hatchling", reason="hatchling builds the wheel; pip install 's2s-export[dev]'")
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("beam_search", "beam_self_attention", "cross_attention", "transformer")
+FOLDERS = ("beam_search", "beam_self_attention", "cross_attention", "transformer", "transformer_int8")
 NVCC = """#!/bin/sh
 case "$*" in *--dryrun*) echo "#\\$ _HERE_=$(dirname "$0")" ;; esac
 while [ $# -gt 0 ]; do

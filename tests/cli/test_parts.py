@@ -36,6 +36,7 @@ def test_a_shard_that_is_none(text):
         Shard.of(text)
 
 
+@pytest.mark.slow
 def test_a_translation_in_parts(numbers, tmp_path):
     (tmp_path / "in.txt").write_text("\n".join(LINES) + "\n")
     options = ["--num-beams", "2", "--num-return-sequences", "2", "-q", "--input", tmp_path / "in.txt"]

@@ -16,6 +16,7 @@ from s2s_export.errors import BuildError
 
 FOLDERS = build.folders()
 QUICK = (75,)  # the oldest; the others are among the slow tests
+LARGE = ("transformer", "transformer_int8", "cross_attention")  # which take nvcc a minute together
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -41,7 +42,7 @@ def check(folder: str, architecture: int) -> None:
     assert shared <= 48 * 1024
 
 
-@pytest.mark.parametrize("folder", FOLDERS)
+@pytest.mark.parametrize("folder", [pytest.param(f, marks=[pytest.mark.slow] * (f in LARGE)) for f in FOLDERS])
 @pytest.mark.parametrize("architecture", QUICK)
 def test_compiles(folder: str, architecture: int) -> None:
     check(folder, architecture)

@@ -80,13 +80,13 @@ def recognise(folder: Path) -> dict[str, Any] | None:
 
 
 def find(model_type: str | None) -> ModuleType:
-    """The family for a `model_type`. Raises UnsupportedModel with the reason, or the nearest name, and all names."""
+    """The family for a `model_type`. Raises UnsupportedModel with the reason, or the nearest name."""
     known = model_types()
     if model_type in known:
         return modules()[known[model_type]]
     from ._refused import REFUSED
 
-    listed = f"model types that can be exported: {', '.join(sorted(known))}"
+    listed = f"docs/families.md has the {len(known)} types that can be exported"
     if model_type in REFUSED:
         raise UnsupportedModel(f"model type '{model_type}' can't be exported: {REFUSED[model_type]}; {listed}")
     near = difflib.get_close_matches(model_type or "", known, n=1)

@@ -199,6 +199,7 @@ def test_ids_of_options() -> None:
 # The command line
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (TRAINED / "model.safetensors").is_file(), reason="the trained model is not there")
 def test_trained_model_keeps_its_translations(tmp_path) -> None:
     from s2s_export.training.corpus import generate_pairs
