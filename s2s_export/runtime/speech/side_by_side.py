@@ -81,11 +81,15 @@ class _Audio:
 
 @dataclass
 class _Part:
-    """One part on its way: the audio's part with this number, and what was found in it so far."""
+    """One part on its way: the audio's part with this number, and what was found in it so far.
+
+    loud_seconds: how much of it is no silence.
+    """
 
     audio: _Audio
     number: int
     track: Track
+    loud_seconds: float
     segments: list[Segment] = field(default_factory=list)
 
 
@@ -239,7 +243,7 @@ class SideBySide:
         # Its number within the audio, which tells draws apart, so that they don't depend on the audios beside it.
         track = self._transcriber.track(features, audio.start, self._options, number=number, end=-(-(b - a) // HOP))
         audio.n_taken += 1
-        return _Part(audio, number, track)
+        return _Part(audio, number, track, activity.loud_seconds(audio.samples[a:b]))
 
     def _run(self, tracks: Iterable[Track], batch_size: int) -> Iterator[Passage]:
         wants_times = self._options.timestamps != "none"
@@ -249,7 +253,8 @@ class SideBySide:
         """What a window gave."""
         audio = part.audio
         try:
-            finished = self._transcriber.finished(passage, self._options, audio.transcription.language)
+            heard = self._transcriber.without_music(passage, part.loud_seconds, self._options)
+            finished = self._transcriber.finished(heard, self._options, audio.transcription.language)
         except BaseException as error:
             if not is_failure(error):
                 raise

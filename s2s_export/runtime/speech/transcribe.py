@@ -279,7 +279,8 @@ class Transcriber:
 
             def adjust(passage: Passage, track: Track = track) -> Passage:
                 sound = kept[passage.seek * HOP : passage.seek * HOP + self._search.kind.n_samples]
-                found = self.finished(self._without_music(passage, sound, options), options, language)
+                loud = activity.loud_seconds(sound)
+                found = self.finished(self.without_music(passage, loud, options), options, language)
                 return self._without_hallucinations(found, track, len(kept) / SAMPLE_RATE, options)
 
             for passage in self.run([track], options, generation, 1, adjust=adjust):
@@ -334,8 +335,11 @@ class Transcriber:
             )
         )  # fmt: skip
 
-    def _without_music(self, passage: Passage, samples: Floats, options: TranscribeOptions) -> Passage:
-        """Without segments where the text is as sparse and doubtful as what models write over music."""
+    def without_music(self, passage: Passage, loud_seconds: float, options: TranscribeOptions) -> Passage:
+        """Without segments where the text is as sparse and doubtful as what models write over music.
+
+        loud_seconds: how much of the passage's sound is no silence.
+        """
         window = passage.window
         threshold = options.no_speech_threshold
         if (
@@ -345,7 +349,7 @@ class Transcriber:
         ):
             return passage
         n_words = len(self._tokenizer.decode(window.token_ids).split())
-        is_sparse = n_words < LEAST_WORDS_PER_SECOND * activity.loud_seconds(samples)
+        is_sparse = n_words < LEAST_WORDS_PER_SECOND * loud_seconds
         return dataclasses.replace(passage, segments=[]) if is_sparse else passage
 
 

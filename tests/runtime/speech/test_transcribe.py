@@ -15,6 +15,7 @@ from tiny_whisper import SAMPLES, clip
 from s2s_export.cli import s2s
 from s2s_export.errors import InputError, InvalidOption, UsageError
 from s2s_export.runtime.speech import activity, formats
+from s2s_export.runtime.speech.activity import loud_seconds
 from s2s_export.runtime.speech.formats import WRITERS, Lines, Transcript
 from s2s_export.runtime.speech.loop import Fallback, Passage
 from s2s_export.runtime.speech.segments import Segment, Word, cut
@@ -135,7 +136,7 @@ def test_sparse_and_doubtful_text_over_loud_sound_is_left_out(pairs: Any) -> Non
     def is_kept(sound: Any, silence: float, temperature: float, **options: Any) -> bool:
         window = DecodedWindow(words, [], -0.5, silence, temperature)
         passage = Passage(0, 0, 80, [Segment(0.0, 0.8, tuple(words))], window)
-        return bool(transcriber._without_music(passage, sound, TranscribeOptions(**options)).segments)
+        return bool(transcriber.without_music(passage, loud_seconds(sound), TranscribeOptions(**options)).segments)
 
     assert not is_kept(loud, 0.3, 0.2)
     assert is_kept(short, 0.3, 0.2) and is_kept(loud, 0.2, 0.2) and is_kept(loud, 0.3, 0.0)
