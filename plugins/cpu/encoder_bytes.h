@@ -16,6 +16,7 @@ constexpr float WEIGHT_STEPS = 255 * 256;  // what the largest weight of a query
 
 inline int in_fours(int n) { return (n + 3) / 4 * 4; }
 inline int in_blocks(int n) { return (n + BLOCK - 1) / BLOCK * BLOCK; }
+inline int in_tiles(int n) { return (n + TILE_BYTES - 1) / TILE_BYTES * TILE_BYTES; }
 
 // A weight of bytes that was made of a source's keys or values. mean [n_in or n_out]: what was taken from its rows.
 struct Bytes {
@@ -138,7 +139,9 @@ inline float split_weights(const float* x, int n, int width, uint8_t* high, uint
 inline void multiply_narrow(Product p) {
   const int n_blocks = (p.n_out + BLOCK - 1) / BLOCK, n_rows = p.rows;
   constexpr int ROWS = 6;
-  if (n_blocks != 4 || blocks_of<true>(ROWS) != n_blocks || MOST_ROWS<true> < ROWS) return multiply(p, 0, n_blocks);
+  if (n_blocks != 4 || blocks_of<true>(ROWS) != n_blocks || MOST_ROWS<true> < ROWS || is_tiled(p, n_blocks)) {
+    return multiply(p, 0, n_blocks);
+  }
   for (int first = 0; first < n_rows; first += ROWS) {
     p.rows = n_rows - first < ROWS ? n_rows - first : ROWS;
     multiply(p, 0, n_blocks);
@@ -153,7 +156,7 @@ inline void multiply_narrow(Product p) {
 class ByteAttention {
  public:
   ByteAttention(int length, int size, int group)
-      : length_(length), size_(size), keys_(length, size), values_(size, length) {
+      : length_(length), size_(size), keys_(length, size), values_(size, in_tiles(length)) {
     bytes_ = new uint8_t[size_t(group) * (keys_.width > 2 * values_.width ? keys_.width : 2 * values_.width)];
     scale_ = new float[size_t(group) * 2];
     zero_ = new int32_t[group];
@@ -196,10 +199,10 @@ class ByteAttention {
       of_high[i] = 256.0f * of_low[i];
       zero_[i] = 0;
     }
-    Product p = product(rows, length_, size_, values_, low, of_low, zero_);
+    Product p = product(rows, values_.width, size_, values_, low, of_low, zero_);
     p.bias = values_.mean, p.y = low_, p.stride = size_;
     multiply_narrow(p);
-    p = product(rows, length_, size_, values_, high, of_high, zero_);
+    p = product(rows, values_.width, size_, values_, high, of_high, zero_);
     p.residual = low_, p.y = y, p.stride = int(stride);
     multiply_narrow(p);
   }

@@ -7,7 +7,9 @@
 #include <memory>
 
 #include "ahead.h"
+#include "epilogue.h"
 #include "kernels.h"
+#include "tiled.h"
 #include "vectors.h"
 #if defined(__ARM_FEATURE_DOTPROD)
 #include "dot_arm.h"
@@ -64,19 +66,6 @@ template <Storage S>
 constexpr int MOST_NARROW = S == Storage::fp16 ? 6 : 192;  // without an instruction for it, fp16 takes a dozen
 #endif
 
-inline Floats activate(Floats x, Activation activation) {
-  switch (activation) {
-    case Activation::relu: return larger(Floats{}, x);
-    case Activation::silu: return x * sigmoid(x);
-    case Activation::quick_gelu: return x * sigmoid(1.702f * x);
-    case Activation::gelu: return 0.5f * x * (1.0f + error_function(x * 0.70710678118654752f));
-    case Activation::gelu_tanh:
-      return 0.5f * x * (1.0f + hyperbolic_tangent(0.7978845608028654f * (x + 0.044715f * x * x * x)));
-    case Activation::none: break;
-  }
-  return x;
-}
-
 inline Floats load_as_float(const float* p, Storage) { return load(p); }
 inline Floats load_as_float(const uint16_t* p, Storage storage) {
   return storage == Storage::fp16 ? from_fp16(p) : from_bf16(p);
@@ -128,9 +117,7 @@ inline void sums_of_bytes(const Product& p, int row, int block, Floats (&found)[
     const Wrapping weight_sum = Wrapping(load(p.weight_sum + output));
 #pragma GCC unroll 16
     for (int i = 0; i < ROWS; i++) {
-      // Fits, where the weights are those that the sums are of; others give other numbers, and nothing else.
-      const Ints exact = Ints(Wrapping(sums[i][j]) - uint32_t(p.row_zero[row + i] - ROW_OFFSET) * weight_sum);
-      found[i][j] = to_floats(exact) * (scale * p.row_scale[row + i]);
+      found[i][j] = scaled(p, row + i, sums[i][j], scale, weight_sum, ROW_OFFSET);
     }
   }
 }
@@ -147,18 +134,9 @@ inline void tile(const Product& p, int row, int block) {
     sums_of_floats<S, uint16_t, ROWS, BLOCKS>(p, row, block, sums);
   }
   for (int j = 0; j < BLOCKS * PARTS; j++) {
-    const int output = block * BLOCK + j * LANES, n = p.n_out - output;
+    const int output = block * BLOCK + j * LANES;
     const Floats bias = p.bias ? load(p.bias + output) : Floats{};
-    for (int i = 0; i < ROWS; i++) {
-      const Floats values = activate(sums[i][j] + bias, p.activation);
-      float* y = p.y + size_t(row + i) * p.stride + (output - p.first_block * BLOCK);
-      const float* residual = p.residual ? p.residual + size_t(row + i) * p.n_out + output : nullptr;
-      if (n >= LANES) {
-        store(y, residual ? values + load(residual) : values);
-      } else {
-        for (int lane = 0; lane < n; lane++) y[lane] = values[lane] + (residual ? residual[lane] : 0.0f);
-      }
-    }
+    for (int i = 0; i < ROWS; i++) put(p, row + i, output, sums[i][j], bias);
   }
 }
 
@@ -220,6 +198,16 @@ inline void multiply_stored(const Product& p, int first_block, int end_block) {
   }
 }
 
+#if defined(HAS_TILES)
+inline void multiply(const Product& p, int first_block, int end_block) {
+  (is_tiled(p, end_block - first_block) ? multiply_tiled : kernels_avx512.multiply)(p, first_block, end_block);
+}
+// The same of the output projection.
+inline void multiply_head(const Product& p, int first_block, int end_block) {
+  const bool fits = is_tiled(p, end_block - first_block, LEAST_TILED_HEAD);
+  (fits ? multiply_tiled : kernels_avx512.multiply)(p, first_block, end_block);
+}
+#else
 inline void multiply(const Product& p, int first_block, int end_block) {
   switch (p.storage) {
     case Storage::fp32: return multiply_stored<Storage::fp32>(p, first_block, end_block);
@@ -228,6 +216,8 @@ inline void multiply(const Product& p, int first_block, int end_block) {
     case Storage::bf16: return multiply_stored<Storage::bf16>(p, first_block, end_block);
   }
 }
+inline void multiply_head(const Product& p, int first_block, int end_block) { multiply(p, first_block, end_block); }
+#endif
 
 // Quantises rows to unsigned bytes, each row with a scale and a zero point so that 0 is exact: x = scale * (byte - zero).
 inline void quantise(const float* x, int rows, int n_in, uint8_t* bytes, float* scale, int32_t* zero) {
