@@ -134,9 +134,9 @@ inline void tile(const Product& p, int row, int block) {
     sums_of_floats<S, uint16_t, ROWS, BLOCKS>(p, row, block, sums);
   }
   for (int j = 0; j < BLOCKS * PARTS; j++) {
-    const int output = block * BLOCK + j * LANES;
+    const int output = block * BLOCK + j * LANES, n = p.n_out - output;
     const Floats bias = p.bias ? load(p.bias + output) : Floats{};
-    for (int i = 0; i < ROWS; i++) put(p, row + i, output, sums[i][j], bias);
+    for (int i = 0; i < ROWS; i++) put(p, row + i, output, n, sums[i][j], bias);
   }
 }
 
@@ -223,17 +223,20 @@ inline void multiply_head(const Product& p, int first_block, int end_block) { mu
 inline void quantise(const float* x, int rows, int n_in, uint8_t* bytes, float* scale, int32_t* zero) {
   const int width = (n_in + 3) / 4 * 4;
   for (int row = 0; row < rows; row++, x += n_in, bytes += width) {
-    Floats high{}, low{}, nothing{};  // nothing: 0 unless a value is NaN or infinite
-    float top = 0.0f, bottom = 0.0f;
+    Floats high[4]{}, low[4]{}, nothing[4]{};  // nothing: 0 unless a value is NaN or infinite
     int i = 0;
-    for (; i + LANES <= n_in; i += LANES) {
-      high = larger(high, load(x + i));
-      low = smaller(low, load(x + i));
-      nothing += load(x + i) * 0.0f;
+    for (; i + 4 * LANES <= n_in; i += 4 * LANES) {
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; j++) {
+        const Floats some = load(x + i + j * LANES);
+        high[j] = larger(high[j], some);
+        low[j] = smaller(low[j], some);
+        nothing[j] += some * 0.0f;
+      }
     }
-    top = maximum(high);
-    bottom = minimum(low);
-    float none = sum(nothing);
+    float top = maximum(larger(larger(high[0], high[1]), larger(high[2], high[3])));
+    float bottom = minimum(smaller(smaller(low[0], low[1]), smaller(low[2], low[3])));
+    float none = sum((nothing[0] + nothing[1]) + (nothing[2] + nothing[3]));
     for (; i < n_in; i++) {
       top = top > x[i] ? top : x[i];
       bottom = bottom < x[i] ? bottom : x[i];
@@ -250,14 +253,13 @@ inline void quantise(const float* x, int rows, int n_in, uint8_t* bytes, float* 
     scale[row] = step;
     zero[row] = int32_t(offset);
     const float inverse = 1.0f / step;
-    const Floats shift = all(12582912.0f);
-    for (i = 0; i + LANES <= n_in; i += LANES) {
-      Floats v = (load(x + i) * inverse + shift) - shift + offset;
-      v = larger(smaller(v, all(255.0f)), Floats{});
-      const Ints whole = __builtin_convertvector(v, Ints);
-      typedef uint8_t Bytes __attribute__((vector_size(LANES)));
-      const Bytes packed = __builtin_convertvector(whole, Bytes);
-      memcpy(bytes + i, &packed, sizeof packed);
+    const Floats shift = all(12582912.0f);  // 1.5 * 2**23: adding it rounds to an integer, which is then in the low bits
+    const uint32_t rest = uint32_t(zero[row]) - 0x4b400000u;
+    for (i = 0; i + 4 * LANES <= n_in; i += 4 * LANES) {
+      Ints whole[4];
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; j++) whole[j] = Ints(Wrapping(load(x + i + j * LANES) * inverse + shift) + rest);
+      to_bytes(whole, bytes + i);
     }
     for (; i < n_in; i++) {
       const float v = std::nearbyint(x[i] * inverse) + offset;

@@ -88,13 +88,13 @@ inline void tiled(const Product& p, int row, int n_rows, int block) {
   alignas(64) int32_t sums[ROW_TILES * TILE_ROWS][BLOCKS * BLOCK];
   sums_of_tiles<ROW_TILES, BLOCKS>(p, row, block, sums);
   for (int j = 0; j < BLOCKS; j++) {
-    const int output = (block + j) * BLOCK;
+    const int output = (block + j) * BLOCK, n = p.n_out - output;
     const Floats scale = load(p.scale + output), bias = p.bias ? load(p.bias + output) : Floats{};
     const Wrapping weight_sum = Wrapping(load(p.weight_sum + output));
     for (int i = 0; i < n_rows; i++) {
       Floats values = scaled(p, row + i, load(&sums[i][j * BLOCK]), scale, weight_sum);
       asm("" : "+v"(values));  // rounded before the bias is added, as elsewhere: else one instruction does both
-      put(p, row + i, output, values, bias);
+      put(p, row + i, output, n, values, bias);
     }
   }
 }
