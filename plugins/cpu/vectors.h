@@ -119,6 +119,25 @@ inline void to_bytes(const Ints (&v)[4], uint8_t* out) {
 
 inline Floats to_floats(Ints a) { return __builtin_convertvector(a, Floats); }
 
+inline Floats magnitude(Floats a) { return Floats(Wrapping(a) & 0x7fffffff); }
+
+// The nearest whole numbers, of two the even one; any number for what 32 bits don't hold.
+#if defined(__AVX512F__)
+inline Ints to_nearest(Floats a) { return Ints(_mm512_cvtps_epi32(__m512(a))); }
+#elif defined(__AVX2__)
+inline Ints to_nearest(Floats a) { return Ints(_mm256_cvtps_epi32(__m256(a))); }
+#elif defined(__SSE2__)
+inline Ints to_nearest(Floats a) { return Ints(_mm_cvtps_epi32(__m128(a))); }
+#elif defined(__aarch64__)
+inline Ints to_nearest(Floats a) { return Ints(vcvtnq_s32_f32(float32x4_t(a))); }
+#else
+inline Ints to_nearest(Floats a) {
+  Ints found;
+  for (int i = 0; i < LANES; i++) found[i] = std::fabs(a[i]) < 2e9f ? int32_t(std::nearbyint(a[i])) : 0;
+  return found;
+}
+#endif
+
 // Combines the two halves again and again, which takes log2(LANES) steps.
 template <typename Pick>
 inline float reduce(Floats v, Pick pick) {
