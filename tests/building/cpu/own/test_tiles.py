@@ -7,6 +7,7 @@ at (plugins/cpu/tiles.h); test_own_kernels.py tries all operators with these too
 from __future__ import annotations
 
 import ctypes
+import itertools
 import re
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from test_own_kernels import BUILD, SETS, emulated, normal, packed_inputs, run
 
 from s2s_export import plugin_sources
 from s2s_export.building.cpu.own import packing
+from s2s_export.building.cpu.own.products import ACTIVATIONS
 
 build, portable = plugin_sources.module("build"), plugin_sources.module("portable")
 pytestmark = pytest.mark.skipif("amx" not in SETS, reason="AMX is for x86-64")
@@ -54,16 +56,28 @@ SHAPES = [*((rows, 64, 80) for rows in range(1, 70)), (5, 512, 400), (16, 512, 1
           (240, 256, 272), (32, 2048, 96), (33, 96, 80), (40, 66, 48)]  # fmt: skip
 
 
-@pytest.mark.parametrize("activation", [0, 3])
-def test_products(tiled, plain, activation):
+def test_products(tiled, plain):
     for rows, n_in, n_out in SHAPES:
         rng = np.random.default_rng(rows + n_in + n_out)
         x = normal(rng, rows, n_in)
         x[rows // 2] *= np.float32(1e3) if rows % 2 else 0  # a large row, or one of zeros
         arrays, _ = packed_inputs(normal(rng, n_out, n_in), True)
-        for bias, residual in ((None, None), (packing.filled(normal(rng, n_out), packing.LANES), normal(rng, rows, n_out))):
+        for bias, residual in (
+            (None, None),
+            (packing.filled(normal(rng, n_out), packing.LANES), normal(rng, rows, n_out)),
+        ):
             inputs = [x, *arrays, bias, residual]
-            same_bits((tiled, plain), "LinearInt8", inputs, 1, range(1, 5), n_out=n_out, activation=activation)
+            same_bits((tiled, plain), "LinearInt8", inputs, 1, range(1, 5), n_out=n_out)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS.values(), ids=ACTIVATIONS)
+def test_activations(tiled, plain, activation):
+    rng = np.random.default_rng(activation)
+    for rows, residual in itertools.product((4, 16, 25, 32), (None, normal(rng, 32, 100))):
+        x, bias = 3 * normal(rng, rows, 192), packing.filled(normal(rng, 100), packing.LANES)
+        added = None if residual is None else residual[:rows]
+        inputs = [x, *packed_inputs(normal(rng, 100, 192), True)[0], bias, added]
+        same_bits((tiled, plain), "LinearInt8", inputs, 1, range(1, 5), n_out=100, activation=activation)
 
 
 def test_the_extreme_bytes(tiled, plain):
@@ -93,7 +107,8 @@ def test_attention_of_an_encoder(tiled, plain, length, size):
 
 
 @pytest.mark.parametrize(("rows", "n_in", "tiles"), [
-    (3, 128, 0), (4, 128, 1), (16, 128, 1), (17, 128, 2), (32, 128, 2), (37, 128, 3), (96, 128, 6), (90, 128, 6), (37, 96, 0),
+    (3, 128, 0), (4, 128, 1), (16, 128, 1), (17, 128, 2), (32, 128, 2), (37, 128, 3), (96, 128, 6), (90, 128, 6),
+    (37, 96, 0),
 ])  # fmt: skip
 def test_tiles_are_used(rows, n_in, tiles):
     """A tile of rows is multiplied once with each block of weights, 64 inputs at a time."""
@@ -113,14 +128,15 @@ def tile_instructions(path):
     """The tile instructions of a binary, with the functions that have them."""
     if (objdump := shutil.which("objdump")) is None:
         pytest.skip("there is no objdump (binutils)")
-    text = subprocess.run([objdump, "-d", "--no-show-raw-insn", path], capture_output=True, text=True, check=True).stdout
+    text = subprocess.run(
+        [objdump, "-d", "--no-show-raw-insn", path], capture_output=True, text=True, check=True
+    ).stdout
     found, function = {}, ""
     for line in text.splitlines():
         if match := re.match(r"[0-9a-f]+ <(.+)>:$", line):
             function = match[1]
-        elif match := re.match(r"\s*[0-9a-f]+:\s+(\w+)", line):
-            if match[1] in INSTRUCTIONS or "%tmm" in line:
-                found.setdefault(match[1], set()).add(function)
+        elif match := re.match(r"\s*[0-9a-f]+:\s+((?:tile|ldtile|sttile|tdp)\w+)", line):
+            found.setdefault(match[1], set()).add(function)
     return found
 
 
