@@ -52,8 +52,8 @@ class Names(click.ParamType):
 @click.option("--device", type=Name(["cpu", "cuda"]), default="cpu", show_default=True,
               help="Where all systems run. With cuda, the floor is computed from the GPU memory's speed.")  # fmt: skip
 @click.option("--peers", type=Names(), help="Other systems to measure; '' for none. [default: transformers, "
-              "torch-compile, ctranslate2, optimum; with --audio faster-whisper, openvino-genai, "
-              "transformers]")  # fmt: skip
+              "torch-compile, ctranslate2, optimum; there are openvino and marian too; with --audio faster-whisper, "
+              "openvino-genai, transformers]")  # fmt: skip
 @click.option(
     "--peer-python", multiple=True, metavar="PEER=PYTHON", help="The Python interpreter for which a peer is installed."
 )

@@ -143,7 +143,7 @@ def test_missing_target_is_a_reason(folders) -> None:
 
 
 def test_contestants_are_found_by_listing() -> None:
-    assert set(peers()) == {"ctranslate2", "openvino", "optimum", "torch-compile", "transformers"}
+    assert set(peers()) == {"ctranslate2", "marian", "openvino", "optimum", "torch-compile", "transformers"}
     for module in modules().values():
         assert callable(module.entries) and callable(module.open) and module.settings(2)
 
