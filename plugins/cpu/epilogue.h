@@ -20,7 +20,8 @@ inline Floats activate(Floats x, Activation activation) {
 }
 
 // A row's sums of products of bytes for LANES outputs, scaled. offset: what was taken from the row's bytes.
-__attribute__((always_inline)) inline Floats scaled(const Product& p, int row, Ints sums, Floats scale, Wrapping weight_sum, int offset = 0) {
+__attribute__((always_inline)) inline Floats scaled(const Product& p, int row, Ints sums, Floats scale, Wrapping weight_sum,
+                                                    int offset = 0) {
   // Fits, where the weights are those that the sums are of; others give other numbers, and nothing else.
   const Ints exact = Ints(Wrapping(sums) - uint32_t(p.row_zero[row] - offset) * weight_sum);
   return to_floats(exact) * (scale * p.row_scale[row]);

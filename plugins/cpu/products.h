@@ -221,19 +221,21 @@ inline void multiply_head(const Product& p, int first_block, int end_block) { mu
 
 // Quantises rows to unsigned bytes, each row with a scale and a zero point so that 0 is exact: x = scale * (byte - zero).
 inline void quantise(const float* x, int rows, int n_in, uint8_t* bytes, float* scale, int32_t* zero) {
+  typedef uint8_t Bytes __attribute__((vector_size(LANES)));
   const int width = (n_in + 3) / 4 * 4;
   for (int row = 0; row < rows; row++, x += n_in, bytes += width) {
     Floats high[4]{}, low[4]{}, nothing[4]{};  // nothing: 0 unless a value is NaN or infinite
+    const auto look = [&](int j, Floats some) {
+      high[j] = larger(high[j], some);
+      low[j] = smaller(low[j], some);
+      nothing[j] += some * 0.0f;
+    };
     int i = 0;
     for (; i + 4 * LANES <= n_in; i += 4 * LANES) {
 #pragma GCC unroll 4
-      for (int j = 0; j < 4; j++) {
-        const Floats some = load(x + i + j * LANES);
-        high[j] = larger(high[j], some);
-        low[j] = smaller(low[j], some);
-        nothing[j] += some * 0.0f;
-      }
+      for (int j = 0; j < 4; j++) look(j, load(x + i + j * LANES));
     }
+    for (; i + LANES <= n_in; i += LANES) look(0, load(x + i));
     float top = maximum(larger(larger(high[0], high[1]), larger(high[2], high[3])));
     float bottom = minimum(smaller(smaller(low[0], low[1]), smaller(low[2], low[3])));
     float none = sum((nothing[0] + nothing[1]) + (nothing[2] + nothing[3]));
@@ -260,6 +262,12 @@ inline void quantise(const float* x, int rows, int n_in, uint8_t* bytes, float* 
 #pragma GCC unroll 4
       for (int j = 0; j < 4; j++) whole[j] = Ints(Wrapping(load(x + i + j * LANES) * inverse + shift) + rest);
       to_bytes(whole, bytes + i);
+    }
+    for (; i + LANES <= n_in; i += LANES) {
+      Floats v = (load(x + i) * inverse + shift) - shift + offset;
+      v = larger(smaller(v, all(255.0f)), Floats{});
+      const Bytes packed = __builtin_convertvector(__builtin_convertvector(v, Ints), Bytes);
+      memcpy(bytes + i, &packed, sizeof packed);
     }
     for (; i < n_in; i++) {
       const float v = std::nearbyint(x[i] * inverse) + offset;

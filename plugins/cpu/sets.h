@@ -33,7 +33,9 @@ inline bool multiplies_rightly(const Kernels& kernels) {
     std::vector<int8_t> weight(size_t(O) * I);
     std::vector<float> ones(std::max(rows, O), 1.0f), y(size_t(rows) * O);
     std::vector<int32_t> zeros(rows), weight_sum(O);
-    const auto at = [&](int o, int i) { return int32_t(weight[(size_t(o / BLOCK) * I + i / 4 * 4) * BLOCK + o % BLOCK * 4 + i % 4]); };
+    const auto at = [&](int o, int i) {  // the weight of output o and input i
+      return int32_t(weight[(size_t(o / BLOCK) * I + i / 4 * 4) * BLOCK + o % BLOCK * 4 + i % 4]);
+    };
     for (auto& x : bytes) x = uint8_t(random());
     for (auto& w : weight) w = int8_t(int(random() % 255) - 127);
     for (auto& zero : zeros) zero = int32_t(random() % 256);
