@@ -185,7 +185,8 @@ class Linear {
       : n_out_(given.whole("n_out", 0)),
         activation_(Activation(given.whole("activation", 0))),
         epsilon_(given.real("epsilon", 0)),
-        gives_sum_(given.whole("gives_sum", 1)) {}
+        gives_sum_(given.whole("gives_sum", 1)),
+        is_cached_(given.whole("is_cached", 0) != 0) {}
 
   const char* run(Call& call) const {
     Product p{};
@@ -198,6 +199,7 @@ class Linear {
       return "s2s.cpu: a bias, a residual or a norm has another size than its product; build the engine again";
     }
     p.activation = activation_;
+    p.is_cached = is_cached_;
     p.residual = residual.as<float>();
     std::vector<int64_t> shape = call.input(0).dims;
     shape.back() = n_out_;
@@ -221,6 +223,7 @@ class Linear {
   Activation activation_;
   float epsilon_;
   int64_t gives_sum_;
+  bool is_cached_;
 };
 
 // Rows of a packed weight, unpacked: [ids..., I].
@@ -503,7 +506,8 @@ class Head {
               : std::vector<Slot>{FLOATS, WEIGHT<S>, MAYBE, {INT64}, {INT64}, {BOOL}};
   static inline const std::vector<Slot> OUTPUTS = {FLOATS, {INT64}, FLOATS, FLOATS, FLOATS};
 
-  explicit Head(const Attributes& given) : n_out_(given.whole("n_out", 0)) {}
+  explicit Head(const Attributes& given)
+      : n_out_(given.whole("n_out", 0)), is_cached_(given.whole("is_cached", 0) != 0) {}
 
   const char* run(Call& call) const {
     Product p{};
@@ -513,6 +517,7 @@ class Head {
     if (!n_out_ && bias.dims.size() != 1) return "s2s.cpu: Head has neither a number of tokens nor a bias that says it";
     const int64_t n_out = n_out_ ? n_out_ : bias.count();
     if (const char* why = read_product<S>(call, n_out, p)) return why;
+    p.is_cached = is_cached_;
     if (n_out_ && bias && !p.bias) return "s2s.cpu: a bias has another size than its product; build the engine again";
     if (!n_out_) {
       float* filled = scratch<float, 7>(size_t(blocks_of(n_out)) * BLOCK);
@@ -540,9 +545,11 @@ class Head {
     float* values = scratch<float, 5>(size_t(TASKS) * p.rows * kept);
     int64_t* tokens = scratch<int64_t, 6>(size_t(TASKS) * p.rows * kept);
     for (int i = 0; i < TASKS * p.rows; i++) rows[i] = {-INFINITY, 0, 0, values + i * kept, tokens + i * kept};
+    float* floor = scratch<float, 8>(p.rows);
+    std::fill_n(floor, p.rows, -INFINITY);
     const int n_blocks = blocks_of(n_out), n_panels = (n_blocks + PANEL - 1) / PANEL;
     in_parts(call, n_panels, 1, int64_t(p.rows) * p.n_in * n_out, [&](int part, int first, int end) {
-      const Summary s{int(kept), int(Q), rows + part * p.rows, probes.as<int64_t>(), probed, logits};
+      const Summary s{int(kept), int(Q), rows + part * p.rows, floor, probes.as<int64_t>(), probed, logits};
       kernels().summarise(p, first * PANEL, std::min(end * PANEL, n_blocks), s);
     });
     for (int row = 0; row < p.rows; row++) {
@@ -571,7 +578,7 @@ class Head {
     int next[TASKS] = {};
     for (int task = 0; task < TASKS; task++) {
       const RowSummary& part = first[task * step];
-      if (part.n) all.total += part.total * std::exp(part.top - all.top);
+      if (part.n || part.top > -INFINITY) all.total += part.total * std::exp(part.top - all.top);
     }
     for (; all.n < n; all.n++) {
       int from = -1;
@@ -601,6 +608,7 @@ class Head {
   }
 
   int64_t n_out_;
+  bool is_cached_;
 };
 
 template <Storage S>

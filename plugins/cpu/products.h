@@ -146,12 +146,28 @@ inline void tile(const Product& p, int row, int block) {
   } else {
     sums_of_floats<S, uint16_t, ROWS, BLOCKS>(p, row, block, sums);
   }
+  float* first = p.y + size_t(row) * p.stride + (block - p.first_block) * BLOCK;
+  if (p.activation == Activation::none && !p.residual && (block + BLOCKS) * BLOCK <= p.n_out) {
+#pragma GCC unroll 16
+    for (int j = 0; j < BLOCKS * PARTS; j++) {
+      const Floats bias = p.bias ? load(p.bias + block * BLOCK + j * LANES) : Floats{};
+#pragma GCC unroll 16
+      for (int i = 0; i < ROWS; i++) store(first + size_t(i) * p.stride + j * LANES, sums[i][j] + bias);
+    }
+    return;
+  }
+  Floats kept[ROWS][BLOCKS * PARTS];  // in memory, where the loop below finds them, so that the sums need not be
+#pragma GCC unroll 16
+  for (int i = 0; i < ROWS; i++) {
+#pragma GCC unroll 16
+    for (int j = 0; j < BLOCKS * PARTS; j++) kept[i][j] = sums[i][j];
+  }
   for (int j = 0; j < BLOCKS * PARTS; j++) {
     const int output = block * BLOCK + j * LANES, n = p.n_out - output;
     const Floats bias = p.bias ? load(p.bias + output) : Floats{};
     for (int i = 0; i < ROWS; i++) {
-      const Floats values = activate(sums[i][j] + bias, p.activation);
-      float* y = p.y + size_t(row + i) * p.stride + (output - p.first_block * BLOCK);
+      const Floats values = activate(kept[i][j] + bias, p.activation);
+      float* y = first + size_t(i) * p.stride + j * LANES;
       const float* residual = p.residual ? p.residual + size_t(row + i) * p.n_out + output : nullptr;
       if (n >= LANES) {
         store(y, residual ? values + load(residual) : values);
@@ -171,7 +187,7 @@ inline void tiles(const Product& p, int row, int block) {
   }
 }
 
-// All rows for blocks [block, end), BLOCKS at a time, and the rest half as many at a time. If one tile has all rows, BLOCKS
+// All rows for blocks [block, end), BLOCKS at a time, and the rest fewer at a time. If one tile has all rows, BLOCKS
 // is reduced until the blocks and the prefetched next ones fit the second-level cache together.
 template <Storage S, int ROWS, int BLOCKS>
 inline void groups(const Product& p, int block, int end) {
@@ -180,7 +196,7 @@ inline void groups(const Product& p, int block, int end) {
     for (; block + BLOCKS <= end; block += BLOCKS) tiles<S, ROWS, BLOCKS>(p, 0, block);
   }
   if constexpr (BLOCKS > 1) {
-    if (block < end) groups<S, ROWS, BLOCKS / 2>(p, block, end);
+    if (block < end) groups<S, ROWS, BLOCKS <= 3 ? BLOCKS - 1 : BLOCKS / 2>(p, block, end);
   }
 }
 

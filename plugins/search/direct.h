@@ -7,6 +7,7 @@
 #pragma once
 
 #include <dlfcn.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <cstring>
@@ -76,6 +77,8 @@ struct Context {  // OrtKernelContext
 struct Failure {  // OrtStatus
   std::string message;
 };
+
+inline size_t bytes_of(int type) { return type == INT64 ? 8 : type == ort::INT8 || type == ort::BOOL ? 1 : type == ort::UINT16 ? 2 : 4; }
 
 inline Failure* failure(const char* message) { return new Failure{message}; }
 
@@ -328,6 +331,7 @@ class Graph {
       value.type = weights[i].type;
       value.is_bound = true;
     }
+    const bool is_cached = bytes_of_weights() <= cache_bytes() / 2;
     void* library = dlopen(operators, RTLD_NOW | RTLD_LOCAL);
     if (!library) throw std::runtime_error(dlerror());
     auto listed = reinterpret_cast<const OrtCustomOp* const* (*)(size_t*)>(dlsym(library, "s2s_operators"));
@@ -344,6 +348,7 @@ class Graph {
         node.info.attributes[line.substr(0, at)] = line.substr(at + 1);
       }
       if (node.op.rfind("s2s.cpu.", 0) == 0) {
+        node.info.attributes["is_cached"] = is_cached ? "1" : "0";
         for (size_t j = 0; j < n; j++)
           if (node.op == std::string("s2s.cpu.") + all[j]->GetName(all[j])) node.callbacks = all[j];
         if (!node.callbacks) throw std::runtime_error("there is no operator " + node.op);
@@ -391,6 +396,21 @@ class Graph {
 
  private:
   std::map<std::string, int> names;
+
+  size_t bytes_of_weights() const {
+    size_t n = 0;
+    for (const Value& value : first)
+      if (value.is_bound) n += size_t(value.count()) * bytes_of(value.type);
+    return n;
+  }
+  // Of the last level; 0 where the system does not say.
+  static size_t cache_bytes() {
+#if defined(_SC_LEVEL3_CACHE_SIZE)
+    return size_t(std::max(0l, sysconf(_SC_LEVEL3_CACHE_SIZE)));
+#else
+    return 0;
+#endif
+  }
   static const Table& table() {
     static const Table made;
     return made;
