@@ -115,6 +115,7 @@ struct Kernels {
   void (*multiply)(const Product&, int first_block, int end_block);
   void (*quantise)(const float* x, int rows, int n_in, uint8_t* bytes, float* scale, int32_t* zero);
   void (*normalise)(const Norm&, const float* x, float* y, int first_row, int end_row);
+  void (*gate)(Activation, int width, const float* x, float* y, int rows);  // [rows, 2*width] to [rows, width]
   void (*attend_self)(const SelfAttention&, int first_pair, int end_pair);    // pairs of source and head
   void (*attend_cross)(const CrossAttention&, int first_pair, int end_pair);
   void (*attend_encoder)(const EncoderAttention&, int first_pair, int end_pair);

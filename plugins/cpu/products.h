@@ -323,4 +323,17 @@ inline void normalise(const Norm& n, const float* x, float* y, int first_row, in
   }
 }
 
+// y = activation(first half of a row) * second half.
+inline void gate(Activation activation, int width, const float* x, float* y, int rows) {
+  for (int row = 0; row < rows; row++, x += 2 * width, y += width) {
+    int i = 0;
+    for (; i + LANES <= width; i += LANES) store(y + i, activate(load(x + i), activation) * load(x + width + i));
+    if (i == width) continue;
+    float rest[LANES] = {};
+    memcpy(rest, x + i, (width - i) * sizeof(float));
+    store(rest, activate(load(rest), activation));
+    for (int j = 0; i + j < width; j++) y[i + j] = rest[j] * x[width + i + j];
+  }
+}
+
 }  // namespace KERNELS

@@ -164,6 +164,27 @@ def test_residuals_and_norms(library, kind):
         assert array == pytest.approx((sums, normed)[place], rel=1e-5, abs=1e-5)
 
 
+@pytest.mark.parametrize("width", [1, 24, 71])
+def test_norms_and_gates_that_follow_no_product(library, width):
+    rng = np.random.default_rng(width)
+    for rows in (0, 1, 70):
+        x, weight, bias = normal(rng, rows, width), normal(rng, width), normal(rng, width)
+        (found,) = run(library, "Norm", [x, weight, bias], 1, threads=2, epsilon=1e-5)
+        centred = x - x.mean(1, keepdims=True) if rows else x
+        wanted = centred / np.sqrt((centred**2).mean(1, keepdims=True) + 1e-5) * weight + bias
+        np.testing.assert_allclose(found, wanted, atol=2e-5)
+        (found,) = run(library, "Norm", [x, weight, None], 1, epsilon=1e-6)
+        np.testing.assert_allclose(found, x / np.sqrt((x**2).mean(1, keepdims=True) + 1e-6) * weight, atol=2e-5)
+        halves = normal(rng, rows, 2 * width)
+        (found,) = run(library, "Gate", [halves], 1, threads=2, activation=ACTIVATIONS["relu"])
+        np.testing.assert_array_equal(found, np.maximum(halves[:, :width], 0) * halves[:, width:])
+    for wrong in ([x, weight[:0], None], [x, weight, normal(rng, width + 1)]):
+        with pytest.raises(RUNTIME_ERRORS, match="a norm has another size"):
+            run(library, "Norm", wrong, 1)
+    with pytest.raises(RUNTIME_ERRORS, match="no two halves"):
+        run(library, "Gate", [normal(rng, 3, 5)], 1)
+
+
 def test_embeddings_and_rows_are_the_weight_again(library):
     rng = np.random.default_rng(6)
     weight, ids = normal(rng, 37, 22), rng.integers(0, 37, (3, 5))
