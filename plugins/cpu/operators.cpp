@@ -123,8 +123,9 @@ bool is_packed(const Tensor& weight, int64_t n_out, int64_t n_in) {
 
 bool is_known(Activation a) { return a >= Activation::none && a <= Activation::quick_gelu; }
 
-// Splits [0, n_units) into even parts of at least `grain`, and calls the body once for each.
-void in_parts(Call& call, int n_units, int grain, int64_t work, const std::function<void(int part, int first, int end)>& body) {
+// Splits [0, n_units) into even parts of at least `grain`, and calls body(part, first, end) for each.
+template <typename Part>
+void in_parts(Call& call, int n_units, int grain, int64_t work, const Part& body) {
   const int n = work < SMALL ? 1 : std::clamp(n_units / grain, 1, TASKS);
   call.in_parallel(size_t(n), [&](size_t i) { body(int(i), int(n_units * i / n), int(n_units * (i + 1) / n)); });
 }

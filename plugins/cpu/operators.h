@@ -6,8 +6,8 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <functional>
 #include <initializer_list>
+#include <iterator>
 #include <vector>
 
 #include "kernels.h"
@@ -127,10 +127,11 @@ class Call {
   }
 
   // Calls body(i) for 0 <= i < n on the session's threads.
-  void in_parallel(size_t n, const std::function<void(size_t)>& body) {
+  template <typename Each>
+  void in_parallel(size_t n, const Each& body) {
     if (n == 1) return body(0);
-    void (*one)(void*, size_t) = [](void* given, size_t i) { (*static_cast<std::function<void(size_t)>*>(given))(i); };
-    void* given = const_cast<std::function<void(size_t)>*>(&body);
+    void (*one)(void*, size_t) = [](void* given, size_t i) { (*static_cast<const Each*>(given))(i); };
+    void* given = const_cast<Each*>(&body);
     check(ort::call<OrtStatus*>(api_, ort::PARALLEL_FOR, static_cast<const OrtKernelContext*>(context_), one, n,
                                 size_t(0), given));
   }
