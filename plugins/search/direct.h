@@ -9,9 +9,10 @@
 #include <dlfcn.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <cstring>
-#include <functional>
 #include <map>
 #include <memory>
 #include <set>
@@ -183,69 +184,75 @@ inline Dims steps(const Dims& own, const Dims& dims) {
   return found;
 }
 
-// Calls row(from_a, from_b, to) for each row of `dims`, which `a` and `b` are broadcast to.
-template <typename Row>
-void each_row(const Dims& dims, const Dims& in_a, const Dims& in_b, int64_t n, Row row) {
+// Calls each(from, to) for each element of y, which some tensors are broadcast to: its place in each of them and in y.
+template <size_t N, typename Each>
+void broadcasting(const Inputs& in, Value& y, Each each) {
+  const Dims& dims = y.dims;
+  std::array<Dims, N> by;
+  for (size_t i = 0; i < N; i++) by[i] = steps(in[i]->dims, dims);
+  Dims at(dims.size(), 0);
   const size_t rank = dims.size();
-  Dims at(rank, 0);
-  const int64_t inner = rank ? dims[rank - 1] : 1;
+  const int64_t inner = rank ? dims[rank - 1] : 1, n = y.count();
   for (int64_t done = 0; done < n; done += inner) {
-    int64_t from_a = 0, from_b = 0;
-    for (size_t i = 0; i + 1 < rank; i++) from_a += at[i] * in_a[i], from_b += at[i] * in_b[i];
-    row(from_a, from_b, done);
-    for (size_t i = rank; i-- > 1;) {
-      if (++at[i - 1] < dims[i - 1]) break;
-      at[i - 1] = 0;
+    std::array<int64_t, N> from{};
+    for (size_t i = 0; i < N; i++)
+      for (size_t d = 0; d + 1 < rank; d++) from[i] += at[d] * by[i][d];
+    for (int64_t k = 0; k < inner; k++) {
+      each(from, done + k);
+      for (size_t i = 0; rank && i < N; i++) from[i] += by[i][rank - 1];
+    }
+    for (size_t d = rank; d-- > 1;) {
+      if (++at[d - 1] < dims[d - 1]) break;
+      at[d - 1] = 0;
     }
   }
 }
 
-// c[i] = f(a[i], b[i]), broadcast.
+// y[i] = f(a[i], b[i]), broadcast.
 template <typename T, typename Result, typename F>
-void elementwise(const Value& a, const Value& b, Value& c, int type, F f) {
-  need(b, a.type);
-  const Dims dims = broadcast(a.dims, b.dims), in_a = steps(a.dims, dims), in_b = steps(b.dims, dims);
-  make(c, dims, type);
-  const int64_t inner = dims.empty() ? 1 : dims.back();
-  const int64_t next_a = dims.empty() ? 0 : in_a.back(), next_b = dims.empty() ? 0 : in_b.back();
-  const T *x = static_cast<T*>(a.data), *y = static_cast<T*>(b.data);
-  Result* z = static_cast<Result*>(c.data);
-  each_row(dims, in_a, in_b, c.count(), [&](int64_t from_a, int64_t from_b, int64_t to) {
-    for (int64_t i = 0; i < inner; i++) z[to + i] = f(x[from_a + i * next_a], y[from_b + i * next_b]);
-  });
+void elementwise(const Inputs& in, Value& y, int type, F f) {
+  need(*in[1], in[0]->type);
+  make(y, broadcast(in[0]->dims, in[1]->dims), type);
+  const T *a = static_cast<T*>(in[0]->data), *b = static_cast<T*>(in[1]->data);
+  Result* z = static_cast<Result*>(y.data);
+  if (y.dims == in[0]->dims && (y.dims == in[1]->dims || in[1]->count() == 1)) {  // rows with rows, or with a number
+    const int64_t step = in[1]->count() != 1;
+    for (int64_t i = 0, n = y.count(); i < n; i++) z[i] = f(a[i], b[i * step]);
+    return;
+  }
+  broadcasting<2>(in, y, [&](const auto& from, int64_t to) { z[to] = f(a[from[0]], b[from[1]]); });
 }
 
 template <typename F>
-void arithmetic(const Value& a, const Value& b, Value& c, F f) {
-  if (a.type == INT64) return elementwise<int64_t, int64_t>(a, b, c, INT64, f);
-  need(a, FLOAT);
-  elementwise<float, float>(a, b, c, FLOAT, f);
+void arithmetic(const Inputs& in, Value& y, F f) {
+  if (in[0]->type == INT64) return elementwise<int64_t, int64_t>(in, y, INT64, f);
+  need(*in[0], FLOAT);
+  elementwise<float, float>(in, y, FLOAT, f);
 }
 inline void add(const Inputs& in, const Info&, Value& y) {
-  arithmetic(*in[0], *in[1], y, [](auto a, auto b) { return decltype(a)(a + b); });
+  arithmetic(in, y, [](auto a, auto b) { return a + b; });
 }
 inline void subtract(const Inputs& in, const Info&, Value& y) {
-  arithmetic(*in[0], *in[1], y, [](auto a, auto b) { return decltype(a)(a - b); });
+  arithmetic(in, y, [](auto a, auto b) { return a - b; });
 }
 inline void multiply(const Inputs& in, const Info&, Value& y) {
-  arithmetic(*in[0], *in[1], y, [](auto a, auto b) { return decltype(a)(a * b); });
+  arithmetic(in, y, [](auto a, auto b) { return a * b; });
 }
 
-// What follows up to `where` computes positions: whole numbers.
-template <typename F>
-void of_whole(const Inputs& in, Value& y, F f) {
+// What follows, up to `range`, computes positions: whole numbers.
+template <typename Result, typename F>
+void of_whole(const Inputs& in, Value& y, int type, F f) {
   need(*in[0], INT64);
-  elementwise<int64_t, int64_t>(*in[0], *in[1], y, INT64, f);
+  elementwise<int64_t, Result>(in, y, type, f);
 }
 inline void larger(const Inputs& in, const Info&, Value& y) {
-  of_whole(in, y, [](int64_t a, int64_t b) { return std::max(a, b); });
+  of_whole<int64_t>(in, y, INT64, [](int64_t a, int64_t b) { return std::max(a, b); });
 }
 inline void smaller(const Inputs& in, const Info&, Value& y) {
-  of_whole(in, y, [](int64_t a, int64_t b) { return std::min(a, b); });
+  of_whole<int64_t>(in, y, INT64, [](int64_t a, int64_t b) { return std::min(a, b); });
 }
 inline void equal(const Inputs& in, const Info&, Value& y) {
-  need(*in[0], INT64);
-  elementwise<int64_t, bool>(*in[0], *in[1], y, ort::BOOL, [](int64_t a, int64_t b) { return a == b; });
+  of_whole<bool>(in, y, ort::BOOL, [](int64_t a, int64_t b) { return a == b; });
 }
 inline void negate(const Inputs& in, const Info&, Value& y) {
   need(*in[0], ort::BOOL);
@@ -256,20 +263,9 @@ inline void where(const Inputs& in, const Info&, Value& y) {
   need(*in[0], ort::BOOL);
   need(*in[1], INT64);
   need(*in[2], INT64);
-  // First those of in[1] broadcast with in[2], then the others are written over them.
-  const Dims dims = broadcast(in[0]->dims, broadcast(in[1]->dims, in[2]->dims));
-  const Dims of_condition = steps(in[0]->dims, dims), of_yes = steps(in[1]->dims, dims), of_no = steps(in[2]->dims, dims);
-  make(y, dims, INT64);
-  const int64_t inner = dims.empty() ? 1 : dims.back(), n = y.count();
-  const bool is_scalar = dims.empty();
-  auto next = [&](const Dims& steps) { return is_scalar ? 0 : steps.back(); };
-  each_row(dims, of_condition, of_yes, n, [&](int64_t from_condition, int64_t from_yes, int64_t to) {
-    for (int64_t i = 0; i < inner; i++)
-      if (in[0]->bools()[from_condition + i * next(of_condition)]) y.ints()[to + i] = in[1]->ints()[from_yes + i * next(of_yes)];
-  });
-  each_row(dims, of_condition, of_no, n, [&](int64_t from_condition, int64_t from_no, int64_t to) {
-    for (int64_t i = 0; i < inner; i++)
-      if (!in[0]->bools()[from_condition + i * next(of_condition)]) y.ints()[to + i] = in[2]->ints()[from_no + i * next(of_no)];
+  make(y, broadcast(in[0]->dims, broadcast(in[1]->dims, in[2]->dims)), INT64);
+  broadcasting<3>(in, y, [&](const auto& from, int64_t to) {
+    y.ints()[to] = in[0]->bools()[from[0]] ? in[1]->ints()[from[1]] : in[2]->ints()[from[2]];
   });
 }
 inline void range(const Inputs& in, const Info&, Value& y) {
@@ -337,12 +333,8 @@ inline void expand(const Inputs& in, const Info&, Value& y) {
   const Value &x = *in[0], &shape = *in[1];
   need(x, INT64);
   need(shape, INT64);
-  const Dims dims = broadcast(x.dims, Dims(shape.ints(), shape.ints() + shape.count())), in_x = steps(x.dims, dims);
-  make(y, dims, INT64);
-  const int64_t inner = dims.empty() ? 1 : dims.back(), next = dims.empty() ? 0 : in_x.back();
-  each_row(dims, in_x, in_x, y.count(), [&](int64_t from, int64_t, int64_t to) {
-    for (int64_t i = 0; i < inner; i++) y.ints()[to + i] = x.ints()[from + i * next];
-  });
+  make(y, broadcast(x.dims, Dims(shape.ints(), shape.ints() + shape.count())), INT64);
+  broadcasting<1>(in, y, [&](const auto& from, int64_t to) { y.ints()[to] = x.ints()[from[0]]; });
 }
 
 inline void gather(const Inputs& in, const Info& info, Value& y) {
@@ -387,10 +379,11 @@ struct Operator {
 };
 inline const std::map<std::string, Operator>& all() {
   static const std::map<std::string, Operator> found = {
-      {"Add", {2, 2, add}},           {"Sub", {2, 2, subtract}},   {"Mul", {2, 2, multiply}},  {"Max", {2, 2, larger}},
-      {"Min", {2, 2, smaller}},       {"Equal", {2, 2, equal}},    {"Not", {1, 1, negate}},    {"Where", {3, 3, where}},
-      {"Range", {3, 3, range}},       {"Reshape", {2, 2, reshape}}, {"Gather", {2, 2, gather}}, {"Unsqueeze", {2, 2, unsqueeze}},
-      {"Squeeze", {1, 2, squeeze}},   {"Expand", {2, 2, expand}},  {"Shape", {1, 1, shape}}};
+      {"Add", {2, 2, add}},         {"Sub", {2, 2, subtract}},    {"Mul", {2, 2, multiply}},
+      {"Max", {2, 2, larger}},      {"Min", {2, 2, smaller}},     {"Equal", {2, 2, equal}},
+      {"Not", {1, 1, negate}},      {"Where", {3, 3, where}},     {"Range", {3, 3, range}},
+      {"Reshape", {2, 2, reshape}}, {"Gather", {2, 2, gather}},   {"Unsqueeze", {2, 2, unsqueeze}},
+      {"Squeeze", {1, 2, squeeze}}, {"Expand", {2, 2, expand}},   {"Shape", {1, 1, shape}}};
   return found;
 }
 

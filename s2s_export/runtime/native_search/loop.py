@@ -150,7 +150,7 @@ def tensors(arrays: dict[str, Any], kept: list[Any]) -> Any:
         n = array.ndim
         sizes[at : at + n] = array.shape
         shape = ctypes.addressof(sizes) + at * ctypes.sizeof(ctypes.c_int64)
-        made[i] = (name.encode(), library.address(array), shape, n, _type_of(array.dtype))
+        made[i] = library.Tensor(name.encode(), library.address(array), shape, n, _type_of(array.dtype))
         at += n
     kept += [*arrays.values(), sizes, made]
     return made
