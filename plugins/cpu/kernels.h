@@ -122,4 +122,5 @@ struct Kernels {
   void (*summarise)(const Product&, int first_block, int end_block, const Summary&);
 };
 
-extern const Kernels kernels_avx512, kernels_avxvnni, kernels_avx2, kernels_i8mm, kernels_dotprod, kernels_neon, kernels_plain;
+extern const Kernels kernels_amx, kernels_avx512, kernels_avxvnni, kernels_avx2, kernels_i8mm, kernels_dotprod, kernels_neon,
+    kernels_plain;

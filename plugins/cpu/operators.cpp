@@ -1,13 +1,8 @@
 // The operators of the domain `s2s.cpu`: README.md lists inputs and outputs. Letters as in kernels.h.
 #include "operators.h"
 
+#include "sets.h"
 #include "stored.h"
-
-#if defined(__x86_64__)
-#include <cpuid.h>
-#elif defined(__aarch64__)
-#include <sys/auxv.h>
-#endif
 
 #include <algorithm>
 #include <cmath>
@@ -25,66 +20,7 @@ constexpr int TASKS = 16;           // parts of a product: more than threads, so
 constexpr int GRAIN = 8;            // least number of blocks of a part: fewer do not fill a tile
 constexpr int64_t MANY = 256;       // above this many candidates, sorting all logits is faster than keeping an ordered list
 
-#if defined(__x86_64__)
-// What the processor has, and whose registers the operating system keeps. __builtin_cpu_supports would say it too, but
-// always says no where a library is linked without GCC's start files.
-struct Processor {
-  bool has_avx2 = false, has_avx_vnni = false, has_avx512 = false;  // with FMA; with what kernels_avx512 is compiled for
-
-  Processor() {
-    unsigned a = 0, b = 0, c = 0, d = 0;
-    if (!__get_cpuid(1, &a, &b, &c, &d) || !all(c, {12, 27, 28, 29})) return;  // FMA, OSXSAVE, AVX, F16C
-    unsigned kept = 0, high = 0;
-    __asm__("xgetbv" : "=a"(kept), "=d"(high) : "c"(0));
-    if (!all(kept, {1, 2}) || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !all(b, {5})) return;
-    const unsigned leaf_b = b, leaf_c = c;
-    has_avx2 = true;
-    has_avx512 = all(kept, {5, 6, 7}) && all(leaf_b, {16, 17, 30, 31}) && all(leaf_c, {11});  // F, DQ, BW, VL; VNNI
-    has_avx_vnni = __get_cpuid_count(7, 1, &a, &b, &c, &d) && all(a, {4});
-  }
-
-  static bool all(unsigned word, std::initializer_list<int> bits) {
-    return std::all_of(bits.begin(), bits.end(), [word](int bit) { return word >> bit & 1u; });
-  }
-};
-#endif
-
-#if defined(__aarch64__)
-// What Linux says of the processor; <asm/hwcap.h> has these bits, and older ones lack the second.
-constexpr unsigned long ASIMDDP = 1ul << 20, I8MM = 1ul << 13;
-bool has_dotprod() { return getauxval(AT_HWCAP) & ASIMDDP; }
-bool has_i8mm() { return getauxval(AT_HWCAP2) & I8MM; }
-#endif
-
-// The best instruction set of this processor among those that were compiled.
-const Kernels& kernels() {
-  static const Kernels& best = []() -> const Kernels& {
-#if defined(__x86_64__)
-    const Processor processor;
-#if defined(WITH_AVX512)
-    if (processor.has_avx512) return kernels_avx512;
-#endif
-#if defined(WITH_AVXVNNI)
-    if (processor.has_avx_vnni) return kernels_avxvnni;
-#endif
-#if defined(WITH_AVX2)
-    if (processor.has_avx2) return kernels_avx2;
-#endif
-#endif
-#if defined(WITH_I8MM)
-    if (has_dotprod() && has_i8mm()) return kernels_i8mm;
-#endif
-#if defined(WITH_DOTPROD)
-    if (has_dotprod()) return kernels_dotprod;
-#endif
-#if defined(__aarch64__)
-    return kernels_neon;
-#else
-    return kernels_plain;
-#endif
-  }();
-  return best;
-}
+const Kernels& kernels() { return *chosen().kernels; }
 
 // Memory of this thread that only grows, and that later calls reuse.
 template <typename T, int WHICH>
@@ -712,3 +648,6 @@ extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(
 }
 
 extern "C" __attribute__((visibility("default"))) const char* s2s_instruction_set() { return kernels().name; }
+
+// Why the set of AMX was not taken; null where it was, and on other processors than x86's.
+extern "C" __attribute__((visibility("default"))) const char* s2s_why_not_amx() { return chosen().why_not_amx; }

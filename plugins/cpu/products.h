@@ -7,7 +7,9 @@
 #include <memory>
 
 #include "ahead.h"
+#include "epilogue.h"
 #include "kernels.h"
+#include "tiled.h"
 #include "vectors.h"
 #if defined(__ARM_FEATURE_DOTPROD)
 #include "dot_arm.h"
@@ -64,19 +66,6 @@ template <Storage S>
 constexpr int MOST_NARROW = S == Storage::fp16 ? 6 : 192;  // without an instruction for it, fp16 takes a dozen
 #endif
 
-inline Floats activate(Floats x, Activation activation) {
-  switch (activation) {
-    case Activation::relu: return larger(Floats{}, x);
-    case Activation::silu: return x * sigmoid(x);
-    case Activation::quick_gelu: return x * sigmoid(1.702f * x);
-    case Activation::gelu: return 0.5f * x * (1.0f + error_function(x * 0.70710678118654752f));
-    case Activation::gelu_tanh:
-      return 0.5f * x * (1.0f + hyperbolic_tangent(0.7978845608028654f * (x + 0.044715f * x * x * x)));
-    case Activation::none: break;
-  }
-  return x;
-}
-
 inline Floats load_as_float(const float* p, Storage) { return load(p); }
 inline Floats load_as_float(const uint16_t* p, Storage storage) {
   return storage == Storage::fp16 ? from_fp16(p) : from_bf16(p);
@@ -128,9 +117,7 @@ inline void sums_of_bytes(const Product& p, int row, int block, Floats (&found)[
     const Wrapping weight_sum = Wrapping(load(p.weight_sum + output));
 #pragma GCC unroll 16
     for (int i = 0; i < ROWS; i++) {
-      // Fits, where the weights are those that the sums are of; others give other numbers, and nothing else.
-      const Ints exact = Ints(Wrapping(sums[i][j]) - uint32_t(p.row_zero[row + i] - ROW_OFFSET) * weight_sum);
-      found[i][j] = to_floats(exact) * (scale * p.row_scale[row + i]);
+      found[i][j] = scaled(p, row + i, sums[i][j], scale, weight_sum, ROW_OFFSET);
     }
   }
 }
@@ -165,16 +152,7 @@ inline void tile(const Product& p, int row, int block) {
   for (int j = 0; j < BLOCKS * PARTS; j++) {
     const int output = block * BLOCK + j * LANES, n = p.n_out - output;
     const Floats bias = p.bias ? load(p.bias + output) : Floats{};
-    for (int i = 0; i < ROWS; i++) {
-      const Floats values = activate(kept[i][j] + bias, p.activation);
-      float* y = first + size_t(i) * p.stride + j * LANES;
-      const float* residual = p.residual ? p.residual + size_t(row + i) * p.n_out + output : nullptr;
-      if (n >= LANES) {
-        store(y, residual ? values + load(residual) : values);
-      } else {
-        for (int lane = 0; lane < n; lane++) y[lane] = values[lane] + (residual ? residual[lane] : 0.0f);
-      }
-    }
+    for (int i = 0; i < ROWS; i++) put(p, row + i, output, n, kept[i][j], bias);
   }
 }
 
@@ -236,6 +214,16 @@ inline void multiply_stored(const Product& p, int first_block, int end_block) {
   }
 }
 
+#if defined(HAS_TILES)
+inline void multiply(const Product& p, int first_block, int end_block) {
+  (is_tiled(p, end_block - first_block) ? multiply_tiled : kernels_avx512.multiply)(p, first_block, end_block);
+}
+// The same of the output projection.
+inline void multiply_head(const Product& p, int first_block, int end_block) {
+  const bool fits = is_tiled(p, end_block - first_block, LEAST_TILED_HEAD);
+  (fits ? multiply_tiled : kernels_avx512.multiply)(p, first_block, end_block);
+}
+#else
 inline void multiply(const Product& p, int first_block, int end_block) {
   switch (p.storage) {
     case Storage::fp32: return multiply_stored<Storage::fp32>(p, first_block, end_block);
@@ -244,22 +232,27 @@ inline void multiply(const Product& p, int first_block, int end_block) {
     case Storage::bf16: return multiply_stored<Storage::bf16>(p, first_block, end_block);
   }
 }
+inline void multiply_head(const Product& p, int first_block, int end_block) { multiply(p, first_block, end_block); }
+#endif
 
 // Quantises rows to unsigned bytes, each row with a scale and a zero point so that 0 is exact: x = scale * (byte - zero).
 inline void quantise(const float* x, int rows, int n_in, uint8_t* bytes, float* scale, int32_t* zero) {
   const int width = (n_in + 3) / 4 * 4;
   for (int row = 0; row < rows; row++, x += n_in, bytes += width) {
-    Floats high{}, low{}, nothing{};  // nothing: 0 unless a value is NaN or infinite
-    float top = 0.0f, bottom = 0.0f;
+    Floats high[4]{}, low[4]{}, nothing[4]{};  // nothing: 0 unless a value is NaN or infinite
     int i = 0;
-    for (; i + LANES <= n_in; i += LANES) {
-      high = larger(high, load(x + i));
-      low = smaller(low, load(x + i));
-      nothing += load(x + i) * 0.0f;
+    for (; i + 4 * LANES <= n_in; i += 4 * LANES) {
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; j++) {
+        const Floats some = load(x + i + j * LANES);
+        high[j] = larger(high[j], some);
+        low[j] = smaller(low[j], some);
+        nothing[j] += some * 0.0f;
+      }
     }
-    top = maximum(high);
-    bottom = minimum(low);
-    float none = sum(nothing);
+    float top = maximum(larger(larger(high[0], high[1]), larger(high[2], high[3])));
+    float bottom = minimum(smaller(smaller(low[0], low[1]), smaller(low[2], low[3])));
+    float none = sum((nothing[0] + nothing[1]) + (nothing[2] + nothing[3]));
     for (; i < n_in; i++) {
       top = top > x[i] ? top : x[i];
       bottom = bottom < x[i] ? bottom : x[i];
@@ -276,14 +269,13 @@ inline void quantise(const float* x, int rows, int n_in, uint8_t* bytes, float* 
     scale[row] = step;
     zero[row] = int32_t(offset);
     const float inverse = 1.0f / step;
-    const Floats shift = all(12582912.0f);
-    for (i = 0; i + LANES <= n_in; i += LANES) {
-      Floats v = (load(x + i) * inverse + shift) - shift + offset;
-      v = larger(smaller(v, all(255.0f)), Floats{});
-      const Ints whole = __builtin_convertvector(v, Ints);
-      typedef uint8_t Bytes __attribute__((vector_size(LANES)));
-      const Bytes packed = __builtin_convertvector(whole, Bytes);
-      memcpy(bytes + i, &packed, sizeof packed);
+    const Floats shift = all(12582912.0f);  // 1.5 * 2**23: adding it rounds to an integer, which is then in the low bits
+    const uint32_t rest = uint32_t(zero[row]) - 0x4b400000u;
+    for (i = 0; i + 4 * LANES <= n_in; i += 4 * LANES) {
+      Ints whole[4];
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; j++) whole[j] = Ints(Wrapping(load(x + i + j * LANES) * inverse + shift) + rest);
+      to_bytes(whole, bytes + i);
     }
     for (; i < n_in; i++) {
       const float v = std::nearbyint(x[i] * inverse) + offset;

@@ -69,7 +69,7 @@ inline void summarise(const Product& p, int first_block, int end_block, const Su
     const int64_t first = int64_t(block) * BLOCK;
     const int n = int((end * BLOCK < p.n_out ? end * BLOCK : p.n_out) - first);
     part.first_block = block;
-    multiply(part, block, end);
+    multiply_head(part, block, end);
     for (int row = 0; row < p.rows; row++) {
       float* logits = panel + size_t(row) * width;
       for (int i = n; i % LANES; i++) logits[i] = -INFINITY;
