@@ -57,8 +57,11 @@ bool is_packed(const Tensor& weight, int64_t n_out, int64_t n_in) {
   return IS_INT8<S> ? has(weight, {blocks_of(n_out), (n_in + 3) / 4, BLOCK, 4}) : has(weight, {blocks_of(n_out), n_in, BLOCK});
 }
 
-// Splits [0, n_units) into even parts of at least `grain`, and calls the body once for each.
-void in_parts(Call& call, int n_units, int grain, int64_t work, const std::function<void(int part, int first, int end)>& body) {
+bool is_known(Activation a) { return a >= Activation::none && a <= Activation::quick_gelu; }
+
+// Splits [0, n_units) into even parts of at least `grain`, and calls body(part, first, end) for each.
+template <typename Part>
+void in_parts(Call& call, int n_units, int grain, int64_t work, const Part& body) {
   const int n = work < SMALL ? 1 : std::clamp(n_units / grain, 1, TASKS);
   call.in_parallel(size_t(n), [&](size_t i) { body(int(i), int(n_units * i / n), int(n_units * (i + 1) / n)); });
 }
@@ -121,7 +124,8 @@ class Linear {
       : n_out_(given.whole("n_out", 0)),
         activation_(Activation(given.whole("activation", 0))),
         epsilon_(given.real("epsilon", 0)),
-        gives_sum_(given.whole("gives_sum", 1)) {}
+        gives_sum_(given.whole("gives_sum", 1)),
+        is_cached_(given.whole("is_cached", 0) != 0) {}
 
   const char* run(Call& call) const {
     Product p{};
@@ -130,12 +134,13 @@ class Linear {
     const Tensor bias = call.input(next - 1);
     const Tensor residual = call.input(next), norm = call.input(next + 1), norm_bias = call.input(next + 2);
     if ((bias && !p.bias) || (residual && residual.count() != int64_t(p.rows) * p.n_out) || !may_have(norm, {n_out_}) ||
-        !may_have(norm_bias, {n_out_}) || activation_ < Activation::none || activation_ > Activation::quick_gelu) {
+        !may_have(norm_bias, {n_out_}) || !is_known(activation_)) {
       return "s2s.cpu: a bias, a residual or a norm has another size than its product; build the engine again";
     }
     p.activation = activation_;
+    p.is_cached = is_cached_;
     p.residual = residual.as<float>();
-    std::vector<int64_t> shape = call.input(0).dims;
+    Dims shape = call.input(0).dims;
     shape.back() = n_out_;
     const Tensor sum = gives_sum_ ? call.output(0, shape) : Tensor{};
     const Tensor normed = norm ? call.output(1, shape) : Tensor{};
@@ -157,6 +162,66 @@ class Linear {
   Activation activation_;
   float epsilon_;
   int64_t gives_sum_;
+  bool is_cached_;
+};
+
+// LayerNormalization, or RMSNormalization without a bias, over the last axis of what is no product's sum.
+class NormOperator {
+ public:
+  static constexpr const char* NAME = "Norm";
+  static inline const std::vector<Slot> INPUTS = {{FLOAT}, {FLOAT}, {FLOAT, OPTIONAL}};
+  static inline const std::vector<Slot> OUTPUTS = {{FLOAT}};
+
+  explicit NormOperator(const Attributes& given) : epsilon_(given.real("epsilon", 0)) {}
+
+  const char* run(Call& call) const {
+    const Tensor x = call.input(0), weight = call.input(1), bias = call.input(2);
+    const int64_t width = x.dims.empty() ? 0 : x.dims.back();
+    if (width < 1 || width > MOST || !has(weight, {width}) || !may_have(bias, {width}) || x.count() / width > MOST) {
+      return "s2s.cpu: a norm has another size than its rows; build the engine again";
+    }
+    const Norm n{int(x.count() / width), int(width), weight.as<float>(), bias.as<float>(), epsilon_};
+    float* y = call.output(0, x.dims).as<float>();
+    if (call.failure() || !n.rows) return nullptr;
+    if (!y) return "s2s.cpu: Norm has no output";
+    in_parts(call, n.rows, 1, x.count() * 4,
+             [&](int, int first, int end) { kernels().normalise(n, x.as<float>(), y, first, end); });
+    return nullptr;
+  }
+
+ private:
+  float epsilon_;
+};
+
+// The first half of each row through an activation, times the second half.
+class GateOperator {
+ public:
+  static constexpr const char* NAME = "Gate";
+  static inline const std::vector<Slot> INPUTS = {{FLOAT}};
+  static inline const std::vector<Slot> OUTPUTS = {{FLOAT}};
+
+  explicit GateOperator(const Attributes& given) : activation_(Activation(given.whole("activation", 0))) {}
+
+  const char* run(Call& call) const {
+    const Tensor x = call.input(0);
+    const int64_t whole = x.dims.empty() ? 0 : x.dims.back(), width = whole / 2;
+    if (width < 1 || whole % 2 || whole > MOST || x.count() / whole > MOST || !is_known(activation_)) {
+      return "s2s.cpu: Gate was given rows that are no two halves; build the engine again";
+    }
+    Dims shape = x.dims;
+    shape.back() = width;
+    float* y = call.output(0, shape).as<float>();
+    const int rows = int(x.count() / whole);
+    if (call.failure() || !rows) return nullptr;
+    if (!y) return "s2s.cpu: Gate has no output";
+    in_parts(call, rows, 1, x.count() * 8, [&](int, int first, int end) {
+      kernels().gate(activation_, int(width), x.as<float>() + first * whole, y + first * width, end - first);
+    });
+    return nullptr;
+  }
+
+ private:
+  Activation activation_;
 };
 
 // Rows of a packed weight, unpacked: [ids..., I].
@@ -175,7 +240,7 @@ class Embedding {
     if (!is_packed<S>(weight, n_rows_, width_) || (IS_INT8<S> && !has(call.input(2), {filled_up(n_rows_, BLOCK)}))) {
       return "s2s.cpu: a packed table has other sizes than its rows; build the engine again";
     }
-    std::vector<int64_t> shape = ids.dims;
+    Dims shape = ids.dims;
     shape.push_back(width_);
     float* out = call.output(0, shape).as<float>();
     if (!out && ids.count()) return "s2s.cpu: Embedding has no output";
@@ -221,7 +286,7 @@ class TakeRows {
     for (int64_t i = 0; i < n; i++) {
       if (ids.as<int64_t>()[i] < 0 || ids.as<int64_t>()[i] >= n_rows_) return "s2s.cpu: a row is outside the weight";
     }
-    std::vector<int64_t> shape = weight.dims;
+    Dims shape = weight.dims;
     shape[0] = blocks_of(n);
     // An output's share of one step over the inputs: four bytes, or one number.
     using Cell = std::conditional_t<IS_INT8<S>, int32_t, Number<S>>;
@@ -439,7 +504,8 @@ class Head {
               : std::vector<Slot>{FLOATS, WEIGHT<S>, MAYBE, {INT64}, {INT64}, {BOOL}};
   static inline const std::vector<Slot> OUTPUTS = {FLOATS, {INT64}, FLOATS, FLOATS, FLOATS};
 
-  explicit Head(const Attributes& given) : n_out_(given.whole("n_out", 0)) {}
+  explicit Head(const Attributes& given)
+      : n_out_(given.whole("n_out", 0)), is_cached_(given.whole("is_cached", 0) != 0) {}
 
   const char* run(Call& call) const {
     Product p{};
@@ -449,6 +515,7 @@ class Head {
     if (!n_out_ && bias.dims.size() != 1) return "s2s.cpu: Head has neither a number of tokens nor a bias that says it";
     const int64_t n_out = n_out_ ? n_out_ : bias.count();
     if (const char* why = read_product<S>(call, n_out, p)) return why;
+    p.is_cached = is_cached_;
     if (n_out_ && bias && !p.bias) return "s2s.cpu: a bias has another size than its product; build the engine again";
     if (!n_out_) {
       float* filled = scratch<float, 7>(size_t(blocks_of(n_out)) * BLOCK);
@@ -476,9 +543,11 @@ class Head {
     float* values = scratch<float, 5>(size_t(TASKS) * p.rows * kept);
     int64_t* tokens = scratch<int64_t, 6>(size_t(TASKS) * p.rows * kept);
     for (int i = 0; i < TASKS * p.rows; i++) rows[i] = {-INFINITY, 0, 0, values + i * kept, tokens + i * kept};
+    float* floor = scratch<float, 8>(p.rows);
+    std::fill_n(floor, p.rows, -INFINITY);
     const int n_blocks = blocks_of(n_out), n_panels = (n_blocks + PANEL - 1) / PANEL;
     in_parts(call, n_panels, 1, int64_t(p.rows) * p.n_in * n_out, [&](int part, int first, int end) {
-      const Summary s{int(kept), int(Q), rows + part * p.rows, probes.as<int64_t>(), probed, logits};
+      const Summary s{int(kept), int(Q), rows + part * p.rows, floor, probes.as<int64_t>(), probed, logits};
       kernels().summarise(p, first * PANEL, std::min(end * PANEL, n_blocks), s);
     });
     for (int row = 0; row < p.rows; row++) {
@@ -507,7 +576,7 @@ class Head {
     int next[TASKS] = {};
     for (int task = 0; task < TASKS; task++) {
       const RowSummary& part = first[task * step];
-      if (part.n) all.total += part.total * std::exp(part.top - all.top);
+      if (part.n || part.top > -INFINITY) all.total += part.total * std::exp(part.top - all.top);
     }
     for (; all.n < n; all.n++) {
       int from = -1;
@@ -537,6 +606,7 @@ class Head {
   }
 
   int64_t n_out_;
+  bool is_cached_;
 };
 
 template <Storage S>
@@ -550,7 +620,8 @@ void add_with_weights(std::vector<const OrtCustomOp*>& all) {
 extern "C" __attribute__((visibility("default"))) const OrtCustomOp* const* s2s_operators(size_t* n) {
   static const std::vector<const OrtCustomOp*> operators = [] {
     std::vector<const OrtCustomOp*> all = {callbacks<SelfAttentionOperator>(), callbacks<CrossAttentionOperator>(),
-                                           callbacks<EncoderAttentionOperator>()};
+                                           callbacks<EncoderAttentionOperator>(), callbacks<NormOperator>(),
+                                           callbacks<GateOperator>()};
     add_with_weights<Storage::fp32>(all);
     add_with_weights<Storage::fp16>(all);
     add_with_weights<Storage::bf16>(all);

@@ -133,10 +133,26 @@ inline void tile(const Product& p, int row, int block) {
   } else {
     sums_of_floats<S, uint16_t, ROWS, BLOCKS>(p, row, block, sums);
   }
+  float* first = p.y + size_t(row) * p.stride + (block - p.first_block) * BLOCK;
+  if (p.activation == Activation::none && !p.residual && (block + BLOCKS) * BLOCK <= p.n_out) {
+#pragma GCC unroll 16
+    for (int j = 0; j < BLOCKS * PARTS; j++) {
+      const Floats bias = p.bias ? load(p.bias + block * BLOCK + j * LANES) : Floats{};
+#pragma GCC unroll 16
+      for (int i = 0; i < ROWS; i++) store(first + size_t(i) * p.stride + j * LANES, sums[i][j] + bias);
+    }
+    return;
+  }
+  Floats kept[ROWS][BLOCKS * PARTS];  // in memory, where the loop below finds them, so that the sums need not be
+#pragma GCC unroll 16
+  for (int i = 0; i < ROWS; i++) {
+#pragma GCC unroll 16
+    for (int j = 0; j < BLOCKS * PARTS; j++) kept[i][j] = sums[i][j];
+  }
   for (int j = 0; j < BLOCKS * PARTS; j++) {
     const int output = block * BLOCK + j * LANES, n = p.n_out - output;
     const Floats bias = p.bias ? load(p.bias + output) : Floats{};
-    for (int i = 0; i < ROWS; i++) put(p, row + i, output, n, sums[i][j], bias);
+    for (int i = 0; i < ROWS; i++) put(p, row + i, output, n, kept[i][j], bias);
   }
 }
 
@@ -149,7 +165,7 @@ inline void tiles(const Product& p, int row, int block) {
   }
 }
 
-// All rows for blocks [block, end), BLOCKS at a time, and the rest half as many at a time. If one tile has all rows, BLOCKS
+// All rows for blocks [block, end), BLOCKS at a time, and the rest fewer at a time. If one tile has all rows, BLOCKS
 // is reduced until the blocks and the prefetched next ones fit the second-level cache together.
 template <Storage S, int ROWS, int BLOCKS>
 inline void groups(const Product& p, int block, int end) {
@@ -158,7 +174,7 @@ inline void groups(const Product& p, int block, int end) {
     for (; block + BLOCKS <= end; block += BLOCKS) tiles<S, ROWS, BLOCKS>(p, 0, block);
   }
   if constexpr (BLOCKS > 1) {
-    if (block < end) groups<S, ROWS, BLOCKS / 2>(p, block, end);
+    if (block < end) groups<S, ROWS, BLOCKS <= 3 ? BLOCKS - 1 : BLOCKS / 2>(p, block, end);
   }
 }
 
@@ -304,6 +320,19 @@ inline void normalise(const Norm& n, const float* x, float* y, int first_row, in
       store(out + i, n.bias ? v + load(n.bias + i) : v);
     }
     for (; i < width; i++) out[i] = (in[i] - mean) * factor * n.weight[i] + (n.bias ? n.bias[i] : 0.0f);
+  }
+}
+
+// y = activation(first half of a row) * second half.
+inline void gate(Activation activation, int width, const float* x, float* y, int rows) {
+  for (int row = 0; row < rows; row++, x += 2 * width, y += width) {
+    int i = 0;
+    for (; i + LANES <= width; i += LANES) store(y + i, activate(load(x + i), activation) * load(x + width + i));
+    if (i == width) continue;
+    float rest[LANES] = {};
+    memcpy(rest, x + i, (width - i) * sizeof(float));
+    store(rest, activate(load(rest), activation));
+    for (int j = 0; i + j < width; j++) y[i + j] = rest[j] * x[width + i + j];
   }
 }
 

@@ -152,7 +152,8 @@ inline float reduce(Floats v, Pick pick) {
 inline float sum(Floats v) { return _mm512_reduce_add_ps(__m512(v)); }
 inline float maximum(Floats v) { return _mm512_reduce_max_ps(__m512(v)); }
 inline float minimum(Floats v) { return _mm512_reduce_min_ps(__m512(v)); }
-inline bool any_larger(Floats a, float b) { return _mm512_cmp_ps_mask(__m512(a), _mm512_set1_ps(b), _CMP_GT_OQ); }
+// A bit for each element that is larger.
+inline uint32_t which_larger(Floats a, float b) { return _mm512_cmp_ps_mask(__m512(a), _mm512_set1_ps(b), _CMP_GT_OQ); }
 // Writes the sums of four vectors to `out`; their elements are interleaved and added in the same steps.
 inline void sums_of_four(const Floats (&v)[4], float* out) {
   const __m512 a = _mm512_unpacklo_ps(__m512(v[0]), __m512(v[1])) + _mm512_unpackhi_ps(__m512(v[0]), __m512(v[1]));
@@ -171,7 +172,11 @@ inline float maximum(Floats v) {
 inline float minimum(Floats v) {
   return reduce(v, [](float a, float b) { return a < b ? a : b; });
 }
-inline bool any_larger(Floats a, float b) { return maximum(a) > b; }
+inline uint32_t which_larger(Floats a, float b) {
+  uint32_t found = 0;
+  for (int i = 0; i < LANES; i++) found |= uint32_t(a[i] > b) << i;
+  return found;
+}
 inline void sums_of_four(const Floats (&v)[4], float* out) {
   for (int i = 0; i < 4; i++) out[i] = sum(v[i]);
 }

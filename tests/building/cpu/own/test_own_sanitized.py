@@ -27,6 +27,9 @@ for is_int8 in (False, True):
 for kind in ("sum", "norm", "both", "rms"):
     own.test_residuals_and_norms(library, kind)
 own.test_embeddings_and_rows_are_the_weight_again(library)
+for width in (1, 24, 71):
+    own.test_norms_and_gates_that_follow_no_product(library, width)
+own.test_single_rows_in_a_batch_are_those_of_each_alone(library)
 own.test_a_head_over_a_shortlist(library)
 own.test_what_is_no_number_stays_so(library)
 for case in own.CASES:
