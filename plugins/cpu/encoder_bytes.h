@@ -45,7 +45,7 @@ struct Bytes {
   void clear() {
     memset(values, 0, size_t(n_out) * width);
     memset(sum, 0, n_out * sizeof(int32_t));
-    for (int i = 0; i < n_out; i++) scale[i] = 0.0f;
+    for (int i = 0; i < n_out; i++) scale[i] = inverse[i] = 0.0f;
   }
   // most: the largest absolute value of the output; NaN where one is none, which makes the whole output NaN.
   void scale_to(int output, float most) {
@@ -53,13 +53,28 @@ struct Bytes {
     scale[output] = is_nothing ? 1.0f : most / 127.0f;
     inverse[output] = is_nothing ? 0.0f : 127.0f / most;
   }
-  void put(int output, int input, float value) {
-    const float scaled = value * inverse[output];
-    const int rounded = std::fabs(scaled) < 127.5f ? int(std::nearbyint(scaled)) : 0;
-    values[(size_t(output / BLOCK) * width + input / 4 * 4) * BLOCK + output % BLOCK * 4 + input % 4] = int8_t(rounded);
-    sum[output] += rounded;
-  }
 };
+
+// n numbers, of which a vector holds as many as it can; behind them are zeros.
+inline Floats load_some(const float* x, int n) {
+  if (n >= LANES) return load(x);
+  float some[LANES] = {};
+  if (n > 0) memcpy(some, x, n * sizeof(float));
+  return load(some);
+}
+
+// The nearest whole numbers, from -127 to 127; 0 of what is no number.
+inline Ints to_signed_bytes(Floats x) {
+  const Floats shift = all(12582912.0f), whole = (x + shift) - shift;
+  const Floats size = larger(whole, -whole);
+  return __builtin_convertvector(choose(size < 127.5f, whole, Floats{}), Ints);
+}
+
+inline int32_t sum_of(Ints v) {
+  int32_t total = 0;
+  for (int lane = 0; lane < LANES; lane++) total += v[lane];
+  return total;
+}
 
 // The mean of each channel over the positions, and its largest distance from it, NaN where a number is none.
 inline void means_of(const float* rows, size_t row, int length, int size, float* mean, float* most) {
@@ -83,16 +98,30 @@ inline void pack_keys(const float* keys, size_t row, int length, int size, Bytes
   packed.clear();
   float* most = new float[size];
   means_of(keys, row, length, size, packed.mean, most);
+  int8_t* bytes = new int8_t[in_blocks(size)];
   for (int s = 0; s < length; s++) {
-    float largest = 0.0f, nothing = 0.0f;
-    for (int d = 0; d < size; d++) {
-      const float value = std::fabs(keys[s * row + d] - packed.mean[d]);
-      largest = largest > value ? largest : value;
+    const float* from = keys + s * row;
+    Floats largest{}, nothing{};  // nothing: 0 unless a value is NaN or infinite
+    for (int d = 0; d < size; d += LANES) {
+      const Floats value = load_some(from + d, size - d) - load_some(packed.mean + d, size - d);
+      largest = larger(larger(value, -value), largest);
       nothing += value * 0.0f;
     }
-    packed.scale_to(s, largest + nothing);
-    for (int d = 0; d < size; d++) packed.put(s, d, keys[s * row + d] - packed.mean[d]);
+    packed.scale_to(s, maximum(largest) + sum(nothing));
+    Ints total{};
+    for (int d = 0; d < size; d += LANES) {
+      const Floats value = load_some(from + d, size - d) - load_some(packed.mean + d, size - d);
+      const Ints whole = to_signed_bytes(value * packed.inverse[s]);
+      typedef int8_t Eight __attribute__((vector_size(LANES)));
+      const Eight eight = __builtin_convertvector(whole, Eight);
+      memcpy(bytes + d, &eight, sizeof eight);
+      total += whole;
+    }
+    packed.sum[s] = sum_of(total);
+    int8_t* to = packed.values + size_t(s / BLOCK) * packed.width * BLOCK + s % BLOCK * 4;
+    for (int d = 0; d < size; d += 4) memcpy(to + size_t(d) * BLOCK, bytes + d, 4);
   }
+  delete[] bytes;
   delete[] most;
 }
 
@@ -102,20 +131,42 @@ inline void pack_values(const float* values, size_t row, int length, int size, B
   means_of(values, row, length, size, packed.mean, most);
   for (int d = size; d < packed.n_out; d++) packed.mean[d] = 0.0f;  // it is a bias, padded like one
   for (int d = 0; d < size; d++) packed.scale_to(d, most[d]);
-  for (int s = 0; s < length; s++) {
-    for (int d = 0; d < size; d++) packed.put(d, s, values[s * row + d] - packed.mean[d]);
+  for (int d = 0; d < packed.n_out; d += LANES) {
+    const Floats mean = load(packed.mean + d), inverse = load(packed.inverse + d);
+    int8_t* to = packed.values + size_t(d / BLOCK) * packed.width * BLOCK + d % BLOCK * 4;
+    Ints total{};
+    for (int s = 0; s < length; s += 4, to += 4 * BLOCK) {
+      Wrapping four{};  // positions side by side, of each channel
+      for (int j = 0; j < 4 && s + j < length; j++) {
+        const Ints whole = to_signed_bytes((load_some(values + (s + j) * row + d, size - d) - mean) * inverse);
+        four |= (Wrapping(whole) & 255) << 8 * j;
+        total += whole;
+      }
+      memcpy(to, &four, sizeof four);
+    }
+    memcpy(packed.sum + d, &total, sizeof total);
   }
   delete[] most;
 }
 
-// Splits weights x [n] from 0 to 1 into high and low bytes [width], the rest of which is 0. Returns the sum of all.
-inline float split_weights(const float* x, int n, int width, uint8_t* high, uint8_t* low) {
+// Makes weights of a query's scores [n], e**(score - the largest), as high and low bytes [width], the rest of which is 0.
+// Returns the sum of all, NaN where a score is none.
+inline float split_weights(const float* scores, int n, int width, uint8_t* high, uint8_t* low) {
   typedef uint8_t Eight __attribute__((vector_size(LANES)));
-  Ints sums{};
+  Floats largest = all(-INFINITY);
   int i = 0;
-  for (; i + LANES <= n; i += LANES) {
-    const Floats steps = larger(smaller(load(x + i) * WEIGHT_STEPS + 0.5f, all(WEIGHT_STEPS)), Floats{});
-    const Ints whole = __builtin_convertvector(steps, Ints);
+  for (; i + LANES <= n; i += LANES) largest = larger(largest, load(scores + i));
+  float top = maximum(largest);
+  for (; i < n; i++) top = top > scores[i] ? top : scores[i];
+  Floats nothing{};
+  const auto steps = [&](Floats of_scores) {
+    const Floats weights = exponential(of_scores - top);
+    nothing += weights * 0.0f;
+    return __builtin_convertvector(larger(smaller(weights * WEIGHT_STEPS + 0.5f, all(WEIGHT_STEPS)), Floats{}), Ints);
+  };
+  Ints sums{};
+  for (i = 0; i + LANES <= n; i += LANES) {
+    const Ints whole = steps(load(scores + i));
     const Eight upper = __builtin_convertvector(whole >> 8, Eight), lower = __builtin_convertvector(whole & 255, Eight);
     memcpy(high + i, &upper, sizeof upper);
     memcpy(low + i, &lower, sizeof lower);
@@ -123,14 +174,14 @@ inline float split_weights(const float* x, int n, int width, uint8_t* high, uint
   }
   float total = 0.0f;
   for (int lane = 0; lane < LANES; lane++) total += float(sums[lane]);
-  for (; i < n; i++) {
-    const int whole = x[i] == x[i] ? int(x[i] * WEIGHT_STEPS + 0.5f) : 0;
-    high[i] = uint8_t(whole >> 8);
-    low[i] = uint8_t(whole & 255);
-    total += float(whole);
+  const Ints rest = i < n ? steps(load_some(scores + i, n - i)) : Ints{};
+  for (int lane = 0; i < n; i++, lane++) {
+    high[i] = uint8_t(rest[lane] >> 8);
+    low[i] = uint8_t(rest[lane]);
+    total += float(rest[lane]);
   }
   for (; i < width; i++) high[i] = low[i] = 0;
-  return total;
+  return total + sum(nothing);
 }
 
 // A product with few outputs. Four blocks, as of heads of 64, are those of one tile where it has six rows; with eight rows
@@ -158,14 +209,12 @@ class ByteAttention {
     scale_ = new float[size_t(group) * 2];
     zero_ = new int32_t[group];
     low_ = new float[size_t(group) * size];
-    of_weights_ = new float[group];
   }
   ~ByteAttention() {
     delete[] bytes_;
     delete[] scale_;
     delete[] zero_;
     delete[] low_;
-    delete[] of_weights_;
   }
   ByteAttention(const ByteAttention&) = delete;
 
@@ -182,17 +231,13 @@ class ByteAttention {
     multiply(p, 0, keys_.n_out / BLOCK);
   }
 
-  void total(int row, float sum) { of_weights_[row] = sum; }
-
-  // weights [rows, S]: not normalised, the largest of each row is 1
-  void gather(const float* weights, int rows, float* y, size_t stride) {
+  void gather(const float* scores, int rows, float* y, size_t stride) {
     const size_t width = size_t(values_.width);
     uint8_t *high = bytes_, *low = bytes_ + rows * width;
     float *of_high = scale_, *of_low = scale_ + rows;
     for (int i = 0; i < rows; i++) {
-      const float* of_query = weights + size_t(i) * length_;
-      const float total = split_weights(of_query, length_, values_.width, high + i * width, low + i * width);
-      of_low[i] = (1.0f + of_weights_[i] * 0.0f) / total;  // NaN where some score is
+      const float* of_query = scores + size_t(i) * length_;
+      of_low[i] = 1.0f / split_weights(of_query, length_, values_.width, high + i * width, low + i * width);
       of_high[i] = 256.0f * of_low[i];
       zero_[i] = 0;
     }
@@ -219,7 +264,7 @@ class ByteAttention {
   uint8_t* bytes_;
   float* scale_;
   int32_t* zero_;
-  float *low_, *of_weights_;
+  float* low_;
 };
 
 }  // namespace KERNELS

@@ -23,6 +23,8 @@ using ort::BOOL, ort::FLOAT, ort::INT32, ort::INT64, ort::INT8, ort::OPTIONAL, o
 constexpr int64_t SMALL = 1 << 16;  // multiplications up to which a second thread does not pay
 constexpr int TASKS = 16;           // parts of a product: more than threads, so that all threads finish at about the same time
 constexpr int GRAIN = 8;            // least number of blocks of a part: fewer do not fill a tile
+constexpr int MANY_ROWS = 7;         // from so many rows on, parts begin at whole tiles, which have
+constexpr int TILE_OF_MANY = 3;      // blocks then (products.h)
 constexpr int64_t MANY = 256;       // above this many candidates, sorting all logits is faster than keeping an ordered list
 
 #if defined(__x86_64__)
@@ -121,10 +123,15 @@ bool is_packed(const Tensor& weight, int64_t n_out, int64_t n_in) {
   return IS_INT8<S> ? has(weight, {blocks_of(n_out), (n_in + 3) / 4, BLOCK, 4}) : has(weight, {blocks_of(n_out), n_in, BLOCK});
 }
 
-// Splits [0, n_units) into even parts of at least `grain`, and calls the body once for each.
-void in_parts(Call& call, int n_units, int grain, int64_t work, const std::function<void(int part, int first, int end)>& body) {
+// Splits [0, n_units) into nearly even parts of about `grain` at least, and calls the body once for each. They begin at
+// multiples of `multiple`.
+void in_parts(Call& call, int n_units, int grain, int64_t work, const std::function<void(int part, int first, int end)>& body,
+              int multiple = 1) {
   const int n = work < SMALL ? 1 : std::clamp(n_units / grain, 1, TASKS);
-  call.in_parallel(size_t(n), [&](size_t i) { body(int(i), int(n_units * i / n), int(n_units * (i + 1) / n)); });
+  const auto first = [&](size_t i) {
+    return i == size_t(n) ? n_units : int(n_units * i / n + multiple / 2) / multiple * multiple;
+  };
+  call.in_parallel(size_t(n), [&](size_t i) { body(int(i), first(i), first(i + 1)); });
 }
 
 // The rows of an int8 product as bytes.
@@ -208,7 +215,8 @@ class Linear {
     if (!p.rows) return nullptr;  // an expert to which no token goes
     if (!p.y) return "s2s.cpu: Linear has no output";
     const int64_t work = int64_t(p.rows) * p.n_in * p.n_out;
-    in_parts(call, blocks_of(n_out_), GRAIN, work, [&](int, int first, int end) { kernels().multiply(p, first, end); });
+    const int together = p.rows < MANY_ROWS ? 1 : TILE_OF_MANY;
+    in_parts(call, blocks_of(n_out_), GRAIN, work, [&](int, int first, int end) { kernels().multiply(p, first, end); }, together);
     if (norm) {
       const Norm n{p.rows, int(n_out_), norm.as<float>(), norm_bias.as<float>(), epsilon_};
       kernels().normalise(n, p.y, normed.as<float>(), 0, p.rows);

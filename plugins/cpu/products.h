@@ -84,7 +84,8 @@ inline Floats load_as_float(const uint16_t* p, Storage storage) {
 
 // The sums of a tile with float inputs: [rows][blocks] of 16. Stored: float, or uint16_t for 16 bits.
 template <Storage S, typename Stored, int ROWS, int BLOCKS>
-inline void sums_of_floats(const Product& p, int row, int block, Floats (&sums)[ROWS][BLOCKS * PARTS]) {
+inline void sums_of_floats(const Product& p, int row, int block, Floats (&found)[ROWS][BLOCKS * PARTS]) {
+  Floats sums[ROWS][BLOCKS * PARTS] = {};
   const int in_line = sizeof(Stored) == 2 || p.narrow ? 2 : 1;  // inputs whose weights of a block fill a line of the cache
   const float* x = p.x + size_t(row) * p.n_in;
   const size_t step = size_t(p.n_in) * BLOCK;
@@ -112,6 +113,11 @@ inline void sums_of_floats(const Product& p, int row, int block, Floats (&sums)[
       }
     }
   }
+#pragma GCC unroll 16
+  for (int i = 0; i < ROWS; i++) {
+#pragma GCC unroll 32
+    for (int j = 0; j < BLOCKS * PARTS; j++) found[i][j] = sums[i][j];
+  }
 }
 
 // The sums of a tile with rows of bytes, scaled: [rows][blocks] of 16.
@@ -122,6 +128,7 @@ inline void sums_of_bytes(const Product& p, int row, int block, Floats (&found)[
   Ints sums[ROWS][BLOCKS * PARTS] = {};
   integer_sums<ROWS, BLOCKS>(p.bytes + size_t(row) * width, width, static_cast<const int8_t*>(p.weight) + size_t(block) * step, step,
                              Ahead(p, row, ROWS, width / 4), sums);
+#pragma GCC unroll 32
   for (int j = 0; j < BLOCKS * PARTS; j++) {
     const int output = block * BLOCK + j * LANES;
     const Floats scale = load(p.scale + output);
@@ -138,7 +145,7 @@ inline void sums_of_bytes(const Product& p, int row, int block, Floats (&found)[
 // Computes one tile, applies bias, activation and residual, and writes y.
 template <Storage S, int ROWS, int BLOCKS>
 inline void tile(const Product& p, int row, int block) {
-  Floats sums[ROWS][BLOCKS * PARTS] = {};
+  Floats sums[ROWS][BLOCKS * PARTS];
   if constexpr (S == Storage::int8) {
     sums_of_bytes<ROWS, BLOCKS>(p, row, block, sums);
   } else if constexpr (S == Storage::fp32) {
@@ -146,6 +153,17 @@ inline void tile(const Product& p, int row, int block) {
   } else {
     sums_of_floats<S, uint16_t, ROWS, BLOCKS>(p, row, block, sums);
   }
+  const bool is_plain = p.activation == Activation::none && !p.residual && (block + BLOCKS) * BLOCK <= p.n_out;
+#pragma GCC unroll 16
+  for (int j = 0; is_plain && j < BLOCKS * PARTS; j++) {
+    const int output = block * BLOCK + j * LANES;
+    const Floats bias = p.bias ? load(p.bias + output) : Floats{};
+#pragma GCC unroll 16
+    for (int i = 0; i < ROWS; i++) {
+      store(p.y + size_t(row + i) * p.stride + (output - p.first_block * BLOCK), sums[i][j] + bias);
+    }
+  }
+  if (is_plain) return;
   for (int j = 0; j < BLOCKS * PARTS; j++) {
     const int output = block * BLOCK + j * LANES, n = p.n_out - output;
     const Floats bias = p.bias ? load(p.bias + output) : Floats{};
@@ -171,7 +189,7 @@ inline void tiles(const Product& p, int row, int block) {
   }
 }
 
-// All rows for blocks [block, end), BLOCKS at a time, and the rest half as many at a time. If one tile has all rows, BLOCKS
+// All rows for blocks [block, end), BLOCKS at a time, and the rest about half as many at a time. If one tile has all rows, BLOCKS
 // is reduced until the blocks and the prefetched next ones fit the second-level cache together.
 template <Storage S, int ROWS, int BLOCKS>
 inline void groups(const Product& p, int block, int end) {
@@ -180,7 +198,8 @@ inline void groups(const Product& p, int block, int end) {
     for (; block + BLOCKS <= end; block += BLOCKS) tiles<S, ROWS, BLOCKS>(p, 0, block);
   }
   if constexpr (BLOCKS > 1) {
-    if (block < end) groups<S, ROWS, BLOCKS / 2>(p, block, end);
+    constexpr int FEWER = ROWS > 6 && BLOCKS == 3 ? 2 : BLOCKS / 2;
+    if (block < end) groups<S, ROWS, FEWER>(p, block, end);
   }
 }
 

@@ -28,6 +28,7 @@ def rewrite(graph: Graph, store: Store) -> list[Applied]:
         done.append(attention.apply(graph)[1])
     if graph.name in (ENCODER, PREFILL):
         done.append(encoder.apply(graph, store.precision == INT8))
+        graph.prune(graph.outputs)  # of what its attention was made of
     done += [embedding.apply(graph, store), *products.apply(graph, store)]
     if graph.name == STEP:
         done.append(ondemand.apply(graph, on_demand))
