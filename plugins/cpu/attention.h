@@ -13,8 +13,18 @@ constexpr int GROUP = 4;         // beams whose queries and sums are kept in reg
 constexpr int FEW_VECTORS = LANES == 16 ? 16 : 8;  // vectors of queries or sums that these registers hold
 constexpr int EARLY = 6;         // positions by which prefetching is ahead
 
+// Numbers of keys and values as floats: they may be floats, or of 16 bits (fp16).
+inline Floats load_number(const float* p) { return load(p); }
+inline Floats load_number(const uint16_t* p) { return from_fp16(p); }
+inline float number(float stored) { return stored; }
+inline float number(uint16_t stored) {
+  const uint16_t some[LANES] = {stored};
+  return from_fp16(some)[0];
+}
+
 // Where keys and values of a position lie: in the cache, found through the beam's ancestors, or in the source.
 struct InCache {
+  using Number = float;
   size_t step;  // floats from one position to the next
   int size;
   const int64_t* ancestors[GROUP];
@@ -22,10 +32,12 @@ struct InCache {
     return base + size_t(t) * step + size_t(ancestors[beam][t]) * size;
   }
 };
+template <typename T>
 struct InSource {
+  using Number = T;
   int size;
   const int32_t* seen;  // positions that the mask shows
-  const float* operator()(const float* base, int, int t) const { return base + size_t(seen[t]) * size; }
+  const T* operator()(const T* base, int, int t) const { return base + size_t(seen[t]) * size; }
 };
 
 struct Beams {
@@ -62,8 +74,8 @@ inline void exponentials_of_group(float* scores, int n, float (&factor)[GROUP]) 
 // y = softmax(scale * query keys + bias) values over n positions. D = LANES * VECTORS. scores: room for
 // GROUP * (n + 4) numbers, [beam][position], or [position][beam] for a whole group.
 template <int VECTORS, int BEAMS, typename Place>
-void attend_beams(const Beams& b, const float* keys, const float* values, const Place& place, int n, float scale,
-                  const float* bias, float* scores) {
+void attend_beams(const Beams& b, const typename Place::Number* keys, const typename Place::Number* values,
+                  const Place& place, int n, float scale, const float* bias, float* scores) {
   constexpr bool IS_GROUP = BEAMS == GROUP;
   Floats held[BEAMS][VECTORS];  // queries, then the weighted sums of values
 #pragma GCC unroll 16
@@ -79,10 +91,10 @@ void attend_beams(const Beams& b, const float* keys, const float* values, const 
     Floats products[BEAMS];
 #pragma GCC unroll 16
     for (int k = 0; k < BEAMS; k++) {
-      const float* key = place(keys, k, t);
-      products[k] = held[k][0] * load(key);
+      const auto* key = place(keys, k, t);
+      products[k] = held[k][0] * load_number(key);
 #pragma GCC unroll 16
-      for (int j = 1; j < VECTORS; j++) products[k] += held[k][j] * load(key + j * LANES);
+      for (int j = 1; j < VECTORS; j++) products[k] += held[k][j] * load_number(key + j * LANES);
     }
     const float added = bias ? bias[t] : 0.0f;
     if constexpr (IS_GROUP) {
@@ -113,10 +125,10 @@ void attend_beams(const Beams& b, const float* keys, const float* values, const 
     }
 #pragma GCC unroll 16
     for (int k = 0; k < BEAMS; k++) {
-      const float* value = place(values, k, t);
+      const auto* value = place(values, k, t);
       const float weight = IS_GROUP ? scores[t * GROUP + k] : scores[k * n + t];
 #pragma GCC unroll 16
-      for (int j = 0; j < VECTORS; j++) held[k][j] += weight * load(value + j * LANES);
+      for (int j = 0; j < VECTORS; j++) held[k][j] += weight * load_number(value + j * LANES);
     }
   }
 #pragma GCC unroll 16
@@ -128,24 +140,25 @@ void attend_beams(const Beams& b, const float* keys, const float* values, const 
 
 // The same for a single beam and any D.
 template <typename Place>
-void attend_one(const Beams& b, const float* keys, const float* values, const Place& place, int n, int size, float scale,
-                const float* bias, float* scores) {
+void attend_one(const Beams& b, const typename Place::Number* keys, const typename Place::Number* values,
+                const Place& place, int n, int size, float scale, const float* bias, float* scores) {
   for (int t = 0; t < n; t++) {
-    const float* key = place(keys, 0, t);
+    const auto* key = place(keys, 0, t);
     float product = 0.0f;
-    for (int i = 0; i < size; i++) product += b.query[0][i] * key[i];
+    for (int i = 0; i < size; i++) product += b.query[0][i] * number(key[i]);
     scores[t] = scale * product + (bias ? bias[t] : 0.0f);
   }
   const float factor = 1.0f / exponentials(scores, n);
   for (int i = 0; i < size; i++) b.y[0][i] = 0.0f;
   for (int t = 0; t < n; t++) {
-    const float* value = place(values, 0, t);
-    for (int i = 0; i < size; i++) b.y[0][i] += factor * scores[t] * value[i];
+    const auto* value = place(values, 0, t);
+    for (int i = 0; i < size; i++) b.y[0][i] += factor * scores[t] * number(value[i]);
   }
 }
 
 template <typename Place>
-using AttendBeams = void (*)(const Beams&, const float*, const float*, const Place&, int, float, const float*, float*);
+using AttendBeams = void (*)(const Beams&, const typename Place::Number*, const typename Place::Number*, const Place&, int,
+                             float, const float*, float*);
 
 template <int VECTORS, typename Place>
 AttendBeams<Place> for_beams(int beams) {
@@ -215,24 +228,25 @@ inline void attend_self(const SelfAttention& a, int first_pair, int end_pair) {
   delete[] scores;
 }
 
-inline void attend_cross(const CrossAttention& a, int first_pair, int end_pair) {
+template <typename T>
+void attend_source(const CrossAttention& a, int first_pair, int end_pair) {
   const int width = a.heads * a.size;
   float* scores = new float[size_t(GROUP) * (a.length + 4)];
   int32_t* seen = new int32_t[a.length];
-  const InSource place{a.size, seen};
+  const InSource<T> place{a.size, seen};
   Beams b;
   for (int pair = first_pair; pair < end_pair; pair++) {
     const int source = pair / a.heads, head = pair % a.heads;
     const size_t at = size_t(a.place_of(source)), begin = (at * a.heads + head) * a.length * a.size;
-    const float* keys = a.keys + begin;
-    const float* values = a.values + begin;
+    const T* keys = static_cast<const T*>(a.keys) + begin;
+    const T* values = static_cast<const T*>(a.values) + begin;
     int n = 0;
     for (int s = 0; s < a.length; s++) {
       if (a.mask[at * a.length + s]) seen[n++] = s;
     }
     for (int first = 0, count; first < a.beams; first += count) {
       count = a.beams - first < group_of(a.size) ? a.beams - first : group_of(a.size);
-      const auto attend = attend_for<InSource>(a.size, count);
+      const auto attend = attend_for<InSource<T>>(a.size, count);
       count = attend ? count : 1;
       for (int k = 0; k < count; k++) {
         const size_t r = size_t(source) * a.beams + first + k;
@@ -249,6 +263,10 @@ inline void attend_cross(const CrossAttention& a, int first_pair, int end_pair) 
   }
   delete[] scores;
   delete[] seen;
+}
+
+inline void attend_cross(const CrossAttention& a, int first_pair, int end_pair) {
+  a.is_fp16 ? attend_source<uint16_t>(a, first_pair, end_pair) : attend_source<float>(a, first_pair, end_pair);
 }
 
 }  // namespace KERNELS

@@ -18,7 +18,7 @@
 
 namespace {
 
-using ort::BOOL, ort::FLOAT, ort::INT32, ort::INT64, ort::INT8, ort::OPTIONAL, ort::UINT16;
+using ort::BOOL, ort::FLOAT, ort::FLOAT16, ort::INT32, ort::INT64, ort::INT8, ort::OPTIONAL, ort::UINT16;
 
 constexpr int64_t SMALL = 1 << 16;  // multiplications up to which a second thread does not pay
 constexpr int TASKS = 16;           // parts of a product: more than threads, so that all threads finish at about the same time
@@ -405,10 +405,12 @@ class SelfAttentionOperator {
   bool is_relative_;
 };
 
+template <bool IS_FP16>  // the keys and values
 class CrossAttentionOperator {
  public:
-  static constexpr const char* NAME = "CrossAttention";
-  static inline const std::vector<Slot> INPUTS = {{FLOAT}, {FLOAT}, {FLOAT}, {INT64}, {INT64, OPTIONAL}};
+  static constexpr const char* NAME = IS_FP16 ? "CrossAttentionFp16" : "CrossAttention";
+  static constexpr Slot OF_SOURCE{IS_FP16 ? FLOAT16 : FLOAT};
+  static inline const std::vector<Slot> INPUTS = {{FLOAT}, OF_SOURCE, OF_SOURCE, {INT64}, {INT64, OPTIONAL}};
   static inline const std::vector<Slot> OUTPUTS = {{FLOAT}};
 
   explicit CrossAttentionOperator(const Attributes& given) : scale_(given.real("scale", 1)) {}
@@ -429,8 +431,9 @@ class CrossAttentionOperator {
     a.beams = int(query.dims[0] / std::max(a.n_sources, 1));
     a.scale = scale_;
     a.query = query.as<float>();
-    a.keys = keys.as<float>();
-    a.values = values.as<float>();
+    a.keys = keys.data;
+    a.values = values.data;
+    a.is_fp16 = IS_FP16;
     a.mask = mask.as<int64_t>();
     if (!has(query, {int64_t(a.n_sources) * a.beams, width}) || values.dims != keys.dims ||
         mask.count() != keys.dims[0] * a.length) {
@@ -621,7 +624,8 @@ void add_with_weights(std::vector<const OrtCustomOp*>& all) {
 // All operators, for whoever calls them without ONNX Runtime (plugins/search/direct.h).
 extern "C" __attribute__((visibility("default"))) const OrtCustomOp* const* s2s_operators(size_t* n) {
   static const std::vector<const OrtCustomOp*> operators = [] {
-    std::vector<const OrtCustomOp*> all = {callbacks<SelfAttentionOperator>(), callbacks<CrossAttentionOperator>(),
+    std::vector<const OrtCustomOp*> all = {callbacks<SelfAttentionOperator>(), callbacks<CrossAttentionOperator<false>>(),
+                                           callbacks<CrossAttentionOperator<true>>(),
                                            callbacks<EncoderAttentionOperator>()};
     add_with_weights<Storage::fp32>(all);
     add_with_weights<Storage::fp16>(all);
