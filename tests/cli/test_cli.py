@@ -40,15 +40,15 @@ def numbers(tmp_path_factory):
 
 def test_translate_arguments_lines_scores_and_json(numbers):
     texts = [">>deu<< twenty-one", ">>fra<< twenty-one"]
-    assert s2s("translate", numbers, *texts, check=0).stdout == "einundzwanzig\nvingt et un\n"
+    assert run_here("translate", numbers, *texts)[0] == "einundzwanzig\nvingt et un\n"
     from_stdin = s2s("translate", numbers, stdin="\n".join(texts).encode(), check=0)
     assert from_stdin.stdout == "einundzwanzig\nvingt et un\n"
-    scored = s2s("translate", numbers, texts[0], "--scores", "--num-return-sequences", 2, check=0).stdout.splitlines()
+    scored = run_here("translate", numbers, texts[0], "--scores", "--num-return-sequences", 2)[0].splitlines()
     assert len(scored) == 2 and scored[0].split("\t")[1] == "einundzwanzig"
     assert float(scored[0].split("\t")[0]) >= float(scored[1].split("\t")[0])
-    record = json.loads(s2s("translate", numbers, texts[0], "--json", "--num-beams", 1, check=0).stdout)
+    record = json.loads(run_here("translate", numbers, texts[0], "--json", "--num-beams", 1)[0])
     assert record["outputs"][0]["text"] == "einundzwanzig"
-    assert s2s("translate", numbers, "twenty-one", "--target-lang", "fra", check=0).stdout == "vingt et un\n"
+    assert run_here("translate", numbers, "twenty-one", "--target-lang", "fra")[0] == "vingt et un\n"
     assert s2s("translate", numbers, texts[1], "--stream", check=0).stdout == "vingt et un\n"
 
 
@@ -139,7 +139,7 @@ def test_generate_reports_line_by_line(numbers, tmp_path):
 def test_verify_inspect_doctor(numbers):
     verified, _ = run_here("verify", numbers, "--checkpoint", MODEL)
     assert "tokens (num_beams=4" in verified and "OUTSIDE" not in verified
-    report = json.loads(s2s("verify", numbers, "--checkpoint", MODEL, "--json", check=0).stdout)
+    report = json.loads(run_here("verify", numbers, "--checkpoint", MODEL, "--json")[0])
     assert report["is_close"] is True
     assert "marian" in run_here("inspect", numbers)[0]
     assert json.loads(run_here("inspect", numbers, "--json")[0])["family"] == "marian"
@@ -148,8 +148,7 @@ def test_verify_inspect_doctor(numbers):
 
 
 def test_verify_fails_for_another_checkpoint(numbers, exported):
-    done = s2s("verify", numbers, "--checkpoint", exported("marian")[0])
-    assert done.returncode == 1
+    run_here("verify", numbers, "--checkpoint", exported("marian")[0], status=1)
 
 
 @pytest.mark.parametrize(

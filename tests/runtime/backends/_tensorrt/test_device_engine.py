@@ -20,7 +20,7 @@ import pytest
 
 pytest.importorskip("onnx")
 
-from command_line import run_here, s2s
+from command_line import run_here
 from device_helpers import missing_compiler
 from fake_tensorrt import EmulatedGpu, FakeContext, FakeEngine, build, fake_library
 from small import recipe
@@ -319,7 +319,7 @@ def test_the_plan_says_what_a_decode_takes(make: Make, name: str) -> None:
 def test_inspect_and_doctor_show_the_plan(make: Make) -> None:
     _, _, path = make("marian")
     assert "memory on a GPU\n  small-fp32 " in run_here("inspect", path)[0]
-    shown = s2s("doctor", path).stdout
+    shown = run_here("doctor", path)[0]
     assert "small-fp32" in shown
     lines = shown.partition("where the search runs\n")[2].splitlines()
     assert [line.split(maxsplit=1) for line in lines[:4]] == [
