@@ -215,8 +215,8 @@ class Linear {
     if (!p.rows) return nullptr;  // an expert to which no token goes
     if (!p.y) return "s2s.cpu: Linear has no output";
     const int64_t work = int64_t(p.rows) * p.n_in * p.n_out;
-    const int together = p.rows < MANY_ROWS ? 1 : TILE_OF_MANY;
-    in_parts(call, blocks_of(n_out_), GRAIN, work, [&](int, int first, int end) { kernels().multiply(p, first, end); }, together);
+    const auto multiply = [&](int, int first, int end) { kernels().multiply(p, first, end); };
+    in_parts(call, blocks_of(n_out_), GRAIN, work, multiply, p.rows < MANY_ROWS ? 1 : TILE_OF_MANY);
     if (norm) {
       const Norm n{p.rows, int(n_out_), norm.as<float>(), norm_bias.as<float>(), epsilon_};
       kernels().normalise(n, p.y, normed.as<float>(), 0, p.rows);

@@ -189,8 +189,8 @@ inline void tiles(const Product& p, int row, int block) {
   }
 }
 
-// All rows for blocks [block, end), BLOCKS at a time, and the rest about half as many at a time. If one tile has all rows, BLOCKS
-// is reduced until the blocks and the prefetched next ones fit the second-level cache together.
+// All rows for blocks [block, end), BLOCKS at a time, and the rest half as many at a time or two of three. If one tile has
+// all rows, BLOCKS is reduced until the blocks and the prefetched next ones fit the second-level cache together.
 template <Storage S, int ROWS, int BLOCKS>
 inline void groups(const Product& p, int block, int end) {
   const size_t size = size_t(p.n_in) * BLOCK * (S == Storage::int8 ? 1 : S == Storage::fp32 ? 4 : 2);
