@@ -14,9 +14,19 @@ constexpr int GROUP = 4;         // beams whose queries and sums are kept in reg
 constexpr int FEW_VECTORS = LANES == 16 ? 16 : 8;  // vectors of queries or sums that these registers hold
 constexpr int EARLY = 6;         // positions by which prefetching is ahead
 
+// Numbers of keys and values as floats: they may be floats, or of 16 bits (fp16).
+inline Floats load_number(const float* p) { return load(p); }
+inline Floats load_number(const uint16_t* p) { return from_fp16(p); }
+inline float number(float stored) { return stored; }
+inline float number(uint16_t stored) {
+  const uint16_t some[LANES] = {stored};
+  return from_fp16(some)[0];
+}
+
 // Where keys and values of a position lie: in the cache, found through the beam's ancestors, or in the source. For heads
 // of a single row instead of beams, those of the k-th head are `distance` further on. shared: whether beams share them.
 struct InCache {
+  using Number = float;
   static constexpr bool SHARED = true;
   size_t step;  // floats from one position to the next
   int size;
@@ -25,24 +35,29 @@ struct InCache {
     return base + size_t(t) * step + size_t(ancestors[beam][t]) * size;
   }
 };
+template <typename T>
 struct InSource {
+  using Number = T;
   static constexpr bool SHARED = true;
   int size;
   const int32_t* seen;  // positions that the mask shows
-  const float* operator()(const float* base, int, int t) const { return base + size_t(seen[t]) * size; }
+  const T* operator()(const T* base, int, int t) const { return base + size_t(seen[t]) * size; }
 };
 
 struct HeadsInCache {
+  using Number = float;
   static constexpr bool SHARED = false;
   size_t step, distance;
   const float* operator()(const float* base, int head, int t) const { return base + size_t(t) * step + head * distance; }
 };
+template <typename T>
 struct HeadsInSource {
+  using Number = T;
   static constexpr bool SHARED = false;
   int size;
   const int32_t* seen;
   size_t distance;
-  const float* operator()(const float* base, int head, int t) const {
+  const T* operator()(const T* base, int head, int t) const {
     return base + head * distance + size_t(seen[t]) * size;
   }
 };
@@ -81,7 +96,7 @@ inline void exponentials_of_group(float* scores, int n, float (&factor)[GROUP]) 
 
 // Asks for what position t needs of keys or values.
 template <int VECTORS, int BEAMS, typename Place>
-inline void ask_for(const float* base, const Place& place, int t) {
+inline void ask_for(const typename Place::Number* base, const Place& place, int t) {
 #pragma GCC unroll 16
   for (int k = 0; k < (Place::SHARED ? 1 : BEAMS); k++) {
 #pragma GCC unroll 16
@@ -92,8 +107,8 @@ inline void ask_for(const float* base, const Place& place, int t) {
 // y = softmax(scale * query keys + bias) values over n positions. D = LANES * VECTORS. scores: room for
 // GROUP * (n + 4) numbers, [beam][position], or [position][beam] for a whole group.
 template <int VECTORS, int BEAMS, typename Place>
-void attend_beams(const Beams& b, const float* keys, const float* values, const Place& place, int n, float scale,
-                  float* scores) {
+void attend_beams(const Beams& b, const typename Place::Number* keys, const typename Place::Number* values,
+                  const Place& place, int n, float scale, float* scores) {
   constexpr bool IS_GROUP = BEAMS == GROUP;
   Floats held[BEAMS][VECTORS];  // queries, then the weighted sums of values
 #pragma GCC unroll 16
@@ -106,10 +121,10 @@ void attend_beams(const Beams& b, const float* keys, const float* values, const 
     Floats products[BEAMS];
 #pragma GCC unroll 16
     for (int k = 0; k < BEAMS; k++) {
-      const float* key = place(keys, k, t);
-      products[k] = held[k][0] * load(key);
+      const auto* key = place(keys, k, t);
+      products[k] = held[k][0] * load_number(key);
 #pragma GCC unroll 16
-      for (int j = 1; j < VECTORS; j++) products[k] += held[k][j] * load(key + j * LANES);
+      for (int j = 1; j < VECTORS; j++) products[k] += held[k][j] * load_number(key + j * LANES);
     }
     if constexpr (IS_GROUP) {
       sums_of_four(products, scores + t * GROUP);
@@ -136,10 +151,10 @@ void attend_beams(const Beams& b, const float* keys, const float* values, const 
     if (t + EARLY < n) ask_for<VECTORS, BEAMS>(values, place, t + EARLY);
 #pragma GCC unroll 16
     for (int k = 0; k < BEAMS; k++) {
-      const float* value = place(values, k, t);
+      const auto* value = place(values, k, t);
       const float weight = IS_GROUP ? scores[t * GROUP + k] : scores[k * n + t];
 #pragma GCC unroll 16
-      for (int j = 0; j < VECTORS; j++) held[k][j] += weight * load(value + j * LANES);
+      for (int j = 0; j < VECTORS; j++) held[k][j] += weight * load_number(value + j * LANES);
     }
   }
 #pragma GCC unroll 16
@@ -151,26 +166,27 @@ void attend_beams(const Beams& b, const float* keys, const float* values, const 
 
 // The same for a single beam and any D.
 template <typename Place>
-void attend_one(const Beams& b, int beam, const float* keys, const float* values, const Place& place, int n, int size,
-                float scale, float* scores) {
+void attend_one(const Beams& b, int beam, const typename Place::Number* keys, const typename Place::Number* values,
+                const Place& place, int n, int size, float scale, float* scores) {
   const float *query = b.query[beam], *bias = b.bias[beam];
   float* y = b.y[beam];
   for (int t = 0; t < n; t++) {
-    const float* key = place(keys, beam, t);
+    const auto* key = place(keys, beam, t);
     float product = 0.0f;
-    for (int i = 0; i < size; i++) product += query[i] * key[i];
+    for (int i = 0; i < size; i++) product += query[i] * number(key[i]);
     scores[t] = scale * product + (bias ? bias[t] : 0.0f);
   }
   const float factor = 1.0f / exponentials(scores, n);
   for (int i = 0; i < size; i++) y[i] = 0.0f;
   for (int t = 0; t < n; t++) {
-    const float* value = place(values, beam, t);
-    for (int i = 0; i < size; i++) y[i] += factor * scores[t] * value[i];
+    const auto* value = place(values, beam, t);
+    for (int i = 0; i < size; i++) y[i] += factor * scores[t] * number(value[i]);
   }
 }
 
 template <typename Place>
-using AttendBeams = void (*)(const Beams&, const float*, const float*, const Place&, int, float, float*);
+using AttendBeams = void (*)(const Beams&, const typename Place::Number*, const typename Place::Number*, const Place&, int,
+                             float, float*);
 
 template <int VECTORS, typename Place>
 AttendBeams<Place> for_beams(int beams) {
@@ -204,8 +220,8 @@ inline int group_of(int size) {
 
 // The first `count` beams or heads, at most group_of(size).
 template <typename Place>
-void attend(const Beams& b, int count, const float* keys, const float* values, const Place& place, int n, int size,
-            float scale, float* scores) {
+void attend(const Beams& b, int count, const typename Place::Number* keys, const typename Place::Number* values,
+            const Place& place, int n, int size, float scale, float* scores) {
   if (const auto together = attend_for<Place>(size, count)) return together(b, keys, values, place, n, scale, scores);
   for (int k = 0; k < count; k++) attend_one(b, k, keys, values, place, n, size, scale, scores);
 }
@@ -259,18 +275,19 @@ inline void attend_self(const SelfAttention& a, int first_pair, int end_pair) {
   delete[] scores;
 }
 
-inline void attend_cross(const CrossAttention& a, int first_pair, int end_pair) {
+template <typename T>
+void attend_source(const CrossAttention& a, int first_pair, int end_pair) {
   const int width = a.heads * a.size, most = group_of(a.size);
   float* scores = new float[size_t(GROUP) * (a.length + 4)];
   int32_t* seen = new int32_t[a.length];
-  const InSource place{a.size, seen};
+  const InSource<T> place{a.size, seen};
   Beams b{};
   for (int pair = first_pair; pair < end_pair; pair++) {
     const int source = pair / a.heads, head = pair % a.heads;
     if (a.beams == 1 && head % most) continue;  // taken together with one before it
     const size_t at = size_t(a.place_of(source)), of_head = size_t(a.length) * a.size;
-    const float* keys = a.keys + (at * a.heads + head) * of_head;
-    const float* values = a.values + (at * a.heads + head) * of_head;
+    const T* keys = static_cast<const T*>(a.keys) + (at * a.heads + head) * of_head;
+    const T* values = static_cast<const T*>(a.values) + (at * a.heads + head) * of_head;
     int n = 0;
     for (int s = 0; s < a.length; s++) {
       if (a.mask[at * a.length + s]) seen[n++] = s;
@@ -286,7 +303,7 @@ inline void attend_cross(const CrossAttention& a, int first_pair, int end_pair) 
         if (!n) memset(b.y[k], 0, a.size * sizeof(float));  // the mask hides every position
       }
       if (n && a.beams == 1) {
-        attend(b, count, keys, values, HeadsInSource{a.size, seen, of_head}, n, a.size, a.scale, scores);
+        attend(b, count, keys, values, HeadsInSource<T>{a.size, seen, of_head}, n, a.size, a.scale, scores);
       } else if (n) {
         attend(b, count, keys, values, place, n, a.size, a.scale, scores);
       }
@@ -294,6 +311,10 @@ inline void attend_cross(const CrossAttention& a, int first_pair, int end_pair) 
   }
   delete[] scores;
   delete[] seen;
+}
+
+inline void attend_cross(const CrossAttention& a, int first_pair, int end_pair) {
+  a.is_fp16 ? attend_source<uint16_t>(a, first_pair, end_pair) : attend_source<float>(a, first_pair, end_pair);
 }
 
 }  // namespace KERNELS

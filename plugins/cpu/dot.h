@@ -18,6 +18,7 @@ constexpr int ROW_OFFSET = 0;  // what is taken from a row's bytes before they a
 #if defined(__AVX512VNNI__)
 struct Weights {
   __m512i all;
+  Weights() = default;
   explicit Weights(const int8_t* w) : all(_mm512_loadu_si512(w)) {}
 };
 struct Sums {
@@ -28,6 +29,7 @@ struct Sums {
 #elif defined(__AVXVNNI__)
 struct Weights {
   __m256i halves[2];
+  Weights() = default;
   explicit Weights(const int8_t* w) {
     for (int i = 0; i < 2; i++) halves[i] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w + 32 * i));
   }
@@ -45,6 +47,7 @@ struct Sums {
 // Bytes are widened to 16 bits, as vpmaddubsw saturates. A register has four outputs, with two sums each.
 struct Weights {
   __m256i wide[4];
+  Weights() = default;
   explicit Weights(const int8_t* w) {
     for (int i = 0; i < 4; i++) {
       wide[i] = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w + 16 * i)));
@@ -65,6 +68,7 @@ struct Sums {
 #else
 struct Weights {
   const int8_t* w;
+  Weights() = default;
   explicit Weights(const int8_t* given) : w(given) {}
 };
 struct Sums {
@@ -88,15 +92,15 @@ inline void integer_sums(const uint8_t* x, int width, const int8_t* w, size_t st
   for (int k = 0; k < width;) {
     ahead.fetch<BLOCKS>(w, step, 4 * BLOCK);
     for (const int end = k + 4 * ahead.every < width ? k + 4 * ahead.every : width; k < end; k += 4) {
+      Weights weights[BLOCKS];
 #pragma GCC unroll 16
-      for (int j = 0; j < BLOCKS; j++) {
-        const Weights weights(w + j * step + size_t(k) * BLOCK);
+      for (int j = 0; j < BLOCKS; j++) weights[j] = Weights(w + j * step + size_t(k) * BLOCK);
 #pragma GCC unroll 16
-        for (int i = 0; i < ROWS; i++) {
-          int32_t four;
-          memcpy(&four, x + size_t(i) * width + k, 4);
-          sums[i][j].add(four, weights);
-        }
+      for (int i = 0; i < ROWS; i++) {
+        int32_t four;
+        memcpy(&four, x + size_t(i) * width + k, 4);
+#pragma GCC unroll 16
+        for (int j = 0; j < BLOCKS; j++) sums[i][j].add(four, weights[j]);
       }
     }
   }

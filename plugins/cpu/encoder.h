@@ -69,12 +69,12 @@ class FloatAttention {
     multiply(p, 0, (length_ + BLOCK - 1) / BLOCK);
   }
 
-  void total(int row, float sum) { totals_[row] = sum; }
-
-  void gather(const float* weights, int rows, float* y, size_t stride) {
+  // scores [rows, S]: become their exponentials
+  void gather(float* scores, int rows, float* y, size_t stride) {
+    for (int i = 0; i < rows; i++) totals_[i] = exponentials(scores + size_t(i) * length_, length_);
     Product p{};
     p.rows = rows, p.n_in = length_, p.n_out = size_, p.stride = int(stride);
-    p.x = weights, p.weight = values_, p.y = y;
+    p.x = scores, p.weight = values_, p.y = y;
     multiply(p, 0, (size_ + BLOCK - 1) / BLOCK);
     for (int i = 0; i < rows; i++) {
       const float factor = 1.0f / totals_[i];
@@ -105,12 +105,7 @@ void attend_all(const EncoderAttention& a, int first_pair, int end_pair) {
         for (int d = 0; d < a.size; d++) queries[size_t(i) * a.size + d] = a.scale * from[d];
       }
       attention.look(queries, n, scores);
-      for (int i = 0; i < n; i++) {
-        float* of_query = scores + size_t(i) * a.length;
-        add_mask(a, source, head, first + i, of_query);
-        const float sum = exponentials(of_query, a.length);
-        attention.total(i, sum);
-      }
+      for (int i = 0; i < n; i++) add_mask(a, source, head, first + i, scores + size_t(i) * a.length);
       attention.gather(scores, n, a.y + (size_t(source) * a.length + first) * width + size_t(head) * a.size, width);
     }
   }

@@ -56,6 +56,14 @@ struct Bytes {
   }
 };
 
+// n numbers, of which a vector holds as many as it can; behind them are zeros.
+inline Floats load_some(const float* x, int n) {
+  if (n >= LANES) return load(x);
+  float some[LANES] = {};
+  if (n > 0) memcpy(some, x, n * sizeof(float));
+  return load(some);
+}
+
 // The mean of each channel over the positions, and its largest distance from it, NaN where a number is none.
 inline void means_of(const float* rows, size_t row, int length, int size, float* mean, float* most) {
   for (int d = 0; d < size; d++) mean[d] = most[d] = 0.0f;
@@ -138,14 +146,24 @@ inline void pack_values(const float* values, size_t row, int length, int size, B
   delete[] most;
 }
 
-// Splits weights x [n] from 0 to 1 into high and low bytes [width], the rest of which is 0. Returns the sum of all.
-inline float split_weights(const float* x, int n, int width, uint8_t* high, uint8_t* low) {
+// Makes weights of a query's scores [n], e**(score - the largest), as high and low bytes [width], the rest of which is 0.
+// Returns the sum of all, NaN where a score is none.
+inline float split_weights(const float* scores, int n, int width, uint8_t* high, uint8_t* low) {
   typedef uint8_t Eight __attribute__((vector_size(LANES)));
-  Ints sums{};
+  Floats largest = all(-INFINITY);
   int i = 0;
-  for (; i + LANES <= n; i += LANES) {
-    const Floats steps = larger(smaller(load(x + i) * WEIGHT_STEPS + 0.5f, all(WEIGHT_STEPS)), Floats{});
-    const Ints whole = __builtin_convertvector(steps, Ints);
+  for (; i + LANES <= n; i += LANES) largest = larger(largest, load(scores + i));
+  float top = maximum(largest);
+  for (; i < n; i++) top = top > scores[i] ? top : scores[i];
+  Floats nothing{};
+  const auto steps = [&](Floats of_scores) {
+    const Floats weights = exponential(of_scores - top);
+    nothing += weights * 0.0f;
+    return __builtin_convertvector(larger(smaller(weights * WEIGHT_STEPS + 0.5f, all(WEIGHT_STEPS)), Floats{}), Ints);
+  };
+  Ints sums{};
+  for (i = 0; i + LANES <= n; i += LANES) {
+    const Ints whole = steps(load(scores + i));
     const Eight upper = __builtin_convertvector(whole >> 8, Eight), lower = __builtin_convertvector(whole & 255, Eight);
     memcpy(high + i, &upper, sizeof upper);
     memcpy(low + i, &lower, sizeof lower);
@@ -153,14 +171,14 @@ inline float split_weights(const float* x, int n, int width, uint8_t* high, uint
   }
   float total = 0.0f;
   for (int lane = 0; lane < LANES; lane++) total += float(sums[lane]);
-  for (; i < n; i++) {
-    const int whole = x[i] == x[i] ? int(x[i] * WEIGHT_STEPS + 0.5f) : 0;
-    high[i] = uint8_t(whole >> 8);
-    low[i] = uint8_t(whole & 255);
-    total += float(whole);
+  const Ints rest = i < n ? steps(load_some(scores + i, n - i)) : Ints{};
+  for (int lane = 0; i < n; i++, lane++) {
+    high[i] = uint8_t(rest[lane] >> 8);
+    low[i] = uint8_t(rest[lane]);
+    total += float(rest[lane]);
   }
   for (; i < width; i++) high[i] = low[i] = 0;
-  return total;
+  return total + sum(nothing);
 }
 
 // A product with few outputs. Four blocks, as of heads of 64, are those of one tile where it has six rows; with eight rows
@@ -190,14 +208,12 @@ class ByteAttention {
     scale_ = new float[size_t(group) * 2];
     zero_ = new int32_t[group];
     low_ = new float[size_t(group) * size];
-    of_weights_ = new float[group];
   }
   ~ByteAttention() {
     delete[] bytes_;
     delete[] scale_;
     delete[] zero_;
     delete[] low_;
-    delete[] of_weights_;
   }
   ByteAttention(const ByteAttention&) = delete;
 
@@ -214,17 +230,13 @@ class ByteAttention {
     multiply(p, 0, keys_.n_out / BLOCK);
   }
 
-  void total(int row, float sum) { of_weights_[row] = sum; }
-
-  // weights [rows, S]: not normalised, the largest of each row is 1
-  void gather(const float* weights, int rows, float* y, size_t stride) {
+  void gather(const float* scores, int rows, float* y, size_t stride) {
     const size_t width = size_t(values_.width);
     uint8_t *high = bytes_, *low = bytes_ + rows * width;
     float *of_high = scale_, *of_low = scale_ + rows;
     for (int i = 0; i < rows; i++) {
-      const float* of_query = weights + size_t(i) * length_;
-      const float total = split_weights(of_query, length_, values_.width, high + i * width, low + i * width);
-      of_low[i] = (1.0f + of_weights_[i] * 0.0f) / total;  // NaN where some score is
+      const float* of_query = scores + size_t(i) * length_;
+      of_low[i] = 1.0f / split_weights(of_query, length_, values_.width, high + i * width, low + i * width);
       of_high[i] = 256.0f * of_low[i];
       zero_[i] = 0;
     }
@@ -251,7 +263,7 @@ class ByteAttention {
   uint8_t* bytes_;
   float* scale_;
   int32_t* zero_;
-  float *low_, *of_weights_;
+  float* low_;
 };
 
 }  // namespace KERNELS

@@ -74,8 +74,9 @@ struct CrossAttention {
   float scale;
   const int64_t* places;  // [B], or null: source b has place b
   const float* query;     // [R, H*D]
-  const float* keys;      // [P,H,S,D]
-  const float* values;
+  const void* keys;       // [P,H,S,D], floats or fp16
+  const void* values;
+  bool is_fp16;
   const int64_t* mask;    // [P,S], 0 for a hidden position
   float* y;               // [R, H*D]
 

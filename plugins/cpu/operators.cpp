@@ -13,11 +13,13 @@
 
 namespace {
 
-using ort::BOOL, ort::FLOAT, ort::INT32, ort::INT64, ort::INT8, ort::OPTIONAL, ort::UINT16;
+using ort::BOOL, ort::FLOAT, ort::FLOAT16, ort::INT32, ort::INT64, ort::INT8, ort::OPTIONAL, ort::UINT16;
 
 constexpr int64_t SMALL = 1 << 16;  // multiplications up to which a second thread does not pay
 constexpr int TASKS = 16;           // parts of a product: more than threads, so that all threads finish at about the same time
 constexpr int GRAIN = 8;            // least number of blocks of a part: fewer do not fill a tile
+constexpr int MANY_ROWS = 7;         // from so many rows on, parts begin at whole tiles, which have
+constexpr int TILE_OF_MANY = 3;      // blocks then (products.h)
 constexpr int64_t MANY = 256;       // above this many candidates, sorting all logits is faster than keeping an ordered list
 
 const Kernels& kernels() { return *chosen().kernels; }
@@ -59,11 +61,15 @@ bool is_packed(const Tensor& weight, int64_t n_out, int64_t n_in) {
 
 bool is_known(Activation a) { return a >= Activation::none && a <= Activation::quick_gelu; }
 
-// Splits [0, n_units) into even parts of at least `grain`, and calls body(part, first, end) for each.
+// Splits [0, n_units) into nearly even parts of about `grain` at least, and calls body(part, first, end) for each. They
+// begin at multiples of `multiple`.
 template <typename Part>
-void in_parts(Call& call, int n_units, int grain, int64_t work, const Part& body) {
+void in_parts(Call& call, int n_units, int grain, int64_t work, const Part& body, int multiple = 1) {
   const int n = work < SMALL ? 1 : std::clamp(n_units / grain, 1, TASKS);
-  call.in_parallel(size_t(n), [&](size_t i) { body(int(i), int(n_units * i / n), int(n_units * (i + 1) / n)); });
+  const auto first = [&](size_t i) {
+    return i == size_t(n) ? n_units : int(n_units * i / n + multiple / 2) / multiple * multiple;
+  };
+  call.in_parallel(size_t(n), [&](size_t i) { body(int(i), first(i), first(i + 1)); });
 }
 
 // The rows of an int8 product as bytes.
@@ -149,7 +155,8 @@ class Linear {
     if (!p.rows) return nullptr;  // an expert to which no token goes
     if (!p.y) return "s2s.cpu: Linear has no output";
     const int64_t work = int64_t(p.rows) * p.n_in * p.n_out;
-    in_parts(call, blocks_of(n_out_), GRAIN, work, [&](int, int first, int end) { kernels().multiply(p, first, end); });
+    const auto multiply = [&](int, int first, int end) { kernels().multiply(p, first, end); };
+    in_parts(call, blocks_of(n_out_), GRAIN, work, multiply, p.rows < MANY_ROWS ? 1 : TILE_OF_MANY);
     if (norm) {
       const Norm n{p.rows, int(n_out_), norm.as<float>(), norm_bias.as<float>(), epsilon_};
       kernels().normalise(n, p.y, normed.as<float>(), 0, p.rows);
@@ -398,10 +405,12 @@ class SelfAttentionOperator {
   bool is_relative_;
 };
 
+template <bool IS_FP16>  // the keys and values
 class CrossAttentionOperator {
  public:
-  static constexpr const char* NAME = "CrossAttention";
-  static inline const std::vector<Slot> INPUTS = {{FLOAT}, {FLOAT}, {FLOAT}, {INT64}, {INT64, OPTIONAL}};
+  static constexpr const char* NAME = IS_FP16 ? "CrossAttentionFp16" : "CrossAttention";
+  static constexpr Slot OF_SOURCE{IS_FP16 ? FLOAT16 : FLOAT};
+  static inline const std::vector<Slot> INPUTS = {{FLOAT}, OF_SOURCE, OF_SOURCE, {INT64}, {INT64, OPTIONAL}};
   static inline const std::vector<Slot> OUTPUTS = {{FLOAT}};
 
   explicit CrossAttentionOperator(const Attributes& given) : scale_(given.real("scale", 1)) {}
@@ -422,8 +431,9 @@ class CrossAttentionOperator {
     a.beams = int(query.dims[0] / std::max(a.n_sources, 1));
     a.scale = scale_;
     a.query = query.as<float>();
-    a.keys = keys.as<float>();
-    a.values = values.as<float>();
+    a.keys = keys.data;
+    a.values = values.data;
+    a.is_fp16 = IS_FP16;
     a.mask = mask.as<int64_t>();
     if (!has(query, {int64_t(a.n_sources) * a.beams, width}) || values.dims != keys.dims ||
         mask.count() != keys.dims[0] * a.length) {
@@ -619,9 +629,9 @@ void add_with_weights(std::vector<const OrtCustomOp*>& all) {
 // All operators, for whoever calls them without ONNX Runtime (plugins/search/direct.h).
 extern "C" __attribute__((visibility("default"))) const OrtCustomOp* const* s2s_operators(size_t* n) {
   static const std::vector<const OrtCustomOp*> operators = [] {
-    std::vector<const OrtCustomOp*> all = {callbacks<SelfAttentionOperator>(), callbacks<CrossAttentionOperator>(),
-                                           callbacks<EncoderAttentionOperator>(), callbacks<NormOperator>(),
-                                           callbacks<GateOperator>()};
+    std::vector<const OrtCustomOp*> all = {callbacks<SelfAttentionOperator>(), callbacks<CrossAttentionOperator<false>>(),
+                                           callbacks<CrossAttentionOperator<true>>(), callbacks<EncoderAttentionOperator>(),
+                                           callbacks<NormOperator>(), callbacks<GateOperator>()};
     add_with_weights<Storage::fp32>(all);
     add_with_weights<Storage::fp16>(all);
     add_with_weights<Storage::bf16>(all);

@@ -55,7 +55,7 @@ namespace ort {
 
 constexpr uint32_t VERSION = 17;
 constexpr int INVALID_ARGUMENT = 2;              // OrtErrorCode
-constexpr int FLOAT = 1, INT8 = 3, UINT16 = 4, INT32 = 6, INT64 = 7, BOOL = 9;  // ONNXTensorElementDataType
+constexpr int FLOAT = 1, INT8 = 3, UINT16 = 4, INT32 = 6, INT64 = 7, BOOL = 9, FLOAT16 = 10;  // ONNXTensorElementDataType
 constexpr int REQUIRED = 0, OPTIONAL = 1;        // OrtCustomOpInputOutputCharacteristic
 
 enum Place : int {

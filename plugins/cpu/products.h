@@ -73,7 +73,8 @@ inline Floats load_as_float(const uint16_t* p, Storage storage) {
 
 // The sums of a tile with float inputs: [rows][blocks] of 16. Stored: float, or uint16_t for 16 bits.
 template <Storage S, typename Stored, int ROWS, int BLOCKS>
-inline void sums_of_floats(const Product& p, int row, int block, Floats (&sums)[ROWS][BLOCKS * PARTS]) {
+inline void sums_of_floats(const Product& p, int row, int block, Floats (&found)[ROWS][BLOCKS * PARTS]) {
+  Floats sums[ROWS][BLOCKS * PARTS] = {};
   const int in_line = sizeof(Stored) == 2 || p.narrow ? 2 : 1;  // inputs whose weights of a block fill a line of the cache
   const float* x = p.x + size_t(row) * p.n_in;
   const size_t step = size_t(p.n_in) * BLOCK;
@@ -101,6 +102,11 @@ inline void sums_of_floats(const Product& p, int row, int block, Floats (&sums)[
       }
     }
   }
+#pragma GCC unroll 16
+  for (int i = 0; i < ROWS; i++) {
+#pragma GCC unroll 32
+    for (int j = 0; j < BLOCKS * PARTS; j++) found[i][j] = sums[i][j];
+  }
 }
 
 // The sums of a tile with rows of bytes, scaled: [rows][blocks] of 16.
@@ -111,6 +117,7 @@ inline void sums_of_bytes(const Product& p, int row, int block, Floats (&found)[
   Ints sums[ROWS][BLOCKS * PARTS] = {};
   integer_sums<ROWS, BLOCKS>(p.bytes + size_t(row) * width, width, static_cast<const int8_t*>(p.weight) + size_t(block) * step, step,
                              Ahead(p, row, ROWS, width / 4), sums);
+#pragma GCC unroll 32
   for (int j = 0; j < BLOCKS * PARTS; j++) {
     const int output = block * BLOCK + j * LANES;
     const Floats scale = load(p.scale + output);
@@ -125,7 +132,7 @@ inline void sums_of_bytes(const Product& p, int row, int block, Floats (&found)[
 // Computes one tile, applies bias, activation and residual, and writes y.
 template <Storage S, int ROWS, int BLOCKS>
 inline void tile(const Product& p, int row, int block) {
-  Floats sums[ROWS][BLOCKS * PARTS] = {};
+  Floats sums[ROWS][BLOCKS * PARTS];
   if constexpr (S == Storage::int8) {
     sums_of_bytes<ROWS, BLOCKS>(p, row, block, sums);
   } else if constexpr (S == Storage::fp32) {

@@ -230,7 +230,8 @@ def rewrite(
         from ..cpu.own.rewrite import rewrite as rewrite_for_own
 
         packed = packing.Store(recipe.precision, narrows=bool(_options(recipe)["sixteen_bits"]))
-        passes = {name: rewrite_for_own(graph, packed) for name, graph in found.items()}
+        is_of_sound = bundle.manifest["source"].get("kind") == "audio_features"
+        passes = {name: rewrite_for_own(graph, packed, is_of_sound=is_of_sound) for name, graph in found.items()}
         return found, passes, packed.stored()
     return found, _rewrite_for_onnxruntime(found, recipe), {}
 

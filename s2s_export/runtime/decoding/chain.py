@@ -236,6 +236,10 @@ def edit_dense(scores: Floats, edit: Edit) -> Floats:
     n_sources, n_beams, vocabulary_size = scores.shape
     ids = _by_row(edit.ids, (n_sources, n_beams))
     rows = (np.arange(n_sources * n_beams) * vocabulary_size)[:, None]
+    if edit.kind == "ban":  # most of them are, and need no copy
+        flat = scores.reshape(-1)
+        flat[(ids + rows)[ids >= 0]] = MINUS_INFINITY
+        return flat.reshape(scores.shape)
     places = np.where(ids >= 0, ids + rows, scores.size)
     return apply_edit(np.append(scores.ravel(), np.float32(0.0)), places, edit)[:-1].reshape(scores.shape)
 

@@ -25,7 +25,8 @@ RUNTIME_ERRORS = tuple(
     getattr(onnxruntime.capi.onnxruntime_pybind11_state, name)
     for name in ("Fail", "InvalidArgument", "RuntimeException", "InvalidGraph")
 )
-ONNX_TYPES = {np.dtype(t): helper.np_dtype_to_tensor_dtype(np.dtype(t)) for t in ("f4", "i8", "i4", "i1", "u2", "?")}
+NUMPY_TYPES = ("f4", "f2", "i8", "i4", "i1", "u2", "?")
+ONNX_TYPES = {np.dtype(t): helper.np_dtype_to_tensor_dtype(np.dtype(t)) for t in NUMPY_TYPES}
 BUILD = plugin_sources.module("cpu.build")
 SETS = list(BUILD.sets_of(plugin_sources.module("portable").machine()))
 EMULATED = ["emulated amx"] if "amx" in SETS else []  # its tile instructions in plain C++, for machines without them
@@ -320,6 +321,12 @@ def test_attention_over_the_source(library, size, beams):
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     expected = np.nan_to_num(weights / weights.sum(axis=-1, keepdims=True)) @ values  # nothing seen: nothing said
     np.testing.assert_allclose(rows, expected.transpose(0, 2, 1, 3).reshape(rows.shape), rtol=1e-5, atol=3e-6)
+    narrow = [array.astype(np.float16) for array in (keys, values)]
+    (of_halves,) = run(library, "CrossAttentionFp16", [query, *narrow, mask], 1, scale=0.2)
+    wide = [array.astype(np.float32) for array in narrow]
+    (of_wide,) = run(library, "CrossAttention", [query, *wide, mask], 1, scale=0.2)
+    # Equal but for products that the compiler joins with sums in one of them alone.
+    np.testing.assert_allclose(of_halves, of_wide, rtol=1e-5, atol=3e-6)
 
 
 ENCODERS = [(3, 2, 19, 8), (1, 1, 1, 32), (2, 4, 16, 64), (1, 3, 70, 12), (1, 2, 400, 64), (2, 1, 33, 7)]  # B, H, S, D
@@ -494,6 +501,7 @@ def cases():
         "TakeRowsInt8": ([ids.ravel(), *bytes_], 3, (2, 3), {"n_rows": 37}),
         "SelfAttention": (self_attention, 3, range(4), {"scale": 1.0}),
         "CrossAttention": ([normal(rng, 4, 24), source, source, mask], 1, (1, 2), {"scale": 1.0}),
+        "CrossAttentionFp16": ([normal(rng, 4, 24), *[source.astype("f2")] * 2, mask], 1, (1, 2), {"scale": 1.0}),
         "EncoderAttention": (encoder, 1, (0, 1), {"scale": 1.0}),
         "Head": ([x, *floats, bias, *asked], 5, (1, 2), {"n_out": 37}),
         "HeadInt8": ([x, *bytes_, bias, *asked], 5, (1, 2, 3, 4), {"n_out": 37}),
@@ -504,8 +512,8 @@ def cases():
 
 
 CASES = ("Linear", "LinearInt8", "Embedding", "EmbeddingInt8", "TakeRows", "TakeRowsInt8", "SelfAttention",
-         "CrossAttention", "EncoderAttention", "Head", "HeadInt8", "LinearFp16", "LinearBf16", "EmbeddingFp16",
-         "EmbeddingBf16", "TakeRowsBf16", "HeadFp16", "Norm", "Gate")  # fmt: skip
+         "CrossAttention", "CrossAttentionFp16", "EncoderAttention", "Head", "HeadInt8", "LinearFp16", "LinearBf16",
+         "EmbeddingFp16", "EmbeddingBf16", "TakeRowsBf16", "HeadFp16", "Norm", "Gate")  # fmt: skip
 
 
 def of_other_sizes(array):

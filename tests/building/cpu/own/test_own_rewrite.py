@@ -33,6 +33,10 @@ def test_every_family_is_rewritten_whole(exported, name):
     assert encoder["attention of the encoder"] == whole
     is_gated = "gated" in name or name in ("mt5", "umt5", "umt5-tied")
     assert counts["fused activations"] == (0 if is_gated and name != "umt5-tied" else layers + more)
+    is_of_sound = bundle.manifest["source"].get("kind") == "audio_features"
+    assert counts.get("keys and values of the source in 16 bits", 0) == (2 * layers if is_of_sound else 0)
+    read = {name for node in graphs["encoder"].nodes for name in node.input} | set(graphs["encoder"].outputs)
+    assert all(read.intersection(node.output) for node in graphs["encoder"].nodes)  # nothing is left that nobody reads
     left = {node.op_type for graph in graphs.values() for node in graph.nodes}
     assert not left & {"Gemm", "LogSoftmax", "TopK", "BeamSelfAttention"}
     assert not left & {"LayerNormalization", "RMSNormalization", "Gelu"}
