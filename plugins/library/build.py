@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
+
+from s2s_export.errors import BuildError
 
 from .. import build, portable
 from ..cpu import build as cpu
@@ -12,10 +15,38 @@ FOLDER = "library"
 NAME = "libs2s.so"
 
 
-def library() -> Path:
-    """libs2s for this machine, compiled once. Raises BuildError where there is no C++ compiler."""
+def library(sentencepiece: Path | None = None, *, sanitize: bool = False) -> Path:
+    """libs2s for this machine, compiled once. Raises BuildError where there is no C++ compiler.
+
+    sentencepiece: where its C++ library is installed, with `include` and `lib`; by default where the compiler finds it.
+    Without it the library reads token ids alone. sanitize: with address and undefined checks.
+    """
     compiler = (build.find_compiler(*cpu.COMPILERS),)
-    return _compiled(compiler, (*cpu.FLAGS, *cpu.QUIET), cpu.sets_of(portable.machine()), cpu.LINK)
+    checks = build.SANITIZE_FLAGS if sanitize else ()
+    text: tuple[str, ...] = ()
+    link: tuple[str, ...] = cpu.LINK
+    if sentencepiece is not None or reads_text():
+        text = ("-DS2S_SENTENCEPIECE",)
+        place: tuple[str, ...] = ()
+        if sentencepiece is not None:
+            text = (*text, "-isystem", f"{sentencepiece}/include")
+            place = (f"-L{sentencepiece}/lib", f"-Wl,-rpath,{sentencepiece}/lib")
+        link = ("-shared", *place, "-lsentencepiece")  # which brings the C++ library as a shared one
+    flags = (*cpu.FLAGS, *cpu.QUIET, *checks)
+    return _compiled(compiler, flags, cpu.sets_of(portable.machine()), (*checks, *link), own=(*checks, *text))
+
+
+def reads_text() -> bool:
+    """Whether the compiler finds sentencepiece's C++ library."""
+    program = "#include <sentencepiece_processor.h>\nint main() { sentencepiece::SentencePieceProcessor p; }\n"
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "try.cpp"
+        source.write_text(program)
+        try:
+            build.run([build.find_compiler(*cpu.COMPILERS), str(source), "-lsentencepiece", "-o", f"{folder}/try"])
+        except BuildError:
+            return False
+    return True
 
 
 def portable_library(kind: str) -> Path:
@@ -31,7 +62,9 @@ def _compiled(
     sets: dict[str, tuple[str, ...]],
     link: tuple[str, ...],
     release: str = "",
+    own: tuple[str, ...] = (),
 ) -> Path:
+    """own: flags of what is not the operators'."""
     hashes = ",".join((cpu.sources(), *cpu.EARLIER))
     folder = build.ROOT / FOLDER
 
@@ -43,11 +76,12 @@ def _compiled(
         build.run(
             [*compiler, *flags, *with_sets, "-c", str(build.ROOT / cpu.FOLDER / "operators.cpp"), "-o", objects[0]]
         )
-        own = [*search.FLAGS, f'-DS2S_OPERATORS="{hashes}"', "-c", str(folder / "library.cpp"), "-o", objects[1]]
-        report = build.run([*compiler, *own])
+        named = f'-DS2S_OPERATORS="{hashes}"'
+        source = ["-c", str(folder / "library.cpp"), "-o", objects[1]]
+        report = build.run([*compiler, *search.FLAGS, *own, named, *source])
         shared = [*link, "-ldl", "-Wl,-soname,libs2s.so", "-o", str(output)]
         return str(report + build.run([*compiler, *objects, *kernels, *shared]))
 
     sets_as_words = (word for name, chosen in sets.items() for word in (name, *chosen))
-    recipe = (*compiler, release, *flags, *link, hashes, search.sources(), *sets_as_words)
+    recipe = (*compiler, release, *flags, *own, *link, hashes, search.sources(), *sets_as_words)
     return build.cached(FOLDER, NAME, recipe, compile_to)

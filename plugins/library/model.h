@@ -15,6 +15,7 @@
 #include "../search/loop.h"
 #include "../search/onnxruntime.h"
 #include "options.h"
+#include "text.h"
 
 #ifndef S2S_OPERATORS
 #error "S2S_OPERATORS: the hashes of the operators whose engines run, see operators_hash.sh"
@@ -129,6 +130,8 @@ struct Graph {
 struct Output {
   std::vector<int64_t> ids;
   double score = 0;
+  std::string text = "";
+  bool has_text = false;
 };
 
 class Model {
@@ -152,6 +155,8 @@ class Model {
     const Json* fill = part(manifest, "source", Json::OBJECT, manifest_file).find("pad_token_id");
     padding = fill && fill->is_integer() && fill->number >= 0 && fill->number < source_vocabulary ? int64_t(fill->number) : 0;
     defaults = part(manifest, "generation", Json::OBJECT, manifest_file);
+    if (const Json* entry = manifest.find("tokenizer")) tokenizer = *entry;
+    text_folder = bundle + "/tokenizer/";
     if (part(engine, "flavour", Json::STRING, engine_file).text != "cpu" || !engine.find("operators") ||
         engine.find("operators")->kind != Json::OBJECT)
       throw std::runtime_error(folder + " has no operators of s2s for a CPU; run: s2s build BUNDLE --target cpu-fp32");
@@ -204,8 +209,60 @@ class Model {
     return outputs_of(search, options, B);
   }
 
+  // The tokenizer, which is opened at its first use.
+  const Text& text() const {
+    std::call_once(text_once, [this] {
+      try {
+        if (tokenizer.kind != Json::OBJECT) throw std::runtime_error("the bundle has no tokenizer; give token ids");
+        opened_text = std::make_unique<Text>(tokenizer, [this](const std::string& name) {
+          if (name.empty() || name.find('/') != std::string::npos || name[0] == '.')
+            throw std::runtime_error("the tokenizer names a file outside of its folder; export the bundle again");
+          return contents(text_folder + name);
+        });
+      } catch (const std::runtime_error& error) {
+        why_no_text = error.what();
+      }
+    });
+    if (!opened_text) throw std::runtime_error(why_no_text);
+    return *opened_text;
+  }
+
+  std::vector<std::vector<Output>> translate(const char* const* texts, int n_texts, Json given, const std::string& source_lang,
+                                             const std::string& target_lang) const {
+    const Text& tokens = text();
+    std::vector<int64_t> ids;
+    std::vector<int32_t> lengths;
+    for (int i = 0; i < n_texts; i++) {
+      if (!texts[i]) throw std::runtime_error("text " + std::to_string(i) + " is NULL; expected a text");
+      try {
+        const Ids found = tokens.encode(texts[i], source_lang, target_lang);
+        ids.insert(ids.end(), found.begin(), found.end());
+        lengths.push_back(int32_t(found.size()));
+      } catch (const std::runtime_error& error) {
+        throw std::runtime_error("text " + std::to_string(i) + ": " + error.what());
+      }
+    }
+    if (const auto [option, token] = tokens.chosen(target_lang); !option.empty() && !given.find(option)) {
+      Json value;
+      value.kind = Json::NUMBER;
+      value.number = double(token);
+      given.object[option] = value;
+    }
+    std::vector<std::vector<Output>> found = generate(ids.data(), lengths.data(), n_texts, given);
+    for (auto& outputs : found)
+      for (Output& output : outputs) {
+        output.text = tokens.decode(output.ids);
+        output.has_text = true;
+      }
+    return found;
+  }
+
  private:
-  std::string folder;
+  std::string folder, text_folder;
+  Json tokenizer;
+  mutable std::once_flag text_once;
+  mutable std::unique_ptr<Text> opened_text;
+  mutable std::string why_no_text;
   int vocabulary, source_vocabulary, limit, source_limit;
   int64_t padding;
   Json defaults;

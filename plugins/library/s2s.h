@@ -1,8 +1,8 @@
 /* libs2s: decodes with the engine for a CPU of a bundle, without Python. Plain C.
  *
  * Errors: a function that fails returns NULL or -1, and s2s_last_error() says why in one sentence, for the calling thread.
- * Ownership: what s2s_open and s2s_generate return is the caller's, who gives it back with s2s_close and s2s_free.
- * Threads: any number may call s2s_generate on one model at a time; s2s_close when none does any more.
+ * Ownership: a model is the caller's, who gives it back with s2s_close, and so is a result, with s2s_free.
+ * Threads: any number may use one model at a time; s2s_close when none does any more.
  * Letters: B sources, N outputs of each (num_return_sequences), T tokens of an output. */
 #ifndef S2S_H
 #define S2S_H
@@ -39,12 +39,26 @@ S2SResult* s2s_generate(S2SModel* model, const int64_t* ids, const int32_t* leng
                         const char* options);
 void s2s_free(S2SResult* result);
 
+/* Translates B texts, in UTF-8, as one batch. options: as of s2s_generate, and "source_lang" and "target_lang" where the
+ * model has languages. For bundles whose tokenizer is built on sentencepiece; others are refused by name, as is a library
+ * that was built without sentencepiece. */
+S2SResult* s2s_translate(S2SModel* model, const char* const* texts, int32_t n_texts, const char* options);
+
+/* The token ids of a text as a source: the only output of the result. options: "source_lang", "target_lang". */
+S2SResult* s2s_encode(S2SModel* model, const char* text, const char* options);
+/* The text of token ids, without special tokens: that of the only output of the result. */
+S2SResult* s2s_decode(S2SModel* model, const int64_t* ids, int32_t n_ids);
+
 /* N: outputs of each source, best first. */
 int32_t s2s_n_outputs(const S2SResult* result);
 
 /* The token ids of an output [T], with the decoder's prompt and the end token. They live as long as the result. Sets
  * length to T and score to the score that `s2s generate` gives; either may be NULL. NULL for an output that is not there. */
 const int64_t* s2s_output(const S2SResult* result, int32_t source, int32_t output, int32_t* length, double* score);
+
+
+/* The text of an output of s2s_translate or s2s_decode, in UTF-8. It lives as long as the result. NULL where there is none. */
+const char* s2s_text(const S2SResult* result, int32_t source, int32_t output);
 
 #ifdef __cplusplus
 }
