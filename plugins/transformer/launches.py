@@ -20,6 +20,7 @@ from .structures import (
     ProductParameters,
     SelfAttentionParameters,
     SelfBlockParameters,
+    WindowParameters,
 )
 
 ELEMENTS = ("fp16", "bf16", "int8")  # of weights; activations are of fp16 beside int8
@@ -128,6 +129,18 @@ def norm(element: str, given: NormParameters) -> Launch:
 def embed(element: str, given: EmbedParameters) -> Launch:
     _check(element)
     return Launch(f"embed_rows_{element}", (given.rows, 1, 1), 128)
+
+
+def windows(element: str, given: WindowParameters, n_sources: int) -> Launch:
+    """The rows of a convolution. Input in fp32 lies channel by channel, input in the element position by position."""
+    _check(element)
+    if given.inputs % TILE or given.inputs < given.size * given.channels:
+        raise BuildError(
+            f"windows of {given.size} positions of {given.channels} channels in rows of {given.inputs}; expected a "
+            f"multiple of {TILE} that holds them; fill rows with zeros"
+        )
+    name = f"{'input_' if given.by_channel else ''}windows_{element}"
+    return Launch(name, (n_sources * given.positions, 1, 1), 128)
 
 
 def self_attention(element: str, given: SelfAttentionParameters) -> Launch:

@@ -131,6 +131,17 @@ typedef struct HeadParameters {
   int32_t candidates, lists; /* M, at most 32 */
 } HeadParameters;
 
+/* The windows of a convolution as rows of a product: row b*S + s has the `size` positions from s*step - padding on, each with
+its channels, then zeros. Positions outside the input are zero. */
+typedef struct WindowParameters {
+  const void* input;  /* [B, length, channels] T; with `by_channel` [B, channels, length] fp32 */
+  void* output;       /* [B*S, inputs] T */
+  int32_t positions;  /* S */
+  int32_t length, channels, inputs;
+  int32_t size, step, padding;
+  int32_t by_channel;
+} WindowParameters;
+
 /* An encoder's self-attention. rows [B*S, 3*H*D]: queries, keys and values. */
 typedef struct EncoderAttentionParameters {
   const void* rows;

@@ -55,8 +55,8 @@ def test_recurrent_models_and_sources_that_are_no_text(bundled: Any) -> None:
     opened = bundle.read(bundled("gru"))
     with pytest.raises(BuildError, match="its decoder is recurrent; expected a Transformer for text"):
         parse.parse(opened)
-    manifest = {**opened.manifest, "decoder": "attention", "source": {"kind": "audio_features"}}
-    with pytest.raises(BuildError, match="it reads audio features, not text"):
+    manifest = {**opened.manifest, "decoder": "attention", "source": {"kind": "pixels"}}
+    with pytest.raises(BuildError, match="it reads pixels, not text or windows of sound"):
         parse.parse(dataclasses.replace(opened, manifest=manifest))
 
 

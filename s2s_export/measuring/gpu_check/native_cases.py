@@ -264,6 +264,25 @@ def embed(rng: np.random.Generator, element: str, how: str = "") -> Case:
     return Case(launches.embed(element, given), given, read, written, expected)
 
 
+def windows(rng: np.random.Generator, element: str, by_channel: bool | None = None) -> Case:
+    """by_channel: of the input as features lie, in fp32; else as rows of the element."""
+    by_channel = bool(rng.integers(2)) if by_channel is None else by_channel
+    B, length, channels, step = (int(rng.integers(1, n)) for n in (4, 20, 40, 3))
+    size = int(rng.choice([1, 3, 5]))
+    padding, inputs = size // 2, fragments.rounded(size * channels) + 16 * int(rng.integers(2))
+    x = rng.standard_normal((B, length, channels)).astype(np.float32 if by_channel else dtype_of(element))
+    expected = reference.windows(x, size, step, padding, inputs).astype(dtype_of(element)).astype(np.float64)
+    S = expected.shape[1]
+    given = structures.WindowParameters(
+        positions=S, length=length, channels=channels, inputs=inputs, size=size, step=step, padding=padding,
+        by_channel=int(by_channel),
+    )  # fmt: skip
+    read = {"input": np.ascontiguousarray(x.swapaxes(1, 2)) if by_channel else x}
+    written = {"output": nothing((B, S, inputs), dtype_of(element))}
+    limits = np.full(expected.shape, 1e-30)  # rounded once, as numpy rounds
+    return Case(launches.windows(element, given, B), given, read, written, {"output": (expected, limits)})
+
+
 def self_attention(rng: np.random.Generator, element: str, K: int = 0, D: int = 0) -> Case:
     B, H, K, D = 2, 2, K or int(rng.integers(1, 17)), D or 16 * int(rng.integers(1, 9))
     C, dtype = int(rng.choice([5, 20])), dtype_of(element)
@@ -479,6 +498,7 @@ KINDS: dict[str, Callable[[np.random.Generator, str], Case]] = {
     "wide_norm": wide_norm,
     "norm_rows": norm_rows,
     "embed": embed,
+    "windows": windows,
     "self_attention": self_attention,
     "cross_attention": cross_attention,
     "self_block": self_block,
