@@ -55,6 +55,7 @@
   KERNEL(norm_rows_##element, kNormThreads, NormParameters, norm_rows<T>)                             \
   KERNEL(embed_rows_##element, kEmbedThreads, EmbedParameters, (embed_rows<T, W>))                    \
   KERNEL(input_windows_##element, kWindowThreads, WindowParameters, (gather_windows<float, T>))       \
+  KERNEL(merge_cross_##element, kMergeThreads, CrossAttentionParameters, merge_cross<T>)              \
   KERNEL(windows_##element, kWindowThreads, WindowParameters, (gather_windows<T, T>))                 \
   OF_WIDTH(element, T, W, 32) OF_WIDTH(element, T, W, 64) OF_WIDTH(element, T, W, 128)
 #ifndef __CUDACC__
@@ -92,6 +93,7 @@ struct NamedKernel {
   NAMED(norm_rows_##element, NormParameters)                    \
   NAMED(embed_rows_##element, EmbedParameters)                  \
   NAMED(input_windows_##element, WindowParameters)              \
+  NAMED(merge_cross_##element, CrossAttentionParameters)        \
   NAMED(windows_##element, WindowParameters)                    \
   NAMED_OF_WIDTH(element, 32) NAMED_OF_WIDTH(element, 64) NAMED_OF_WIDTH(element, 128)
 

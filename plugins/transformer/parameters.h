@@ -107,7 +107,9 @@ typedef struct CrossAttentionParameters {
   const void* values;
   const int32_t* mask;  /* [B, S]: 0 hides a position */
   void* output;         /* [B*K, H*D] T */
+  float* parts;         /* [B*K, H, splits, D + 2], where there are several splits: see cross_attention */
   int32_t sources, heads, beams, head_size, length, stride;
+  int32_t splits;       /* blocks among which a source's positions are split; not used by cross_block */
   float scale;
 } CrossAttentionParameters;
 

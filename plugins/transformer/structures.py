@@ -52,7 +52,9 @@ class SelfBlockParameters(ctypes.Structure):
 
 
 class CrossAttentionParameters(ctypes.Structure):
-    _fields_ = fields("query keys values mask output", "sources heads beams head_size length stride", "scale")
+    _fields_ = fields(
+        "query keys values mask output parts", "sources heads beams head_size length stride splits", "scale"
+    )
 
 
 class CrossBlockParameters(ctypes.Structure):

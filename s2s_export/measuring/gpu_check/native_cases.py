@@ -339,6 +339,53 @@ def cross_attention(rng: np.random.Generator, element: str, K: int = 0, D: int =
     )  # fmt: skip
 
 
+def cross_parts(rng: np.random.Generator, element: str) -> Case:
+    """A source among several blocks: what each of them finds. The last of them may have no position."""
+    case = cross_attention(rng, element)
+    given, read = case.given, case.read
+    splits = int(rng.integers(2, 6))
+    given.splits = splits
+    x, y, z = case.launch.grid
+    query, (B, K, H, D) = read["query"].astype(np.float64), read["query"].shape
+    key, value = (read["states"][:, :, 2, i].astype(np.float64) for i in range(2))
+    scores = np.einsum("bkhd,bshd->bkhs", query, key) * D**-0.5
+    scores = np.where(read["mask"][:, None, None] != 0, scores, -np.inf)
+    each = -(-given.length // splits)
+    found = np.zeros((B, K, H, splits, D + 2))
+    for i in range(splits):
+        some = scores[..., i * each : (i + 1) * each]
+        largest = some.max(axis=-1, initial=-np.inf)
+        weights = np.where(np.isfinite(some), np.exp(some - np.where(np.isfinite(largest), largest, 0)[..., None]), 0)
+        found[..., i, :D] = np.einsum("bkhs,bshd->bkhd", weights, value[:, i * each : (i + 1) * each])
+        found[..., i, D] = np.where(np.isfinite(largest), largest, np.float32(-3.402823466e38))
+        found[..., i, D + 1] = weights.sum(axis=-1)
+    limits = 2e-5 * (1 + np.abs(found[..., -1:])) * np.ones(found.shape)
+    launch = plugin_sources.module("common.nodes").Launch(case.launch.kernel, (x * splits, y, z), case.launch.threads)
+    written = {"parts": nothing(found.shape, np.float32)}
+    return Case(launch, given, read, written, {"parts": (found, limits)}, case.within)
+
+
+def merge_cross(rng: np.random.Generator, element: str) -> Case:
+    """The other half: one of its rows has no real position, and gets the mean of the values."""
+    case = cross_attention(rng, element)
+    given, read, splits = case.given, case.read, int(rng.integers(2, 6))
+    given.splits = splits
+    B, K, H, D = read["query"].shape
+    parts = rng.standard_normal((B, K, H, splits, D + 2)).astype(np.float32)
+    parts[..., D + 1] = 1 + rng.random((B, K, H, splits))
+    parts[:, :, :, 0] = [0.0] * D + [-3.402823466e38, 0.0]  # a block without a real position
+    parts[0] = parts[0, 0, 0, 0]
+    exact = parts[1:].astype(np.float64)
+    weights = np.exp(exact[..., D] - exact[..., D].max(axis=-1, keepdims=True))
+    sums = np.einsum("bkhs,bkhsd->bkhd", weights, exact[..., :D])
+    rest = sums / (weights * exact[..., D + 1]).sum(axis=-1)[..., None]
+    mean = np.broadcast_to(read["states"][:1, :, 2, 1].astype(np.float64).mean(axis=1)[:, None], (1, K, H, D))
+    result = np.concatenate([mean, rest])
+    read = {"parts": parts, "states": read["states"]}
+    expected = {"output": (result, allowed(element, result, 5.0))}
+    return Case(launches.merge_cross(element, given), given, read, case.written, expected, case.within)
+
+
 def _attended(query: Array, states: Array, mask: Array) -> Array:
     """query [B, K, H, D] over the third layer of states [B, S, 3, 2, H, D]: [B, K, H, D]."""
     key, value = (states[:, :, 2, i].astype(np.float64).transpose(0, 2, 1, 3) for i in range(2))
@@ -501,6 +548,8 @@ KINDS: dict[str, Callable[[np.random.Generator, str], Case]] = {
     "windows": windows,
     "self_attention": self_attention,
     "cross_attention": cross_attention,
+    "cross_parts": cross_parts,
+    "merge_cross": merge_cross,
     "self_block": self_block,
     "cross_block": cross_block,
     "encoder_attention": encoder_attention,

@@ -249,6 +249,19 @@ def test_sound(speech: Path, target: str) -> None:
             ours.transcribe(clip(9, 0.9), timestamps="word", **given).finish()
 
 
+@pytest.mark.parametrize("name", ["marian", "t5"])
+def test_long_sources_are_split(built: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several blocks share a source, with the norm before and behind; tokens and scores are those of one block."""
+    path, device = built(name), HostDevice()
+    whole = session(path).generate(SOURCES, num_beams=3, max_new_tokens=5, batch_size=3)
+    monkeypatch.setattr(plugin_sources.module("transformer.launches"), "MOST_BLOCK_POSITIONS", 8)
+    monkeypatch.setattr(plugin_sources.module("transformer.launches"), "SPLIT_POSITIONS", 5)
+    split = session(path, device=device).generate(SOURCES, num_beams=3, max_new_tokens=5, batch_size=3)
+    assert "merge_cross_fp16" in device.launched
+    assert [[h.token_ids for h in of] for of in split] == [[h.token_ids for h in of] for of in whole]
+    np.testing.assert_allclose([of[0].score for of in split], [of[0].score for of in whole], atol=SCORE[FP16])
+
+
 def test_many_rows_and_growing_caches(built: Any) -> None:
     """More rows than a skinny product takes, on the device; more positions than a cache begins with, on the host."""
     path = built("t5")
@@ -324,7 +337,7 @@ def test_too_little_memory(built: Any) -> None:
 
 
 CHANGES: list[tuple[tuple[Any, ...], Any, str]] = [
-    (("version",), 1, r"packed weights of version 1, but this version of s2s-export has kernels for version 2; run: "),
+    (("version",), 1, r"packed weights of version 1, but this version of s2s-export has kernels for version 3; run: "),
     (("version",), None, "packed weights of version null"),
     (("element",), "fp8", "element is 'fp8', expected one of fp16, bf16, int8"),
     (("encoder", "width"), 33, "a stack has width 33 and head size 16, expected multiples of 16"),
