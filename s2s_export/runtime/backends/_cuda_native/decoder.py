@@ -9,7 +9,8 @@
     norm + output projection
 
 With many rows or wide models, attention and the products around it are launches of their own, eight a layer. With
-sources of more than 512 positions cross-attention is: several blocks share a source, and a launch merges what they find.
+sources of more than 512 positions cross-attention is: several blocks share a source, and a launch merges what they
+find.
 
 Letters: B sources, K beams, R = B*K rows, S source length, C positions, H heads, D head size, L layers, V vocabulary.
 """
