@@ -64,7 +64,7 @@ def products(n_in: int, n_out: int) -> None:
         variants["channel"] = model([node], feed, "y", {"q": values, "s": scale})
         for block in (32, 128, 512):
             blocks, scales = by_block(weight, block)
-            facts = {"K": n_in, "N": n_out, "bits": 8, "block_size": block, "accuracy_level": 4}
+            facts: dict[str, Any] = {"K": n_in, "N": n_out, "bits": 8, "block_size": block, "accuracy_level": 4}
             node = helper.make_node("MatMulNBits", ["x", "q", "s"], ["y"], domain=CONTRIB, **facts)
             variants[f"block {block}"] = model([node], feed, "y", {"q": blocks, "s": scales})
         compare(f"product {n_in} x {n_out}, {rows} rows", variants, n=12 if n_out > 5000 else 40)
@@ -110,7 +110,7 @@ def norms(width: int = 512, n: int = 18) -> None:
         def chain(fused: bool) -> list[Any]:
             nodes, value = [], "x"
             for i in range(n):
-                names = {"inputs": [value, "r", "w", "w"], "outputs": [f"y{i}"]}
+                names: dict[str, Any] = {"inputs": [value, "r", "w", "w"], "outputs": [f"y{i}"]}
                 if fused:
                     nodes.append(helper.make_node("SkipLayerNormalization", **names, domain=CONTRIB))
                 else:

@@ -14,11 +14,13 @@ import random
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import s2s_export  # noqa: E402 (after its folder is on the path)
+from s2s_export.runtime.searching import HostSearch  # noqa: E402
 
 SOURCE_LENGTH = 30
 SHAPES = ((1, 1), (1, 4), (8, 1), (8, 4))
@@ -46,10 +48,12 @@ def measure(
     size = sessions["host"].bundle.vocabulary_size
     chance = random.Random(0)
     sources = [[chance.randrange(1, size - 1) for _ in range(SOURCE_LENGTH - 1)] + [0] for _ in range(n_sources)]
-    options = {"num_beams": n_beams, "max_new_tokens": n, "min_new_tokens": n - 1}
+    options: dict[str, Any] = {"num_beams": n_beams, "max_new_tokens": n, "min_new_tokens": n - 1}
     least = dict.fromkeys(SEARCHES, float("inf"))
     found = {}
-    sessions["host"].searcher.native.counts.clear()
+    searcher = sessions["host"].searcher
+    assert isinstance(searcher, HostSearch)
+    searcher.native.counts.clear()
     for number in range(rounds + 1):
         for name in random.Random(number).sample(SEARCHES, len(SEARCHES)):
             begin = time.thread_time()
@@ -58,7 +62,7 @@ def measure(
                 least[name] = min(least[name], time.thread_time() - begin)
     if found["python"] != found["host"]:
         raise SystemExit(f"{title}: the searches differ")
-    ran = ", ".join(sessions["host"].searcher.native.counts)
+    ran = ", ".join(searcher.native.counts)
     numpy, native = (least[name] * 1e3 for name in SEARCHES)
     shape = f"{n_sources} x {n_beams}"
     print(f"{title:<28}{shape:>16}{numpy:>7.2f} ms{native:>7.2f} ms{numpy / native:>8.2f}   {ran}", flush=True)

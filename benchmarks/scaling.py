@@ -27,6 +27,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -96,7 +97,7 @@ def caller(session: Session, n_sources: int, n_beams: int) -> Callable[[], objec
     chance = random.Random(0)
     size = session.bundle.vocabulary_size
     sources = [[chance.randrange(3, size) for _ in range(SOURCE_LENGTH)] for _ in range(n_sources)]
-    options = {"num_beams": n_beams, "max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS}
+    options: dict[str, Any] = {"num_beams": n_beams, "max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS}
     return lambda: session.generate(sources, batch_size=n_sources, **options)
 
 

@@ -24,6 +24,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def of_model(arguments: argparse.Namespace, name: str) -> Figures:
     closed: dict[str, list[Figures]] = {}
     for contestant in contestants:
         closed[contestant] = with_server(
-            arguments, contestant, name, lambda server, what=contestant: closed_loops(arguments, server, work, what)
+            arguments, contestant, name, partial(closed_loops, arguments, work=work, contestant=contestant)
         )
     reference = closed.get("whole") or closed[contestants[0]]
     full = next((figures for figures in reference if figures["clients"] == FULL), reference[-1])["rate"]
@@ -113,7 +114,7 @@ def of_model(arguments: argparse.Namespace, name: str) -> Figures:
         if contestant != "alone":
             opened[contestant] = with_server(
                 arguments, contestant, name,
-                lambda server, what=contestant: open_loops(arguments, server, work, what, rates),
+                partial(open_loops, arguments, work=work, contestant=contestant, rates=rates),
             )  # fmt: skip
     over: Figures = {}
     if arguments.overload:
@@ -132,7 +133,7 @@ def closed_loops(arguments: argparse.Namespace, server: Running, work: Work, con
     found = []
     for n in map(int, arguments.clients.split(",")):
         figures = line(
-            CONTESTANTS[contestant], f"{n}", server, lambda n=n: closed_loop(server.port, work, n, arguments.seconds)
+            CONTESTANTS[contestant], f"{n}", server, partial(closed_loop, server.port, work, n, arguments.seconds)
         )
         found.append({"clients": n, **figures})
     return found
@@ -146,7 +147,7 @@ def open_loops(
     for rate in rates:
         figures = line(
             CONTESTANTS[contestant], f"{rate:.1f}", server,
-            lambda rate=rate: open_loop(server.port, work, rate, arguments.open_seconds),
+            partial(open_loop, server.port, work, rate, arguments.open_seconds),
         )  # fmt: skip
         found.append({"offered": rate, **figures})
     return found
@@ -159,7 +160,7 @@ def overload(arguments: argparse.Namespace, server: Running, work: Work, full: f
     for times in (1.0, arguments.overload):
         found[f"{times:g}"] = line(
             f"at {times:g} times the full rate", f"{times * full:.1f}", server,
-            lambda times=times: open_loop(server.port, work, times * full, arguments.open_seconds),
+            partial(open_loop, server.port, work, times * full, arguments.open_seconds),
         )  # fmt: skip
     least, most = found["1"], found[f"{arguments.overload:g}"]
     print(

@@ -85,7 +85,7 @@ def measure(
     n_sources, n_beams = work
     limit = min(SOURCE_LENGTH, opened.max_source_length or SOURCE_LENGTH)
     sources = [[chance.randrange(3, opened.vocabulary_size) for _ in range(limit)] for _ in range(n_sources)]
-    options = {"num_beams": n_beams, "max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS - 1}
+    options: dict[str, Any] = {"num_beams": n_beams, "max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS - 1}
     others = [multiprocessing.get_context("spawn").Process(target=burn, daemon=True) for _ in range(n_busy)]
     for other in others:
         other.start()

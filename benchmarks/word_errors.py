@@ -32,7 +32,7 @@ N_RESAMPLES = 2000
 
 def transcribed(bundle: Path, target: str, clips: list[Path], n_beams: int, language: str) -> list[str]:
     session = s2s_export.load(bundle, target=target, threads=1)
-    given = {"language": language} if session.speech.is_multilingual else {}
+    given = {"language": language} if session.speech and session.speech.is_multilingual else {}
     texts = []
     for i, clip in enumerate(clips, 1):
         texts.append(session.transcribe(str(clip), num_beams=n_beams, **given, **PLAIN).finish().text)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .client import HOST, Connection, Tally, Window, Work, send
@@ -18,7 +19,7 @@ KINDS_OF_BODY = (
     "multipart/form-data; boundary=B",
     "audio/wav",
 )
-VALUES = (None, True, -1, 0, 10**30, 1.5, "", "x", "\ud800", [], [[]], [1], ["a", 2], {}, {"a": {}})
+VALUES: tuple[object, ...] = (None, True, -1, 0, 10**30, 1.5, "", "x", "\ud800", [], [[]], [1], ["a", 2], {}, {"a": {}})
 ALLOWED = (501, 503)  # of the statuses from 500 on
 MODELS = {"{model}": ("NAME", "NAME", "nothing", "%00"), "{version}": ("1", "2")}  # what stands for names in paths
 KINDS = {"right": 0.4, "malformed": 0.35, "gone": 0.2, "slow": 0.05}  # shares of all requests
@@ -135,7 +136,7 @@ async def _gone(port: int, body: bytes, chance: random.Random) -> None:
         writer.close()
 
 
-async def _slow(port: int, work: Work, source: list[int], chance: random.Random, faults: list[str]) -> None:
+async def _slow(port: int, work: Work, source: Sequence[int], chance: random.Random, faults: list[str]) -> None:
     """Send a right request in pieces."""
     body = work.body(source)
     try:

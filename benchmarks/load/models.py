@@ -12,7 +12,7 @@ from pathlib import Path
 import s2s_export
 from s2s_export.building.build import build
 from s2s_export.measuring.bench.contestants import Job, ctranslate2
-from s2s_export.measuring.bench.random_models import opus_mt
+from s2s_export.measuring.bench.random_models import MAKERS
 
 TARGET = "cpu-int8"
 SIZES = {"opus": False, "small": True}  # whether the maker makes a small one
@@ -59,7 +59,7 @@ def prepare(folder: Path, name: str) -> Served:
     """Make what is not there yet."""
     served = Served(name, folder / name)
     if not served.checkpoint.exists():
-        opus_mt(served.checkpoint, quick=SIZES[name])
+        MAKERS["opus-mt"](served.checkpoint, SIZES[name])
     if not served.bundle.exists():
         s2s_export.export(served.checkpoint, served.bundle, force=True)
     build(served.bundle, TARGET)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
@@ -41,7 +43,13 @@ class Names(click.ParamType):
 
 
 @click.command("bench", cls=Command, section=JUDGE, short_help="Latency and throughput across backends and peers.")
-@click.argument("bundle", type=click.Path())
+@click.argument("bundle", type=click.Path(), required=False)
+@click.option(
+    "--shape",
+    metavar="NAME",
+    help="In place of BUNDLE, a model with random weights that is made for the run "
+    "and built for --targets (cpu-fp32 and cpu-int8): opus-mt, opus-mt-16, t5-small, student, tiny, deep.",
+)
 @click.option(
     "--checkpoint", type=click.Path(), help="The checkpoint that the bundle was exported from; peers need it."
 )
@@ -52,8 +60,8 @@ class Names(click.ParamType):
 @click.option("--device", type=Name(["cpu", "cuda"]), default="cpu", show_default=True,
               help="Where all systems run. With cuda, the floor is computed from the GPU memory's speed.")  # fmt: skip
 @click.option("--peers", type=Names(), help="Other systems to measure; '' for none. [default: transformers, "
-              "torch-compile, ctranslate2, optimum; with --audio faster-whisper, openvino-genai, "
-              "transformers]")  # fmt: skip
+              "torch-compile, ctranslate2, optimum; there are openvino and marian too; with --audio faster-whisper, "
+              "openvino-genai, transformers]")  # fmt: skip
 @click.option(
     "--peer-python", multiple=True, metavar="PEER=PYTHON", help="The Python interpreter for which a peer is installed."
 )
@@ -91,7 +99,8 @@ class Names(click.ParamType):
 @click.option("--quiet", "-q", is_flag=True, help="Show no progress on stderr.")
 @click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback on failure.")
 def command(
-    bundle: str,
+    bundle: str | None,
+    shape: str | None,
     checkpoint: str | None,
     backends: tuple[str, ...] | None,
     targets: tuple[str, ...] | None,
@@ -132,7 +141,11 @@ def command(
         **({} if peers is None else {"peers": peers}), **({} if num_beams is None else {"num_beams": num_beams}),
     }  # fmt: skip
     line = shlex.join(["s2s", *sys.argv[1:]])
-    with Progress(quiet=quiet) as progress:
+    with Progress(quiet=quiet) as progress, TemporaryDirectory() as scratch:
+        if bundle is None:
+            bundle, common["checkpoint"] = _made(shape, checkpoint, targets, Path(scratch), progress.stage)
+        elif shape is not None:
+            raise InvalidOption("found BUNDLE and --shape, expected one of them")
         if audio:
             folders = _folders(peer_model)
             about = {name: given[name] for name in ("threads", "repeats")}
@@ -158,6 +171,23 @@ def command(
         replacing.write_text(html_path, (show if audio else page).render_page(record))
     if not (record["results"] or any(record[part] and record[part]["results"] for part in ("file", "audio"))):
         raise BackendUnavailable("nothing was measured: no system could run; the table names each one's reason")
+
+
+def _made(
+    shape: str | None,
+    checkpoint: str | None,
+    targets: tuple[str, ...] | None,
+    scratch: Path,
+    progress: Callable[[str], None],
+) -> tuple[str, str]:
+    """The bundle and the checkpoint of a shape, made there."""
+    if shape is None:
+        raise InvalidOption("missing BUNDLE; or --shape NAME for a model that is made for the run")
+    if checkpoint is not None:
+        raise InvalidOption("--shape makes a checkpoint of its own; leave --checkpoint out")
+    from ..measuring.bench import random_models
+
+    return random_models.prepare(shape, scratch, random_models.TARGETS if targets is None else targets, progress)
 
 
 def _folders(given: tuple[str, ...]) -> dict[str, tuple[str, ...]]:

@@ -5,14 +5,15 @@ Each is written as a checkpoint. quick: a small one of the same kind. Needs torc
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...errors import S2SError
+from ...errors import S2SError, UnknownOption
 from ...exporting.checkpoint import quiet_transformers
+from .rounds import Progress
 
 SEED = 7
 SHARPNESS = 12.0  # of the copying attention: the neighbouring position gets about e**-12
@@ -35,6 +36,7 @@ QUICK = Sizes(501, 128, 4, (2, 2), 256)
 OPUS_MT = Sizes(58101, 512, 8, (6, 6), 2048)
 STUDENT = Sizes(32000, 256, 8, (6, 2), 1536)  # as those that are distilled for browsers and phones
 TINY = Sizes(8000, 128, 4, (3, 2), 512)
+DEEP = Sizes(32000, 512, 8, (12, 1), 2048)  # a deep encoder before a shallow decoder (2006.10369)
 
 
 def marian(sizes: Sizes, in_16_bits: bool, folder: Path, quick: bool) -> None:
@@ -135,5 +137,30 @@ MAKERS: dict[str, Callable[[Path, bool], None]] = {
     "opus-mt-16": partial(marian, OPUS_MT, True),
     "student": partial(marian, STUDENT, False),
     "tiny": partial(marian, TINY, False),
+    "deep": partial(marian, DEEP, False),
     "t5-small": t5_small,
 }
+TARGETS = ("cpu-fp32", "cpu-int8")
+
+
+def prepare(
+    shape: str, folder: Path, targets: Sequence[str] = TARGETS, progress: Progress = lambda text: None
+) -> tuple[str, str]:
+    """Make a model of a shape of MAKERS, its bundle and engines in a folder. Returns the bundle's and the checkpoint's
+    paths. Raises UnknownOption; BuildError where an engine can't be built here."""
+    from ... import engines
+    from ...building.build import build
+    from ...exporting.export import export
+
+    if shape not in MAKERS:
+        raise UnknownOption(shape, MAKERS, "shape")
+    checkpoint, bundle = folder / shape, folder / f"{shape}.bundle"
+    progress(f"{shape}: a model with random weights")
+    MAKERS[shape](checkpoint, False)
+    progress(f"{shape}: export")
+    export(checkpoint, bundle)
+    for target in targets:
+        if target != engines.PORTABLE:
+            progress(f"{shape}: build {target}")
+            build(bundle, target)
+    return str(bundle), str(checkpoint)

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from command_line import s2s
+from command_line import run_here, s2s
 
 from s2s_export import bundle
 from s2s_export.errors import InvalidOption
@@ -134,6 +134,27 @@ def test_wrong_requests_are_usage_errors(folders) -> None:
         assert words in done.stderr, arguments
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "missing BUNDLE; or --shape NAME"),
+        (["--shape", "tinny"], "unknown shape 'tinny'; did you mean 'tiny'?"),
+        (["BUNDLE", "--shape", "tiny"], "found BUNDLE and --shape"),
+        (["--shape", "tiny", "--checkpoint", "x"], "leave --checkpoint out"),
+    ],
+)
+def test_a_shape_stands_for_a_bundle(folders, arguments, words) -> None:
+    given = [str(folders[1]) if argument == "BUNDLE" else argument for argument in arguments]
+    assert words in run_here("bench", *given, "-q", status=2)[1]
+
+
+@pytest.mark.slow
+def test_a_model_is_made_for_the_run() -> None:
+    given = ["--shape", "tiny", "--targets", "cpu-int8", "--peers", "", *WORK]
+    found = json.loads(run_here("bench", *given, "-q", "--json", "-")[0])
+    assert {result["label"] for result in found["results"]} == {"s2s cpu-int8"}
+
+
 def test_missing_target_is_a_reason(folders) -> None:
     found = ours.entries(bundle.read(folders[1]), Choice(("onnxruntime",), ("portable", "cpu-int8")))
     assert [entry.label for entry in found if entry.reason is None] == ["s2s portable"]
@@ -143,7 +164,7 @@ def test_missing_target_is_a_reason(folders) -> None:
 
 
 def test_contestants_are_found_by_listing() -> None:
-    assert set(peers()) == {"ctranslate2", "openvino", "optimum", "torch-compile", "transformers"}
+    assert set(peers()) == {"ctranslate2", "marian", "openvino", "optimum", "torch-compile", "transformers"}
     for module in modules().values():
         assert callable(module.entries) and callable(module.open) and module.settings(2)
 
