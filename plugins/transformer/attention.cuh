@@ -165,18 +165,17 @@ __device__ __forceinline__ void cross_attention(const CrossAttentionParameters& 
   const int splits = given.splits, split = blockIdx.x % splits, head_size = given.head_size;
   const int width = given.heads * head_size, beam = blockIdx.x / splits * ROWS, rows = min(ROWS, given.beams - beam);
   const int64_t first_row = static_cast<int64_t>(blockIdx.z) * given.beams + beam;
-  const T* query = static_cast<const T*>(given.query) + first_row * width + blockIdx.y * head_size;
-  if (splits == 1) {
-    T* output = static_cast<T*>(given.output) + first_row * width + blockIdx.y * head_size;
-    attend_whole_source<T, ROWS, LANES>(given, query, width, rows, partials, [=](int r, int d, float result) {
-      store(output + static_cast<int64_t>(r) * width + d, result);
-    });
-    return;
-  }
+  const int64_t at = first_row * width + blockIdx.y * head_size;
   const int each = (given.length + splits - 1) / splits, first = min(split * each, given.length);
-  attend_source<T, ROWS, LANES>(given, query, width, rows, first, min(each, given.length - first), partials);
+  const bool any = attend_source<T, ROWS, LANES>(given, static_cast<const T*>(given.query) + at, width, rows, first,
+                                                 min(each, given.length - first), partials);
   for (int i = threadIdx.x; i < rows * head_size; i += blockDim.x) {
     const int r = i / head_size, d = i % head_size;
+    if (splits == 1) {
+      store(static_cast<T*>(given.output) + at + static_cast<int64_t>(r) * width + d,
+            any ? combine(partials, r, d) : mean_value<T>(given, d));
+      continue;
+    }
     const Combined found = combine_warps(partials, r, d);
     float* part = given.parts + (((first_row + r) * given.heads + blockIdx.y) * splits + split) * (head_size + 2);
     part[d] = found.weighted;

@@ -63,7 +63,7 @@ def test_recurrent_models_and_sources_that_are_no_text(bundled: Any) -> None:
 def test_what_an_engine_holds(copy: Any) -> None:
     path = copy("marian")
     engine = build(path, TARGET).engine
-    assert (engine["flavour"], engine["layout"], engine["has_run"]) == ("cuda-native", 2, False)
+    assert (engine["flavour"], engine["layout"], engine["has_run"]) == ("cuda-native", 3, False)
     assert sorted(engine["files"]) == ["model.json", "weights.bin"]
     assert engine["summary"][-1].startswith("not run: the engine is data for a GPU")
     weights = Weights(path / "engines" / TARGET, "")
