@@ -271,19 +271,24 @@ def _sources(folder: str) -> list[Path]:
 
 def cached(folder: str, name: str, recipe: Sequence[str], make: Callable[[Path], str]) -> Path:
     """The file `name` made by `make` (which returns the compiler's report), from the cache where it is there."""
-    key = hashlib.sha256("\0".join((source_hash(folder), version(recipe[0]), *recipe)).encode()).hexdigest()[:20]
-    place = cache_folder() / f"{folder}-{key}"
-    if (place / name).is_file():
-        return place / name
-    with _locked(place):
-        if not (place / name).is_file():
-            with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}-") as scratch:
+    here = place(folder, recipe)
+    if (here / name).is_file():
+        return here / name
+    with _locked(here):
+        if not (here / name).is_file():
+            with tempfile.TemporaryDirectory(dir=here.parent, prefix=f".{here.name}-") as scratch:
                 work = Path(scratch) / "result"
                 work.mkdir()
                 (work / f"{name}.log").write_text(make(work / name))
-                shutil.rmtree(place, ignore_errors=True)
-                work.rename(place)
-    return place / name
+                shutil.rmtree(here, ignore_errors=True)
+                work.rename(here)
+    return here / name
+
+
+def place(folder: str, recipe: Sequence[str]) -> Path:
+    """The folder of the cache in which `cached` keeps what it makes with a recipe, whether it is there or not."""
+    key = hashlib.sha256("\0".join((source_hash(folder), version(recipe[0]), *recipe)).encode()).hexdigest()[:20]
+    return cache_folder() / f"{folder}-{key}"
 
 
 @contextlib.contextmanager

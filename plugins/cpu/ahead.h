@@ -15,7 +15,8 @@ struct Ahead {
   int left = 1;      // steps until the next one, where `step` counts them
 
   Ahead(const Product& p, int row, int tile_rows, int n_steps)
-      : place(int(int64_t(row) * n_steps / p.rows)), every((p.rows + tile_rows - 1) / tile_rows) {}
+      : place(int(int64_t(row) * n_steps / p.rows)),
+        every(p.is_cached ? n_steps : (p.rows + tile_rows - 1) / tile_rows) {}  // once a tile costs nothing
 
   template <int BLOCKS, typename T>
   void step(const T* w, size_t distance, int width) {

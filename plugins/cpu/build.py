@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import ctypes
 import os
+import subprocess
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from s2s_export.errors import BuildError
 
 from .. import build, portable
 
 FOLDER = "cpu"
 # `sources` of earlier versions whose graphs these operators run as those did.
-EARLIER = ("850bd4f1e936252edf25", "66c4961b5ea5828da8d5")
+EARLIER = ("850bd4f1e936252edf25", "66c4961b5ea5828da8d5", "548b6cdcec616dcdbf67")
 NAME = "operators.so"
 FLAGS = (
     "-std=c++17",
@@ -33,11 +36,12 @@ FLAGS = (
 # Vectors of 64 bytes are passed by inlined functions only; GCC 12 warns of its own intrinsics.
 QUIET = ("-Wno-psabi", "-Wno-ignored-attributes", "-Wno-uninitialized", "-Wno-maybe-uninitialized")
 LINK = ("-shared", "-static-libstdc++", "-static-libgcc", "-Wl,--exclude-libs,ALL")
-AVX512 = ("f", "bw", "vl", "dq", "vnni")
+AVX512 = (*(f"-mavx512{part}" for part in ("f", "bw", "vl", "dq", "vnni")), "-mfma", "-mprefer-vector-width=512")
 # By the kind of processor, the best first; the last one needs nothing beyond what every such processor has.
 INSTRUCTION_SETS = {
     "x86_64": {
-        "avx512": (*(f"-mavx512{part}" for part in AVX512), "-mfma", "-mprefer-vector-width=512"),
+        "amx": (*AVX512, "-mamx-tile", "-mamx-int8"),
+        "avx512": AVX512,
         "avxvnni": ("-mavx2", "-mfma", "-mf16c", "-mavxvnni"),
         "avx2": ("-mavx2", "-mfma", "-mf16c"),
         "plain": (),
@@ -48,6 +52,9 @@ INSTRUCTION_SETS = {
         "neon": (),
     },
 }
+NEEDS = {"amx": "avx512"}  # the set that does what another has no code of its own for
+# For tests: the tile instructions of AMX in plain C++ (tiles.h), on a processor that has but AVX-512.
+EMULATED_TILES = "-DS2S_EMULATED_TILES"
 COMPILERS = ("g++", "c++", "clang++")
 # What clang's driver in Zig calls them; it knows no -march of Arm's extensions.
 ZIG_FLAGS = {"i8mm": ("-mcpu=generic+dotprod+i8mm",), "dotprod": ("-mcpu=generic+dotprod",), "neon": ("-mcpu=generic",)}
@@ -68,20 +75,40 @@ def packaged_name(kind: str | None = None) -> str:
     return f"{FOLDER}-{sources()}-{kind or portable.machine()}.so"
 
 
-def library(*without: str, sanitize: bool = False) -> Path:
+def library(*without: str, sanitize: bool = False, emulated: bool = False) -> Path:
     """The operators for this machine's kind of processor: the package's own where it has them, else compiled, which
     takes half a minute once. Raises BuildError where there is neither them nor a C++ compiler.
 
     For tests: without, instruction sets to leave out (the last one is always there); sanitize, with address and
-    undefined checks.
+    undefined checks; emulated, with the tile instructions of AMX in plain C++.
     """
-    packaged: Path = build.ROOT.parent / build.PACKAGED / packaged_name()
-    if packaged.is_file() and not without and not sanitize:
-        return packaged
+    if not without and not sanitize and not emulated and (path := made()):
+        return path
     compiler = (build.find_compiler(*COMPILERS),)
     flags = (*FLAGS, *QUIET, *(build.SANITIZE_FLAGS if sanitize else ()))
-    sets = {name: chosen for name, chosen in sets_of(portable.machine()).items() if name not in without}
+    sets = {
+        name: chosen
+        for name, chosen in sets_of(portable.machine()).items()
+        if not {name, NEEDS.get(name, name)} & set(without)
+    }
+    if emulated:
+        sets = {**sets, "amx": (*AVX512, EMULATED_TILES)}
+        return _compiled(compiler, flags, sets, (*LINK, EMULATED_TILES))
     return _compiled(compiler, flags, sets, LINK)
+
+
+def made() -> Path | None:
+    """The operators for this machine if they need not be compiled first, else None."""
+    packaged: Path = build.ROOT.parent / build.PACKAGED / packaged_name()
+    if packaged.is_file():
+        return packaged
+    try:
+        compiler = (build.find_compiler(*COMPILERS),)
+    except BuildError:
+        return None
+    recipe = _recipe(compiler, (*FLAGS, *QUIET), sets_of(portable.machine()), LINK)
+    path: Path = build.place(FOLDER, recipe) / NAME
+    return path if path.is_file() else None
 
 
 def portable_library(kind: str) -> Path:
@@ -102,16 +129,37 @@ def _compiled(
     release: str = "",
 ) -> Path:
     """release: of the compiler, where the first word of its command doesn't say it when asked."""
-    with_sets = tuple(f"-DWITH_{name.upper()}" for name in sets)
 
     def compile_to(output: Path) -> str:
+        known = sets if release else known_to(compiler, sets)
+        with_sets = [f"-DWITH_{name.upper()}" for name in known]
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:  # each waits for a compiler of its own
-            objects = list(pool.map(lambda name: _kernels(compiler, flags, name, sets[name], release), sets))
+            objects = list(pool.map(lambda name: _kernels(compiler, flags, name, known[name], release), known))
         linked = [*with_sets, str(build.ROOT / FOLDER / "operators.cpp"), *map(str, objects), *link, "-o", str(output)]
         return str(build.run([*compiler, *flags, *linked]))
 
-    recipe = (*compiler, release, *flags, *link, *(word for name, chosen in sets.items() for word in (name, *chosen)))
-    return build.cached(FOLDER, NAME, recipe, compile_to)
+    return build.cached(FOLDER, NAME, _recipe(compiler, flags, sets, link, release), compile_to)
+
+
+def _recipe(
+    compiler: tuple[str, ...],
+    flags: tuple[str, ...],
+    sets: dict[str, tuple[str, ...]],
+    link: tuple[str, ...],
+    release: str = "",
+) -> tuple[str, ...]:
+    """All that determines a library, beside the sources."""
+    return (*compiler, release, *flags, *link, *(word for name, chosen in sets.items() for word in (name, *chosen)))
+
+
+def known_to(compiler: Sequence[str], sets: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """Those of the sets whose flags a compiler of this machine knows: GCC has AMX's since version 11."""
+    found = {}
+    for name, chosen in sets.items():
+        command = [*compiler, *chosen, "-x", "c++", "-fsyntax-only", os.devnull]
+        if not chosen or not subprocess.run(command, capture_output=True, check=False).returncode:
+            found[name] = chosen
+    return {name: chosen for name, chosen in found.items() if NEEDS.get(name, name) in found}
 
 
 def _kernels(compiler: Sequence[str], flags: Sequence[str], name: str, chosen: Sequence[str], release: str) -> Path:
@@ -126,6 +174,16 @@ def _kernels(compiler: Sequence[str], flags: Sequence[str], name: str, chosen: S
 
 def instruction_set(path: Path) -> str:
     """Which of a library's instruction sets this processor runs."""
-    name = ctypes.CDLL(str(path)).s2s_instruction_set
-    name.restype = ctypes.c_char_p
-    return str(name().decode())
+    return str(_said(path, "s2s_instruction_set"))
+
+
+def why_not_amx(path: Path) -> str | None:
+    """Why a library doesn't run the set of AMX on this machine: None where it does, or where there is no such set."""
+    return _said(path, "s2s_why_not_amx")
+
+
+def _said(path: Path, function: str) -> str | None:
+    call = getattr(ctypes.CDLL(str(path)), function)
+    call.restype = ctypes.c_char_p
+    text = call()
+    return None if text is None else str(text.decode())

@@ -16,6 +16,7 @@ constexpr float WEIGHT_STEPS = 255 * 256;  // what the largest weight of a query
 
 inline int in_fours(int n) { return (n + 3) / 4 * 4; }
 inline int in_blocks(int n) { return (n + BLOCK - 1) / BLOCK * BLOCK; }
+inline int in_tiles(int n) { return (n + TILE_BYTES - 1) / TILE_BYTES * TILE_BYTES; }
 
 // A weight of bytes that was made of a source's keys or values. mean [n_in or n_out]: what was taken from its rows.
 struct Bytes {
@@ -31,7 +32,7 @@ struct Bytes {
     scale = new float[n_out];
     sum = new int32_t[n_out];
     inverse = new float[n_out];
-    mean = new float[n_out > n_in ? n_out : n_in];
+    mean = new float[in_blocks(n_out > n_in ? n_out : n_in)]();
   }
   ~Bytes() {
     delete[] values;
@@ -45,19 +46,13 @@ struct Bytes {
   void clear() {
     memset(values, 0, size_t(n_out) * width);
     memset(sum, 0, n_out * sizeof(int32_t));
-    for (int i = 0; i < n_out; i++) scale[i] = 0.0f;
+    for (int i = 0; i < n_out; i++) scale[i] = inverse[i] = 0.0f;
   }
   // most: the largest absolute value of the output; NaN where one is none, which makes the whole output NaN.
   void scale_to(int output, float most) {
     const bool is_nothing = most < 1e-30f;  // whose inverse would be no number
     scale[output] = is_nothing ? 1.0f : most / 127.0f;
     inverse[output] = is_nothing ? 0.0f : 127.0f / most;
-  }
-  void put(int output, int input, float value) {
-    const float scaled = value * inverse[output];
-    const int rounded = std::fabs(scaled) < 127.5f ? int(std::nearbyint(scaled)) : 0;
-    values[(size_t(output / BLOCK) * width + input / 4 * 4) * BLOCK + output % BLOCK * 4 + input % 4] = int8_t(rounded);
-    sum[output] += rounded;
   }
 };
 
@@ -79,19 +74,42 @@ inline void means_of(const float* rows, size_t row, int length, int size, float*
   }
 }
 
+// LANES numbers without their means; 0 for those beyond the n that there are.
+inline Floats centred(const float* x, const float* mean, int n) {
+  if (n >= LANES) return load(x) - load(mean);
+  float some[LANES] = {};
+  for (int i = 0; i < n; i++) some[i] = x[i] - mean[i];
+  return load(some);
+}
+
+// From -127 to 127; 0 for what is no number.
+inline Ints in_bytes(Floats x) { return to_nearest(x) & Ints(magnitude(x) < 127.5f); }
+
 inline void pack_keys(const float* keys, size_t row, int length, int size, Bytes& packed) {
+  typedef int8_t Packed __attribute__((vector_size(LANES)));
   packed.clear();
   float* most = new float[size];
   means_of(keys, row, length, size, packed.mean, most);
   for (int s = 0; s < length; s++) {
-    float largest = 0.0f, nothing = 0.0f;
-    for (int d = 0; d < size; d++) {
-      const float value = std::fabs(keys[s * row + d] - packed.mean[d]);
-      largest = largest > value ? largest : value;
+    const float* key = keys + s * row;
+    Floats largest{}, nothing{};
+    for (int d = 0; d < size; d += LANES) {
+      const Floats value = magnitude(centred(key + d, packed.mean + d, size - d));
+      largest = larger(largest, value);
       nothing += value * 0.0f;
     }
-    packed.scale_to(s, largest + nothing);
-    for (int d = 0; d < size; d++) packed.put(s, d, keys[s * row + d] - packed.mean[d]);
+    packed.scale_to(s, maximum(largest) + sum(nothing));
+    int8_t* to = packed.values + (size_t(s / BLOCK) * packed.width * BLOCK + s % BLOCK * 4);
+    Ints sums{};
+    for (int d = 0; d < size; d += LANES) {
+      const Ints whole = in_bytes(centred(key + d, packed.mean + d, size - d) * packed.inverse[s]);
+      const Packed bytes = __builtin_convertvector(whole, Packed);
+      for (int i = 0; i < LANES && d + i < packed.width; i += 4) {
+        memcpy(to + (d + i) * BLOCK, reinterpret_cast<const int8_t*>(&bytes) + i, 4);
+      }
+      sums += whole;
+    }
+    for (int lane = 0; lane < LANES; lane++) packed.sum[s] += sums[lane];
   }
   delete[] most;
 }
@@ -102,8 +120,20 @@ inline void pack_values(const float* values, size_t row, int length, int size, B
   means_of(values, row, length, size, packed.mean, most);
   for (int d = size; d < packed.n_out; d++) packed.mean[d] = 0.0f;  // it is a bias, padded like one
   for (int d = 0; d < size; d++) packed.scale_to(d, most[d]);
-  for (int s = 0; s < length; s++) {
-    for (int d = 0; d < size; d++) packed.put(d, s, values[s * row + d] - packed.mean[d]);
+  for (int d = 0; d < size; d += LANES) {
+    const Floats inverse = load(packed.inverse + d);
+    int8_t* to = packed.values + (size_t(d / BLOCK) * packed.width * BLOCK + d % BLOCK * 4);
+    Ints sums{};
+    for (int s = 0; s < length; s += 4, to += 4 * BLOCK) {  // four bytes of each channel side by side
+      Wrapping four{};
+      for (int i = 0; i < 4 && s + i < length; i++) {
+        const Ints whole = in_bytes(centred(values + (s + i) * row + d, packed.mean + d, size - d) * inverse);
+        four |= (Wrapping(whole) & 255) << (8 * i);
+        sums += whole;
+      }
+      memcpy(to, &four, sizeof four);
+    }
+    memcpy(packed.sum + d, &sums, sizeof sums);
   }
   delete[] most;
 }
@@ -138,7 +168,9 @@ inline float split_weights(const float* x, int n, int width, uint8_t* high, uint
 inline void multiply_narrow(Product p) {
   const int n_blocks = (p.n_out + BLOCK - 1) / BLOCK, n_rows = p.rows;
   constexpr int ROWS = 6;
-  if (n_blocks != 4 || blocks_of<true>(ROWS) != n_blocks || MOST_ROWS<true> < ROWS) return multiply(p, 0, n_blocks);
+  if (n_blocks != 4 || blocks_of<true>(ROWS) != n_blocks || MOST_ROWS<true> < ROWS || is_tiled(p, n_blocks)) {
+    return multiply(p, 0, n_blocks);
+  }
   for (int first = 0; first < n_rows; first += ROWS) {
     p.rows = n_rows - first < ROWS ? n_rows - first : ROWS;
     multiply(p, 0, n_blocks);
@@ -153,7 +185,7 @@ inline void multiply_narrow(Product p) {
 class ByteAttention {
  public:
   ByteAttention(int length, int size, int group)
-      : length_(length), size_(size), keys_(length, size), values_(size, length) {
+      : length_(length), size_(size), keys_(length, size), values_(size, in_tiles(length)) {
     bytes_ = new uint8_t[size_t(group) * (keys_.width > 2 * values_.width ? keys_.width : 2 * values_.width)];
     scale_ = new float[size_t(group) * 2];
     zero_ = new int32_t[group];
@@ -196,10 +228,10 @@ class ByteAttention {
       of_high[i] = 256.0f * of_low[i];
       zero_[i] = 0;
     }
-    Product p = product(rows, length_, size_, values_, low, of_low, zero_);
+    Product p = product(rows, values_.width, size_, values_, low, of_low, zero_);
     p.bias = values_.mean, p.y = low_, p.stride = size_;
     multiply_narrow(p);
-    p = product(rows, length_, size_, values_, high, of_high, zero_);
+    p = product(rows, values_.width, size_, values_, high, of_high, zero_);
     p.residual = low_, p.y = y, p.stride = int(stride);
     multiply_narrow(p);
   }

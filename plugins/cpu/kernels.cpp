@@ -12,6 +12,6 @@
 #define JOINED(a, b) JOINED_OF(a, b)
 
 const Kernels JOINED(kernels_, KERNELS) = {
-    TEXT(KERNELS),        KERNELS::multiply,     KERNELS::quantise,       KERNELS::normalise,
-    KERNELS::attend_self, KERNELS::attend_cross, KERNELS::attend_encoder, KERNELS::summarise,
+    TEXT(KERNELS), KERNELS::multiply,    KERNELS::quantise,     KERNELS::normalise,
+    KERNELS::gate, KERNELS::attend_self, KERNELS::attend_cross, KERNELS::attend_encoder, KERNELS::summarise,
 };

@@ -29,6 +29,7 @@ struct Product {
   const void* weight;          // its blocks from weight_block on
   int weight_block;
   const uint16_t* narrow;      // what the weight was made of, in as many blocks of 16 bits, or null
+  bool is_cached;              // whether the weight is in the processor's cache already, and need not be asked for
   const float* scale;          // [O] of int8 weights; O padded to whole blocks
   const int32_t* weight_sum;   // [O] sum of each output's int8 weights
   const float* bias;           // [O padded], or null
@@ -103,6 +104,7 @@ struct RowSummary {
 struct Summary {
   int n_candidates, n_probes;
   RowSummary* rows;          // [R], over the blocks of this call
+  float* floor;              // [R], of all calls together: no logit of the M best is smaller or equal
   const int64_t* probe_ids;  // [R,Q]
   float* probe_logits;       // [R,Q], written if one of the blocks holds the token
   float* logits;             // [R,V] of all tokens, or null
@@ -113,10 +115,12 @@ struct Kernels {
   void (*multiply)(const Product&, int first_block, int end_block);
   void (*quantise)(const float* x, int rows, int n_in, uint8_t* bytes, float* scale, int32_t* zero);
   void (*normalise)(const Norm&, const float* x, float* y, int first_row, int end_row);
+  void (*gate)(Activation, int width, const float* x, float* y, int rows);  // [rows, 2*width] to [rows, width]
   void (*attend_self)(const SelfAttention&, int first_pair, int end_pair);    // pairs of source and head
   void (*attend_cross)(const CrossAttention&, int first_pair, int end_pair);
   void (*attend_encoder)(const EncoderAttention&, int first_pair, int end_pair);
   void (*summarise)(const Product&, int first_block, int end_block, const Summary&);
 };
 
-extern const Kernels kernels_avx512, kernels_avxvnni, kernels_avx2, kernels_i8mm, kernels_dotprod, kernels_neon, kernels_plain;
+extern const Kernels kernels_amx, kernels_avx512, kernels_avxvnni, kernels_avx2, kernels_i8mm, kernels_dotprod, kernels_neon,
+    kernels_plain;

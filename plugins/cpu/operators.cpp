@@ -1,13 +1,8 @@
 // The operators of the domain `s2s.cpu`: README.md lists inputs and outputs. Letters as in kernels.h.
 #include "operators.h"
 
+#include "sets.h"
 #include "stored.h"
-
-#if defined(__x86_64__)
-#include <cpuid.h>
-#elif defined(__aarch64__)
-#include <sys/auxv.h>
-#endif
 
 #include <algorithm>
 #include <cmath>
@@ -25,66 +20,7 @@ constexpr int TASKS = 16;           // parts of a product: more than threads, so
 constexpr int GRAIN = 8;            // least number of blocks of a part: fewer do not fill a tile
 constexpr int64_t MANY = 256;       // above this many candidates, sorting all logits is faster than keeping an ordered list
 
-#if defined(__x86_64__)
-// What the processor has, and whose registers the operating system keeps. __builtin_cpu_supports would say it too, but
-// always says no where a library is linked without GCC's start files.
-struct Processor {
-  bool has_avx2 = false, has_avx_vnni = false, has_avx512 = false;  // with FMA; with what kernels_avx512 is compiled for
-
-  Processor() {
-    unsigned a = 0, b = 0, c = 0, d = 0;
-    if (!__get_cpuid(1, &a, &b, &c, &d) || !all(c, {12, 27, 28, 29})) return;  // FMA, OSXSAVE, AVX, F16C
-    unsigned kept = 0, high = 0;
-    __asm__("xgetbv" : "=a"(kept), "=d"(high) : "c"(0));
-    if (!all(kept, {1, 2}) || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !all(b, {5})) return;
-    const unsigned leaf_b = b, leaf_c = c;
-    has_avx2 = true;
-    has_avx512 = all(kept, {5, 6, 7}) && all(leaf_b, {16, 17, 30, 31}) && all(leaf_c, {11});  // F, DQ, BW, VL; VNNI
-    has_avx_vnni = __get_cpuid_count(7, 1, &a, &b, &c, &d) && all(a, {4});
-  }
-
-  static bool all(unsigned word, std::initializer_list<int> bits) {
-    return std::all_of(bits.begin(), bits.end(), [word](int bit) { return word >> bit & 1u; });
-  }
-};
-#endif
-
-#if defined(__aarch64__)
-// What Linux says of the processor; <asm/hwcap.h> has these bits, and older ones lack the second.
-constexpr unsigned long ASIMDDP = 1ul << 20, I8MM = 1ul << 13;
-bool has_dotprod() { return getauxval(AT_HWCAP) & ASIMDDP; }
-bool has_i8mm() { return getauxval(AT_HWCAP2) & I8MM; }
-#endif
-
-// The best instruction set of this processor among those that were compiled.
-const Kernels& kernels() {
-  static const Kernels& best = []() -> const Kernels& {
-#if defined(__x86_64__)
-    const Processor processor;
-#if defined(WITH_AVX512)
-    if (processor.has_avx512) return kernels_avx512;
-#endif
-#if defined(WITH_AVXVNNI)
-    if (processor.has_avx_vnni) return kernels_avxvnni;
-#endif
-#if defined(WITH_AVX2)
-    if (processor.has_avx2) return kernels_avx2;
-#endif
-#endif
-#if defined(WITH_I8MM)
-    if (has_dotprod() && has_i8mm()) return kernels_i8mm;
-#endif
-#if defined(WITH_DOTPROD)
-    if (has_dotprod()) return kernels_dotprod;
-#endif
-#if defined(__aarch64__)
-    return kernels_neon;
-#else
-    return kernels_plain;
-#endif
-  }();
-  return best;
-}
+const Kernels& kernels() { return *chosen().kernels; }
 
 // Memory of this thread that only grows, and that later calls reuse.
 template <typename T, int WHICH>
@@ -121,8 +57,11 @@ bool is_packed(const Tensor& weight, int64_t n_out, int64_t n_in) {
   return IS_INT8<S> ? has(weight, {blocks_of(n_out), (n_in + 3) / 4, BLOCK, 4}) : has(weight, {blocks_of(n_out), n_in, BLOCK});
 }
 
-// Splits [0, n_units) into even parts of at least `grain`, and calls the body once for each.
-void in_parts(Call& call, int n_units, int grain, int64_t work, const std::function<void(int part, int first, int end)>& body) {
+bool is_known(Activation a) { return a >= Activation::none && a <= Activation::quick_gelu; }
+
+// Splits [0, n_units) into even parts of at least `grain`, and calls body(part, first, end) for each.
+template <typename Part>
+void in_parts(Call& call, int n_units, int grain, int64_t work, const Part& body) {
   const int n = work < SMALL ? 1 : std::clamp(n_units / grain, 1, TASKS);
   call.in_parallel(size_t(n), [&](size_t i) { body(int(i), int(n_units * i / n), int(n_units * (i + 1) / n)); });
 }
@@ -185,7 +124,8 @@ class Linear {
       : n_out_(given.whole("n_out", 0)),
         activation_(Activation(given.whole("activation", 0))),
         epsilon_(given.real("epsilon", 0)),
-        gives_sum_(given.whole("gives_sum", 1)) {}
+        gives_sum_(given.whole("gives_sum", 1)),
+        is_cached_(given.whole("is_cached", 0) != 0) {}
 
   const char* run(Call& call) const {
     Product p{};
@@ -194,12 +134,13 @@ class Linear {
     const Tensor bias = call.input(next - 1);
     const Tensor residual = call.input(next), norm = call.input(next + 1), norm_bias = call.input(next + 2);
     if ((bias && !p.bias) || (residual && residual.count() != int64_t(p.rows) * p.n_out) || !may_have(norm, {n_out_}) ||
-        !may_have(norm_bias, {n_out_}) || activation_ < Activation::none || activation_ > Activation::quick_gelu) {
+        !may_have(norm_bias, {n_out_}) || !is_known(activation_)) {
       return "s2s.cpu: a bias, a residual or a norm has another size than its product; build the engine again";
     }
     p.activation = activation_;
+    p.is_cached = is_cached_;
     p.residual = residual.as<float>();
-    std::vector<int64_t> shape = call.input(0).dims;
+    Dims shape = call.input(0).dims;
     shape.back() = n_out_;
     const Tensor sum = gives_sum_ ? call.output(0, shape) : Tensor{};
     const Tensor normed = norm ? call.output(1, shape) : Tensor{};
@@ -221,6 +162,66 @@ class Linear {
   Activation activation_;
   float epsilon_;
   int64_t gives_sum_;
+  bool is_cached_;
+};
+
+// LayerNormalization, or RMSNormalization without a bias, over the last axis of what is no product's sum.
+class NormOperator {
+ public:
+  static constexpr const char* NAME = "Norm";
+  static inline const std::vector<Slot> INPUTS = {{FLOAT}, {FLOAT}, {FLOAT, OPTIONAL}};
+  static inline const std::vector<Slot> OUTPUTS = {{FLOAT}};
+
+  explicit NormOperator(const Attributes& given) : epsilon_(given.real("epsilon", 0)) {}
+
+  const char* run(Call& call) const {
+    const Tensor x = call.input(0), weight = call.input(1), bias = call.input(2);
+    const int64_t width = x.dims.empty() ? 0 : x.dims.back();
+    if (width < 1 || width > MOST || !has(weight, {width}) || !may_have(bias, {width}) || x.count() / width > MOST) {
+      return "s2s.cpu: a norm has another size than its rows; build the engine again";
+    }
+    const Norm n{int(x.count() / width), int(width), weight.as<float>(), bias.as<float>(), epsilon_};
+    float* y = call.output(0, x.dims).as<float>();
+    if (call.failure() || !n.rows) return nullptr;
+    if (!y) return "s2s.cpu: Norm has no output";
+    in_parts(call, n.rows, 1, x.count() * 4,
+             [&](int, int first, int end) { kernels().normalise(n, x.as<float>(), y, first, end); });
+    return nullptr;
+  }
+
+ private:
+  float epsilon_;
+};
+
+// The first half of each row through an activation, times the second half.
+class GateOperator {
+ public:
+  static constexpr const char* NAME = "Gate";
+  static inline const std::vector<Slot> INPUTS = {{FLOAT}};
+  static inline const std::vector<Slot> OUTPUTS = {{FLOAT}};
+
+  explicit GateOperator(const Attributes& given) : activation_(Activation(given.whole("activation", 0))) {}
+
+  const char* run(Call& call) const {
+    const Tensor x = call.input(0);
+    const int64_t whole = x.dims.empty() ? 0 : x.dims.back(), width = whole / 2;
+    if (width < 1 || whole % 2 || whole > MOST || x.count() / whole > MOST || !is_known(activation_)) {
+      return "s2s.cpu: Gate was given rows that are no two halves; build the engine again";
+    }
+    Dims shape = x.dims;
+    shape.back() = width;
+    float* y = call.output(0, shape).as<float>();
+    const int rows = int(x.count() / whole);
+    if (call.failure() || !rows) return nullptr;
+    if (!y) return "s2s.cpu: Gate has no output";
+    in_parts(call, rows, 1, x.count() * 8, [&](int, int first, int end) {
+      kernels().gate(activation_, int(width), x.as<float>() + first * whole, y + first * width, end - first);
+    });
+    return nullptr;
+  }
+
+ private:
+  Activation activation_;
 };
 
 // Rows of a packed weight, unpacked: [ids..., I].
@@ -239,7 +240,7 @@ class Embedding {
     if (!is_packed<S>(weight, n_rows_, width_) || (IS_INT8<S> && !has(call.input(2), {filled_up(n_rows_, BLOCK)}))) {
       return "s2s.cpu: a packed table has other sizes than its rows; build the engine again";
     }
-    std::vector<int64_t> shape = ids.dims;
+    Dims shape = ids.dims;
     shape.push_back(width_);
     float* out = call.output(0, shape).as<float>();
     if (!out && ids.count()) return "s2s.cpu: Embedding has no output";
@@ -285,7 +286,7 @@ class TakeRows {
     for (int64_t i = 0; i < n; i++) {
       if (ids.as<int64_t>()[i] < 0 || ids.as<int64_t>()[i] >= n_rows_) return "s2s.cpu: a row is outside the weight";
     }
-    std::vector<int64_t> shape = weight.dims;
+    Dims shape = weight.dims;
     shape[0] = blocks_of(n);
     // An output's share of one step over the inputs: four bytes, or one number.
     using Cell = std::conditional_t<IS_INT8<S>, int32_t, Number<S>>;
@@ -503,7 +504,8 @@ class Head {
               : std::vector<Slot>{FLOATS, WEIGHT<S>, MAYBE, {INT64}, {INT64}, {BOOL}};
   static inline const std::vector<Slot> OUTPUTS = {FLOATS, {INT64}, FLOATS, FLOATS, FLOATS};
 
-  explicit Head(const Attributes& given) : n_out_(given.whole("n_out", 0)) {}
+  explicit Head(const Attributes& given)
+      : n_out_(given.whole("n_out", 0)), is_cached_(given.whole("is_cached", 0) != 0) {}
 
   const char* run(Call& call) const {
     Product p{};
@@ -513,6 +515,7 @@ class Head {
     if (!n_out_ && bias.dims.size() != 1) return "s2s.cpu: Head has neither a number of tokens nor a bias that says it";
     const int64_t n_out = n_out_ ? n_out_ : bias.count();
     if (const char* why = read_product<S>(call, n_out, p)) return why;
+    p.is_cached = is_cached_;
     if (n_out_ && bias && !p.bias) return "s2s.cpu: a bias has another size than its product; build the engine again";
     if (!n_out_) {
       float* filled = scratch<float, 7>(size_t(blocks_of(n_out)) * BLOCK);
@@ -540,9 +543,11 @@ class Head {
     float* values = scratch<float, 5>(size_t(TASKS) * p.rows * kept);
     int64_t* tokens = scratch<int64_t, 6>(size_t(TASKS) * p.rows * kept);
     for (int i = 0; i < TASKS * p.rows; i++) rows[i] = {-INFINITY, 0, 0, values + i * kept, tokens + i * kept};
+    float* floor = scratch<float, 8>(p.rows);
+    std::fill_n(floor, p.rows, -INFINITY);
     const int n_blocks = blocks_of(n_out), n_panels = (n_blocks + PANEL - 1) / PANEL;
     in_parts(call, n_panels, 1, int64_t(p.rows) * p.n_in * n_out, [&](int part, int first, int end) {
-      const Summary s{int(kept), int(Q), rows + part * p.rows, probes.as<int64_t>(), probed, logits};
+      const Summary s{int(kept), int(Q), rows + part * p.rows, floor, probes.as<int64_t>(), probed, logits};
       kernels().summarise(p, first * PANEL, std::min(end * PANEL, n_blocks), s);
     });
     for (int row = 0; row < p.rows; row++) {
@@ -571,7 +576,7 @@ class Head {
     int next[TASKS] = {};
     for (int task = 0; task < TASKS; task++) {
       const RowSummary& part = first[task * step];
-      if (part.n) all.total += part.total * std::exp(part.top - all.top);
+      if (part.n || part.top > -INFINITY) all.total += part.total * std::exp(part.top - all.top);
     }
     for (; all.n < n; all.n++) {
       int from = -1;
@@ -601,6 +606,7 @@ class Head {
   }
 
   int64_t n_out_;
+  bool is_cached_;
 };
 
 template <Storage S>
@@ -614,7 +620,8 @@ void add_with_weights(std::vector<const OrtCustomOp*>& all) {
 extern "C" __attribute__((visibility("default"))) const OrtCustomOp* const* s2s_operators(size_t* n) {
   static const std::vector<const OrtCustomOp*> operators = [] {
     std::vector<const OrtCustomOp*> all = {callbacks<SelfAttentionOperator>(), callbacks<CrossAttentionOperator>(),
-                                           callbacks<EncoderAttentionOperator>()};
+                                           callbacks<EncoderAttentionOperator>(), callbacks<NormOperator>(),
+                                           callbacks<GateOperator>()};
     add_with_weights<Storage::fp32>(all);
     add_with_weights<Storage::fp16>(all);
     add_with_weights<Storage::bf16>(all);
@@ -641,3 +648,6 @@ extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(
 }
 
 extern "C" __attribute__((visibility("default"))) const char* s2s_instruction_set() { return kernels().name; }
+
+// Why the set of AMX was not taken; null where it was, and on other processors than x86's.
+extern "C" __attribute__((visibility("default"))) const char* s2s_why_not_amx() { return chosen().why_not_amx; }

@@ -6,8 +6,8 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <functional>
 #include <initializer_list>
+#include <iterator>
 #include <vector>
 
 #include "kernels.h"
@@ -18,9 +18,37 @@ struct Slot {
   int characteristic = ort::REQUIRED;
 };
 
+// Sizes of a tensor, kept without memory of their own: a step of a small model asks for hundreds.
+class Dims {
+ public:
+  static constexpr size_t MOST = 8;  // of a tensor that an operator is given; it may add one
+
+  Dims() = default;
+  Dims(std::initializer_list<int64_t> sizes) {
+    for (int64_t size : sizes) push_back(size);
+  }
+  size_t size() const { return n_; }
+  bool empty() const { return !n_; }
+  int64_t* begin() { return sizes_; }
+  const int64_t* begin() const { return sizes_; }
+  const int64_t* end() const { return sizes_ + n_; }
+  int64_t& operator[](size_t i) { return sizes_[i]; }
+  int64_t operator[](size_t i) const { return sizes_[i]; }
+  int64_t& back() { return sizes_[n_ - 1]; }
+  int64_t back() const { return sizes_[n_ - 1]; }
+  void push_back(int64_t size) { sizes_[n_++] = size; }
+  void resize(size_t n) { n_ = n; }
+  bool operator==(const Dims& other) const { return std::equal(begin(), end(), other.begin(), other.end()); }
+  bool operator!=(const Dims& other) const { return !(*this == other); }
+
+ private:
+  int64_t sizes_[MOST + 1];
+  size_t n_ = 0;
+};
+
 struct Tensor {
   void* data = nullptr;
-  std::vector<int64_t> dims;
+  Dims dims;
 
   explicit operator bool() const { return data != nullptr; }
   template <typename T>
@@ -80,9 +108,9 @@ class Call {
     return value ? tensor(const_cast<OrtValue*>(value)) : Tensor{};
   }
 
-  Tensor output(size_t index, const std::vector<int64_t>& dims) {
+  Tensor output(size_t index, const Dims& dims) {
     OrtValue* value = nullptr;
-    const int64_t* sizes = dims.data();
+    const int64_t* sizes = dims.begin();
     check(ort::call<OrtStatus*>(api_, ort::OUTPUT, context_, index, sizes, dims.size(), &value));
     Tensor found;
     if (value) {
@@ -99,10 +127,11 @@ class Call {
   }
 
   // Calls body(i) for 0 <= i < n on the session's threads.
-  void in_parallel(size_t n, const std::function<void(size_t)>& body) {
+  template <typename Each>
+  void in_parallel(size_t n, const Each& body) {
     if (n == 1) return body(0);
-    void (*one)(void*, size_t) = [](void* given, size_t i) { (*static_cast<std::function<void(size_t)>*>(given))(i); };
-    void* given = const_cast<std::function<void(size_t)>*>(&body);
+    void (*one)(void*, size_t) = [](void* given, size_t i) { (*static_cast<const Each*>(given))(i); };
+    void* given = const_cast<Each*>(&body);
     check(ort::call<OrtStatus*>(api_, ort::PARALLEL_FOR, static_cast<const OrtKernelContext*>(context_), one, n,
                                 size_t(0), given));
   }
@@ -117,9 +146,13 @@ class Call {
     check(ort::call<OrtStatus*>(api_, ort::GET_TENSOR_MUTABLE_DATA, value, &found.data));
     check(ort::call<OrtStatus*>(api_, ort::GET_TENSOR_TYPE_AND_SHAPE, static_cast<const OrtValue*>(value), &info));
     check(ort::call<OrtStatus*>(api_, ort::GET_DIMENSIONS_COUNT, static_cast<const OrtTensorTypeAndShapeInfo*>(info), &rank));
-    found.dims.resize(rank);
-    int64_t* dims = found.dims.data();
-    check(ort::call<OrtStatus*>(api_, ort::GET_DIMENSIONS, static_cast<const OrtTensorTypeAndShapeInfo*>(info), dims, rank));
+    if (rank > Dims::MOST) {
+      check(ort::refuse(api_, "s2s.cpu: a tensor has more dimensions than an operator knows"));
+    } else {
+      found.dims.resize(rank);
+      int64_t* dims = found.dims.begin();
+      check(ort::call<OrtStatus*>(api_, ort::GET_DIMENSIONS, static_cast<const OrtTensorTypeAndShapeInfo*>(info), dims, rank));
+    }
     ort::call<void>(api_, ort::RELEASE_TENSOR_TYPE_AND_SHAPE, info);
     return found;
   }

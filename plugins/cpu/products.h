@@ -7,7 +7,9 @@
 #include <memory>
 
 #include "ahead.h"
+#include "epilogue.h"
 #include "kernels.h"
+#include "tiled.h"
 #include "vectors.h"
 #if defined(__ARM_FEATURE_DOTPROD)
 #include "dot_arm.h"
@@ -64,19 +66,6 @@ template <Storage S>
 constexpr int MOST_NARROW = S == Storage::fp16 ? 6 : 192;  // without an instruction for it, fp16 takes a dozen
 #endif
 
-inline Floats activate(Floats x, Activation activation) {
-  switch (activation) {
-    case Activation::relu: return larger(Floats{}, x);
-    case Activation::silu: return x * sigmoid(x);
-    case Activation::quick_gelu: return x * sigmoid(1.702f * x);
-    case Activation::gelu: return 0.5f * x * (1.0f + error_function(x * 0.70710678118654752f));
-    case Activation::gelu_tanh:
-      return 0.5f * x * (1.0f + hyperbolic_tangent(0.7978845608028654f * (x + 0.044715f * x * x * x)));
-    case Activation::none: break;
-  }
-  return x;
-}
-
 inline Floats load_as_float(const float* p, Storage) { return load(p); }
 inline Floats load_as_float(const uint16_t* p, Storage storage) {
   return storage == Storage::fp16 ? from_fp16(p) : from_bf16(p);
@@ -128,9 +117,7 @@ inline void sums_of_bytes(const Product& p, int row, int block, Floats (&found)[
     const Wrapping weight_sum = Wrapping(load(p.weight_sum + output));
 #pragma GCC unroll 16
     for (int i = 0; i < ROWS; i++) {
-      // Fits, where the weights are those that the sums are of; others give other numbers, and nothing else.
-      const Ints exact = Ints(Wrapping(sums[i][j]) - uint32_t(p.row_zero[row + i] - ROW_OFFSET) * weight_sum);
-      found[i][j] = to_floats(exact) * (scale * p.row_scale[row + i]);
+      found[i][j] = scaled(p, row + i, sums[i][j], scale, weight_sum, ROW_OFFSET);
     }
   }
 }
@@ -146,19 +133,26 @@ inline void tile(const Product& p, int row, int block) {
   } else {
     sums_of_floats<S, uint16_t, ROWS, BLOCKS>(p, row, block, sums);
   }
+  float* first = p.y + size_t(row) * p.stride + (block - p.first_block) * BLOCK;
+  if (p.activation == Activation::none && !p.residual && (block + BLOCKS) * BLOCK <= p.n_out) {
+#pragma GCC unroll 16
+    for (int j = 0; j < BLOCKS * PARTS; j++) {
+      const Floats bias = p.bias ? load(p.bias + block * BLOCK + j * LANES) : Floats{};
+#pragma GCC unroll 16
+      for (int i = 0; i < ROWS; i++) store(first + size_t(i) * p.stride + j * LANES, sums[i][j] + bias);
+    }
+    return;
+  }
+  Floats kept[ROWS][BLOCKS * PARTS];  // in memory, where the loop below finds them, so that the sums need not be
+#pragma GCC unroll 16
+  for (int i = 0; i < ROWS; i++) {
+#pragma GCC unroll 16
+    for (int j = 0; j < BLOCKS * PARTS; j++) kept[i][j] = sums[i][j];
+  }
   for (int j = 0; j < BLOCKS * PARTS; j++) {
     const int output = block * BLOCK + j * LANES, n = p.n_out - output;
     const Floats bias = p.bias ? load(p.bias + output) : Floats{};
-    for (int i = 0; i < ROWS; i++) {
-      const Floats values = activate(sums[i][j] + bias, p.activation);
-      float* y = p.y + size_t(row + i) * p.stride + (output - p.first_block * BLOCK);
-      const float* residual = p.residual ? p.residual + size_t(row + i) * p.n_out + output : nullptr;
-      if (n >= LANES) {
-        store(y, residual ? values + load(residual) : values);
-      } else {
-        for (int lane = 0; lane < n; lane++) y[lane] = values[lane] + (residual ? residual[lane] : 0.0f);
-      }
-    }
+    for (int i = 0; i < ROWS; i++) put(p, row + i, output, n, kept[i][j], bias);
   }
 }
 
@@ -171,7 +165,7 @@ inline void tiles(const Product& p, int row, int block) {
   }
 }
 
-// All rows for blocks [block, end), BLOCKS at a time, and the rest half as many at a time. If one tile has all rows, BLOCKS
+// All rows for blocks [block, end), BLOCKS at a time, and the rest fewer at a time. If one tile has all rows, BLOCKS
 // is reduced until the blocks and the prefetched next ones fit the second-level cache together.
 template <Storage S, int ROWS, int BLOCKS>
 inline void groups(const Product& p, int block, int end) {
@@ -180,7 +174,7 @@ inline void groups(const Product& p, int block, int end) {
     for (; block + BLOCKS <= end; block += BLOCKS) tiles<S, ROWS, BLOCKS>(p, 0, block);
   }
   if constexpr (BLOCKS > 1) {
-    if (block < end) groups<S, ROWS, BLOCKS / 2>(p, block, end);
+    if (block < end) groups<S, ROWS, BLOCKS <= 3 ? BLOCKS - 1 : BLOCKS / 2>(p, block, end);
   }
 }
 
@@ -220,6 +214,16 @@ inline void multiply_stored(const Product& p, int first_block, int end_block) {
   }
 }
 
+#if defined(HAS_TILES)
+inline void multiply(const Product& p, int first_block, int end_block) {
+  (is_tiled(p, end_block - first_block) ? multiply_tiled : kernels_avx512.multiply)(p, first_block, end_block);
+}
+// The same of the output projection.
+inline void multiply_head(const Product& p, int first_block, int end_block) {
+  const bool fits = is_tiled(p, end_block - first_block, LEAST_TILED_HEAD);
+  (fits ? multiply_tiled : kernels_avx512.multiply)(p, first_block, end_block);
+}
+#else
 inline void multiply(const Product& p, int first_block, int end_block) {
   switch (p.storage) {
     case Storage::fp32: return multiply_stored<Storage::fp32>(p, first_block, end_block);
@@ -228,22 +232,29 @@ inline void multiply(const Product& p, int first_block, int end_block) {
     case Storage::bf16: return multiply_stored<Storage::bf16>(p, first_block, end_block);
   }
 }
+inline void multiply_head(const Product& p, int first_block, int end_block) { multiply(p, first_block, end_block); }
+#endif
 
 // Quantises rows to unsigned bytes, each row with a scale and a zero point so that 0 is exact: x = scale * (byte - zero).
 inline void quantise(const float* x, int rows, int n_in, uint8_t* bytes, float* scale, int32_t* zero) {
+  typedef uint8_t Bytes __attribute__((vector_size(LANES)));
   const int width = (n_in + 3) / 4 * 4;
   for (int row = 0; row < rows; row++, x += n_in, bytes += width) {
-    Floats high{}, low{}, nothing{};  // nothing: 0 unless a value is NaN or infinite
-    float top = 0.0f, bottom = 0.0f;
+    Floats high[4]{}, low[4]{}, nothing[4]{};  // nothing: 0 unless a value is NaN or infinite
+    const auto look = [&](int j, Floats some) {
+      high[j] = larger(high[j], some);
+      low[j] = smaller(low[j], some);
+      nothing[j] += some * 0.0f;
+    };
     int i = 0;
-    for (; i + LANES <= n_in; i += LANES) {
-      high = larger(high, load(x + i));
-      low = smaller(low, load(x + i));
-      nothing += load(x + i) * 0.0f;
+    for (; i + 4 * LANES <= n_in; i += 4 * LANES) {
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; j++) look(j, load(x + i + j * LANES));
     }
-    top = maximum(high);
-    bottom = minimum(low);
-    float none = sum(nothing);
+    for (; i + LANES <= n_in; i += LANES) look(0, load(x + i));
+    float top = maximum(larger(larger(high[0], high[1]), larger(high[2], high[3])));
+    float bottom = minimum(smaller(smaller(low[0], low[1]), smaller(low[2], low[3])));
+    float none = sum((nothing[0] + nothing[1]) + (nothing[2] + nothing[3]));
     for (; i < n_in; i++) {
       top = top > x[i] ? top : x[i];
       bottom = bottom < x[i] ? bottom : x[i];
@@ -260,13 +271,18 @@ inline void quantise(const float* x, int rows, int n_in, uint8_t* bytes, float* 
     scale[row] = step;
     zero[row] = int32_t(offset);
     const float inverse = 1.0f / step;
-    const Floats shift = all(12582912.0f);
-    for (i = 0; i + LANES <= n_in; i += LANES) {
+    const Floats shift = all(12582912.0f);  // 1.5 * 2**23: adding it rounds to an integer, which is then in the low bits
+    const uint32_t rest = uint32_t(zero[row]) - 0x4b400000u;
+    for (i = 0; i + 4 * LANES <= n_in; i += 4 * LANES) {
+      Ints whole[4];
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; j++) whole[j] = Ints(Wrapping(load(x + i + j * LANES) * inverse + shift) + rest);
+      to_bytes(whole, bytes + i);
+    }
+    for (; i + LANES <= n_in; i += LANES) {
       Floats v = (load(x + i) * inverse + shift) - shift + offset;
       v = larger(smaller(v, all(255.0f)), Floats{});
-      const Ints whole = __builtin_convertvector(v, Ints);
-      typedef uint8_t Bytes __attribute__((vector_size(LANES)));
-      const Bytes packed = __builtin_convertvector(whole, Bytes);
+      const Bytes packed = __builtin_convertvector(__builtin_convertvector(v, Ints), Bytes);
       memcpy(bytes + i, &packed, sizeof packed);
     }
     for (; i < n_in; i++) {
@@ -304,6 +320,19 @@ inline void normalise(const Norm& n, const float* x, float* y, int first_row, in
       store(out + i, n.bias ? v + load(n.bias + i) : v);
     }
     for (; i < width; i++) out[i] = (in[i] - mean) * factor * n.weight[i] + (n.bias ? n.bias[i] : 0.0f);
+  }
+}
+
+// y = activation(first half of a row) * second half.
+inline void gate(Activation activation, int width, const float* x, float* y, int rows) {
+  for (int row = 0; row < rows; row++, x += 2 * width, y += width) {
+    int i = 0;
+    for (; i + LANES <= width; i += LANES) store(y + i, activate(load(x + i), activation) * load(x + width + i));
+    if (i == width) continue;
+    float rest[LANES] = {};
+    memcpy(rest, x + i, (width - i) * sizeof(float));
+    store(rest, activate(load(rest), activation));
+    for (int j = 0; i + j < width; j++) y[i + j] = rest[j] * x[width + i + j];
   }
 }
 

@@ -92,7 +92,51 @@ inline Floats from_bf16(const uint16_t* p) { return Floats(widened(p) << 16); }
 #endif
 #endif
 
+// Four vectors of whole numbers as bytes, in their order; below 0 becomes 0, above 255 becomes 255.
+#if defined(__AVX512F__)
+inline void to_bytes(const Ints (&v)[4], uint8_t* out) {
+  const __m512i first = _mm512_packs_epi32(__m512i(v[0]), __m512i(v[1]));
+  const __m512i second = _mm512_packs_epi32(__m512i(v[2]), __m512i(v[3]));
+  const __m512i places = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);  // packed within 128 bits
+  _mm512_storeu_si512(out, _mm512_permutexvar_epi32(places, _mm512_packus_epi16(first, second)));
+}
+#elif defined(__AVX2__)
+inline void to_bytes(const Ints (&v)[4], uint8_t* out) {
+  const __m256i first = _mm256_packs_epi32(__m256i(v[0]), __m256i(v[1]));
+  const __m256i second = _mm256_packs_epi32(__m256i(v[2]), __m256i(v[3]));
+  const __m256i places = _mm256_set_epi32(7, 3, 6, 2, 5, 1, 4, 0);
+  const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(first, second), places);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), bytes);
+}
+#else
+inline void to_bytes(const Ints (&v)[4], uint8_t* out) {
+  for (int i = 0; i < 4 * LANES; i++) {
+    const int32_t whole = v[i / LANES][i % LANES];
+    out[i] = uint8_t(whole < 0 ? 0 : whole > 255 ? 255 : whole);
+  }
+}
+#endif
+
 inline Floats to_floats(Ints a) { return __builtin_convertvector(a, Floats); }
+
+inline Floats magnitude(Floats a) { return Floats(Wrapping(a) & 0x7fffffff); }
+
+// The nearest whole numbers, of two the even one; any number for what 32 bits don't hold.
+#if defined(__AVX512F__)
+inline Ints to_nearest(Floats a) { return Ints(_mm512_cvtps_epi32(__m512(a))); }
+#elif defined(__AVX2__)
+inline Ints to_nearest(Floats a) { return Ints(_mm256_cvtps_epi32(__m256(a))); }
+#elif defined(__SSE2__)
+inline Ints to_nearest(Floats a) { return Ints(_mm_cvtps_epi32(__m128(a))); }
+#elif defined(__aarch64__)
+inline Ints to_nearest(Floats a) { return Ints(vcvtnq_s32_f32(float32x4_t(a))); }
+#else
+inline Ints to_nearest(Floats a) {
+  Ints found;
+  for (int i = 0; i < LANES; i++) found[i] = std::fabs(a[i]) < 2e9f ? int32_t(std::nearbyint(a[i])) : 0;
+  return found;
+}
+#endif
 
 // Combines the two halves again and again, which takes log2(LANES) steps.
 template <typename Pick>
@@ -108,7 +152,8 @@ inline float reduce(Floats v, Pick pick) {
 inline float sum(Floats v) { return _mm512_reduce_add_ps(__m512(v)); }
 inline float maximum(Floats v) { return _mm512_reduce_max_ps(__m512(v)); }
 inline float minimum(Floats v) { return _mm512_reduce_min_ps(__m512(v)); }
-inline bool any_larger(Floats a, float b) { return _mm512_cmp_ps_mask(__m512(a), _mm512_set1_ps(b), _CMP_GT_OQ); }
+// A bit for each element that is larger.
+inline uint32_t which_larger(Floats a, float b) { return _mm512_cmp_ps_mask(__m512(a), _mm512_set1_ps(b), _CMP_GT_OQ); }
 // Writes the sums of four vectors to `out`; their elements are interleaved and added in the same steps.
 inline void sums_of_four(const Floats (&v)[4], float* out) {
   const __m512 a = _mm512_unpacklo_ps(__m512(v[0]), __m512(v[1])) + _mm512_unpackhi_ps(__m512(v[0]), __m512(v[1]));
@@ -127,7 +172,11 @@ inline float maximum(Floats v) {
 inline float minimum(Floats v) {
   return reduce(v, [](float a, float b) { return a < b ? a : b; });
 }
-inline bool any_larger(Floats a, float b) { return maximum(a) > b; }
+inline uint32_t which_larger(Floats a, float b) {
+  uint32_t found = 0;
+  for (int i = 0; i < LANES; i++) found |= uint32_t(a[i] > b) << i;
+  return found;
+}
 inline void sums_of_four(const Floats (&v)[4], float* out) {
   for (int i = 0; i < 4; i++) out[i] = sum(v[i]);
 }

@@ -36,9 +36,10 @@ def _compiled(
     folder = build.ROOT / FOLDER
 
     def compile_to(output: Path) -> str:
-        kernels = [str(cpu._kernels(compiler, flags, name, chosen, release)) for name, chosen in sets.items()]
+        known = sets if release else cpu.known_to(compiler, sets)
+        kernels = [str(cpu._kernels(compiler, flags, name, chosen, release)) for name, chosen in known.items()]
         objects = [str(output.with_name(name)) for name in ("operators.o", "library.o")]
-        with_sets = [f"-DWITH_{name.upper()}" for name in sets]
+        with_sets = [f"-DWITH_{name.upper()}" for name in known]
         build.run(
             [*compiler, *flags, *with_sets, "-c", str(build.ROOT / cpu.FOLDER / "operators.cpp"), "-o", objects[0]]
         )

@@ -7,12 +7,15 @@
 #pragma once
 
 #include <dlfcn.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <cstring>
-#include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -34,6 +37,10 @@ namespace direct {
 
 using ort::FLOAT, ort::INT64;
 constexpr int64_t MOST = int64_t(1) << 40;  // elements of a tensor
+
+inline size_t bytes_of(int type) {
+  return type == INT64 ? 8 : type == ort::INT8 || type == ort::BOOL ? 1 : type == ort::UINT16 ? 2 : 4;
+}
 
 struct Value {
   void* data = nullptr;
@@ -57,17 +64,23 @@ struct Value {
     dims.assign(sizes, sizes + rank);
     if (is_bound) return count() == n_bound && type == of_type;
     type = of_type;
-    const size_t bytes = size_t(count()) * (type == INT64 ? 8 : 4);
+    const size_t bytes = size_t(count()) * bytes_of(type);
     if (own.size() * sizeof(float) < bytes + 64) own.resize((bytes + 64) / sizeof(float) + 1);
     data = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(own.data()) + 63) / 64 * 64);
     return true;
   }
   float* floats() const { return static_cast<float*>(data); }
   int64_t* ints() const { return static_cast<int64_t*>(data); }
+  bool* bools() const { return static_cast<bool*>(data); }
 };
 
 struct Info {  // OrtKernelInfo
   std::map<std::string, std::string> attributes;
+
+  int64_t whole(const char* name, int64_t otherwise) const {
+    const auto found = attributes.find(name);
+    return found == attributes.end() ? otherwise : std::strtoll(found->second.c_str(), nullptr, 10);
+  }
 };
 struct Context {  // OrtKernelContext
   std::vector<Value*> inputs, outputs;
@@ -133,10 +146,19 @@ inline Table::Table() {
   });
 }
 
-// The operators of ONNX itself that steps have between ours. Values are float32 or int64.
+// The operators of ONNX itself that steps have between ours. Values are float32, int64 or bool.
 namespace plain {
 
 using Dims = std::vector<int64_t>;
+using Inputs = std::vector<const Value*>;
+
+inline void fit(bool is_so, const char* otherwise) {
+  if (!is_so) throw std::runtime_error(otherwise);
+}
+inline void make(Value& y, const Dims& dims, int type) {
+  fit(y.resize(dims.data(), dims.size(), type), "a tensor is bound to memory of another size");
+}
+inline void need(const Value& value, int type) { fit(value.type == type, "a tensor has another type"); }
 
 // The sizes of numpy's broadcasting.
 inline Dims broadcast(const Dims& a, const Dims& b) {
@@ -145,7 +167,7 @@ inline Dims broadcast(const Dims& a, const Dims& b) {
   for (size_t i = 0; i < rank; i++) {
     const int64_t in_a = i + a.size() < rank ? 1 : a[i + a.size() - rank];
     const int64_t in_b = i + b.size() < rank ? 1 : b[i + b.size() - rank];
-    if (in_a != in_b && in_a != 1 && in_b != 1) throw std::runtime_error("sizes of two tensors do not fit");
+    fit(in_a == in_b || in_a == 1 || in_b == 1, "sizes of two tensors do not fit");
     dims[i] = in_a == 1 ? in_b : in_a;
   }
   return dims;
@@ -162,45 +184,111 @@ inline Dims steps(const Dims& own, const Dims& dims) {
   return found;
 }
 
-// c[i] = f(a[i], b[i]), broadcast.
-template <typename T, typename F>
-void elementwise(const Value& a, const Value& b, Value& c, F f) {
-  const Dims dims = broadcast(a.dims, b.dims), in_a = steps(a.dims, dims), in_b = steps(b.dims, dims);
+// Calls each(from, to) for each element of y, which some tensors are broadcast to: its place in each of them and in y.
+template <size_t N, typename Each>
+void broadcasting(const Inputs& in, Value& y, Each each) {
+  const Dims& dims = y.dims;
+  std::array<Dims, N> by;
+  for (size_t i = 0; i < N; i++) by[i] = steps(in[i]->dims, dims);
+  Dims at(dims.size(), 0);
   const size_t rank = dims.size();
-  if (!c.resize(dims.data(), rank, a.type)) throw std::runtime_error("a sum or product is bound to memory of another size");
-  Dims at(rank, 0);
-  const int64_t inner = rank ? dims[rank - 1] : 1, n = c.count();
-  const int64_t next_a = rank ? in_a[rank - 1] : 0, next_b = rank ? in_b[rank - 1] : 0;
-  const T *x = static_cast<T*>(a.data), *y = static_cast<T*>(b.data);
-  T* z = static_cast<T*>(c.data);
+  const int64_t inner = rank ? dims[rank - 1] : 1, n = y.count();
   for (int64_t done = 0; done < n; done += inner) {
-    int64_t from_a = 0, from_b = 0;
-    for (size_t i = 0; i + 1 < rank; i++) from_a += at[i] * in_a[i], from_b += at[i] * in_b[i];
-    for (int64_t i = 0; i < inner; i++) z[done + i] = f(x[from_a + i * next_a], y[from_b + i * next_b]);
-    for (size_t i = rank; i-- > 1;) {
-      if (++at[i - 1] < dims[i - 1]) break;
-      at[i - 1] = 0;
+    std::array<int64_t, N> from{};
+    for (size_t i = 0; i < N; i++)
+      for (size_t d = 0; d + 1 < rank; d++) from[i] += at[d] * by[i][d];
+    for (int64_t k = 0; k < inner; k++) {
+      each(from, done + k);
+      for (size_t i = 0; rank && i < N; i++) from[i] += by[i][rank - 1];
+    }
+    for (size_t d = rank; d-- > 1;) {
+      if (++at[d - 1] < dims[d - 1]) break;
+      at[d - 1] = 0;
     }
   }
 }
 
-template <typename T>
-void arithmetic(const std::string& op, const Value& a, const Value& b, Value& c) {
-  if (op == "Add") return elementwise<T>(a, b, c, [](T x, T y) { return T(x + y); });
-  if (op == "Sub") return elementwise<T>(a, b, c, [](T x, T y) { return T(x - y); });
-  elementwise<T>(a, b, c, [](T x, T y) { return T(x * y); });
+// y[i] = f(a[i], b[i]), broadcast.
+template <typename T, typename Result, typename F>
+void elementwise(const Inputs& in, Value& y, int type, F f) {
+  need(*in[1], in[0]->type);
+  make(y, broadcast(in[0]->dims, in[1]->dims), type);
+  const T *a = static_cast<T*>(in[0]->data), *b = static_cast<T*>(in[1]->data);
+  Result* z = static_cast<Result*>(y.data);
+  if (y.dims == in[0]->dims && (y.dims == in[1]->dims || in[1]->count() == 1)) {  // rows with rows, or with a number
+    const int64_t step = in[1]->count() != 1;
+    for (int64_t i = 0, n = y.count(); i < n; i++) z[i] = f(a[i], b[i * step]);
+    return;
+  }
+  broadcasting<2>(in, y, [&](const auto& from, int64_t to) { z[to] = f(a[from[0]], b[from[1]]); });
+}
+
+template <typename F>
+void arithmetic(const Inputs& in, Value& y, F f) {
+  if (in[0]->type == INT64) return elementwise<int64_t, int64_t>(in, y, INT64, f);
+  need(*in[0], FLOAT);
+  elementwise<float, float>(in, y, FLOAT, f);
+}
+inline void add(const Inputs& in, const Info&, Value& y) {
+  arithmetic(in, y, [](auto a, auto b) { return a + b; });
+}
+inline void subtract(const Inputs& in, const Info&, Value& y) {
+  arithmetic(in, y, [](auto a, auto b) { return a - b; });
+}
+inline void multiply(const Inputs& in, const Info&, Value& y) {
+  arithmetic(in, y, [](auto a, auto b) { return a * b; });
+}
+
+// What follows, up to `range`, computes positions: whole numbers.
+template <typename Result, typename F>
+void of_whole(const Inputs& in, Value& y, int type, F f) {
+  need(*in[0], INT64);
+  elementwise<int64_t, Result>(in, y, type, f);
+}
+inline void larger(const Inputs& in, const Info&, Value& y) {
+  of_whole<int64_t>(in, y, INT64, [](int64_t a, int64_t b) { return std::max(a, b); });
+}
+inline void smaller(const Inputs& in, const Info&, Value& y) {
+  of_whole<int64_t>(in, y, INT64, [](int64_t a, int64_t b) { return std::min(a, b); });
+}
+inline void equal(const Inputs& in, const Info&, Value& y) {
+  of_whole<bool>(in, y, ort::BOOL, [](int64_t a, int64_t b) { return a == b; });
+}
+inline void negate(const Inputs& in, const Info&, Value& y) {
+  need(*in[0], ort::BOOL);
+  make(y, in[0]->dims, ort::BOOL);
+  for (int64_t i = 0, n = y.count(); i < n; i++) y.bools()[i] = !in[0]->bools()[i];
+}
+inline void where(const Inputs& in, const Info&, Value& y) {
+  need(*in[0], ort::BOOL);
+  need(*in[1], INT64);
+  need(*in[2], INT64);
+  make(y, broadcast(in[0]->dims, broadcast(in[1]->dims, in[2]->dims)), INT64);
+  broadcasting<3>(in, y, [&](const auto& from, int64_t to) {
+    y.ints()[to] = in[0]->bools()[from[0]] ? in[1]->ints()[from[1]] : in[2]->ints()[from[2]];
+  });
+}
+inline void range(const Inputs& in, const Info&, Value& y) {
+  for (const Value* value : in) need(*value, INT64), fit(value->count() == 1, "a range is not told by three numbers");
+  const int64_t first = *in[0]->ints(), end = *in[1]->ints(), step = *in[2]->ints();
+  fit(step != 0 && std::abs(first) < MOST && std::abs(end) < MOST, "a range has no end");
+  const int64_t n = std::max<int64_t>(0, (end - first + step - (step > 0 ? 1 : -1)) / step);
+  make(y, {n}, INT64);
+  for (int64_t i = 0; i < n; i++) y.ints()[i] = first + i * step;
 }
 
 // The same memory with other sizes: nothing is ever written over an input.
 inline void view(const Value& x, const Dims& dims, Value& y) {
-  if (y.is_bound) throw std::runtime_error("a tensor of other sizes is bound to other memory");
+  fit(!y.is_bound, "a tensor of other sizes is bound to other memory");
   y.data = x.data;
   y.dims = dims;
   y.type = x.type;
-  if (y.count() != x.count()) throw std::runtime_error("sizes do not fit their tensor");
+  fit(y.count() == x.count(), "sizes do not fit their tensor");
 }
 
-inline void reshape(const Value& x, const Value& shape, Value& y) {
+inline void reshape(const Inputs& in, const Info&, Value& y) {
+  const Value &x = *in[0], &shape = *in[1];
+  need(shape, INT64);
   Dims dims(shape.ints(), shape.ints() + shape.count());
   int64_t known = 1, open = -1;
   for (size_t i = 0; i < dims.size(); i++) {
@@ -212,84 +300,91 @@ inline void reshape(const Value& x, const Value& shape, Value& y) {
   view(x, dims, y);
 }
 
-inline void unsqueeze(const Value& x, const Value& axes, Value& y) {
-  const int64_t rank = int64_t(x.dims.size()) + axes.count();
-  std::vector<bool> is_new(rank, false);
+// Which of `rank` axes are named by a tensor.
+inline std::vector<bool> axes_of(const Value& axes, int64_t rank) {
+  need(axes, INT64);
+  std::vector<bool> found(rank, false);
   for (int64_t i = 0; i < axes.count(); i++) {
     const int64_t axis = axes.ints()[i] < 0 ? axes.ints()[i] + rank : axes.ints()[i];
-    if (axis < 0 || axis >= rank || is_new[axis]) throw std::runtime_error("an axis is out of range");
-    is_new[axis] = true;
+    fit(axis >= 0 && axis < rank && !found[axis], "an axis is out of range");
+    found[axis] = true;
   }
-  Dims dims;
-  for (int64_t i = 0, from = 0; i < rank; i++) dims.push_back(is_new[i] ? 1 : x.dims[from++]);
-  view(x, dims, y);
+  return found;
 }
 
-template <typename T>
-void expand(const Value& x, const Value& shape, Value& y) {
-  Value wanted;
-  wanted.dims.assign(shape.ints(), shape.ints() + shape.count());
-  wanted.data = x.data;  // only its sizes count
-  const Dims dims = broadcast(x.dims, wanted.dims), in_x = steps(x.dims, dims);
-  if (!y.resize(dims.data(), dims.size(), x.type)) throw std::runtime_error("a tensor is bound to memory of another size");
-  Dims at(dims.size(), 0);
-  for (int64_t i = 0, n = y.count(); i < n; i++) {
-    int64_t from = 0;
-    for (size_t d = 0; d < dims.size(); d++) from += at[d] * in_x[d];
-    static_cast<T*>(y.data)[i] = static_cast<T*>(x.data)[from];
-    for (size_t d = dims.size(); d-- > 0;) {
-      if (++at[d] < dims[d]) break;
-      at[d] = 0;
+inline void unsqueeze(const Inputs& in, const Info&, Value& y) {
+  const int64_t rank = int64_t(in[0]->dims.size()) + in[1]->count();
+  const std::vector<bool> is_new = axes_of(*in[1], rank);
+  Dims dims;
+  for (int64_t i = 0, from = 0; i < rank; i++) dims.push_back(is_new[i] ? 1 : in[0]->dims[from++]);
+  view(*in[0], dims, y);
+}
+
+inline void squeeze(const Inputs& in, const Info&, Value& y) {
+  const Dims& own = in[0]->dims;
+  const std::vector<bool> is_named = in.size() > 1 ? axes_of(*in[1], int64_t(own.size())) : std::vector<bool>();
+  Dims dims;
+  for (size_t i = 0; i < own.size(); i++)
+    if (in.size() > 1 ? !is_named[i] : own[i] != 1) dims.push_back(own[i]);
+  view(*in[0], dims, y);
+}
+
+inline void expand(const Inputs& in, const Info&, Value& y) {
+  const Value &x = *in[0], &shape = *in[1];
+  need(x, INT64);
+  need(shape, INT64);
+  make(y, broadcast(x.dims, Dims(shape.ints(), shape.ints() + shape.count())), INT64);
+  broadcasting<1>(in, y, [&](const auto& from, int64_t to) { y.ints()[to] = x.ints()[from[0]]; });
+}
+
+inline void gather(const Inputs& in, const Info& info, Value& y) {
+  const Value &x = *in[0], &indices = *in[1];
+  need(indices, INT64);
+  fit(x.type == FLOAT || x.type == INT64, "rows have another type");
+  const int64_t rank = int64_t(x.dims.size()), given = info.whole("axis", 0), axis = given < 0 ? given + rank : given;
+  fit(axis >= 0 && axis < rank, "rows of an axis that there is not");
+  Dims dims(x.dims.begin(), x.dims.begin() + axis);
+  dims.insert(dims.end(), indices.dims.begin(), indices.dims.end());
+  dims.insert(dims.end(), x.dims.begin() + axis + 1, x.dims.end());
+  make(y, dims, x.type);
+  size_t n_outer = 1, width = bytes_of(x.type);
+  for (int64_t i = 0; i < rank; i++) (i < axis ? n_outer : width) *= i == axis ? 1 : size_t(x.dims[i]);
+  const int64_t n = indices.count(), n_rows = x.dims[axis];
+  char* to = static_cast<char*>(y.data);
+  for (size_t outer = 0; outer < n_outer; outer++) {
+    const char* from = static_cast<char*>(x.data) + outer * size_t(n_rows) * width;
+    for (int64_t i = 0; i < n; i++, to += width) {
+      const int64_t row = indices.ints()[i] < 0 ? indices.ints()[i] + n_rows : indices.ints()[i];
+      fit(row >= 0 && row < n_rows, "an index is out of range");
+      std::memcpy(to, from + size_t(row) * width, width);
     }
   }
 }
 
-template <typename T>
-void gather(const Value& x, const Value& indices, Value& y) {
-  if (x.dims.empty()) throw std::runtime_error("rows of a single number are wanted");
-  Dims dims(indices.dims);
-  dims.insert(dims.end(), x.dims.begin() + 1, x.dims.end());
-  if (!y.resize(dims.data(), dims.size(), x.type)) throw std::runtime_error("rows are bound to memory of another size");
-  const int64_t width = x.dims[0] ? x.count() / x.dims[0] : 0;
-  for (int64_t i = 0; i < indices.count(); i++) {
-    const int64_t row = indices.ints()[i] < 0 ? indices.ints()[i] + x.dims[0] : indices.ints()[i];
-    if (row < 0 || row >= x.dims[0]) throw std::runtime_error("an index is out of range");
-    std::copy_n(static_cast<T*>(x.data) + row * width, width, static_cast<T*>(y.data) + i * width);
-  }
-}
-
-inline void shape(const Value& x, const Info& info, Value& y) {
-  const int64_t rank = int64_t(x.dims.size());
+inline void shape(const Inputs& in, const Info& info, Value& y) {
+  const Dims& dims = in[0]->dims;
+  const int64_t rank = int64_t(dims.size());
   auto limit = [&](const char* name, int64_t otherwise) {
-    const auto found = info.attributes.find(name);
-    int64_t at = found == info.attributes.end() ? otherwise : std::strtoll(found->second.c_str(), nullptr, 10);
-    if (at < 0) at += rank;
-    return std::clamp<int64_t>(at, 0, rank);
+    const int64_t at = info.whole(name, otherwise);
+    return std::clamp<int64_t>(at < 0 ? at + rank : at, 0, rank);
   };
   const int64_t first = limit("start", 0), n = std::max<int64_t>(0, limit("end", rank) - first);
-  if (!y.resize(&n, 1, INT64)) throw std::runtime_error("sizes are bound to memory of another size");
-  std::copy_n(x.dims.begin() + first, n, y.ints());
+  make(y, {n}, INT64);
+  std::copy_n(dims.begin() + first, n, y.ints());
 }
 
-// Every operator here, with how many inputs it has.
-inline const std::map<std::string, size_t>& all() {
-  static const std::map<std::string, size_t> found = {{"Add", 2},   {"Sub", 2},       {"Mul", 2},    {"Reshape", 2},
-                                                      {"Gather", 2}, {"Unsqueeze", 2}, {"Expand", 2}, {"Shape", 1}};
+struct Operator {
+  size_t least, most;  // inputs
+  void (*run)(const Inputs&, const Info&, Value&);
+};
+inline const std::map<std::string, Operator>& all() {
+  static const std::map<std::string, Operator> found = {
+      {"Add", {2, 2, add}},         {"Sub", {2, 2, subtract}},    {"Mul", {2, 2, multiply}},
+      {"Max", {2, 2, larger}},      {"Min", {2, 2, smaller}},     {"Equal", {2, 2, equal}},
+      {"Not", {1, 1, negate}},      {"Where", {3, 3, where}},     {"Range", {3, 3, range}},
+      {"Reshape", {2, 2, reshape}}, {"Gather", {2, 2, gather}},   {"Unsqueeze", {2, 2, unsqueeze}},
+      {"Squeeze", {1, 2, squeeze}}, {"Expand", {2, 2, expand}},   {"Shape", {1, 1, shape}}};
   return found;
-}
-
-inline void run(const std::string& op, const Info& info, const Value& a, const Value* b, Value& c) {
-  const bool is_whole = a.type == INT64;
-  if (op == "Shape") return shape(a, info, c);
-  if (op == "Add" || op == "Sub" || op == "Mul") {
-    if (b->type != a.type) throw std::runtime_error(op + " was given tensors of two types");
-    return is_whole ? arithmetic<int64_t>(op, a, *b, c) : arithmetic<float>(op, a, *b, c);
-  }
-  if (b->type != INT64) throw std::runtime_error(op + " was given a tensor of another type");
-  if (op == "Reshape") return reshape(a, *b, c);
-  if (op == "Unsqueeze") return unsqueeze(a, *b, c);
-  if (op == "Expand") return is_whole ? expand<int64_t>(a, *b, c) : expand<float>(a, *b, c);
-  is_whole ? gather<int64_t>(a, *b, c) : gather<float>(a, *b, c);
 }
 
 }  // namespace plain
@@ -302,6 +397,8 @@ struct Node {
   Info info;
   const OrtCustomOp* callbacks = nullptr;
   void* kernel = nullptr;
+  void (*run)(const plain::Inputs&, const Info&, Value&) = nullptr;  // of a plain operator
+  bool is_fixed = false;  // its output is the same until something is bound anew
 };
 
 inline std::vector<std::string> lines(const char* text) {
@@ -328,12 +425,14 @@ class Graph {
       value.type = weights[i].type;
       value.is_bound = true;
     }
+    const bool is_cached = bytes_of_weights() <= cache_bytes() / 2;
     void* library = dlopen(operators, RTLD_NOW | RTLD_LOCAL);
     if (!library) throw std::runtime_error(dlerror());
     auto listed = reinterpret_cast<const OrtCustomOp* const* (*)(size_t*)>(dlsym(library, "s2s_operators"));
     if (!listed) throw std::runtime_error("the operators can't be called directly");
     size_t n = 0;
     const OrtCustomOp* const* all = listed(&n);
+    std::set<int> is_made, is_fixed;  // values
     for (int i = 0; i < n_nodes; i++) {
       Node node;
       node.op = given[i].op;
@@ -344,6 +443,7 @@ class Graph {
         node.info.attributes[line.substr(0, at)] = line.substr(at + 1);
       }
       if (node.op.rfind("s2s.cpu.", 0) == 0) {
+        node.info.attributes["is_cached"] = is_cached ? "1" : "0";
         for (size_t j = 0; j < n; j++)
           if (node.op == std::string("s2s.cpu.") + all[j]->GetName(all[j])) node.callbacks = all[j];
         if (!node.callbacks) throw std::runtime_error("there is no operator " + node.op);
@@ -362,11 +462,19 @@ class Graph {
             node.callbacks, table().places, reinterpret_cast<const OrtKernelInfo*>(&node.info), &node.kernel)));
       } else {
         const auto known = plain::all().find(node.op);
-        if (known == plain::all().end() || node.inputs.size() != known->second || node.outputs.size() != 1 ||
-            node.outputs[0] < 0 || std::count(node.inputs.begin(), node.inputs.end(), -1)) {
+        if (known == plain::all().end() || node.inputs.size() < known->second.least ||
+            node.inputs.size() > known->second.most || node.outputs.size() != 1 || node.outputs[0] < 0 ||
+            std::count(node.inputs.begin(), node.inputs.end(), -1)) {
           throw std::runtime_error("there is no " + node.op + " with these inputs");
         }
+        node.run = known->second.run;
+        // Sizes of what is bound, and what is made of them and of weights.
+        node.is_fixed = std::all_of(node.inputs.begin(), node.inputs.end(), [&](int j) {
+          return is_fixed.count(j) || first[j].is_bound || (node.op == "Shape" && !is_made.count(j));
+        });
+        if (node.is_fixed) is_fixed.insert(node.outputs[0]);
       }
+      is_made.insert(node.outputs.begin(), node.outputs.end());
       nodes.push_back(std::move(node));
     }
   }
@@ -391,6 +499,21 @@ class Graph {
 
  private:
   std::map<std::string, int> names;
+
+  size_t bytes_of_weights() const {
+    size_t n = 0;
+    for (const Value& value : first)
+      if (value.is_bound) n += size_t(value.count()) * bytes_of(value.type);
+    return n;
+  }
+  // Of the last level; 0 where the system does not say.
+  static size_t cache_bytes() {
+#if defined(_SC_LEVEL3_CACHE_SIZE)
+    return size_t(std::max(0l, sysconf(_SC_LEVEL3_CACHE_SIZE)));
+#else
+    return 0;
+#endif
+  }
   static const Table& table() {
     static const Table made;
     return made;
@@ -411,12 +534,13 @@ class Run {
     values[i].dims = dims;
     values[i].type = type;
     values[i].is_bound = true;
+    is_first = true;
     return true;
   }
 
   void operator()() {
     for (const Node& node : graph.nodes) {
-      require(node);
+      if (is_first) require(node);
       if (node.callbacks) {
         context.inputs.clear();
         context.outputs.clear();
@@ -425,25 +549,29 @@ class Run {
         context.output_types = node.output_types.data();
         check(reinterpret_cast<Failure*>(
             node.callbacks->KernelComputeV2(node.kernel, reinterpret_cast<OrtKernelContext*>(&context))));
-        continue;
+      } else if (is_first || !node.is_fixed) {
+        inputs.clear();
+        for (int i : node.inputs) inputs.push_back(&values[i]);
+        node.run(inputs, node.info, values[node.outputs[0]]);
       }
-      const Value* second = node.inputs.size() > 1 ? &values[node.inputs[1]] : nullptr;
-      plain::run(node.op, node.info, values[node.inputs[0]], second, values[node.outputs[0]]);
     }
+    is_first = false;
   }
 
  private:
   const Graph& graph;
   std::vector<Value> values;
   Context context;
+  plain::Inputs inputs;
+  bool is_first = true;  // since something was bound
 
-  // Operators check sizes; ONNX Runtime would have checked types and what is left out.
+  // Operators check sizes; ONNX Runtime would have checked types and what is left out. Neither changes between runs.
   void require(const Node& node) const {
     for (size_t i = 0; i < node.inputs.size(); i++) {
       const Value* value = node.inputs[i] < 0 ? nullptr : &values[node.inputs[i]];
       const bool is_there = value && value->data;
       const bool fits = node.callbacks ? is_there ? value->type == node.input_types[i] : !value && !node.is_required[i]
-                                       : is_there && (value->type == FLOAT || value->type == INT64);
+                                       : is_there;
       if (!fits) throw std::runtime_error(node.op + " was given a tensor of another type, or none");
     }
   }

@@ -7,6 +7,7 @@ import os
 import platform
 from typing import Any
 
+from .. import plugin_sources
 from ..errors import BackendError, BackendUnavailable
 from ..runtime import backends, native_search
 from ..runtime.cores import available_cores
@@ -60,6 +61,7 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
+        "kernels": _kernels(),
         "cores": available_cores(),
         "memory": f"{_memory() / 2**30:.1f} GiB",
         "gpu": cuda_driver() or "no CUDA driver",
@@ -73,6 +75,18 @@ def _processor() -> str:
     except OSError:
         names = []
     return names[0] if names else platform.processor() or "unknown"
+
+
+def _kernels() -> str:
+    """The instruction set that our own kernels for a CPU run with here; compiles nothing."""
+    maker = plugin_sources.module("cpu.build")
+    if (library := maker.made()) is None:
+        return "not compiled yet; the first engine for a CPU has them compiled"
+    try:
+        chosen, why_not_amx = maker.instruction_set(library), maker.why_not_amx(library)
+    except OSError as error:
+        return f"can't be loaded ({error}); delete {library} and it is compiled again"
+    return chosen if why_not_amx is None else f"{chosen}; not amx: {why_not_amx}"
 
 
 def _memory() -> int:

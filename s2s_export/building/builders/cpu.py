@@ -50,8 +50,8 @@ KERNELS = ("auto", "own", "onnxruntime")
 # Instruction sets for which "auto" chooses our kernels. Without a dot product of bytes, int8 has to widen them,
 # which is slow for many rows.
 TAKEN_WITH = {
-    **dict.fromkeys(("fp32", *IN_16_BITS), ("avx512", "avxvnni", "avx2", "i8mm", "dotprod", "neon")),
-    "int8": ("avx512", "avxvnni", "i8mm", "dotprod"),
+    **dict.fromkeys(("fp32", *IN_16_BITS), ("amx", "avx512", "avxvnni", "avx2", "i8mm", "dotprod", "neon")),
+    "int8": ("amx", "avx512", "avxvnni", "i8mm", "dotprod"),
 }
 DEFAULTS: dict[str, Any] = {
     "kernels": "auto",

@@ -40,9 +40,7 @@ class GenerationOptions:
     def of(cls, values: Mapping[str, Any]) -> GenerationOptions:
         """From the values of all options by name, those of rules among them."""
         own = {field.name for field in fields(cls)}
-        of_rules = tuple(
-            sorted(((name, value) for name, value in values.items() if name not in own), key=lambda pair: pair[0])
-        )
+        of_rules = tuple((name, values[name]) for name in sorted(values) if name not in own)
         return cls(**{name: value for name, value in values.items() if name in own}, of_rules=of_rules)
 
     def values(self) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def _from_checkpoint(defaults: Mapping[str, Any], problems: dict[str, str]) -> d
                     value = bool(value)
                 elif name == "early_stopping":
                     value = value is True
-            _convert_into(found, name, value, problems, where=" in the checkpoint's generation_config.json")
+            _convert_into(found, name, value, known[name], problems, " in the checkpoint's generation_config.json")
         elif (reason := foreign_options.refusal(name, value, is_default=True)) is not None:
             problems[name] = f"{reason}, and the checkpoint's generation_config.json asks for it"
     return found
@@ -116,7 +116,7 @@ def _from_user(overrides: Mapping[str, Any], problems: dict[str, str]) -> dict[s
             elif value is None:
                 found[name] = () if name == "eos_token_id" else None
             else:
-                _convert_into(found, name, value, problems)
+                _convert_into(found, name, value, known[name], problems)
         elif not foreign_options.is_foreign(name):
             raise UnknownOption(name, known, "generation option")
         elif (reason := foreign_options.refusal(name, value, is_default=False)) is not None:
@@ -124,9 +124,11 @@ def _from_user(overrides: Mapping[str, Any], problems: dict[str, str]) -> dict[s
     return found
 
 
-def _convert_into(found: dict[str, Any], name: str, value: Any, problems: dict[str, str], where: str = "") -> None:
+def _convert_into(
+    found: dict[str, Any], name: str, value: Any, convert: values.Convert, problems: dict[str, str], where: str = ""
+) -> None:
     try:
-        found[name] = _converters()[name](value)
+        found[name] = convert(value)
     except values.BadValue as bad:
         problems[name] = f"{name} is {value!r}{where}, expected {bad}"
 

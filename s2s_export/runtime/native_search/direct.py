@@ -7,19 +7,52 @@ own operators and of the few others in PLAIN needs nothing of it on one thread.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from . import library
 from .onnx_file import Node, OnnxGraph
 
 OWN = "s2s.cpu."
-FLOATS, WHOLE = "float32", "int64"
-# Operators of ONNX, with the values of attributes that are understood; None: any.
-PLAIN: Mapping[str, Mapping[str, int | None]] = {
-    "Add": {}, "Sub": {}, "Mul": {}, "Reshape": {"allowzero": 0}, "Gather": {"axis": 0}, "Unsqueeze": {}, "Expand": {},
-    "Shape": {"start": None, "end": None},
+FLOATS, WHOLE, TRUTH = "float32", "int64", "bool"
+FIRST, NUMBERS = "the first input's", (FLOATS, WHOLE)
+
+
+@dataclass(frozen=True)
+class Plain:
+    """An operator of ONNX that is understood. inputs: the types of each, or FIRST; output: its type, or FIRST;
+    optional: inputs at the end that may be left out; attributes: with the values that are understood, None for any."""
+
+    inputs: tuple[Collection[str] | str, ...]
+    output: str = FIRST
+    optional: int = 0
+    attributes: Mapping[str, int | None] = field(default_factory=dict)
+
+    def type_of(self, given: list[str]) -> str | None:
+        """Of the output, or None where inputs of these types are not understood."""
+        if not len(self.inputs) - self.optional <= len(given) <= len(self.inputs):
+            return None
+        for kind, wanted in zip(given, self.inputs, strict=False):
+            if kind not in ((given[0],) if wanted == FIRST else wanted):
+                return None
+        return given[0] if self.output == FIRST else self.output
+
+
+_TWO = Plain((NUMBERS, FIRST))
+_TWO_WHOLE = Plain(((WHOLE,), FIRST))
+PLAIN: Mapping[str, Plain] = {
+    "Add": _TWO, "Sub": _TWO, "Mul": _TWO, "Max": _TWO_WHOLE, "Min": _TWO_WHOLE,
+    "Equal": Plain(((WHOLE,), FIRST), TRUTH),
+    "Not": Plain(((TRUTH,),)),
+    "Where": Plain(((TRUTH,), (WHOLE,), (WHOLE,)), WHOLE),
+    "Range": Plain(((WHOLE,), FIRST, FIRST)),
+    "Reshape": Plain((NUMBERS, (WHOLE,)), attributes={"allowzero": 0}),
+    "Gather": Plain((NUMBERS, (WHOLE,)), attributes={"axis": None}),
+    "Unsqueeze": Plain((NUMBERS, (WHOLE,))),
+    "Squeeze": Plain((NUMBERS, (WHOLE,)), optional=1),
+    "Expand": Plain(((WHOLE,), (WHOLE,))),
+    "Shape": Plain((NUMBERS,), WHOLE, attributes={"start": None, "end": None}),
 }  # fmt: skip
-ARITHMETIC = ("Add", "Sub", "Mul")  # of two tensors of one type; the others have a second one of whole numbers
 
 
 def needed(graph: OnnxGraph, outputs: Collection[str]) -> list[Node]:
@@ -45,25 +78,15 @@ def why_not(nodes: list[Node], weights: Mapping[str, Any], inputs: Mapping[str, 
             return f"{node.op} has the attribute {node.others[0]}"
         if node.op.startswith(OWN):
             known.update(dict.fromkeys(node.outputs, FLOATS))  # candidate_ids are whole numbers, which no node reads
-        elif node.op not in PLAIN:
+        elif (plain := PLAIN.get(node.op)) is None:
             return f"there is {node.op}"
-        elif any(PLAIN[node.op].get(name, -1) not in (value, None) for name, value in node.attributes.items()):
+        elif any(plain.attributes.get(name, -1) not in (value, None) for name, value in node.attributes.items()):
             return f"{node.op} has other attributes than are understood"
-        elif (kind := _type_of(node, [known[name] for name in node.inputs if name])) is None:
+        elif (kind := plain.type_of([known[name] for name in node.inputs if name])) is None:
             return f"{node.op} has inputs of other types"
         else:
             known[node.outputs[0]] = kind
     return ""
-
-
-def _type_of(node: Node, inputs: list[str]) -> str | None:
-    """Of a plain node's output, or None where its inputs are not understood."""
-    if not inputs or inputs[0] not in (FLOATS, WHOLE):
-        return None
-    if node.op == "Shape":
-        return WHOLE if len(inputs) == 1 else None
-    second = inputs[0] if node.op in ARITHMETIC else WHOLE
-    return inputs[0] if inputs[1:] == [second] else None
 
 
 def nodes_of(nodes: list[Node], kept: list[Any]) -> Any:

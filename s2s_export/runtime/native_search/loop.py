@@ -7,6 +7,7 @@ in a session that the library opens through ONNX Runtime's C interface. The sess
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import threading
 import weakref
@@ -143,14 +144,21 @@ class Sessions:
 def tensors(arrays: dict[str, Any], kept: list[Any]) -> Any:
     """An array of S2STensor. kept: what has to live as long as they are used."""
     made = (library.Tensor * len(arrays))()
-    for tensor, (name, array) in zip(made, arrays.items(), strict=True):
-        shape = np.asarray(array.shape, dtype=np.int64)
-        tensor.name = name.encode()
-        tensor.data, tensor.shape = library.address(array), library.address(shape)
-        tensor.n_dimensions, tensor.type = array.ndim, TYPES[str(array.dtype)]
-        kept += [array, shape]
-    kept.append(made)
+    sizes = (ctypes.c_int64 * sum(array.ndim for array in arrays.values()))()
+    at = 0
+    for i, (name, array) in enumerate(arrays.items()):
+        n = array.ndim
+        sizes[at : at + n] = array.shape
+        shape = ctypes.addressof(sizes) + at * ctypes.sizeof(ctypes.c_int64)
+        made[i] = library.Tensor(name.encode(), library.address(array), shape, n, _type_of(array.dtype))
+        at += n
+    kept += [*arrays.values(), sizes, made]
     return made
+
+
+@functools.cache
+def _type_of(dtype: Any) -> int:
+    return TYPES[str(dtype)]
 
 
 def serves(state: DecodeState) -> TypeGuard[OnnxRuntimeState]:

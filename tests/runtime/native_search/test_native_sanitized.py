@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny_names import STRUCTURES
 
 from s2s_export import plugin_sources
 from s2s_export.errors import BuildError
@@ -42,13 +43,14 @@ print("clean", end="")
 
 
 @pytest.mark.slow
-def test_no_access_is_out_of_bounds(exported: object, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_no_access_is_out_of_bounds(exported: object, tmp_path: Path, name: str) -> None:
     import shutil
 
     from s2s_export.building.build import build
 
-    bundle = tmp_path / "marian.bundle"
-    shutil.copytree(exported("marian")[1], bundle)  # type: ignore[operator]
+    bundle = tmp_path / f"{name}.bundle"
+    shutil.copytree(exported(name)[1], bundle)  # type: ignore[operator]
     build(bundle, "cpu-fp32")
     try:
         compiler = plugin_sources.module("build").find_compiler("g++")

@@ -43,7 +43,7 @@ def _replace(
     weight, packed = store.add(graph, product.input[1], bool(attribute(product, "transB")))
     bias = bias_of(graph, product)
     removed, value = [product], product.output[0]
-    chosen, nodes, value = _activation(graph, links, value)
+    chosen, nodes, value = activation_of(graph, links, value)
     removed += nodes
     done["fused activations"].count += bool(nodes)
     residual, norm = "", None
@@ -85,7 +85,7 @@ def bias_of(graph: Graph, product: onnx.NodeProto) -> str:
     return name
 
 
-def _activation(graph: Graph, links: Links, value: str) -> tuple[str, list[onnx.NodeProto], str]:
+def activation_of(graph: Graph, links: Links, value: str) -> tuple[str, list[onnx.NodeProto], str]:
     """The activation that follows `value` ("none" without one), its nodes, and the value that they compute."""
     if relu := links.only_reader(value, "Relu"):
         return "relu", [relu], relu.output[0]

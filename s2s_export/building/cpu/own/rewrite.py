@@ -6,7 +6,7 @@ from ...graphs.graph import Graph
 from ...graphs.passes import Applied
 from ..onnxruntime import ondemand
 from ..onnxruntime.products import drop_unused_weights
-from . import attention, declare, embedding, encoder, head, placing, products
+from . import attention, declare, embedding, encoder, gates, head, norms, placing, products
 from .packing import INT8, Store
 
 ENCODER, STEP, PREFILL = "encoder", "decoder_step", "prefill"
@@ -28,7 +28,7 @@ def rewrite(graph: Graph, store: Store) -> list[Applied]:
         done.append(attention.apply(graph)[1])
     if graph.name in (ENCODER, PREFILL):
         done.append(encoder.apply(graph, store.precision == INT8))
-    done += [embedding.apply(graph, store), *products.apply(graph, store)]
+    done += [embedding.apply(graph, store), *products.apply(graph, store), norms.apply(graph), gates.apply(graph)]
     if graph.name == STEP:
         done.append(ondemand.apply(graph, on_demand))
     drop_unused_weights(graph, ondemand.read_values(graph))

@@ -28,16 +28,26 @@ RUNTIME_ERRORS = tuple(
 ONNX_TYPES = {np.dtype(t): helper.np_dtype_to_tensor_dtype(np.dtype(t)) for t in ("f4", "i8", "i4", "i1", "u2", "?")}
 BUILD = plugin_sources.module("cpu.build")
 SETS = list(BUILD.sets_of(plugin_sources.module("portable").machine()))
+EMULATED = ["emulated amx"] if "amx" in SETS else []  # its tile instructions in plain C++, for machines without them
 GIVEN = os.environ.get("OPERATORS")
 
 
-@pytest.fixture(scope="module", params=["given"] if GIVEN else SETS)
+@pytest.fixture(scope="module", params=["given"] if GIVEN else [*EMULATED, *SETS])
 def library(request):
     if GIVEN:
         return Path(GIVEN)
+    if request.param in EMULATED:
+        return emulated()
     path = BUILD.library(*SETS[: SETS.index(request.param)])
     if BUILD.instruction_set(path) != request.param:
         pytest.skip(f"this processor has no {request.param}")
+    return path
+
+
+def emulated():
+    path = BUILD.library(emulated=True)
+    if BUILD.instruction_set(path) != "amx":
+        pytest.skip(f"no emulated amx: {BUILD.why_not_amx(path)}")
     return path
 
 
@@ -115,7 +125,7 @@ def activated(x, name):
 # Products
 
 SHAPES = [(1, 16, 16), (1, 512, 70), (2, 33, 130), (3, 64, 37), (4, 20, 256), (5, 7, 100), (8, 48, 48), (9, 31, 17),
-          (17, 128, 96), (32, 96, 400)]  # fmt: skip  # R, I, O
+          (17, 128, 96), (32, 96, 400), (39, 64, 80)]  # fmt: skip  # R, I, O
 
 
 @pytest.mark.parametrize("is_int8", [False, True])
@@ -162,6 +172,27 @@ def test_residuals_and_norms(library, kind):
     )
     for place, array in zip(wanted, found, strict=True):
         assert array == pytest.approx((sums, normed)[place], rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize("width", [1, 24, 71])
+def test_norms_and_gates_that_follow_no_product(library, width):
+    rng = np.random.default_rng(width)
+    for rows in (0, 1, 70):
+        x, weight, bias = normal(rng, rows, width), normal(rng, width), normal(rng, width)
+        (found,) = run(library, "Norm", [x, weight, bias], 1, threads=2, epsilon=1e-5)
+        centred = x - x.mean(1, keepdims=True) if rows else x
+        wanted = centred / np.sqrt((centred**2).mean(1, keepdims=True) + 1e-5) * weight + bias
+        np.testing.assert_allclose(found, wanted, atol=2e-5)
+        (found,) = run(library, "Norm", [x, weight, None], 1, epsilon=1e-6)
+        np.testing.assert_allclose(found, x / np.sqrt((x**2).mean(1, keepdims=True) + 1e-6) * weight, atol=2e-5)
+        halves = normal(rng, rows, 2 * width)
+        (found,) = run(library, "Gate", [halves], 1, threads=2, activation=ACTIVATIONS["relu"])
+        np.testing.assert_array_equal(found, np.maximum(halves[:, :width], 0) * halves[:, width:])
+    for wrong in ([x, weight[:0], None], [x, weight, normal(rng, width + 1)]):
+        with pytest.raises(RUNTIME_ERRORS, match="a norm has another size"):
+            run(library, "Norm", wrong, 1)
+    with pytest.raises(RUNTIME_ERRORS, match="no two halves"):
+        run(library, "Gate", [normal(rng, 3, 5)], 1)
 
 
 def test_embeddings_and_rows_are_the_weight_again(library):
@@ -239,6 +270,27 @@ def test_sources_with_positions_and_places_of_their_own(library, size, beams, re
             cache[position, place] = new[position, 0]
     for found, cache in zip(caches, expected, strict=True):
         assert np.array_equal(found, cache)
+
+
+def test_single_rows_in_a_batch_are_those_of_each_alone(library):
+    """Heads of a single row are computed together, whichever part of the work a thread takes."""
+    rng = np.random.default_rng(5)
+    sources, heads, size, positions, length = 3, 6, 32, 150, 40
+    qkv, cache = normal(rng, sources, 3 * heads * size), normal(rng, 2, positions, sources, heads, 1, size)
+    source, mask = normal(rng, 2, sources, heads, length, size), np.ones((sources, length), np.int64)
+    table, last = np.zeros((sources, 1, positions), np.int64), np.array([positions - 1])
+
+    def attended(chosen):
+        itself = [qkv[chosen], *np.ascontiguousarray(cache[:, :, chosen]), table[chosen], last]
+        other = [qkv[chosen, : heads * size], *np.ascontiguousarray(source[:, chosen]), mask[chosen]]
+        for threads in (1, 2):
+            yield run(library, "SelfAttention", itself, 3, threads=threads, scale=0.2)[0]
+            yield run(library, "CrossAttention", other, 1, threads=threads, scale=0.2)[0]
+
+    together = list(attended(slice(0, sources)))
+    for i in range(sources):
+        for found, alone in zip(together, attended(slice(i, i + 1)), strict=True):
+            np.testing.assert_array_equal(found[i : i + 1], alone)
 
 
 def test_attention_over_sources_at_places_of_their_own(library):
@@ -446,12 +498,14 @@ def cases():
         "Head": ([x, *floats, bias, *asked], 5, (1, 2), {"n_out": 37}),
         "HeadInt8": ([x, *bytes_, bias, *asked], 5, (1, 2, 3, 4), {"n_out": 37}),
         "HeadFp16": ([x, *halves, bias, *asked], 5, (1, 2), {"n_out": 37}),
+        "Norm": ([residual, norm, norm], 1, (1, 2), {"epsilon": 1e-5}),
+        "Gate": ([x], 1, (), {"activation": 3}),
     }
 
 
 CASES = ("Linear", "LinearInt8", "Embedding", "EmbeddingInt8", "TakeRows", "TakeRowsInt8", "SelfAttention",
          "CrossAttention", "EncoderAttention", "Head", "HeadInt8", "LinearFp16", "LinearBf16", "EmbeddingFp16",
-         "EmbeddingBf16", "TakeRowsBf16", "HeadFp16")  # fmt: skip
+         "EmbeddingBf16", "TakeRowsBf16", "HeadFp16", "Norm", "Gate")  # fmt: skip
 
 
 def of_other_sizes(array):

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import test_own_kernels as own
 
 from s2s_export import plugin_sources
 
@@ -17,8 +18,7 @@ sys.path[:0] = [{helpers!r}, {here!r}]
 import test_own_kernels as own
 import test_own_sixteen_bits as sixteen
 from s2s_export import plugin_sources
-without = {without!r}
-library = plugin_sources.module("cpu.build").library(*without, sanitize=True)
+library = plugin_sources.module("cpu.build").library(*{without!r}, sanitize=True, emulated={emulated})
 for is_int8 in (False, True):
     for shape in own.SHAPES:
         own.test_products(library, shape, is_int8)
@@ -27,6 +27,9 @@ for is_int8 in (False, True):
 for kind in ("sum", "norm", "both", "rms"):
     own.test_residuals_and_norms(library, kind)
 own.test_embeddings_and_rows_are_the_weight_again(library)
+for width in (1, 24, 71):
+    own.test_norms_and_gates_that_follow_no_product(library, width)
+own.test_single_rows_in_a_batch_are_those_of_each_alone(library)
 own.test_a_head_over_a_shortlist(library)
 own.test_what_is_no_number_stays_so(library)
 for case in own.CASES:
@@ -53,7 +56,7 @@ ctypes.memmove(ctypes.create_string_buffer(148), ctypes.create_string_buffer(148
 """
 
 
-def run(without: tuple[str, ...], extra: str = "") -> subprocess.CompletedProcess[str]:
+def run(without: tuple[str, ...], extra: str = "", emulated: bool = False) -> subprocess.CompletedProcess[str]:
     compiler = plugin_sources.module("build").find_compiler(*plugin_sources.module("cpu.build").COMPILERS)
     # The C++ library too: what ONNX Runtime throws goes through the sanitizer, which looks for it there.
     asks = [[compiler, f"-print-file-name={name}"] for name in ("libasan.so", "libstdc++.so.6")]
@@ -61,7 +64,8 @@ def run(without: tuple[str, ...], extra: str = "") -> subprocess.CompletedProces
     if not all(Path(runtime).is_file() for runtime in runtimes):
         pytest.skip(f"{compiler} has no libasan.so or no libstdc++.so.6")
     here = Path(__file__).parent
-    code = RUN.format(helpers=str(here.parents[2] / "helpers"), here=str(here), without=without, extra=extra)
+    helpers = str(here.parents[2] / "helpers")
+    code = RUN.format(helpers=helpers, here=str(here), without=without, extra=extra, emulated=emulated)
     options = "detect_leaks=0:detect_stack_use_after_return=0"
     environment = {**os.environ, "LD_PRELOAD": ":".join(runtimes), "ASAN_OPTIONS": options, "PYTHONMALLOC": "malloc"}
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
@@ -71,6 +75,13 @@ def run(without: tuple[str, ...], extra: str = "") -> subprocess.CompletedProces
 @pytest.mark.parametrize("without", [(), ("avx512",), ("avx512", "avxvnni"), ("avx512", "avxvnni", "avx2")])
 def test_no_access_out_of_bounds(without: tuple[str, ...]) -> None:
     result = run(without)
+    assert (result.returncode, result.stdout) == (0, "clean"), result.stderr[-4000:]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not own.EMULATED, reason="AMX is for x86-64")
+def test_no_access_out_of_bounds_in_tiles() -> None:
+    result = run(("avxvnni", "avx2"), "assert own.BUILD.instruction_set(library) == 'amx'", emulated=True)
     assert (result.returncode, result.stdout) == (0, "clean"), result.stderr[-4000:]
 
 
