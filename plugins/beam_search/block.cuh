@@ -9,7 +9,10 @@ constexpr int kBlockWarps = kBlockThreads / 32;
 constexpr int kMostSums = 6;
 
 struct BlockShared {
-  double scan[2][kBlockThreads];
+  union {
+    double doubles[2][kBlockThreads];
+    uint64_t integers[2][kBlockThreads];
+  } scan;
   double warp_double[kBlockWarps];
   float warp_float[kBlockWarps];
   int64_t warp_place[kBlockWarps];
@@ -58,18 +61,39 @@ __device__ __forceinline__ float block_maximum(float value, BlockShared& shared)
 }
 
 // The sum of the values of all threads before this one.
-__device__ __forceinline__ double block_before(double value, BlockShared& shared) {
+template <class Value>
+__device__ __forceinline__ Value block_before(Value value, Value (&scan)[2][kBlockThreads]) {
   const int i = threadIdx.x;
   int now = 0;
-  shared.scan[0][i] = value;
+  scan[0][i] = value;
   __syncthreads();
   for (int step = 1; step < kBlockThreads; step *= 2, now ^= 1) {
-    shared.scan[now ^ 1][i] = shared.scan[now][i] + (i >= step ? shared.scan[now][i - step] : 0.0);
+    scan[now ^ 1][i] = scan[now][i] + (i >= step ? scan[now][i - step] : Value{0});
     __syncthreads();
   }
-  const double before = i ? shared.scan[now][i - 1] : 0.0;
+  const Value before = i ? scan[now][i - 1] : Value{0};
   __syncthreads();
   return before;
+}
+__device__ __forceinline__ double block_before(double value, BlockShared& shared) {
+  return block_before(value, shared.scan.doubles);
+}
+__device__ __forceinline__ uint64_t block_before(uint64_t value, BlockShared& shared) {
+  return block_before(value, shared.scan.integers);
+}
+
+// Whether this block is the last to get here of those that differ in blockIdx.x alone, the same for all its threads. What the
+// others wrote before is then visible to it. The count is 0 again for the next launch.
+__device__ __forceinline__ bool is_last_block(int32_t* arrived) {
+  __syncthreads();  // the whole block has written
+  int last = 0;
+  if (threadIdx.x == 0) {
+    __threadfence();
+    last = atomicAdd(arrived, static_cast<int32_t>(1)) == static_cast<int32_t>(gridDim.x) - 1;
+    if (last) *arrived = 0;
+    __threadfence();
+  }
+  return __syncthreads_or(last);
 }
 
 // A thread's share of [0, n): a range of neighbouring items; the ranges are in the order of the threads.

@@ -18,7 +18,12 @@
 NORMALIZE_KERNELS(fp32, float)
 NORMALIZE_KERNELS(fp16, __half)
 NORMALIZE_KERNELS(bf16, __nv_bfloat16)
-extern "C" __global__ void __launch_bounds__(kBlockThreads) apply_decoding_rules(RulesParameters given) { apply_rules(given); }
+// One block a multiprocessor is enough for it: with more, ptxas spills a register for sm_100.
+extern "C" __global__ void __launch_bounds__(kBlockThreads, 1) apply_decoding_rules(ChainParameters given) { apply_rules(given); }
+extern "C" __global__ void __launch_bounds__(kBlockThreads) filter_statistics(ChainParameters given) { find_statistics(given); }
+extern "C" __global__ void __launch_bounds__(kBlockThreads) filter_entropy(ChainParameters given) { find_entropy(given); }
+extern "C" __global__ void __launch_bounds__(kBlockThreads) filter_digit(ChainParameters given) { find_digit(given); }
+extern "C" __global__ void __launch_bounds__(kBlockThreads) apply_filter(ChainParameters given) { remove_tokens(given); }
 extern "C" __global__ void __launch_bounds__(kBlockThreads) draw_row_tokens(DrawParameters given) { draw_row(given); }
 extern "C" __global__ void __launch_bounds__(kBlockThreads) count_drawable_tokens(DrawParameters given) { count_possible(given); }
 extern "C" __global__ void __launch_bounds__(kBlockThreads) race_of_slices(DrawParameters given) { race_slice(given); }
@@ -52,7 +57,11 @@ inline const NamedKernel kKernels[] = {
     NAMED(write_scores_fp32, NormalizeParameters),
     NAMED(write_scores_fp16, NormalizeParameters),
     NAMED(write_scores_bf16, NormalizeParameters),
-    NAMED(apply_decoding_rules, RulesParameters),
+    NAMED(apply_decoding_rules, ChainParameters),
+    NAMED(filter_statistics, ChainParameters),
+    NAMED(filter_entropy, ChainParameters),
+    NAMED(filter_digit, ChainParameters),
+    NAMED(apply_filter, ChainParameters),
     NAMED(draw_row_tokens, DrawParameters),
     NAMED(count_drawable_tokens, DrawParameters),
     NAMED(race_of_slices, DrawParameters),
@@ -76,7 +85,8 @@ S2S_EXPORT int s2s_beam_search_sizes(int32_t* sizes, int n) {
                          sizeof(NormalizeParameters),     sizeof(DeviceRule),           sizeof(RulesParameters),
                          sizeof(DrawParameters),          sizeof(RecordParameters),     sizeof(RowUpdateParameters),
                          sizeof(PublishParameters),       sizeof(BeamStepParameters),   sizeof(RowStepParameters),
-                         sizeof(AlignmentParameters)};
+                         sizeof(AlignmentParameters),     sizeof(FilterRow),            sizeof(FilterSlice),
+                         sizeof(ChainParameters)};
   for (int i = 0; i < n && i < static_cast<int>(sizeof all / sizeof *all); ++i) sizes[i] = all[i];
   return sizeof all / sizeof *all;
 }

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ..common.nodes import Launch
 from .launches import UPDATE_THREADS, check_update
-from .structures import BeamStepParameters, DrawParameters, NormalizeParameters, RowStepParameters, RulesParameters
+from .structures import BeamStepParameters, ChainParameters, DrawParameters, NormalizeParameters, RowStepParameters
 
 BLOCK_THREADS = 512
+FILTER_SLICE = 2048  # tokens at most: DigitShared in filters.cuh
+FILTERS = ("top_k", "top_p", "top_h", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 RACE_SLICE = 2048  # tokens: four a thread
 MOST_RACE_LISTS = 128
 
@@ -17,8 +21,29 @@ def log_probs(element: str, given: NormalizeParameters) -> list[Launch]:
     return [Launch(f"{name}_{element}", grid, BLOCK_THREADS) for name in ("row_statistics", "write_scores")]
 
 
-def rules(given: RulesParameters) -> Launch:
-    return Launch("apply_decoding_rules", (given.n_sources * given.beams, 2 if given.choice else 1, 1), BLOCK_THREADS)
+def filter_lists(vocabulary: int) -> int:
+    """Slices that a row is cut into by filters."""
+    return -(-vocabulary // FILTER_SLICE)
+
+
+def rules(given: ChainParameters, chain: Iterable[tuple[str, int, int]]) -> list[tuple[Launch, ChainParameters]]:
+    """The launches that apply the rules, each with its arguments. chain: (effect, first rule, end) in order, the effect
+    one of FILTERS, or another for rules that one launch applies."""
+    rows, texts = given.rules.n_sources * given.rules.beams, 2 if given.rules.choice else 1
+    found = []
+    for effect, first, end in chain:
+        steps: list[tuple[str, int]] = [("apply_decoding_rules", 0)]
+        grid = (rows, texts, 1)
+        if effect in FILTERS:
+            steps = [("filter_statistics", 0)] * (effect not in ("top_k", "top_h"))
+            steps += [("filter_entropy", 0)] * (effect in ("typical_p", "eta_cutoff"))
+            steps += [("filter_digit", digit) for digit in range(3)] + [("apply_filter", 0)]
+            grid = (given.lists, rows, texts)
+        for kernel, digit in steps:
+            own = ChainParameters.from_buffer_copy(given)
+            own.first, own.end, own.digit = first, end, digit
+            found.append((Launch(kernel, grid, BLOCK_THREADS), own))
+    return found
 
 
 def draw_rows(given: DrawParameters) -> Launch:

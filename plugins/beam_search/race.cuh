@@ -125,8 +125,8 @@ __device__ __forceinline__ void race_slice(const DrawParameters& given) {
   uint64_t earlier[1] = {0};  // possible tokens of the slices before this one
   for (int l = threadIdx.x; l < list; l += kBlockThreads) earlier[0] += given.race_counts[source * given.lists + l];
   block_sums(earlier, shared.block);
-  const double before = block_before(share.possible_before(share.end), shared.block);
-  const uint64_t index = earlier[0] + static_cast<uint64_t>(before);  // of the share's first number in the stream
+  const uint64_t before = block_before(static_cast<uint64_t>(share.possible_before(share.end)), shared.block);
+  const uint64_t index = earlier[0] + before;  // of the share's first number in the stream
   Uniforms uniforms(seed, number, 0, length, index);
   for (int place = share.first; place < share.end; ++place)
     share.noises[place] = share.is_possible(place) ? rough_noise(uniforms.next_bits()) : -INFINITY;

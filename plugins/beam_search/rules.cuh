@@ -1,11 +1,10 @@
 // Log-probabilities of all tokens, and the decoding rules on them. decoding/rules is the definition.
 //
-// One block per row applies the rules in order and edits the row in place, as the definition edits a whole distribution:
-// in the same order, with the same fp32 operations. The normaliser is computed before, from all tokens, and does not change.
+// One block per row applies rules in order and edits the row in place, as the definition edits a whole distribution: in the
+// same order, with the same fp32 operations. Filters are launches of their own (filters.cuh). The normaliser is computed before, from all tokens, and does not change.
 #pragma once
 
 #include "filters.cuh"
-#include "loop_parameters.h"
 #include "named.cuh"
 #include "top.cuh"
 
@@ -88,44 +87,37 @@ __device__ __forceinline__ void edit(const DeviceRule& rule, const RuleView& vie
   }
 }
 
-__device__ __forceinline__ void apply_filter(const DeviceRule& rule, const Row& row, BlockShared& shared) {
-  switch (rule.effect) {
-    case S2S_TOP_K: return keep_top_k(row, rule.n, shared);
-    case S2S_TOP_P: return keep_top_p(row, rule.amount, rule.n, shared);
-    case S2S_TOP_H: return keep_top_h(row, rule.amount, rule.n, shared);
-    case S2S_MIN_P: return keep_min_p(row, rule.amount, rule.n, shared);
-    case S2S_TYPICAL_P: return keep_typical(row, rule.amount, rule.n, shared);
-    case S2S_EPSILON: return keep_epsilon(row, rule.amount, rule.n, shared);
-    case S2S_ETA: return keep_eta(row, rule.amount, rule.n, shared);
-  }
+__device__ __forceinline__ Softmax softmax_of(const RuleView& view, BlockShared& shared) {
+  float maximum = -INFINITY;
+  for (int id = threadIdx.x; id < view.vocabulary; id += kBlockThreads) maximum = fmaxf(maximum, view.scores[id]);
+  maximum = block_maximum(maximum, shared);
+  double sum = 0.0;
+  for (int id = threadIdx.x; id < view.vocabulary; id += kBlockThreads) sum += expf(view.scores[id] - maximum);
+  return {maximum, static_cast<float>(block_sum(sum, shared))};
+}
+
+template <class Change>
+__device__ __forceinline__ void change_all(const RuleView& view, Change change) {
+  for (int id = threadIdx.x; id < view.vocabulary; id += kBlockThreads) view.scores[id] = change(view.scores[id]);
 }
 
 // Applies a rule that changes every score by the same formula.
-__device__ __forceinline__ void rescale(const DeviceRule& rule, const Row& row, BlockShared& shared) {
-  Softmax softmax{0.f, 1.f};
-  if (rule.effect == S2S_RENORMALIZE) softmax = softmax_of(row, shared);
-  for (int id = threadIdx.x; id < row.vocabulary; id += kBlockThreads) {
-    float value = row.scores[id];
-    if (rule.effect == S2S_TEMPERATURE) {
-      value = value / rule.amount;
-    } else if (rule.effect == S2S_RENORMALIZE) {
-      value = softmax.log_of(value);
-    } else {
-      value = value != value ? 0.f : fminf(fmaxf(value, -kLargest), kLargest);
-    }
-    row.scores[id] = value;
+__device__ __forceinline__ void rescale(const DeviceRule& rule, const RuleView& view, BlockShared& shared) {
+  if (rule.effect == S2S_TEMPERATURE) {
+    const float amount = rule.amount;
+    change_all(view, [amount](float value) { return value / amount; });
+  } else if (rule.effect == S2S_RENORMALIZE) {
+    const Softmax softmax = softmax_of(view, shared);
+    change_all(view, [softmax](float value) { return softmax.log_of(value); });
+  } else {
+    change_all(view, [](float value) { return value != value ? 0.f : fminf(fmaxf(value, -kLargest), kLargest); });
   }
 }
 
-__device__ __forceinline__ void apply_rule(const DeviceRule& rule, const RuleView& view, BlockShared& shared) {
-  if (rule.effect <= S2S_ONLY) return edit(rule, view);
-  const Row row{view.scores, view.vocabulary};
-  if (rule.effect <= S2S_RENORMALIZE) return rescale(rule, row, shared);
-  apply_filter(rule, row, shared);
-}
-
-__device__ __forceinline__ void apply_rules(const RulesParameters& given) {
+// Applies the rules of this launch, none of which is a filter.
+__device__ __forceinline__ void apply_rules(const ChainParameters& chain) {
   SHARED_MEMORY(BlockShared, shared);
+  const RulesParameters& given = chain.rules;
   if (*given.stop) return;
   const int64_t row = blockIdx.x;
   RuleView view;
@@ -137,11 +129,12 @@ __device__ __forceinline__ void apply_rules(const RulesParameters& given) {
   view.vocabulary = given.vocabulary;
   view.length = static_cast<int>(*given.position) + 1;
   view.source_width = given.source_width;
-  const int n_rules = *given.n_rules;
-  for (int i = 0; i < n_rules; ++i) {
+  const int end = min(chain.end, *given.n_rules);
+  for (int i = chain.first; i < end; ++i) {
     const DeviceRule rule = given.rules[i];
     if (view.length < rule.first_length || view.length > rule.last_length) continue;
-    apply_rule(rule, view, shared);
+    if (rule.effect <= S2S_ONLY) edit(rule, view);
+    else rescale(rule, view, shared);
     __syncthreads();
   }
 }

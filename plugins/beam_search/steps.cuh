@@ -1,6 +1,7 @@
 // The end of a step: recording it for the hypotheses and the rules, the update of independent rows, and what the host sees.
 #pragma once
 
+#include "block.cuh"
 #include "loop_parameters.h"
 #include "top.cuh"
 #include "update.cuh"
@@ -118,20 +119,6 @@ __device__ __forceinline__ void publish(const PublishParameters& given) {
     // A bound on the loop: if no step ever sets the stop flag, the graph ends and the host raises an error.
     if (given.condition != 0) cudaGraphSetConditional(given.condition, !stop && iterations < given.limit);
   }
-}
-
-// Whether this block is the last of the grid to get here, the same for all its threads. What the others wrote before is then
-// visible to it. The count is 0 again for the next launch.
-__device__ __forceinline__ bool is_last_block(int32_t* arrived) {
-  __syncthreads();  // the whole block has written
-  int last = 0;
-  if (threadIdx.x == 0) {
-    __threadfence();
-    last = atomicAdd(arrived, static_cast<int32_t>(1)) == static_cast<int32_t>(gridDim.x) - 1;
-    if (last) *arrived = 0;
-    __threadfence();
-  }
-  return __syncthreads_or(last);
 }
 
 // Everything that follows a step's candidates in beam search: a block for each source merges its beams' lists or takes what

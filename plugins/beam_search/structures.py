@@ -62,6 +62,34 @@ class RulesParameters(Structure):
     )
 
 
+class FilterRow(Structure):
+    """chain_parameters.h, as are the next two."""
+
+    _fields_ = (
+        ("counts", ctypes.c_uint64 * 2048),
+        ("weights", ctypes.c_uint64 * 2048),
+        ("count", ctypes.c_uint64),
+        ("weight", ctypes.c_uint64),
+        ("threshold", ctypes.c_uint32),
+        *fields("", "last arrived n_likely"),
+        ("likely", ctypes.c_float * 128),
+        ("likely_ids", ctypes.c_int32 * 128),
+    )
+
+
+class FilterSlice(Structure):
+    _fields_ = (
+        ("sum", ctypes.c_double),
+        ("entropy", ctypes.c_double),
+        ("maximum", ctypes.c_float),
+        *fields("", "unused"),
+    )
+
+
+class ChainParameters(Structure):
+    _fields_ = (("rules", RulesParameters), *fields("filter_rows filter_slices", "first end digit lists"))
+
+
 class DrawParameters(Structure):
     _fields_ = fields(
         "scores beam_scores seed numbers position stop race race_counts race_values race_places drawn_ids drawn_beams "
@@ -129,6 +157,7 @@ ALL = (
     *(LogSoftmaxTopParameters, BeamUpdateParameters, BeamStopParameters, NormalizeParameters, DeviceRule),
     *(RulesParameters, DrawParameters, RecordParameters, RowUpdateParameters, PublishParameters),
     *(BeamStepParameters, RowStepParameters, AlignmentParameters),
+    *(FilterRow, FilterSlice, ChainParameters),
 )
 EFFECTS = (
     *("ban", "add", "scale", "grow", "only"),

@@ -153,9 +153,14 @@ __device__ __forceinline__ bool publish(Running<T, ROWS>& running,
   return __syncthreads_or(running.seen);
 }
 
-// Element d of row r, from the partial results of the warps.
+// Element d of a row, as far as its positions have been seen.
+struct Combined {
+  float maximum, sum, weighted;
+};
+
+// From the partial results of the warps.
 template <int ROWS, int WIDTH>
-__device__ __forceinline__ float combine(const Partials<ROWS, WIDTH>& partials, int row, int d) {
+__device__ __forceinline__ Combined combine_warps(const Partials<ROWS, WIDTH>& partials, int row, int d) {
   const int warps = blockDim.x / kWarpLanes;
   float maximum = kNothing;
   for (int w = 0; w < warps; ++w) maximum = fmaxf(maximum, partials.maximum[w][row]);
@@ -165,5 +170,11 @@ __device__ __forceinline__ float combine(const Partials<ROWS, WIDTH>& partials, 
     sum += weight * partials.sum[w][row];
     weighted += weight * partials.weighted[w][row][d];
   }
-  return weighted / sum;
+  return {maximum, sum, weighted};
+}
+
+template <int ROWS, int WIDTH>
+__device__ __forceinline__ float combine(const Partials<ROWS, WIDTH>& partials, int row, int d) {
+  const Combined found = combine_warps(partials, row, d);
+  return found.weighted / found.sum;
 }

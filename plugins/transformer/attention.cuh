@@ -2,7 +2,8 @@
 //
 // Self-attention has one block per beam, head and source: it writes the beam's key and value into the cache and reads the
 // earlier positions through the ancestor table, so that no beam's cache is ever copied. Cross-attention has one block per
-// head, source and chunk of up to ROWS beams, which share what is read of the source.
+// head, source and chunk of up to ROWS beams, which share what is read of the source; long sources are split over several
+// blocks.
 #pragma once
 
 #include "../common/online_softmax.cuh"
@@ -112,48 +113,97 @@ struct Source {
   }
 };
 
-// What the positions of a source make of ROWS queries: `query` has rows of `stride` elements; `take(r, d, result)` gets each
-// result. A source without any real position gets the mean of its S values, as a softmax of equal scores does.
-template <typename T, int ROWS, int LANES, class Take>
-__device__ __forceinline__ void attend_source(const CrossAttentionParameters& given, const T* query, int stride, int rows,
-                                              Partials<ROWS, LANES * Vector<T>::kElements>& partials, Take take) {
-  constexpr int kUnroll = ROWS <= 2 ? 4 : ROWS <= 4 ? 2 : 1;  // positions in flight, as registers allow
-  const int head_size = given.head_size, length = given.length, source = blockIdx.z;
-  const int64_t states_at = static_cast<int64_t>(source) * length * given.stride + blockIdx.y * head_size;
-  Source<T> states;
-  states.keys = static_cast<const T*>(given.keys) + states_at;
-  states.values = static_cast<const T*>(given.values) + states_at;
-  states.mask = given.mask + static_cast<int64_t>(source) * length;
-  states.stride = given.stride;
+// The source's positions of one head, from `first` on.
+template <typename T>
+__device__ __forceinline__ Source<T> source_of(const CrossAttentionParameters& given, int first) {
+  const int64_t at = static_cast<int64_t>(blockIdx.z) * given.length + first;
+  const int64_t states = at * given.stride + blockIdx.y * given.head_size;
+  return {static_cast<const T*>(given.keys) + states, static_cast<const T*>(given.values) + states, given.mask + at, given.stride};
+}
 
+// Attention of ROWS queries, rows of `stride` elements, to the `count` positions from `first` on, into `partials`. Returns
+// whether any of them is real.
+template <typename T, int ROWS, int LANES>
+__device__ __forceinline__ bool attend_source(const CrossAttentionParameters& given, const T* query, int stride, int rows, int first,
+                                              int count, Partials<ROWS, LANES * Vector<T>::kElements>& partials) {
+  constexpr int kUnroll = ROWS <= 2 ? 4 : ROWS <= 4 ? 2 : 1;  // positions in flight, as registers allow
   Queries<T, ROWS, LANES> queries;
-  queries.load(query, rows, stride, head_size, given.scale);
+  queries.load(query, rows, stride, given.head_size, given.scale);
   Running<T, ROWS> running;
   running.clear();
-  attend<T, ROWS, LANES, kUnroll>(states, length, head_size, queries, running);
-  const bool any = publish<T, ROWS, LANES>(running, partials);
-  for (int i = threadIdx.x; i < rows * head_size; i += blockDim.x) {
-    const int r = i / head_size, d = i % head_size;
-    float result = 0.f;
-    if (any) {
-      result = combine(partials, r, d);
-    } else {
-      for (int p = 0; p < length; ++p) result += to_float(states.values[static_cast<int64_t>(p) * given.stride + d]);
-      result /= length;
-    }
-    take(r, d, result);
+  attend<T, ROWS, LANES, kUnroll>(source_of<T>(given, first), count, given.head_size, queries, running);
+  return publish<T, ROWS, LANES>(running, partials);
+}
+
+// A source without any real position gets the mean of its S values, as a softmax of equal scores does.
+template <typename T>
+__device__ __forceinline__ float mean_value(const CrossAttentionParameters& given, int d) {
+  const Source<T> states = source_of<T>(given, 0);
+  float result = 0.f;
+  for (int p = 0; p < given.length; ++p) result += to_float(states.values[static_cast<int64_t>(p) * given.stride + d]);
+  return result / given.length;
+}
+
+// Cross-attention to a whole source; `take(r, d, result)` gets each result.
+template <typename T, int ROWS, int LANES, class Take>
+__device__ __forceinline__ void attend_whole_source(const CrossAttentionParameters& given, const T* query, int stride, int rows,
+                                                    Partials<ROWS, LANES * Vector<T>::kElements>& partials, Take take) {
+  const bool any = attend_source<T, ROWS, LANES>(given, query, stride, rows, 0, given.length, partials);
+  for (int i = threadIdx.x; i < rows * given.head_size; i += blockDim.x) {
+    const int r = i / given.head_size, d = i % given.head_size;
+    take(r, d, any ? combine(partials, r, d) : mean_value<T>(given, d));
   }
 }
 
-// Grid: (K/ROWS, H, B).
+// Grid: (K/ROWS * splits, H, B). With one split the result is written, else what `merge_cross` merges: of each row, head and
+// split the D weighted sums, the largest score and the sum of the weights.
 template <typename T, int ROWS, int LANES>
 __device__ __forceinline__ void cross_attention(const CrossAttentionParameters& given) {
   using Shared = Partials<ROWS, LANES * Vector<T>::kElements>;
   SHARED_MEMORY(Shared, partials);
   await_predecessor();
-  const int width = given.heads * given.head_size, beam = blockIdx.x * ROWS;
-  const int64_t first = (static_cast<int64_t>(blockIdx.z) * given.beams + beam) * width + blockIdx.y * given.head_size;
-  T* output = static_cast<T*>(given.output) + first;
-  attend_source<T, ROWS, LANES>(given, static_cast<const T*>(given.query) + first, width, min(ROWS, given.beams - beam), partials,
-                                [=](int r, int d, float result) { store(output + static_cast<int64_t>(r) * width + d, result); });
+  const int splits = given.splits, split = blockIdx.x % splits, head_size = given.head_size;
+  const int width = given.heads * head_size, beam = blockIdx.x / splits * ROWS, rows = min(ROWS, given.beams - beam);
+  const int64_t first_row = static_cast<int64_t>(blockIdx.z) * given.beams + beam;
+  const int64_t at = first_row * width + blockIdx.y * head_size;
+  const int each = (given.length + splits - 1) / splits, first = min(split * each, given.length);
+  const bool any = attend_source<T, ROWS, LANES>(given, static_cast<const T*>(given.query) + at, width, rows, first,
+                                                 min(each, given.length - first), partials);
+  for (int i = threadIdx.x; i < rows * head_size; i += blockDim.x) {
+    const int r = i / head_size, d = i % head_size;
+    if (splits == 1) {
+      store(static_cast<T*>(given.output) + at + static_cast<int64_t>(r) * width + d,
+            any ? combine(partials, r, d) : mean_value<T>(given, d));
+      continue;
+    }
+    const Combined found = combine_warps(partials, r, d);
+    float* part = given.parts + (((first_row + r) * given.heads + blockIdx.y) * splits + split) * (head_size + 2);
+    part[d] = found.weighted;
+    if (d > 0) continue;
+    part[head_size] = found.maximum;
+    part[head_size + 1] = found.sum;
+  }
+}
+
+constexpr int kMergeThreads = 128;
+
+// Grid: (K, H, B).
+template <typename T>
+__device__ __forceinline__ void merge_cross(const CrossAttentionParameters& given) {
+  await_predecessor();
+  const int head_size = given.head_size, each = head_size + 2, head = blockIdx.y;
+  const int64_t row = static_cast<int64_t>(blockIdx.z) * given.beams + blockIdx.x;
+  const float* parts = given.parts + (row * given.heads + head) * given.splits * each;
+  float maximum = kNothing;
+  for (int i = 0; i < given.splits; ++i) maximum = fmaxf(maximum, parts[i * each + head_size]);
+  for (int d = threadIdx.x; d < head_size; d += kMergeThreads) {
+    float sum = 0.f, weighted = 0.f;
+    for (int i = 0; i < given.splits; ++i) {
+      const float weight = expf(parts[i * each + head_size] - maximum);
+      sum += weight * parts[i * each + head_size + 1];
+      weighted += weight * parts[i * each + d];
+    }
+    store(static_cast<T*>(given.output) + (row * given.heads + head) * head_size + d,
+          sum > 0.f ? weighted / sum : mean_value<T>(given, d));
+  }
 }

@@ -175,8 +175,8 @@ __device__ __forceinline__ void cross_block(const CrossBlockParameters& given) {
   if (warp < rows) norm_into<T, kCrossWidth>(given.query, first_row + warp, true, head == 0, shared.normed[warp]);
   __syncthreads();
   query.run(given, head, rows, shared);
-  attend_source<T, ROWS, WIDTH / 8>(attention, &shared.head.row[0][0], WIDTH + 8, rows, shared.partials,
-                                    [&](int r, int d, float result) { store(&shared.head.row[r][d], result); });
+  attend_whole_source<T, ROWS, WIDTH / 8>(attention, &shared.head.row[0][0], WIDTH + 8, rows, shared.partials,
+                                          [&](int r, int d, float result) { store(&shared.head.row[r][d], result); });
   __syncthreads();
   project_head<T, W, WIDTH>(given.output, head, attention.heads, attention.head_size, attention.sources * attention.beams, first_row,
                          rows, shared.head);

@@ -10,6 +10,7 @@
 #include "encoder_attention.cuh"
 #include "head.cuh"
 #include "products.cuh"
+#include "windows.cuh"
 
 #define KERNEL(name, threads, Parameters, body) \
   extern "C" __global__ void __launch_bounds__(threads) name(Parameters given) { body(given); }
@@ -53,6 +54,9 @@
   KERNEL(tiled_product_##element, kTiledThreads, ProductParameters, (tiled_product<T, W>))            \
   KERNEL(norm_rows_##element, kNormThreads, NormParameters, norm_rows<T>)                             \
   KERNEL(embed_rows_##element, kEmbedThreads, EmbedParameters, (embed_rows<T, W>))                    \
+  KERNEL(input_windows_##element, kWindowThreads, WindowParameters, (gather_windows<float, T>))       \
+  KERNEL(merge_cross_##element, kMergeThreads, CrossAttentionParameters, merge_cross<T>)              \
+  KERNEL(windows_##element, kWindowThreads, WindowParameters, (gather_windows<T, T>))                 \
   OF_WIDTH(element, T, W, 32) OF_WIDTH(element, T, W, 64) OF_WIDTH(element, T, W, 128)
 #ifndef __CUDACC__
 // The host build finds a kernel by its name, as a driver does in a loaded binary.
@@ -88,6 +92,9 @@ struct NamedKernel {
   NAMED(tiled_product_##element, ProductParameters)             \
   NAMED(norm_rows_##element, NormParameters)                    \
   NAMED(embed_rows_##element, EmbedParameters)                  \
+  NAMED(input_windows_##element, WindowParameters)              \
+  NAMED(merge_cross_##element, CrossAttentionParameters)        \
+  NAMED(windows_##element, WindowParameters)                    \
   NAMED_OF_WIDTH(element, 32) NAMED_OF_WIDTH(element, 64) NAMED_OF_WIDTH(element, 128)
 
 inline int run_named(const NamedKernel* first, size_t n, const char* name, const void* given, const uint32_t* grid,

@@ -20,6 +20,7 @@ from .structures import (
     ProductParameters,
     SelfAttentionParameters,
     SelfBlockParameters,
+    WindowParameters,
 )
 
 ELEMENTS = ("fp16", "bf16", "int8")  # of weights; activations are of fp16 beside int8
@@ -32,6 +33,8 @@ MOST_BLOCKS = 512  # of skinny_product along the outputs: each computes the norm
 FEW_BLOCKS = 128  # a product with fewer shares each tile among more warps, so that a large GPU has work everywhere
 CROSS_ROWS = (1, 4, 8)
 MOST_CROSS_INPUTS = 1024  # of the query's product in cross_block
+MOST_BLOCK_POSITIONS = 512  # of a source that one block reads; longer ones, as Whisper's 1,500, are split
+SPLIT_POSITIONS, MOST_SPLITS = 192, 16
 BLOCK_THREADS = 256
 GROUP_OUTPUTS = WARPS * TILE  # of a block of head_candidates at a time
 MOST_CANDIDATES = 32  # of a row: a lane each
@@ -130,6 +133,18 @@ def embed(element: str, given: EmbedParameters) -> Launch:
     return Launch(f"embed_rows_{element}", (given.rows, 1, 1), 128)
 
 
+def windows(element: str, given: WindowParameters, n_sources: int) -> Launch:
+    """The rows of a convolution. Input in fp32 lies channel by channel, input in the element position by position."""
+    _check(element)
+    if given.inputs % TILE or given.inputs < given.size * given.channels:
+        raise BuildError(
+            f"windows of {given.size} positions of {given.channels} channels in rows of {given.inputs}; expected a "
+            f"multiple of {TILE} that holds them; fill rows with zeros"
+        )
+    name = f"{'input_' if given.by_channel else ''}windows_{element}"
+    return Launch(name, (n_sources * given.positions, 1, 1), 128)
+
+
 def self_attention(element: str, given: SelfAttentionParameters) -> Launch:
     _check(element, given.head_size, given.beams)
     grid = (given.beams, given.heads, given.sources)
@@ -158,12 +173,24 @@ def cross_block(element: str, given: CrossBlockParameters) -> Launch:
     return Launch(f"cross_block_{element}_r{rows}_w{width(attention.head_size)}", grid, BLOCK_THREADS)
 
 
+def cross_splits(length: int) -> int:
+    """Blocks among which a source's positions are split."""
+    return 1 if length <= MOST_BLOCK_POSITIONS else min(-(-length // SPLIT_POSITIONS), MOST_SPLITS)
+
+
 def cross_attention(element: str, given: CrossAttentionParameters) -> Launch:
+    """Sets `splits` as well. With several, `merge_cross` is to follow, and `parts` is its memory."""
     _check(element, given.head_size, given.beams)
+    given.splits = cross_splits(given.length)
     rows = next((n for n in CROSS_ROWS if given.beams <= n), CROSS_ROWS[-1])
-    grid = (-(-given.beams // rows), given.heads, given.sources)
+    grid = (-(-given.beams // rows) * given.splits, given.heads, given.sources)
     name = f"cross_attention_{element}_r{rows}_w{width(given.head_size)}"
-    return Launch(name, grid, block_threads(given.length))
+    return Launch(name, grid, block_threads(-(-given.length // given.splits)))
+
+
+def merge_cross(element: str, given: CrossAttentionParameters) -> Launch:
+    _check(element, given.head_size, given.beams)
+    return Launch(f"merge_cross_{element}", (given.beams, given.heads, given.sources), 128)
 
 
 def encoder_attention(element: str, given: EncoderAttentionParameters) -> Launch:

@@ -107,7 +107,9 @@ typedef struct CrossAttentionParameters {
   const void* values;
   const int32_t* mask;  /* [B, S]: 0 hides a position */
   void* output;         /* [B*K, H*D] T */
+  float* parts;         /* [B*K, H, splits, D + 2], where there are several splits: see cross_attention */
   int32_t sources, heads, beams, head_size, length, stride;
+  int32_t splits;       /* blocks among which a source's positions are split; not used by cross_block */
   float scale;
 } CrossAttentionParameters;
 
@@ -130,6 +132,17 @@ typedef struct HeadParameters {
   float* list_sum;           /* [R, lists] */
   int32_t candidates, lists; /* M, at most 32 */
 } HeadParameters;
+
+/* The windows of a convolution as rows of a product: row b*S + s has the `size` positions from s*step - padding on, each with
+its channels, then zeros. Positions outside the input are zero. */
+typedef struct WindowParameters {
+  const void* input;  /* [B, length, channels] T; with `by_channel` [B, channels, length] fp32 */
+  void* output;       /* [B*S, inputs] T */
+  int32_t positions;  /* S */
+  int32_t length, channels, inputs;
+  int32_t size, step, padding;
+  int32_t by_channel;
+} WindowParameters;
 
 /* An encoder's self-attention. rows [B*S, 3*H*D]: queries, keys and values. */
 typedef struct EncoderAttentionParameters {

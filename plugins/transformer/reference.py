@@ -32,6 +32,14 @@ def activated(x: NDArray[Any], name: str) -> NDArray[Any]:
     return x
 
 
+def windows(x: NDArray[Any], size: int, step: int, padding: int, inputs: int) -> NDArray[Any]:
+    """x [B, length, channels]: the rows [B, S, inputs] of which a convolution is a product."""
+    padded = np.pad(x, ((0, 0), (padding, padding), (0, 0)))
+    found = np.lib.stride_tricks.sliding_window_view(padded, size, axis=1)[:, ::step].swapaxes(2, 3)
+    rows = found.reshape(*found.shape[:2], -1)
+    return np.pad(rows, ((0, 0), (0, 0), (0, inputs - rows.shape[2])))
+
+
 def normed(
     x: NDArray[Any], weight: NDArray[Any], bias: NDArray[Any] | None, epsilon: float, true_width: int
 ) -> NDArray[Any]:

@@ -52,7 +52,9 @@ class SelfBlockParameters(ctypes.Structure):
 
 
 class CrossAttentionParameters(ctypes.Structure):
-    _fields_ = fields("query keys values mask output", "sources heads beams head_size length stride", "scale")
+    _fields_ = fields(
+        "query keys values mask output parts", "sources heads beams head_size length stride splits", "scale"
+    )
 
 
 class CrossBlockParameters(ctypes.Structure):
@@ -71,6 +73,10 @@ class HeadParameters(ctypes.Structure):
     )
 
 
+class WindowParameters(ctypes.Structure):
+    _fields_ = fields("input output", "positions length channels inputs size step padding by_channel", "")
+
+
 class EncoderAttentionParameters(ctypes.Structure):
     _fields_ = fields("rows mask bias output", "sources heads head_size length first_distance n_distances", "scale")
 
@@ -79,7 +85,7 @@ class EncoderAttentionParameters(ctypes.Structure):
 ALL = (
     *(ProductParameters, NormParameters, EmbedParameters),
     *(SelfAttentionParameters, CrossAttentionParameters, EncoderAttentionParameters),
-    *(SelfBlockParameters, CrossBlockParameters, HeadParameters),
+    *(SelfBlockParameters, CrossBlockParameters, HeadParameters, WindowParameters),
 )
 # In the order of parameters.h.
 ACTIVATIONS = ("linear", "relu", "gelu", "gelu_tanh", "silu", "quick_gelu", "tanh", "sigmoid")

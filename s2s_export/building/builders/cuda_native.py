@@ -97,10 +97,9 @@ def compare(bundle: Bundle, weights: Any, tolerance: float) -> dict[str, Any]:
 
     portable, kind = OnnxRuntimeBackend(bundle, 1), kind_of(bundle)
     sources, origin = samples.sources(bundle, N_SOURCES)
-    session = Session(bundle, portable)
     limit = max(1, min(N_TOKENS, (bundle.max_target_length or N_TOKENS + 1) - 1))
-    options = session.options(num_beams=2, do_sample=False, max_new_tokens=limit)
-    expected = session.decode(sources, options)
+    options = Session(bundle, portable).options(num_beams=2, do_sample=False, max_new_tokens=limit)
+    ids = [kind.ids(source) for source in sources]
     ours = NumpyModel(weights)
     with quiet():
         share = 0.0
@@ -114,9 +113,10 @@ def compare(bundle: Bundle, weights: Any, tolerance: float) -> dict[str, Any]:
                 f"of their spread; expected at most {tolerance:.0%}; the structure was not understood or the precision "
                 "is too low; build cuda-native-bf16, or a target of onnxruntime-cuda or TensorRT"
             )
-        state = ours.begin(kind.prepare(sources), options.n_rows)
-        ids = [kind.ids(source) for source in sources]
-        found = decoding.decode(state, ids, options, sparse_sums=False)
+        found, expected = (
+            decoding.decode(state, ids, options, sparse_sums=False)
+            for state in (ours.begin(kind.prepare(sources), options.n_rows), portable.begin(sources, options.n_rows))
+        )
     equal = [a[0].token_ids == b[0].token_ids for a, b in zip(found, expected, strict=True)]
     return {
         "samples": origin,

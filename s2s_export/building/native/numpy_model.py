@@ -75,15 +75,34 @@ class NumpyModel:
 
     def _embedded(self, stack: Stack, ids: Ints, rows: Any) -> Floats:
         """ids [R], rows [R] of the table of positions."""
+        assert stack.embedding is not None
         x = self.weight(stack.embedding, stack.embedding_row_scales)[ids] * np.float32(stack.embedding_scale)
         if stack.positions is not None:
             x = x + self.array(stack.positions.table)[rows]
         return self._norm(x, stack.embedding_norm, stack.true_width)
 
-    def encode(self, ids: Ints, mask: Ints) -> list[tuple[Floats, Floats]]:
-        """ids, mask [B, S]: of every decoder layer the cross-attention keys and values [B, H, S, D]."""
-        stack, (B, S) = self.model.encoder, ids.shape
-        x = self._embedded(stack, ids.reshape(-1), rows_of(stack.positions, ids).reshape(-1))
+    def _of_features(self, stack: Stack, features: Floats) -> Floats:
+        """features [B, F, T]: the stream [B*S, E]."""
+        x = features.transpose(0, 2, 1)
+        for one in stack.stem:
+            windows = reference.windows(x, one.size, one.step, one.padding, one.product.inputs)
+            bias = None if one.product.bias is None else self.array(one.product.bias)
+            weight = self.weight(one.product.weight, one.product.scale)
+            rows = windows.reshape(-1, one.product.inputs)
+            x = reference.product(rows, weight, bias, one.activation).reshape(*windows.shape[:2], -1)
+        assert stack.positions is not None
+        return np.asarray((x + self.array(stack.positions.table)[: x.shape[1]]).reshape(-1, x.shape[2]), np.float32)
+
+    def encode(self, values: Mapping[str, NDArray[Any]]) -> list[tuple[Floats, Floats]]:
+        """values: what a kind of source prepared. Of every decoder layer the cross-attention keys and values
+        [B, H, S, D]."""
+        stack, mask = self.model.encoder, values["source_mask"]
+        B, S = mask.shape
+        if stack.stem:
+            x = self._of_features(stack, values["input_features"])
+        else:
+            ids = values["input_ids"]
+            x = self._embedded(stack, ids.reshape(-1), rows_of(stack.positions, ids).reshape(-1))
         steps = np.arange(S)
         visible = np.broadcast_to(mask[:, None, None] != 0, (B, stack.heads, S, S))
 
@@ -108,7 +127,7 @@ class NumpyModel:
 
     def begin(self, values: Mapping[str, NDArray[Any]], n_beams: int) -> NumpyState:
         """values: what a kind of source prepared."""
-        return NumpyState(self, values["input_ids"], values["source_mask"], n_beams)
+        return NumpyState(self, values, n_beams)
 
 
 def _heads(rows: Floats, B: int, S: int, stack: Stack) -> Any:
@@ -125,13 +144,14 @@ def _merged(heads: NDArray[Any]) -> Floats:
 class NumpyState:
     """See `decoding.state.DecodeState`. Histories are copied when beams change places."""
 
-    def __init__(self, owner: NumpyModel, ids: Ints, mask: Ints, n_beams: int) -> None:
+    def __init__(self, owner: NumpyModel, values: Mapping[str, NDArray[Any]], n_beams: int) -> None:
         self.vocabulary_size = owner.model.vocabulary
-        self.n_sources, self.n_beams = len(ids), n_beams
+        mask = values["source_mask"]
+        self.n_sources, self.n_beams = len(mask), n_beams
         self._owner, self._mask, self._t = owner, mask, 0
-        self._cross = owner.encode(ids, mask)
+        self._cross = owner.encode(values)
         stack = owner.model.decoder
-        empty = np.zeros((len(ids), n_beams, stack.heads, 0, stack.head_size), np.float32)
+        empty = np.zeros((len(mask), n_beams, stack.heads, 0, stack.head_size), np.float32)
         self._caches = [(empty, empty) for _ in stack.layers]  # [B, K, H, T, D]
 
     def step(self, tokens: Ints, parents: Ints, query: StepQuery) -> StepResult:

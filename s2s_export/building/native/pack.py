@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ... import plugin_sources
 from ...errors import BuildError
 from ...runtime.backends._cuda_native import model as packed
-from .structure import Attention, FeedForward, Linear, Norm, Part, Positions, Stack, Structure
+from .structure import Attention, Convolution, FeedForward, Linear, Norm, Part, Positions, Stack, Structure
 
 fragments = plugin_sources.module("transformer.fragments")
 Array = NDArray[Any]
@@ -136,8 +136,12 @@ class _Packer:
                 f"heads of the {name} have {first.head_size} elements; the backend cuda takes at most 128; build a "
                 "target of onnxruntime-cuda or TensorRT"
             )
-        vocabulary, width = stack.embedding.array.shape
-        embedding, row_scales = self.matrix(stack.embedding.array, f"{name}.embedding")
+        embedding = row_scales = None
+        if stack.embedding is not None:
+            vocabulary, width = stack.embedding.array.shape
+            embedding, row_scales = self.matrix(stack.embedding.array, f"{name}.embedding")
+        else:
+            vocabulary, width = 0, len(stack.stem[-1].weight)
         return packed.Stack(
             width=fragments.rounded(width),
             true_width=width,
@@ -148,16 +152,34 @@ class _Packer:
             embedding_row_scales=row_scales,
             vocabulary=vocabulary,
             embedding_scale=stack.embedding_scale,
-            positions=self._positions(stack.positions, name),
+            positions=self._positions(stack.positions, name, is_plain=bool(stack.stem)),
             embedding_norm=self.norm(stack.embedding_norm, f"{name}.embedding_norm"),
             final_norm=self.norm(stack.final_norm, f"{name}.final_norm"),
             layers=tuple(layers),
+            stem=self._stem(stack.stem, name),
         )
 
-    def _positions(self, positions: Positions | None, name: str) -> packed.Positions | None:
+    def _stem(self, stem: tuple[Convolution, ...], name: str) -> tuple[packed.Convolution, ...]:
+        """Beyond the first convolution channels are filled up to a multiple of 16, as the rows before them are."""
+        found = []
+        for i, one in enumerate(stem):
+            n_out, size, channels = one.weight.shape
+            more = fragments.rounded(channels) - channels if i else 0
+            weight = np.pad(np.asarray(one.weight, np.float32), ((0, 0), (0, 0), (0, more))).reshape(n_out, -1)
+            product = self._linear(weight, one.bias, f"{name}.stem.{i}")
+            found.append(packed.Convolution(product, channels + more, size, one.step, one.padding, one.activation))
+        return tuple(found)
+
+    def _positions(self, positions: Positions | None, name: str, is_plain: bool) -> packed.Positions | None:
+        """is_plain: rows are added as they are, by a product that makes the stream, and not looked up."""
         if positions is None:
             return None
-        table = self._plain(positions.table.array, f"{name}.positions")
+        array = np.asarray(positions.table.array, np.float32)
+        if is_plain:
+            filled = fragments.filled(array, len(array), fragments.rounded(array.shape[1]))
+            table = self._store(f"{name}.positions", filled, "floats", filled.shape)
+        else:
+            table = self._plain(array, f"{name}.positions")
         n = len(positions.table.array)
         return packed.Positions(table, n, positions.offset, positions.padding_id, positions.padding_moves)
 

@@ -20,7 +20,8 @@ from ..graphs.links import attribute
 from .reading import NotStandard, Reader, sizes
 from .structure import Attention, Linear, Norm, Part, Stack, Structure
 
-INPUT_IDS = "input_ids"
+INPUT_IDS, INPUT_FEATURES = "input_ids", "input_features"
+INPUTS = {"token_ids": INPUT_IDS, "audio_features": INPUT_FEATURES}  # the encoder's, by the kind of source
 SELF_ATTENTION = ("BeamSelfAttention", "BeamSelfAttentionBias")
 MASK_BY_DISTANCE = {"Add", "Unsqueeze", "Gather", "Sub", "Min", "Max", "Range", "Squeeze", "Shape"}
 MASK_OF_SOURCES = {"Unsqueeze", "Cast", "Where"}
@@ -32,12 +33,12 @@ def parse(bundle: Bundle) -> Structure:
     if bundle.manifest["decoder"] != "attention":
         raise refused(bundle, "its decoder is recurrent")
     kind = bundle.manifest["source"].get("kind", "token_ids")
-    if kind != "token_ids":
-        raise refused(bundle, f"it reads {kind.replace('_', ' ')}, not text")
+    if kind not in INPUTS:
+        raise refused(bundle, f"it reads {kind.replace('_', ' ')}, not text or windows of sound")
     read = {name: Reader(graphs.load(bundle.graph_path(name), name)) for name in bundle.manifest["graphs"]}
     try:
         decoder, head, head_scale = _decoder(read["decoder_step"])
-        encoder = _encoder(read["encoder"])
+        encoder = _encoder(read["encoder"], INPUTS[kind])
         cross = _cross(read["cross_kv_init"], len(decoder.parts) // 3)
         return Structure(encoder, decoder, cross, head, head_scale)
     except NotStandard as reason:
@@ -47,7 +48,7 @@ def parse(bundle: Bundle) -> Structure:
 def refused(bundle: Bundle, reason: str) -> BuildError:
     return BuildError(
         f"{bundle.path}: the backend cuda has no kernels for this {bundle.manifest['model_type']} model: {reason}; "
-        "expected a Transformer for text of the standard structure (docs/cuda-native.md); build a target of "
+        "expected a Transformer for text or sound of the standard structure (docs/cuda-native.md); build a target of "
         "onnxruntime-cuda or TensorRT"
     )
 
@@ -70,9 +71,9 @@ def _decoder(reader: Reader) -> tuple[Stack, Linear, float]:
     return stack, head, head_scale
 
 
-def _encoder(reader: Reader) -> Stack:
+def _encoder(reader: Reader, source: str) -> Stack:
     states = reader.node("encoder_states", "Reshape", what="the encoder's result")
-    stack = _stack(reader, states.input[0], _encoder_attention, INPUT_IDS)
+    stack = _stack(reader, states.input[0], _encoder_attention, source)
     kinds = [_kind(part) for part in stack.parts]
     if kinds != ["self", "feed-forward"] * (len(kinds) // 2):
         raise NotStandard("an encoder layer is not self-attention and feed-forward in this order")
@@ -170,12 +171,19 @@ def _embedded(
     parts: tuple[Part, ...],
 ) -> Stack:  # fmt: skip
     positions = None
-    if ids == INPUT_IDS:
+    is_encoder = ids in INPUTS.values()
+    if is_encoder:
         x = reader.node(x, "Reshape", what="the first layer's input").input[0]
     if (total := reader.links.maker(x, "Add")) is not None:
         positions = reader.positions(total.input[1], ids)
         x = total.input[0]
-    if ids != INPUT_IDS:
+    if ids == INPUT_FEATURES:
+        if positions is None or positions.offset or not norm_first:
+            raise NotStandard("its encoder of sound has no table of positions, or norms behind its layers")
+        rows = reader.node(x, "Transpose", what="the first layer's input").input[0]
+        stem = reader.stem(rows, ids)
+        return Stack(norm_first, None, 1.0, positions, embedding_norm, final_norm, parts, stem)
+    if not is_encoder:
         x = reader.node(x, "Reshape", what="the first layer's input").input[0]
     embedding, scale = reader.embedding(x, ids)
     return Stack(norm_first, embedding, scale, positions, embedding_norm, final_norm, parts)

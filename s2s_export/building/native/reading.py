@@ -14,7 +14,7 @@ import onnx
 
 from ..graphs.graph import Graph
 from ..graphs.links import Links, attribute
-from .structure import Array, Distances, FeedForward, Linear, Norm, Positions, Weight
+from .structure import Array, Convolution, Distances, FeedForward, Linear, Norm, Positions, Weight
 
 NORMS = ("LayerNormalization", "RMSNormalization")
 QUICK_GELU = 1.702
@@ -152,7 +152,24 @@ class Reader:
             raise NotStandard("a bias of the scores is no table by distance")
         return Distances(table, int(first))
 
-    # Embeddings
+    # Embeddings and what reads features
+
+    def stem(self, value: str, features: str) -> tuple[Convolution, ...]:
+        """The convolutions that make `value` [B, channels, positions] of the features, in order."""
+        found: list[Convolution] = []
+        while value != features:
+            value, activation = self.activated(value)
+            node = self.node(value, "Conv", what="the first layer's input")
+            weight = self.constant(node.input[1])
+            bias = self.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+            (step,) = attribute(node, "strides", [1]) or [1]
+            padding = list(attribute(node, "pads", [0, 0]))
+            is_plain = attribute(node, "group", 1) == 1 and list(attribute(node, "dilations", [1])) == [1]
+            if weight is None or weight.ndim != 3 or not is_plain or padding != [(weight.shape[2] - 1) // 2] * 2:
+                raise NotStandard("a convolution has groups, gaps or another padding than half its size")
+            found.append(Convolution(weight.transpose(0, 2, 1), bias, int(step), padding[0], activation))
+            value = node.input[0]
+        return tuple(reversed(found))
 
     def embedding(self, value: str, ids: str) -> tuple[Weight, float]:
         x, scale = self.scaled(value)

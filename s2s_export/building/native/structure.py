@@ -73,6 +73,17 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Convolution:
+    """weight [O, size, I]: over `size` positions, of which the first is `padding` before the output's, times `step`."""
+
+    weight: Array
+    bias: Array | None
+    step: int
+    padding: int
+    activation: str
+
+
+@dataclass(frozen=True)
 class Positions:
     table: Weight
     offset: int
@@ -82,15 +93,17 @@ class Positions:
 
 @dataclass(frozen=True)
 class Stack:
-    """parts: of all layers in order; two a layer in the encoder, three in the decoder."""
+    """parts: of all layers in order; two a layer in the encoder, three in the decoder. stem: what makes the stream of
+    features, in place of an embedding."""
 
     norm_first: bool
-    embedding: Weight
+    embedding: Weight | None
     embedding_scale: float
     positions: Positions | None
     embedding_norm: Norm | None
     final_norm: Norm | None
     parts: tuple[Part, ...]
+    stem: tuple[Convolution, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -264,6 +264,25 @@ def embed(rng: np.random.Generator, element: str, how: str = "") -> Case:
     return Case(launches.embed(element, given), given, read, written, expected)
 
 
+def windows(rng: np.random.Generator, element: str, by_channel: bool | None = None) -> Case:
+    """by_channel: of the input as features lie, in fp32; else as rows of the element."""
+    by_channel = bool(rng.integers(2)) if by_channel is None else by_channel
+    B, length, channels, step = (int(rng.integers(1, n)) for n in (4, 20, 40, 3))
+    size = int(rng.choice([1, 3, 5]))
+    padding, inputs = size // 2, fragments.rounded(size * channels) + 16 * int(rng.integers(2))
+    x = rng.standard_normal((B, length, channels)).astype(np.float32 if by_channel else dtype_of(element))
+    expected = reference.windows(x, size, step, padding, inputs).astype(dtype_of(element)).astype(np.float64)
+    S = expected.shape[1]
+    given = structures.WindowParameters(
+        positions=S, length=length, channels=channels, inputs=inputs, size=size, step=step, padding=padding,
+        by_channel=int(by_channel),
+    )  # fmt: skip
+    read = {"input": np.ascontiguousarray(x.swapaxes(1, 2)) if by_channel else x}
+    written = {"output": nothing((B, S, inputs), dtype_of(element))}
+    limits = np.full(expected.shape, 1e-30)  # rounded once, as numpy rounds
+    return Case(launches.windows(element, given, B), given, read, written, {"output": (expected, limits)})
+
+
 def self_attention(rng: np.random.Generator, element: str, K: int = 0, D: int = 0) -> Case:
     B, H, K, D = 2, 2, K or int(rng.integers(1, 17)), D or 16 * int(rng.integers(1, 9))
     C, dtype = int(rng.choice([5, 20])), dtype_of(element)
@@ -318,6 +337,53 @@ def cross_attention(rng: np.random.Generator, element: str, K: int = 0, D: int =
         {"output": nothing(result.shape, dtype)}, {"output": (result, allowed(element, result, 5.0))},
         {"keys": ("states", layer), "values": ("states", layer + both)},
     )  # fmt: skip
+
+
+def cross_parts(rng: np.random.Generator, element: str) -> Case:
+    """A source among several blocks: what each of them finds. The last of them may have no position."""
+    case = cross_attention(rng, element)
+    given, read = case.given, case.read
+    splits = int(rng.integers(2, 6))
+    given.splits = splits
+    x, y, z = case.launch.grid
+    query, (B, K, H, D) = read["query"].astype(np.float64), read["query"].shape
+    key, value = (read["states"][:, :, 2, i].astype(np.float64) for i in range(2))
+    scores = np.einsum("bkhd,bshd->bkhs", query, key) * D**-0.5
+    scores = np.where(read["mask"][:, None, None] != 0, scores, -np.inf)
+    each = -(-given.length // splits)
+    found = np.zeros((B, K, H, splits, D + 2))
+    for i in range(splits):
+        some = scores[..., i * each : (i + 1) * each]
+        largest = some.max(axis=-1, initial=-np.inf)
+        weights = np.where(np.isfinite(some), np.exp(some - np.where(np.isfinite(largest), largest, 0)[..., None]), 0)
+        found[..., i, :D] = np.einsum("bkhs,bshd->bkhd", weights, value[:, i * each : (i + 1) * each])
+        found[..., i, D] = np.where(np.isfinite(largest), largest, np.float32(-3.402823466e38))
+        found[..., i, D + 1] = weights.sum(axis=-1)
+    limits = 2e-5 * (1 + np.abs(found[..., -1:])) * np.ones(found.shape)
+    launch = plugin_sources.module("common.nodes").Launch(case.launch.kernel, (x * splits, y, z), case.launch.threads)
+    written = {"parts": nothing(found.shape, np.float32)}
+    return Case(launch, given, read, written, {"parts": (found, limits)}, case.within)
+
+
+def merge_cross(rng: np.random.Generator, element: str) -> Case:
+    """The other half: one of its rows has no real position, and gets the mean of the values."""
+    case = cross_attention(rng, element)
+    given, read, splits = case.given, case.read, int(rng.integers(2, 6))
+    given.splits = splits
+    B, K, H, D = read["query"].shape
+    parts = rng.standard_normal((B, K, H, splits, D + 2)).astype(np.float32)
+    parts[..., D + 1] = 1 + rng.random((B, K, H, splits))
+    parts[:, :, :, 0] = [0.0] * D + [-3.402823466e38, 0.0]  # a block without a real position
+    parts[0] = parts[0, 0, 0, 0]
+    exact = parts[1:].astype(np.float64)
+    weights = np.exp(exact[..., D] - exact[..., D].max(axis=-1, keepdims=True))
+    sums = np.einsum("bkhs,bkhsd->bkhd", weights, exact[..., :D])
+    rest = sums / (weights * exact[..., D + 1]).sum(axis=-1)[..., None]
+    mean = np.broadcast_to(read["states"][:1, :, 2, 1].astype(np.float64).mean(axis=1)[:, None], (1, K, H, D))
+    result = np.concatenate([mean, rest])
+    read = {"parts": parts, "states": read["states"]}
+    expected = {"output": (result, allowed(element, result, 5.0))}
+    return Case(launches.merge_cross(element, given), given, read, case.written, expected, case.within)
 
 
 def _attended(query: Array, states: Array, mask: Array) -> Array:
@@ -479,8 +545,11 @@ KINDS: dict[str, Callable[[np.random.Generator, str], Case]] = {
     "wide_norm": wide_norm,
     "norm_rows": norm_rows,
     "embed": embed,
+    "windows": windows,
     "self_attention": self_attention,
     "cross_attention": cross_attention,
+    "cross_parts": cross_parts,
+    "merge_cross": merge_cross,
     "self_block": self_block,
     "cross_block": cross_block,
     "encoder_attention": encoder_attention,

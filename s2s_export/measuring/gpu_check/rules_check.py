@@ -50,15 +50,24 @@ def applied(device: Device, options: GenerationOptions, scores: Floats, history:
         "stop": np.zeros(1, np.int32),
         "scores": scores.copy(),
     }
-    given = plugin_sources.module("beam_search.structures").RulesParameters(
+    structures = plugin_sources.module("beam_search.structures")
+    launches = plugin_sources.module("beam_search.loop_launches")
+    lists = launches.filter_lists(V)
+    scratch = {
+        "filter_rows": np.zeros((B * K, ctypes.sizeof(structures.FilterRow)), np.uint8),
+        "filter_slices": np.zeros((B * K, lists, ctypes.sizeof(structures.FilterSlice)), np.uint8),
+    }
+    given = structures.ChainParameters(lists=lists)
+    given.rules = structures.RulesParameters(
         n_sources=B, beams=K, vocabulary=V, history_width=length, source_width=sources.shape[1]
     )
     stream = device.create_stream()
-    addresses = {name: device.allocate(array.nbytes, name) for name, array in arrays.items()}
-    for name, array in arrays.items():
+    addresses = {name: device.allocate(array.nbytes, name) for name, array in {**arrays, **scratch}.items()}
+    for name, array in {**arrays, **scratch}.items():
         device.to_device(addresses[name], array, stream)
-        setattr(given, name, ctypes.c_void_p(addresses[name]))
-    device.run(plugin_sources.module("beam_search.loop_launches").rules(given), given, stream)
+        setattr(given if name in scratch else given.rules, name, ctypes.c_void_p(addresses[name]))
+    for launch, own in launches.rules(given, rules.chain):
+        device.run(launch, own, stream)
     device.to_host(arrays["scores"], addresses["scores"], stream)
     device.synchronize(stream)
     for address in addresses.values():

@@ -1,6 +1,6 @@
 """What the search on a GPU needs to know about a rule: the constants of its edit, and when it is active.
 
-The kernel `apply_rules` in plugins/beam_search/rules.cuh reads it. `Rule.device_form` returns it; a rule without one
+The kernels of plugins/beam_search/rules.cuh and filters.cuh read it. `Rule.device_form` returns it; a rule without one
 can't be used in a search on a GPU, which reports that.
 """
 

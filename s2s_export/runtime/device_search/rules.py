@@ -5,6 +5,7 @@ The rules are those of `decoding.rules`; each gives its own `DeviceForm`. One th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,13 +20,16 @@ from ..decoding.rule import Rule
 from ..decoding.rules import active, modules
 
 MOST_RULES = 32
+EDITS = "edits"
+Chain = tuple[tuple[str, int, int], ...]
 
 
 @dataclass(frozen=True)
 class DeviceRules:
     """The rules in order. records: DeviceRule structures as bytes. reads_history, reads_sources: which tables they
     need. changes_choice: logits and log-probabilities have to be edited apart, see `Rule.shift_invariant`. only_bans:
-    the rules do nothing but ban tokens, or allow no others.
+    the rules do nothing but ban tokens, or allow no others. chain: which rules go into one launch, as (effect, first,
+    end): EDITS for a run of rules none of which is a filter; a filter by itself.
     """
 
     n_rules: int
@@ -36,6 +40,7 @@ class DeviceRules:
     reads_sources: bool
     changes_choice: bool
     only_bans: bool
+    chain: Chain
 
 
 def serialise(options: GenerationOptions, vocabulary_size: int) -> DeviceRules:
@@ -83,7 +88,25 @@ def serialise(options: GenerationOptions, vocabulary_size: int) -> DeviceRules:
         reads_sources=any(form is not None and form.named.startswith("source") for form in forms),
         changes_choice=not all(rule.shift_invariant for rule in rules),
         only_bans=all(form is not None and form.effect in ("ban", "only") for form in forms),
+        chain=_chain([form.effect for form in forms if form is not None]),
     )
+
+
+def _chain(effects: Sequence[str]) -> Chain:
+    """Without filters the chain does not depend on how many rules there are, so that plans with and without one more
+    rule are equal."""
+    filters = plugin_sources.module("beam_search.loop_launches").FILTERS
+    if not set(effects) & set(filters):
+        return ((EDITS, 0, ALWAYS),) if effects else ()
+    links: list[tuple[str, int, int]] = []
+    for i, effect in enumerate(effects):
+        if effect in filters:
+            links.append((effect, i, i + 1))
+        elif links and links[-1][0] == EDITS:
+            links[-1] = (EDITS, links[-1][1], i + 1)
+        else:
+            links.append((EDITS, i, i + 1))
+    return tuple(links)
 
 
 def _words(form: DeviceForm) -> list[int]:

@@ -71,6 +71,8 @@ class SearchBuffers:
         self._arena.view("numbers", self._image)[:] = np.array([number & mask for number in numbers], np.uint64)
         self._progress[:] = 0
         device.to_device(self._address, self._image, self._stream)
+        if plan.has_filters:
+            device.zero(*self._arena.place("filter_rows", self._address), self._stream)
         if self._executor.ancestors:
             # Every beam has written its own prompt; later entries are set when their position is reached.
             ancestors = np.empty((plan.n_sources, plan.beams, plan.capacity), np.int64)

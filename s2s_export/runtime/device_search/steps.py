@@ -5,10 +5,10 @@
     one beam      [log-probabilities, rules] best tokens of slices, end of the step
     samples       log-probabilities, rules, draw, end of the step
 
-Brackets: only where rules are active; the best tokens then come from the edited log-probabilities. The end of a step is
-one launch: merge the slices' lists, update beams or rows, record, stop, publish. Where the decoder's step finds the
-candidates itself, without what rules ban, only that one is left. Where alignments are asked for, the step's
-cross-attention is kept before all else.
+Brackets: only where rules are active; the best tokens then come from the edited log-probabilities. Rules are one
+launch, but each filter has its own. The end of a step is one launch: merge the slices' lists, update beams or rows,
+record, stop, publish. Where the decoder's step finds the candidates itself, without what rules ban, only that one is
+left. Where alignments are asked for, the step's cross-attention is kept before all else.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class StepLaunches:
         if plan.is_dense:
             found += self._normalize()
         if plan.has_rules and plan.is_dense:
-            found.append((self._loop.rules(given := self._rules()), given))
+            found += self._loop.rules(self._chain(), plan.chain)
         if plan.samples:
             found += self._draw()
         elif not plan.step_lists:
@@ -119,6 +119,9 @@ class StepLaunches:
             history_width=plan.history_width,
             source_width=plan.source_width,
         )
+
+    def _chain(self) -> ctypes.Structure:
+        return self._fill(self._structures.ChainParameters, rules=self._rules(), lists=self._plan.filter_lists)
 
     def _top(self) -> Queued:
         """The best tokens: of the edited log-probabilities or logits where there are rules, else of the logits."""

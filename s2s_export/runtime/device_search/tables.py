@@ -9,6 +9,7 @@ plans share their memory and their graphs.
 
 from __future__ import annotations
 
+from ctypes import sizeof
 from dataclasses import dataclass
 from math import prod
 
@@ -19,7 +20,7 @@ from ... import plugin_sources
 from ...errors import BackendError, InvalidOption
 from ..decoding.options import GenerationOptions
 from ..decoding.state import NO_ATTENTION
-from .rules import MOST_RULES, DeviceRules
+from .rules import EDITS, MOST_RULES, Chain, DeviceRules
 from .step_executor import Attention, FindsCandidates, StepExecutor
 
 ALIGNMENT = 256
@@ -42,7 +43,7 @@ class Plan:
     source_width: int
     is_beam_search: bool
     samples: bool
-    has_rules: bool
+    chain: Chain  # the launches that apply rules; empty where there are none
     keeps_choice: bool  # rules edit the logits as well as the log-probabilities
     keeps_history: bool
     n_ids: int
@@ -67,6 +68,18 @@ class Plan:
     def candidates(self) -> int:
         """M, candidates of a row: as many as a step needs, since all of them may come from one beam."""
         return min(self.n_chosen, self.vocabulary) if self.is_beam_search else 1
+
+    @property
+    def has_rules(self) -> bool:
+        return bool(self.chain)
+
+    @property
+    def has_filters(self) -> bool:
+        return any(effect != EDITS for effect, *_ in self.chain)
+
+    @property
+    def filter_lists(self) -> int:
+        return int(plugin_sources.module("beam_search.loop_launches").filter_lists(self.vocabulary))
 
     @property
     def is_dense(self) -> bool:
@@ -119,7 +132,7 @@ def make_plan(
         source_width=_rounded(source_width) if rules.reads_sources else 1,
         is_beam_search=is_beam_search,
         samples=samples,
-        has_rules=rules.n_rules > 0,
+        chain=rules.chain,
         # With one beam the choice is made by logits, as in generate(). Only some rules treat them differently.
         keeps_choice=not is_beam_search and rules.changes_choice and not step_lists,
         keeps_history=rules.n_rules > 0,
@@ -214,6 +227,10 @@ def layout(plan: Plan) -> tuple[Layout, Layout]:
         by_the_loop["distribution"] = ((B, K, V), np.float32)
     if plan.keeps_choice:
         by_the_loop["choice"] = ((B, K, V), np.float32)
+    if plan.has_filters:
+        structures, texts = plugin_sources.module("beam_search.structures"), 1 + plan.keeps_choice
+        by_the_loop["filter_rows"] = ((texts * R, sizeof(structures.FilterRow)), np.uint8)
+        by_the_loop["filter_slices"] = ((texts * R, plan.filter_lists, sizeof(structures.FilterSlice)), np.uint8)
     if plan.samples:
         by_the_loop["drawn_ids"] = ((B, max(plan.n_chosen, K)), np.int64)
     if plan.samples and plan.is_beam_search:
@@ -249,9 +266,13 @@ class Arena:
     def view(self, name: str, block: NDArray[np.uint8]) -> NDArray[np.generic]:
         """The part of a host copy of the block that holds a table."""
         shape, dtype = self.tables[name]
-        size = prod(shape) * np.dtype(dtype).itemsize
-        first = self.offsets[name]
+        first, size = self.place(name, 0)
         return block[first : first + size].view(dtype).reshape(shape)
+
+    def place(self, name: str, block: int) -> tuple[int, int]:
+        """A table's address in the block at an address, and its bytes."""
+        shape, dtype = self.tables[name]
+        return block + self.offsets[name], prod(shape) * np.dtype(dtype).itemsize
 
     def report(self) -> list[tuple[str, str, int]]:
         """(name, shape, bytes), the largest first."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from device_helpers import missing_compiler, resolved, rules_applied, rules_defined, schedule
+from device_helpers import loop_launches, missing_compiler, resolved, rules_applied, rules_defined, schedule
 
 if missing_compiler():
     pytest.skip(str(missing_compiler()), allow_module_level=True)
@@ -84,15 +84,20 @@ class Compared:
         self.n_unequal += int((kept(found) != kept(wanted)).any(axis=-1).sum())
 
 
-def compare(name: str, seed: int, n_cases: int, sizes: tuple[int, ...]) -> Compared:
+SLICES = (30, loop_launches.FILTER_SLICE)  # tokens of a block
+
+
+def compare(name: str, seed: int, n_cases: int, sizes: tuple[int, ...], slices: tuple[int, ...] = SLICES) -> Compared:
     chance, rng, compared = random.Random(seed), np.random.default_rng(seed), Compared()
     for i in range(n_cases):
         V, kind, value = chance.choice(sizes), KINDS[i % len(KINDS)], chance.choice(FILTERS[name])
         keep = chance.choice([k for k in (1, 1, 3, 6) if k <= V])
         schedule(seed + i)
-        compared.add(
-            name, value, keep, random_scores(rng, kind, V), f"{name}={value} keep {keep} {kind} V {V} seed {seed}"
-        )
+        with pytest.MonkeyPatch.context() as patch:
+            size = chance.choice(slices)
+            patch.setattr(loop_launches, "FILTER_SLICE", size)
+            what = f"{name}={value} keep {keep} {kind} V {V} slices of {size} seed {seed}"
+            compared.add(name, value, keep, random_scores(rng, kind, V), what)
     return compared
 
 
@@ -104,7 +109,7 @@ def test_filter(name: str) -> None:
 
 @pytest.mark.parametrize("name", FILTERS)
 def test_filter_of_a_large_vocabulary(name: str) -> None:
-    compare(name, 2, 5, (58101, 256206))
+    compare(name, 2, 5, (58101, 256206), SLICES[1:])
 
 
 @pytest.mark.slow

@@ -116,9 +116,11 @@ def test_numbers_of_beams(beams: int) -> None:
 @pytest.mark.parametrize("beams", [1, 3])
 def test_draws(beams: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for i in range(8):
-        if i == 6:  # from here on a source's tokens are cut into slices, as those of a real vocabulary are
+        if i == 6:  # from here on tokens are cut into slices, as those of a real vocabulary are
             monkeypatch.setattr(loop_launches, "RACE_SLICE", 40)
-        compare(9000 + 100 * beams + i, num_beams=beams, do_sample=True, max_new_tokens=3)
+            monkeypatch.setattr(loop_launches, "FILTER_SLICE", 9)
+        options = {"top_k": 9, "top_p": 0.9, "typical_p": 0.8} if i % 2 else {}
+        compare(9000 + 100 * beams + i, num_beams=beams, do_sample=True, max_new_tokens=3, **options)
 
 
 def test_all_but_one_token_end() -> None:

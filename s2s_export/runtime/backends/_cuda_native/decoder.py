@@ -8,7 +8,9 @@
                  feed-forward down + residual
     norm + output projection
 
-With many rows or wide models, attention and the products around it are launches of their own, eight a layer.
+With many rows or wide models, attention and the products around it are launches of their own, eight a layer. With
+sources of more than 512 positions cross-attention is: several blocks share a source, and a launch merges what they
+find.
 
 Letters: B sources, K beams, R = B*K rows, S source length, C positions, H heads, D head size, L layers, V vocabulary.
 """
@@ -44,7 +46,8 @@ class DecoderProgram:
         heads = own("heads", (n_rows, 3 * inside), "float16")
         mixed = own("mixed", (n_rows, inside), "float16")
         hidden = own("hidden", (n_rows, max(one.feed_forward.outer.inputs for one in stack.layers)), "float16")
-        is_fused = launches.fuses_attention(n_rows, stack.width)
+        is_fused, splits = launches.fuses_attention(n_rows, stack.width), launches.cross_splits(encoder.length)
+        parts = own("parts", (n_rows, stack.heads, splits, stack.head_size + 2), "float32") if splits > 1 else None
         terms = [own(f"terms {i}", (stack.heads, n_rows, stack.width), "float32") for i in range(2 if is_fused else 0)]
         rows.embed(self.token, None, self.position)
         for i, layer in enumerate(stack.layers):
@@ -60,23 +63,27 @@ class DecoderProgram:
                 first_distance=bias.first if bias else 0, n_distances=bias.n if bias else 0, scale=attention.scale,
             )  # fmt: skip
             of_cross = structures.CrossAttentionParameters(
-                query=heads, keys=keys, values=keys + inside * 2, mask=encoder.mask, output=mixed, sources=B,
-                heads=stack.heads, beams=K, head_size=stack.head_size, length=encoder.length,
+                query=heads, keys=keys, values=keys + inside * 2, mask=encoder.mask, output=mixed, parts=parts,
+                sources=B, heads=stack.heads, beams=K, head_size=stack.head_size, length=encoder.length,
                 stride=model.cross.outputs, scale=cross.scale,
             )  # fmt: skip
             if is_fused:
                 output = rows.out_by_heads(attention.output, attention.norm, terms[0], stack.heads, base)
                 given = structures.SelfBlockParameters(attention=of_self, output=output)
                 self.program.add(launches.self_block(model.element, given), given)
+            else:
+                self.program.add(launches.self_attention(model.element, of_self), of_self)
+                rows.out_of(attention.output, attention.norm, mixed, base)
+            if is_fused and splits == 1:
                 query, base = rows.from_parts(cross.rows, cross.norm)
                 output = rows.out_by_heads(cross.output, cross.norm, terms[1], stack.heads, base)
                 given = structures.CrossBlockParameters(query=query, attention=of_cross, output=output)
                 self.program.add(launches.cross_block(model.element, given), given)
             else:
-                self.program.add(launches.self_attention(model.element, of_self), of_self)
-                rows.out_of(attention.output, attention.norm, mixed, base)
                 base = rows.into(cross.rows, cross.norm, heads)
                 self.program.add(launches.cross_attention(model.element, of_cross), of_cross)
+                if splits > 1:
+                    self.program.add(launches.merge_cross(model.element, of_cross), of_cross)
                 rows.out_of(cross.output, cross.norm, mixed, base)
 
             base = rows.into(part.inner, part.norm, hidden, **activated(part))

@@ -5,17 +5,25 @@ Letters: B sources, S source length as it is run, L decoder layers, H heads, D h
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...sources import Source, SourceKind
 from .loaded import Buffer, Loaded, Program, launches, named, structures
 from .model import Positions
 from .rows import Rows
 
 LEAST_LENGTH = 16  # source lengths that are run are powers of two, so that few shapes exist
+
+
+def source_length(loaded: Loaded, kind: SourceKind, sources: Sequence[Source], limit: int | None) -> int:
+    """S for a batch. Windows of sound all have the same."""
+    longest = max(map(kind.length, sources))
+    return longest if loaded.model.encoder.stem else run_length(longest, limit)
 
 
 def run_length(length: int, limit: int | None) -> int:
@@ -27,16 +35,15 @@ def run_length(length: int, limit: int | None) -> int:
 class EncoderProgram:
     """Everything that is computed once for a batch of B sources.
 
-    Its memory: ids [B, S] int64, mask [B, S] int32 and positions [B, S] int32 are written by the host; cross
-    [B*S, L*2*H*D] is its result, of each layer the keys and then the values.
+    Its memory: mask [B, S] int32, and ids [B, S] int64 with positions [B, S] int32 or the features [B, F, T] fp32, are
+    written by the host; cross [B*S, L*2*H*D] is its result, of each layer the keys and then the values.
     """
 
     def __init__(self, loaded: Loaded, n_sources: int, length: int, buffer: Buffer) -> None:
         model, stack = loaded.model, loaded.model.encoder
         self.n_sources, self.length = n_sources, length
-        self.ids = buffer("ids", (n_sources, length), "int64")
+        self.has_features = bool(stack.stem)
         self.mask = buffer("mask", (n_sources, length), "int32")
-        self.positions = buffer("positions", (n_sources, length), "int32")
         n_rows, inside = n_sources * length, stack.heads * stack.head_size
         self.cross = buffer("cross", (n_rows, model.cross.outputs), "float16")
         self.program = Program(loaded)
@@ -46,7 +53,14 @@ class EncoderProgram:
         mixed = own("mixed", (n_rows, inside), "float16")
         inner = max(layer.feed_forward.outer.inputs for layer in stack.layers)
         hidden = own("hidden", (n_rows, inner), "float16")
-        rows.embed(self.ids, self.positions, None)
+        if stack.stem:
+            self.features_shape = (n_sources, stack.stem[0].channels, length * prod(one.step for one in stack.stem))
+            self.features = buffer("features", self.features_shape, "float32")
+            rows.convolve(self.features, self.features_shape, own)
+        else:
+            self.ids = buffer("ids", (n_sources, length), "int64")
+            self.positions = buffer("positions", (n_sources, length), "int32")
+            rows.embed(self.ids, self.positions, None)
         for layer in stack.layers:
             attention, part = layer.self_attention, layer.feed_forward
             base = rows.into(attention.rows, attention.norm, heads)
@@ -63,15 +77,20 @@ class EncoderProgram:
         rows.product(model.cross, rows.result(), output=self.cross)
 
     def upload(self, values: Mapping[str, NDArray[Any]], table: Positions | None, device: Any, stream: int) -> None:
-        """values: what the kind of source prepared, at most S tokens of each source."""
-        ids = np.zeros((self.n_sources, self.length), np.int64)
+        """values: what the kind of source prepared: at most S tokens of each source, or windows of S positions."""
         mask = np.zeros((self.n_sources, self.length), np.int32)
-        given = values["input_ids"]
-        ids[:, : given.shape[1]] = given
-        mask[:, : given.shape[1]] = values["source_mask"]
-        device.to_device(self.ids, ids, stream)
+        mask[:, : values["source_mask"].shape[1]] = values["source_mask"]
         device.to_device(self.mask, mask, stream)
-        device.to_device(self.positions, rows_of(table, ids), stream)
+        if self.has_features:
+            features = np.ascontiguousarray(values["input_features"], np.float32)
+            assert features.shape == self.features_shape
+            device.to_device(self.features, features, stream)
+        else:
+            ids = np.zeros((self.n_sources, self.length), np.int64)
+            given = values["input_ids"]
+            ids[:, : given.shape[1]] = given
+            device.to_device(self.ids, ids, stream)
+            device.to_device(self.positions, rows_of(table, ids), stream)
         device.synchronize(stream)  # the copies have read the arrays above
 
 

@@ -11,7 +11,7 @@ from ...decoding.options import GenerationOptions
 from ...device_search.step_executor import Attention, CandidateTables, capacity
 from ...sources import Source, SourceKind
 from .decoder import DecoderProgram
-from .encoder import EncoderProgram, run_length
+from .encoder import EncoderProgram, source_length
 from .loaded import NO_ATTENTION, Loaded
 
 
@@ -60,7 +60,7 @@ class NativeSlot:
     ) -> NativeExecutor:
         if alignments:
             raise BackendError(NO_ATTENTION)
-        shape = shape_of(sources, options, self._kind, self._limits)
+        shape = shape_of(self._loaded, sources, options, self._kind, self._limits)
         n_sources, n_beams, positions, length = shape
         if self._last is None or self._last[0] != shape:
             self._last = None
@@ -81,10 +81,11 @@ class NativeSlot:
 
 
 def shape_of(
-    sources: Sequence[Source], options: GenerationOptions, kind: SourceKind, limits: tuple[int | None, int | None]
-) -> tuple[int, int, int, int]:
+    loaded: Loaded, sources: Sequence[Source], options: GenerationOptions, kind: SourceKind,
+    limits: tuple[int | None, int | None],
+) -> tuple[int, int, int, int]:  # fmt: skip
     """B, K, C and S of a batch. limits: longest source and target that the model takes."""
-    length = run_length(max(map(kind.length, sources)), limits[0])
+    length = source_length(loaded, kind, sources, limits[0])
     return len(sources), options.n_rows, capacity(options, limits[1]), length
 
 
@@ -99,7 +100,7 @@ class NativeSlotFactory:
         self._loaded, self._limits = loaded, limits
 
     def shape_of(self, sources: Sequence[Source], options: GenerationOptions) -> Hashable:
-        return shape_of(sources, options, self.kind, self._limits)
+        return shape_of(self._loaded, sources, options, self.kind, self._limits)
 
     def make(self) -> NativeSlot:
         return NativeSlot(self._loaded, self.kind, self._limits)

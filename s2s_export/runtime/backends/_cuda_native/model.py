@@ -1,8 +1,8 @@
 """What an engine of flavour "cuda-native" holds: model.json, a Transformer's structure, and weights.bin, its weights.
 
-model.json, version 2:
+model.json, version 3:
 
-    version      the integer 2; a reader takes no other, as the kernels know one layout
+    version      the integer 3; a reader takes no other, as the kernels know one layout
     element      fp16, bf16 or int8: of weights. Caches and what products read are of the same element, of fp16 for int8
     tensors      by name: offset in weights.bin, a multiple of 256; layout "fragments" (shape [O, I], fp16 or bf16, as
                  plugins/transformer/fragments.py packs it), "bytes" (the same of whole numbers of 8 bits, which have a
@@ -31,7 +31,7 @@ from ....errors import EngineError
 from ....schema import Unreadable, read_json, shown
 
 DESCRIPTION, WEIGHTS = "model.json", "weights.bin"
-VERSION = 2
+VERSION = 3
 ALIGNMENT = 256  # bytes
 BYTES = {"fp16": 2, "bf16": 2, "int8": 1}
 LAYOUT_BYTES = {"fragments": 2, "bytes": 1, "floats": 4}
@@ -116,15 +116,31 @@ class Positions:
 
 
 @dataclass(frozen=True)
+class Convolution:
+    """Output s has the `size` positions from s*step - padding on, each with its channels: [O, size*channels]."""
+
+    product: Linear
+    channels: int
+    size: int
+    step: int
+    padding: int
+    activation: str
+
+
+@dataclass(frozen=True)
 class Stack:
-    """Encoder or decoder. embedding [V, E]. embedding_row_scales [V]: of an embedding of 8 bits, else None."""
+    """Encoder or decoder. embedding [V, E]. embedding_row_scales [V]: of an embedding of 8 bits, else None.
+
+    stem: of an encoder of sound, the convolutions that make the stream of its features; there is no embedding then, and
+    positions are [P, E] "floats", of which row s is added to position s.
+    """
 
     width: int
     true_width: int
     heads: int
     head_size: int
     norm_first: bool
-    embedding: str
+    embedding: str | None
     embedding_row_scales: str | None
     vocabulary: int
     embedding_scale: float
@@ -132,6 +148,7 @@ class Stack:
     embedding_norm: Norm | None
     final_norm: Norm | None
     layers: tuple[Layer, ...]
+    stem: tuple[Convolution, ...]
 
 
 @dataclass(frozen=True)
@@ -293,13 +310,16 @@ def _tensors_of(model: Model) -> typing.Iterator[Wanted]:
         E, inside = stack.width, stack.heads * stack.head_size
         if E % 16 or not 0 < stack.true_width <= E or stack.head_size % 16 or not 16 <= stack.head_size <= 128:
             raise _Wrong(f"a stack has width {E} and head size {stack.head_size}, expected multiples of 16")
-        if stack.vocabulary < 1:
-            raise _Wrong(f"a stack has a vocabulary of {stack.vocabulary}, expected at least 1")
-        rows = -(-stack.vocabulary // 16) * 16
-        yield stack.embedding, (rows, E), of_weights
-        if of_weights == "bytes":
-            yield stack.embedding_row_scales, (rows,), "floats"
-        if stack.positions is not None:
+        if stack.stem and stack is model.encoder:
+            yield from _of_stem(stack, of_weights)
+        elif stack.vocabulary < 1 or stack.embedding is None or stack.stem:
+            raise _Wrong(f"a stack has a vocabulary of {stack.vocabulary}, expected an embedding of at least 1")
+        else:
+            rows = -(-stack.vocabulary // 16) * 16
+            yield stack.embedding, (rows, E), of_weights
+            if of_weights == "bytes":
+                yield stack.embedding_row_scales, (rows,), "floats"
+        if stack.positions is not None and not stack.stem:
             yield stack.positions.table, (-(-stack.positions.n // 16) * 16, E), "fragments"
         for norm in (stack.embedding_norm, stack.final_norm):
             yield from _of_norm(norm, E)
@@ -322,6 +342,21 @@ def _tensors_of(model: Model) -> typing.Iterator[Wanted]:
     own = model.decoder.heads * model.decoder.head_size
     yield from _of_linear(model.cross, len(model.decoder.layers) * 2 * own, model.encoder.width, of_weights)
     yield from _of_linear(model.head, model.head.outputs, model.decoder.width, of_weights)
+
+
+def _of_stem(stack: Stack, layout: str) -> typing.Iterator[Wanted]:
+    if stack.positions is None or stack.embedding_norm is not None or not stack.norm_first:
+        raise _Wrong("an encoder of sound has no positions, or norms where none are expected")
+    yield stack.positions.table, (stack.positions.n, stack.width), "floats"
+    channels = stack.stem[0].channels
+    for one in stack.stem:
+        if one.channels != channels or not 0 <= one.padding < one.size or one.step < 1:
+            raise _Wrong(f"a convolution reads {one.channels} channels with a step of {one.step}, expected {channels}")
+        inputs = -(-one.size * one.channels // 16) * 16
+        yield from _of_linear(one.product, one.product.outputs, inputs, layout)
+        channels = one.product.outputs
+    if channels != stack.width:
+        raise _Wrong(f"the last convolution gives {channels} channels, expected {stack.width}")
 
 
 def _of_linear(linear: Linear, outputs: int, inputs: int, layout: str) -> typing.Iterator[Wanted]:

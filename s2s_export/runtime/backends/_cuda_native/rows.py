@@ -71,6 +71,34 @@ class Rows:
         if stack.norm_first:
             self._settle()
 
+    def convolve(self, features: int, shape: tuple[int, ...], buffer: Buffer) -> None:
+        """The stream begins with convolutions of features [B, channels, length] fp32. Each is a product of its windows;
+        positions are added by the last, source by source, as all sources have the same."""
+        stack, (n_sources, _, length) = self._stack, shape
+        assert stack.positions is not None
+        rows = features
+        for i, one in enumerate(stack.stem):
+            n = (length + 2 * one.padding - one.size) // one.step + 1
+            inputs, outputs = one.product.inputs, one.product.outputs
+            of_windows = structures.WindowParameters(
+                input=rows, output=buffer(f"windows {i}", (n_sources * n, inputs), "float16"), positions=n,
+                length=length, channels=one.channels, inputs=inputs, size=one.size, step=one.step,
+                padding=one.padding, by_channel=int(i == 0),
+            )  # fmt: skip
+            self._program.add(launches.windows(self._element, of_windows, n_sources), of_windows)
+            rows, length = buffer(f"convolved {i}", (n_sources * n, outputs), "float16"), n
+            is_last = i == len(stack.stem) - 1
+            for source in range(n_sources if is_last else 1):
+                given = self._arguments(one.product, of_windows.output + source * n * inputs * 2, output=rows)
+                given.rows = n if is_last else n_sources * n
+                given.activation = structures.ACTIVATIONS.index(one.activation)
+                if is_last:
+                    given.output = None
+                    given.output_float = self._stream + source * n * outputs * 4
+                    given.residual = self._loaded.address(stack.positions.table)
+                self._program.add(launches.product(self._element, given), given)
+        assert n_sources * length == self.n
+
     def _settle(self) -> None:
         """Norms the stream where it lies, if that is pending."""
         if self._pending is not None:

@@ -18,7 +18,7 @@ from ...decoding.ancestors import AncestorTable
 from ...decoding.state import Floats, Ints, StepQuery, StepResult
 from ...sources import Source, SourceKind
 from .decoder import DecoderProgram
-from .encoder import EncoderProgram, run_length
+from .encoder import EncoderProgram, source_length
 from .loaded import NO_ATTENTION, Loaded
 
 FIRST_CAPACITY = 64  # positions that a cache has room for at first
@@ -39,7 +39,7 @@ class NativeState:
         self._stream = self._device.create_stream()
         self._buffers = Buffers(self._device, self._stream)
         weakref.finalize(self, _close, self._device, self._buffers, self._stream)
-        length = run_length(max(map(kind.length, sources)), limits[0])
+        length = source_length(loaded, kind, sources, limits[0])
         self._encoder = EncoderProgram(loaded, len(sources), length, self._buffers.get)
         self._encoder.upload(kind.prepare(sources), loaded.model.encoder.positions, self._device, self._stream)
         self._encoder.program.run(self._stream)
