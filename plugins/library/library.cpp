@@ -24,7 +24,7 @@ auto guarded(Make make) -> decltype(make()) {
   } catch (const std::bad_alloc&) {
     message = "there is not enough memory; decode fewer sources at a time";
   } catch (const std::exception& error) {
-    message = error.what();
+    message = s2s_library::one_line(error.what());
   } catch (...) {
     message = "an operator failed";
   }

@@ -62,6 +62,12 @@ inline Json json_of(const std::string& path) {
   }
 }
 
+// A message of another library's, which may have several lines, as part of one of ours.
+inline std::string one_line(std::string text) {
+  std::replace(text.begin(), text.end(), '\n', ' ');
+  return text.substr(0, 1000);
+}
+
 // A part of a JSON file that has to be there. name: with dots between the levels.
 inline const Json& part(const Json& all, const std::string& name, Json::Kind kind, const std::string& file) {
   const Json* at = &all;
@@ -305,6 +311,9 @@ class Model {
       } catch (const std::runtime_error& error) {
         throw std::runtime_error("ONNX Runtime can't open " + folder + where + " (" + one_line(error.what()) + "); build the engine again");
       }
+      for (const std::string& input : made.session->inputs())
+        if (std::none_of(made.inputs.begin(), made.inputs.end(), [&](const Entry& e) { return e.name == input; }))
+          throw std::runtime_error(file + " does not name the input '" + one_line(input) + "' of " + where + "; build the engine again");
       graphs.emplace(name, std::move(made));
     }
     require("encoder", {}, file);
@@ -340,10 +349,6 @@ class Model {
       found.push_back(std::move(entry));
     }
     return found;
-  }
-  static std::string one_line(std::string text) {
-    std::replace(text.begin(), text.end(), '\n', ' ');
-    return text.substr(0, 300);
   }
 
   // Weights that several graphs read, in the mapped file.

@@ -35,8 +35,12 @@ enum Place : int {
   SET_INTRA_OP_THREADS = 24,
   SET_INTER_OP_THREADS = 25,
   REGISTER_CUSTOM_OPS_LIBRARY = 29,
+  SESSION_INPUT_COUNT = 30,
+  SESSION_INPUT_NAME = 36,
   CREATE_TENSOR_WITH_DATA = 49,
   CREATE_CPU_MEMORY_INFO = 69,
+  ALLOCATOR_FREE = 76,
+  DEFAULT_ALLOCATOR = 78,
   RELEASE_STATUS = 93,
   RELEASE_SESSION = 95,
   RELEASE_VALUE = 96,
@@ -128,6 +132,22 @@ class Session {
     for (OrtValue* value : values) ort_session::release(ort_session::RELEASE_VALUE, value);
   }
   Session(const Session&) = delete;
+
+  // What the graph reads. Whoever binds less than that makes ONNX Runtime hand its nodes nothing.
+  std::vector<std::string> inputs() const {
+    void* allocator = nullptr;  // ONNX Runtime's own, which is never released
+    ort_session::call(ort_session::DEFAULT_ALLOCATOR, &allocator);
+    size_t n = 0;
+    ort_session::call(ort_session::SESSION_INPUT_COUNT, static_cast<const OrtSession*>(session), &n);
+    std::vector<std::string> found;
+    for (size_t i = 0; i < n; i++) {
+      char* name = nullptr;
+      ort_session::call(ort_session::SESSION_INPUT_NAME, static_cast<const OrtSession*>(session), i, allocator, &name);
+      found.emplace_back(name);
+      ort_session::call(ort_session::ALLOCATOR_FREE, allocator, static_cast<void*>(name));
+    }
+    return found;
+  }
 
   OrtSession* session = nullptr;
 

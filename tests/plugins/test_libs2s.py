@@ -198,6 +198,27 @@ def test_the_hash_of_the_operators_without_python() -> None:
     assert made.stdout.strip().split(",") == [cpu.sources(), *cpu.EARLIER]
 
 
+def test_cmake_compiles_the_sets_with_the_flags_of_the_build() -> None:
+    text = (ROOT / "plugins" / "library" / "CMakeLists.txt").read_text()
+    flags = dict(re.findall(r"set\(flags_(\w+) ([^)]*)\)", text))
+    of_build = {
+        name: words
+        for sets in plugin_sources.module("cpu.build").INSTRUCTION_SETS.values()
+        for name, words in sets.items()
+    }
+    for name, expected in of_build.items():
+        found = [word for flag in flags.pop(name, "").split() for word in flags_of(flag, text)]
+        assert sorted(found) == sorted(expected), name
+    assert not flags
+
+
+def flags_of(word: str, text: str) -> list[str]:
+    """A word of CMake, or what the variable that it names was set to."""
+    if not word.startswith("${"):
+        return [word]
+    return re.search(rf"set\({word[2:-1]} ([^)]*)\)", text)[1].split()  # type: ignore[index]
+
+
 def test_many_threads_may_use_one_model(bundle: Path) -> None:
     with Library(bundle) as model, ThreadPoolExecutor(4) as pool:
         together = list(pool.map(model.decoded, SOURCES * 5))
