@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "beam_search/alignment_parameters.h"
+#include "beam_search/chain_parameters.h"
 #include "beam_search/loop_parameters.h"
 #include "transformer/parameters.h"
 
@@ -45,22 +46,26 @@ static size_t size_of_transformer(const std::string& name) {
   if (begins("self_block")) return sizeof(SelfBlockParameters);
   if (begins("cross_block")) return sizeof(CrossBlockParameters);
   if (begins("self_attention")) return sizeof(SelfAttentionParameters);
-  if (begins("cross_attention")) return sizeof(CrossAttentionParameters);
+  if (begins("cross_attention") || begins("merge_cross")) return sizeof(CrossAttentionParameters);
+  if (begins("windows") || begins("input_windows")) return sizeof(WindowParameters);
   if (begins("encoder_attention")) return sizeof(EncoderAttentionParameters);
   if (begins("norm_rows")) return sizeof(NormParameters);
-  return begins("embed_rows") ? sizeof(EmbedParameters) : sizeof(ProductParameters);
+  if (begins("embed_rows")) return sizeof(EmbedParameters);
+  return begins("skinny_product") || begins("tiled_product") ? sizeof(ProductParameters) : 0;
 }
 static size_t size_of(const std::string& name) {
   if (name.find("top") != std::string::npos && name.find("stop") == std::string::npos) return sizeof(LogSoftmaxTopParameters);
   if (name.find("attention") != std::string::npos) return sizeof(AlignmentParameters);
+  if (name.rfind("row_statistics", 0) == 0 || name.rfind("write_scores", 0) == 0) return sizeof(NormalizeParameters);
+  if (name.find("filter") != std::string::npos) return sizeof(ChainParameters);
   const std::map<std::string, size_t> sizes = {
       {"beam_update_step", sizeof(BeamUpdateParameters)}, {"beam_stop_step", sizeof(BeamStopParameters)},
-      {"apply_decoding_rules", sizeof(RulesParameters)},  {"draw_row_tokens", sizeof(DrawParameters)},
+      {"apply_decoding_rules", sizeof(ChainParameters)},  {"draw_row_tokens", sizeof(DrawParameters)},
       {"count_drawable_tokens", sizeof(DrawParameters)},  {"race_of_slices", sizeof(DrawParameters)},
       {"merge_races", sizeof(DrawParameters)},            {"finish_beam_step", sizeof(BeamStepParameters)},
       {"finish_row_step", sizeof(RowStepParameters)}};
   auto found = sizes.find(name);
-  return found == sizes.end() ? sizeof(NormalizeParameters) : found->second;
+  return found == sizes.end() ? 0 : found->second;  // 0: the table lacks it, and it can't be launched
 }
 struct FakeKernel {
   ByName launch;
@@ -139,6 +144,7 @@ CUresult cuLibraryGetKernel(CUkernel* kernel, CUlibrary library, const char* nam
 }
 CUresult cuKernelGetFunction(CUfunction* function, CUkernel kernel) { *function = (CUfunction)kernel; return CUDA_SUCCESS; }
 static int launch_kernel(FakeKernel* kernel, const uint32_t (&grid)[3], unsigned threads, void* stream, void** arguments) {
+  if (!kernel->argument_bytes) return CUDA_ERROR_INVALID_VALUE;
   const char* first = static_cast<const char*>(arguments[0]);
   std::vector<char> copied(first, first + kernel->argument_bytes);
   const uint32_t x = grid[0], y = grid[1], z = grid[2];
