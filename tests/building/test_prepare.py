@@ -107,6 +107,17 @@ def test_a_laptop_is_told_to_prepare_here_and_compile_there(copied, monkeypatch,
     assert "pip install" not in said
 
 
+def test_a_laptop_that_has_prepared_is_told_to_compile_there(copied, monkeypatch, tmp_path):
+    path = copied("bart")
+    building.prepare(path, write(tmp_path, ORIN))
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(BuildError) as caught:
+        building.build(path, "mine")
+    said, _, on_the_device = str(caught.value).partition("; if this is the device: ")
+    assert said.endswith("copy the bundle to the device, and run there: s2s build bart.bundle --target mine")
+    assert on_the_device.startswith("TensorRT can't be imported")
+
+
 def test_a_cpu_target_needs_no_preparation(copied):
     with pytest.raises(InvalidOption, match="nothing is to be prepared; run: s2s build"):
         building.prepare(copied("bart"), "cpu-int8")

@@ -36,8 +36,8 @@ def check(bundle: Bundle, recipe: Recipe, prepared: Prepared | None = None) -> N
     """Raises BuildError, InvalidOption or MissingExtra before any work is done. prepared: what is compiled, if any."""
     from ..gpu import dimensions, options
 
-    if prepared is None and recipe.flavour == "tensorrt" and libraries.unavailable(recipe.flavour):
-        raise BuildError(_prepare_here(bundle, recipe))
+    if recipe.flavour == "tensorrt" and (missing := libraries.unavailable(recipe.flavour)):
+        raise BuildError(_prepare_here(bundle, recipe) if prepared is None else _compile_there(bundle, recipe, missing))
     if prepared is None:
         _require_onnx()
     options.read(recipe)
@@ -247,6 +247,13 @@ def _prepare_here(bundle: Bundle, recipe: Recipe) -> str:
         f"target '{recipe.name}' is compiled on the machine that runs it, and TensorRT is not here; prepare here and "
         f"compile there; run here: s2s build {bundle.path} --prepare {recipe.name}, copy the bundle to the "
         f"device, and run there: s2s build {bundle.path.name} --target {recipe.name}"
+    )
+
+
+def _compile_there(bundle: Bundle, recipe: Recipe, missing: str) -> str:
+    return (
+        f"target '{recipe.name}' is prepared; copy the bundle to the device, and run there: s2s build "
+        f"{bundle.path.name} --target {recipe.name}; if this is the device: {missing}"
     )
 
 
