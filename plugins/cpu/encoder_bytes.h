@@ -83,12 +83,7 @@ inline void means_of(const float* rows, size_t row, int length, int size, float*
 }
 
 // LANES numbers without their means; 0 for those beyond the n that there are.
-inline Floats centred(const float* x, const float* mean, int n) {
-  if (n >= LANES) return load(x) - load(mean);
-  float some[LANES] = {};
-  for (int i = 0; i < n; i++) some[i] = x[i] - mean[i];
-  return load(some);
-}
+inline Floats centred(const float* x, const float* mean, int n) { return load_some(x, n) - load_some(mean, n); }
 
 // From -127 to 127; 0 for what is no number.
 inline Ints in_bytes(Floats x) { return to_nearest(x) & Ints(magnitude(x) < 127.5f); }

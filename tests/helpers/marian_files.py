@@ -8,25 +8,13 @@ from typing import Any
 import numpy as np
 import yaml
 
+from s2s_export.measuring.bench.contestants import marian
+
 WIDTH, INNER, LAYERS, HEADS = 16, 24, 2, 2
 UNITS = 12  # of recurrent models
-# What marian-decoder asks of a Transformer's options, at their defaults.
 OPTIONS: dict[str, Any] = {
-    "bert-train-type-embeddings": False, "dec-cell": "gru", "dec-cell-base-depth": 2, "dec-cell-high-depth": 1,
-    "dec-depth": LAYERS, "dim-emb": WIDTH, "dim-rnn": 1024, "enc-cell": "gru", "enc-cell-depth": 1,
-    "enc-depth": LAYERS, "enc-type": "bidirectional", "factors-combine": "sum", "factors-dim-emb": 0,
-    "input-types": [], "layer-normalization": False, "lemma-dim-emb": 0, "lemma-dependency": "", "right-left": False,
-    "skip": False, "tied-embeddings": False, "tied-embeddings-all": False, "tied-embeddings-src": False,
-    "transformer-aan-activation": "swish", "transformer-aan-depth": 2, "transformer-aan-nogate": False,
-    "transformer-decoder-autoreg": "self-attention", "transformer-decoder-dim-ffn": 0,
-    "transformer-decoder-ffn-depth": 0, "transformer-depth-scaling": False, "transformer-dim-aan": 2048,
-    "transformer-dim-ffn": INNER, "transformer-ffn-activation": "relu", "transformer-ffn-depth": 2,
-    "transformer-guided-alignment-layer": "last", "transformer-heads": HEADS, "transformer-no-projection": False,
-    "transformer-no-affine": False, "transformer-no-bias": False, "transformer-pool": False,
-    "transformer-postprocess": "dan", "transformer-postprocess-emb": "d", "transformer-postprocess-top": "",
-    "transformer-preprocess": "", "transformer-rnn-projection": False, "transformer-tied-layers": [],
-    "transformer-train-position-embeddings": False, "output-omit-bias": False, "type": "transformer", "ulr": False,
-    "ulr-dim-emb": 0, "ulr-trainable-transformation": False, "version": "v1.12.0",
+    **marian.OPTIONS, "dim-emb": WIDTH, "dec-depth": LAYERS, "enc-depth": LAYERS, "tied-embeddings-all": False,
+    "transformer-dim-ffn": INNER, "transformer-ffn-activation": "relu", "transformer-heads": HEADS,
 }  # fmt: skip
 
 

@@ -26,8 +26,7 @@ def test_the_instruction_set_and_why_it_is_not_that_of_amx(monkeypatch, chosen, 
 
 def test_kernels_are_not_compiled_to_describe_a_machine(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    if BUILD.made() is not None:
-        pytest.skip("the package has compiled kernels")
+    monkeypatch.setattr(BUILD, "packaged_name", lambda kind=None: "none.so")
     assert machine.machine()["kernels"].startswith("not compiled yet")
     assert not list(tmp_path.iterdir())
 

@@ -17,11 +17,11 @@ from ...graphs.links import Links, attribute, id_of, replace
 from ...graphs.passes import Applied
 from ..onnxruntime.products import incompatible_reason
 from . import node
+from .norms import N_WEIGHTS, is_served
 from .packing import LANES, Store, filled
 
 ACTIVATIONS = {"none": 0, "relu": 1, "silu": 2, "gelu": 3, "gelu_tanh": 4, "quick_gelu": 5}  # of plugins/cpu/kernels.h
 QUICK_GELU = 1.702
-NORMS = ("LayerNormalization", "RMSNormalization")
 
 
 def apply(graph: Graph, store: Store) -> list[Applied]:
@@ -118,10 +118,8 @@ def _factor(graph: Graph, product: onnx.NodeProto) -> float | None:
 
 def _norm(graph: Graph, links: Links, value: str) -> onnx.NodeProto | None:
     """The norm over the last axis that reads `value`, if there is exactly one."""
-    norms = [reader for reader in links.readers(value) if reader.op_type in NORMS and reader.input[0] == value]
-    if len(norms) != 1 or attribute(norms[0], "axis", -1) != -1:
-        return None
-    return norms[0] if all(name in graph.weights for name in norms[0].input[1:] if name) else None
+    norms = [reader for reader in links.readers(value) if reader.op_type in N_WEIGHTS and reader.input[0] == value]
+    return norms[0] if len(norms) == 1 and is_served(graph, norms[0]) else None
 
 
 def _row_widths(graph: Graph) -> dict[str, int]:
@@ -137,7 +135,7 @@ def _row_widths(graph: Graph) -> dict[str, int]:
             shape = graph.weights[made.input[1]]
             if shape.shape == (2,) and shape[0] == -1:
                 found[made.output[0]] = int(shape[1])
-        elif made.op_type in ("Relu", "Gelu", "Sigmoid", *NORMS) and made.input[0] in found:
+        elif made.op_type in ("Relu", "Gelu", "Sigmoid", *N_WEIGHTS) and made.input[0] in found:
             found[made.output[0]] = found[made.input[0]]
         elif made.op_type in ("Add", "Mul"):
             widths = {found.get(name) for name in made.input if name not in graph.weights and name not in of_table}

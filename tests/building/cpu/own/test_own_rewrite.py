@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import tiny_models
+from onnx import TensorProto, helper
 
 from s2s_export import bundle as bundles
 from s2s_export import recipes
 from s2s_export.building.builders import cpu
+from s2s_export.building.cpu.own import norms, packing, products
+from s2s_export.building.graphs.graph import Graph
 
 # An expert's rows are chosen at run time, and T5Gemma's attention is of no kind that a kernel computes.
 WHOLE = [name for name in tiny_models.CONFIGS if not name.startswith(("switch_transformers", "t5gemma"))]
@@ -40,3 +44,26 @@ def test_every_family_is_rewritten_whole(exported, name):
     left = {node.op_type for graph in graphs.values() for node in graph.nodes}
     assert not left & {"Gemm", "LogSoftmax", "TopK", "BeamSelfAttention"}
     assert not left & {"LayerNormalization", "RMSNormalization", "Gelu"}
+
+
+def norm_after_a_product(n_weights):
+    """A graph of a product, a residual and a LayerNormalization with so many weights."""
+    nodes = [
+        helper.make_node("Gemm", ["x", "w", "b"], ["before"], name="before"),
+        helper.make_node("Gemm", ["before", "w", "b"], ["product"], name="product"),
+        helper.make_node("Add", ["before", "product"], ["sum"]),
+        helper.make_node("LayerNormalization", ["sum", "scale", "shift"][: 1 + n_weights], ["y"], axis=-1),
+    ]
+    rows = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["R", 16]) for name in ("x", "y")]
+    model = helper.make_model(helper.make_graph(nodes, "one", rows[:1], rows[1:]))
+    weights = {"w": np.eye(16, dtype="f4"), **{name: np.ones(16, "f4") for name in ("b", "scale", "shift")}}
+    return Graph("encoder", model, weights, dict.fromkeys(("x", "before", "product", "sum", "y"), TensorProto.FLOAT))
+
+
+@pytest.mark.parametrize(("n_weights", "left"), [(2, set()), (1, {"LayerNormalization"})])
+def test_a_norm_that_would_pass_for_another_kind_is_left(n_weights, left):
+    """Without a bias the operator takes it for an RMSNormalization, which takes no mean away."""
+    graph = norm_after_a_product(n_weights)
+    products.apply(graph, packing.Store("fp32"))
+    norms.apply(graph)
+    assert {node.op_type for node in graph.nodes if not node.domain} == left

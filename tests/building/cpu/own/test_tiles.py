@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_own_kernels import BUILD, SETS, emulated, normal, packed_inputs, run
+from test_own_kernels import BUILD, SETS, emulated, normal, packed_inputs, run, skip_without_amx
 
 from s2s_export import plugin_sources
 from s2s_export.building.cpu.own import packing
@@ -39,8 +39,7 @@ def tiled(request, plain):
     if request.param == "emulated":
         return emulated()
     path = BUILD.library()
-    if why := BUILD.why_not_amx(path):
-        pytest.skip(f"no amx: {why}")
+    skip_without_amx(path)
     return path
 
 
