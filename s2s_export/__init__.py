@@ -9,7 +9,7 @@ from .version import __version__
 if TYPE_CHECKING:
     from .exporting.export import export
     from .exporting.own_module.attention import TransformerModule
-    from .exporting.own_module.config import ModuleConfig
+    from .exporting.own_module.config import Features, ModuleConfig, Pictures
     from .exporting.own_module.export import export_module
     from .runtime.decoding import Hypothesis
     from .runtime.encoding import EncoderSession, load_encoder
@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EncoderSession",
+    "Features",
     "Hypothesis",
     "ModuleConfig",
+    "Pictures",
     "Session",
     "TransformerModule",
     "__version__",
@@ -28,7 +30,11 @@ __all__ = [
     "load_encoder",
 ]
 # What `export_module` needs, by the module of exporting/own_module that defines it.
-_OWN_MODULE = {"export_module": "export", "ModuleConfig": "config", "TransformerModule": "attention"}
+_OWN_MODULE = {
+    "export_module": "export",
+    **dict.fromkeys(("Features", "ModuleConfig", "Pictures"), "config"),
+    "TransformerModule": "attention",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -35,6 +35,7 @@ manifest.json, format version 1, holds (their types are below, in `_MANIFEST`)
                               the checkpoint had them (runtime/templates.py);
                               pixels n_channels, height, width, n_positions and preprocessing, null where the
                               checkpoint had none (runtime/pictures/steps.py);
+                              features n_features and min_length;
                               flattened_patches patch_size and patching, null where the checkpoint had none
                               (runtime/pictures/patches.py)
     speech                    of a speech model: the ids and numbers that its prompts and times need
@@ -108,8 +109,9 @@ GENERATING = (ENCODER_DECODER, DECODER)
 POOLINGS = ("mean", "cls", "max", "mean_sqrt_len", "last")
 ACTIVATIONS = ("softmax", "sigmoid", "none")
 # What stands for a size in a shape: sources, beams, source length, positions, slots, candidates, probes, samples; P is
-# tokens of a prompt in the graph prefill, and places of sources in an engine's decoder step.
-LETTERS = ("B", "K", "S", "C", "N", "M", "Q", "W", "P")
+# tokens of a prompt in the graph prefill, and places of sources in an engine's decoder step; F is a length that follows
+# from the source's, as behind a convolution with strides, of a module of one's own.
+LETTERS = ("B", "K", "S", "C", "N", "M", "Q", "W", "P", "F")
 DTYPES = ("float32", "float16", "bfloat16", "int64", "int32", "bool")
 
 # The types of what is read below and by the runtime, which may rely on them.
@@ -174,6 +176,7 @@ _MANIFEST: Check = record(
                 "is_normalized": boolean,
                 **dict.fromkeys(("n_channels", "height", "width", "n_positions"), integer(1)),
                 "preprocessing": null_or(PREPROCESSING),
+                **dict.fromkeys(("n_features", "min_length"), integer(1)),
                 "patch_size": integer(1),
                 "patching": null_or(PATCHING),
                 "chat_template": text,

@@ -5,8 +5,6 @@ from __future__ import annotations
 REFUSED = {
     "nllb-moe": "transformers sends every token to experts 0 and 1, whatever the router chooses, so that there is no "
     "right output to agree with",
-    "prophetnet": "its logits come from a second stream of queries, whose position bias is computed from hidden "
-    "states; the decoder step has one stream",
     "pegasus_x": "its encoder passes global tokens from layer to layer beside the source's own",
     "seamless_m4t": "it is several models in one; text to text among them has no checkpoint of its own",
     "seamless_m4t_v2": "it is several models in one; text to text among them has no checkpoint of its own",

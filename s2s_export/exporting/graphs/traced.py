@@ -13,7 +13,6 @@ import onnx
 import torch
 
 from ...bundle import output_of
-from ...runtime.sources.token_ids import INPUT_IDS
 from .builder import FLOAT, INT64, Dimension, GraphBuilder
 from .recurrent import parent_rows
 from .transformer import emit_candidates
@@ -32,20 +31,19 @@ TYPES = {
 class TracedModule:
     """The functions as ONNX models (`own_module.trace.Traced`), and what they take and return (`own_module.Interface`).
 
-    source_vocabulary_size: how many ids `encode` knows.
+    sources: what `encode` reads: `inputs`, each a name, a type and a shape; and `n_ids` where it reads ids.
     """
 
     EMITTER: ClassVar[str] = ".traced"
 
     functions: Any
     interface: Any
-    source_vocabulary_size: int
+    sources: Any
 
     def sizes(self) -> dict[str, int]:
-        return {
-            "vocabulary_size": self.interface.vocabulary_size,
-            "source_vocabulary_size": self.source_vocabulary_size,
-        }
+        n_ids = getattr(self.sources, "n_ids", None)
+        known = {} if n_ids is None else {"source_vocabulary_size": n_ids}
+        return {"vocabulary_size": self.interface.vocabulary_size, **known}
 
 
 def emit(model: TracedModule, store: WeightStore) -> dict[str, onnx.ModelProto]:
@@ -59,7 +57,7 @@ def emit(model: TracedModule, store: WeightStore) -> dict[str, onnx.ModelProto]:
 
 def _encoder(model: TracedModule, store: WeightStore) -> onnx.ModelProto:
     g = GraphBuilder("encoder", store)
-    inputs = [g.input(INPUT_IDS, INT64, ["B", "S"]), g.input("source_mask", INT64, ["B", "S"])]
+    inputs = [g.input(name, TYPES[dtype], shape) for name, dtype, shape in model.sources.inputs]
     found = g.embed(model.functions.encode, inputs)
     for field, value in zip(model.interface.memory, found, strict=True):
         g.output(g.op("Identity", [value]), MEMORY + field.name, TYPES[field.dtype], field.shape)
@@ -98,7 +96,7 @@ def _decoder_step(model: TracedModule, store: WeightStore) -> onnx.ModelProto:
     logits, *found = g.embed(model.functions.step, inputs)
     emit_candidates(g, logits, interface.vocabulary_size, batch, beams)
     if interface.attention is not None:
-        sizes: list[Dimension] = ["B", "K", *interface.attention, "S"]
+        sizes: list[Dimension] = ["B", "K", *interface.attention]
         g.output(_by_beam(g, found.pop(), batch, beams), "attention", FLOAT, sizes)
     for field, value in zip([f for f in interface.state if f.changes], found, strict=True):
         # N: as C, and one more.

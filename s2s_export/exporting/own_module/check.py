@@ -18,10 +18,10 @@ from ...runtime.decoding import decode
 from ...runtime.decoding.state import Floats, Ints, StepQuery, StepResult
 from ...runtime.session import load
 from ...runtime.sources import MASK
-from ...runtime.sources.token_ids import INPUT_IDS
 from .. import parity
 from ..graphs.traced import MEMORY, STATE
 from .interface import Interface
+from .sources import Sources
 
 OTHER_LENGTHS = ((1,), (2, 13), (3, 3, 3, 3, 3))  # of the sources of a batch; parity has three of 9, 4 and 6
 SEARCHES: tuple[dict[str, Any], ...] = ({"num_beams": 1}, {"num_beams": 4, "num_return_sequences": 2})
@@ -34,8 +34,8 @@ Inputs = Mapping[str, torch.Tensor]
 class ModuleReference:
     """A module seen as the three graphs (`parity.Reference`)."""
 
-    def __init__(self, model: Any, interface: Interface) -> None:
-        self.model, self.interface = model, interface
+    def __init__(self, model: Any, interface: Interface, sources: Sources) -> None:
+        self.model, self.interface, self.sources = model, interface, sources
 
     @torch.no_grad()
     def encode(self, inputs: Inputs) -> dict[str, torch.Tensor]:
@@ -57,7 +57,7 @@ class ModuleReference:
         return logits, weights
 
     def _memory(self, inputs: Inputs) -> Any:
-        return self.model.encode(inputs[INPUT_IDS], inputs[MASK])
+        return self.model.encode(*(inputs[name] for name, _, _ in self.sources.inputs))
 
 
 class ReferenceState:
@@ -124,7 +124,7 @@ def check_search(written: Bundle, reference: parity.Reference) -> None:
         options = session.options(**search, max_new_tokens=limit)
         state = ReferenceState(reference, inputs, options.n_rows, written.vocabulary_size)
         # All stay to the end: torch.nn.TransformerEncoder cuts padding that no source reaches any more.
-        expected = decode(state, sources, options, leave_early=False)
+        expected = decode(state, [session.kind.ids(source) for source in sources], options, leave_early=False)
         actual = session.generate(sources, **search, max_new_tokens=limit)
         for own, graph in zip(expected, actual, strict=True):
             same = [a.token_ids for a in own] == [b.token_ids for b in graph]

@@ -52,8 +52,8 @@ def export_module(
     tell = progress or (lambda stage: None)
     tell(STAGES[0])
     with _evaluated(model), _tokenizer_folder(tokenizer) as folder:
-        family, reference = _described(model, config)
-        source = _Source(config.name, family, model, folder, reference)
+        family, reference, of_source = _described(model, config)
+        source = _Source(config.name, family, model, folder, reference, of_source)
         stand_in = SimpleNamespace(
             config=SimpleNamespace(pad_token_id=config.pad_token_id),
             generation_config=SimpleNamespace(to_dict=config.defaults),
@@ -65,26 +65,36 @@ def export_module(
         return report
 
 
-def _described(model: Any, config: ModuleConfig) -> tuple[Family, Reference]:
-    """The family of a module, and the module seen as the three graphs."""
+def _described(model: Any, config: ModuleConfig) -> tuple[Family, Reference, dict[str, Any]]:
+    """The family of a module, the module seen as the three graphs, and what the manifest says of its sources."""
     from ..families import Family
     from ..graphs.traced import TracedModule
-    from . import attention, check, interface, trace
+    from . import attention, behaviour, check, interface, sources, trace
 
+    read = sources.of(config)
     if isinstance(model, attention.TransformerModule):
+        if not isinstance(read, sources.Ids):
+            raise InvalidOption(
+                f"a TransformerModule reads token ids, and source is {config.source!r}; leave it out, or give a module "
+                "with encode, start and step"
+            )
         structure = attention.structure_of(model)
         positions = None if model.positions is None else len(model.positions)
         others = model.target_positions
         longest_source = _least(positions, config.max_source_length)
         longest_target = _least(None if others is None else len(others), config.max_target_length)
         family = Family(config.name, structure, longest_source, longest_target)
-        return family, attention.TransformerReference(model)
+        return family, attention.TransformerReference(model), {}
     attention.refuse_bare_transformer(model)
-    n_ids = config.source_vocabulary_size
-    found, example = interface.probe(model, n_ids, config.decoder_start_token_id)
-    traced = TracedModule(trace.trace(model, found, example), found, n_ids or found.vocabulary_size)
+    before = behaviour.snapshot(model)
+    found, example = interface.probe(model, read, config.decoder_start_token_id, config.max_source_length)
+    behaviour.require_functions_of_arguments(model, example, before)
+    traced = TracedModule(trace.trace(model, read, found, example), found, read)
+    behaviour.require_no_effect_of_padding(model, read, example, config.pad_token_id)
     family = Family(config.name, traced, config.max_source_length, config.max_target_length)
-    return family, check.ModuleReference(model, found)
+    n_positions = found.attention[2] if found.attention is not None else None
+    of_source = {"kind": read.kind, **read.manifest(n_positions if isinstance(n_positions, int) else None)}
+    return family, check.ModuleReference(model, found, read), of_source
 
 
 def _least(*limits: int | None) -> int | None:
@@ -100,6 +110,7 @@ class _Source:
     model: Any
     path: Path | None
     reference: Reference
+    of_source: dict[str, Any] = field(default_factory=dict)
     adapter: None = None
     notices: list[str] = field(default_factory=list)
 
@@ -109,7 +120,7 @@ class _Source:
 
     @property
     def family(self) -> Any:
-        return SimpleNamespace(Reference=lambda stand_in: self.reference)
+        return SimpleNamespace(Reference=lambda stand_in: self.reference, source=lambda stand_in: self.of_source)
 
     def check(self, written: Bundle, errors: list[OutputError]) -> None:
         from . import check

@@ -24,6 +24,7 @@ from ...errors import MissingExtra, UnsupportedModel
 from ..graphs.functions import OPSET
 from .interface import Field, Interface, Run, tensors_of
 from .recurrence import as_one_operator, translation
+from .sources import Sources
 
 # What torch says of a failed trace, and what helps. The first that is found is the reason.
 HINTS = (
@@ -64,12 +65,12 @@ class _Function(nn.Module):
         return self._body(*tensors)
 
 
-def trace(model: Any, interface: Interface, example: Run) -> Traced:
+def trace(model: Any, sources: Sources, interface: Interface, example: Run) -> Traced:
     """Raises UnsupportedModel, which says which function can't be traced and what in it is the reason."""
     require_onnxscript()
 
-    def encode(ids: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
-        return tuple(tensors_of(model.encode(ids, mask)))
+    def encode(*source: Tensor) -> tuple[Tensor, ...]:
+        return tuple(tensors_of(model.encode(*source)))
 
     def start(*memory: Tensor) -> tuple[Tensor, ...]:
         return tuple(tensors_of(model.start(_filled(example.memory, memory))))
@@ -79,19 +80,23 @@ def trace(model: Any, interface: Interface, example: Run) -> Traced:
         changed = [v for f, v in zip(interface.state, tensors_of(after), strict=True) if f.changes]
         return (logits, *changed, *([] if weights is None else [weights]))
 
-    ids = torch.zeros((example.n_rows, example.length), dtype=torch.int64)
-    source = Field("", torch.int64, ("B", "S"))
+    source = [Field(name, dtype, shape) for name, dtype, shape in sources.inputs]
     token = Field("", torch.int64, ("B",))
     # The state after some steps: torch takes the sizes 0 and 1 for fixed, which a cache along time has before.
-    state = [value.clone() for value in tensors_of(example.later)]
+    state, memory = _copies(example.later), _copies(example.memory)
     functions: dict[str, tuple[Callable[..., Any], list[Tensor], list[Field]]] = {
-        "encode": (encode, [ids, torch.ones_like(ids)], [source, source]),
-        "start": (start, tensors_of(example.memory), list(interface.memory)),
-        "step": (step, [ids[:, 0].clone(), *state], [token, *interface.state]),
+        "encode": (encode, list(example.source), source),
+        "start": (start, memory, list(interface.memory)),
+        "step": (step, [torch.zeros(example.n_rows, dtype=torch.int64), *state], [token, *interface.state]),
     }
     with as_one_operator(model):
         found = {name: _traced(model, name, *parts) for name, parts in functions.items()}
     return Traced(**found)
+
+
+def _copies(values: Any) -> list[Tensor]:
+    """Tensors of their own: of a view torch.export guards the sizes of what it looks into, which a graph has not."""
+    return [value.clone(memory_format=torch.contiguous_format) for value in tensors_of(values)]
 
 
 def require_onnxscript() -> None:
@@ -117,6 +122,7 @@ def _traced(
             program = torch.export.export(
                 _Function(model, body), tuple(examples), dynamic_shapes=(tuple(sizes),), strict=False
             )
+            _cast_subtracted(program)
             written = torch.onnx.export(
                 program,
                 dynamo=True,
@@ -131,6 +137,19 @@ def _traced(
         raise UnsupportedModel(f"{name} can't be traced: {_reason(model, error)}") from error
 
 
+def _cast_subtracted(program: Any) -> None:
+    """Casts the whole numbers of `1.0 - mask`, which torch.onnx can't write, to the result's type."""
+    graph = program.graph_module.graph
+    for node in graph.find_nodes(op="call_function", target=torch.ops.aten.rsub.Scalar):
+        given, result = node.args[0], node.meta["val"]
+        if given.meta["val"].dtype != result.dtype:
+            with graph.inserting_before(node):
+                cast = graph.call_function(torch.ops.aten.to.dtype, (given, result.dtype))
+            cast.meta["val"] = given.meta["val"].to(result.dtype)
+            node.replace_input_with(given, cast)
+    program.graph_module.recompile()
+
+
 def _reason(model: nn.Module, error: BaseException) -> str:
     chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
@@ -138,7 +157,8 @@ def _reason(model: nn.Module, error: BaseException) -> str:
     said = " ".join(" ".join(str(each).split()) for each in chain)
     hint = next((hint for pattern, hint in HINTS if re.search(pattern, said)), None)
     lines = [line.strip() for line in str(chain[-1]).splitlines() if line.strip()]
-    found = (lines[0] if lines else type(error).__name__)[:200].rstrip(".;: ")
+    found = (lines[0] if lines else type(error).__name__).split(" For more information, run with")[0]
+    found = found[:200].rstrip(".;:! ")
     place = _place(model, chain)
     return f"{found}{f' (in {place})' if place else ''}" + (f"; {hint}" if hint else "")
 
@@ -158,15 +178,17 @@ def _place(model: nn.Module, chain: list[BaseException]) -> str | None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """torch reports its progress to the log and to standard output; we report what matters ourselves."""
+    """torch reports its progress, and a failed graph, to the log and both outputs; we report what matters ourselves."""
     loggers = [
-        logging.getLogger(name) for name in ("torch.onnx", "torch.export", "torch._dynamo", "onnxscript", "onnx_ir")
+        logging.getLogger(name)
+        for name in ("torch.onnx", "torch.export", "torch._dynamo", "torch.fx", "onnxscript", "onnx_ir")
     ]
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        unread = io.StringIO()
+        with warnings.catch_warnings(), contextlib.redirect_stdout(unread), contextlib.redirect_stderr(unread):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -11,15 +11,16 @@ from ..families import Family
 from ..graphs.traced import TracedModule
 from ..own_module import interface, trace
 from ..own_module.check import ModuleReference
+from ..own_module.sources import Ids
 from .plain import PlainTransformer, Reference, ToolkitModel
 
 
 def family(name: str, wrapper: ToolkitModel) -> Family:
     """Traces the module. Raises UnsupportedModel, MissingExtra."""
     module: Any = wrapper.model
-    n_ids = module.config.source_vocabulary_size
-    found, example = interface.probe(module, n_ids, wrapper.generation_config.decoder_start_token_id)
-    structure = TracedModule(trace.trace(module, found, example), found, n_ids)
+    read = Ids(module.config.source_vocabulary_size)
+    found, example = interface.probe(module, read, wrapper.generation_config.decoder_start_token_id)
+    structure = TracedModule(trace.trace(module, read, found, example), found, read)
     return Family(name, structure, None, None)
 
 
@@ -29,5 +30,6 @@ def reference_of(wrapper: ToolkitModel) -> Any:
         return Reference(wrapper)
     module: Any = wrapper.model
     start = wrapper.generation_config.decoder_start_token_id
-    found, _ = interface.probe(module, module.config.source_vocabulary_size, start)
-    return ModuleReference(module, found)
+    read = Ids(module.config.source_vocabulary_size)
+    found, _ = interface.probe(module, read, start)
+    return ModuleReference(module, found, read)

@@ -15,6 +15,18 @@ from ..decoding.state import Ints, StepQuery, StepResult
 from ._places import Places, SourceArrays
 
 
+def why_whole_batches(graph: Mapping[str, Any]) -> str | None:
+    """Why sources can't join a batch, or None. A module of one's own may have states of any size."""
+    results = {entry["name"] for entry in graph["outputs"]}
+    for entry in graph["inputs"]:
+        sizes = [size for size in entry["shape"][1:] if isinstance(size, str)]
+        if output_of(entry["name"]) in results and set(sizes) - {"K"}:
+            return f"the state '{entry['name']}' has a size of its own in each batch, {', '.join(set(sizes) - {'K'})}"
+        if "F" in sizes:
+            return f"'{entry['name']}' has a length that follows from the source's"
+    return None
+
+
 class RecurrentBatch:
     """See `decoding.joining.OpenBatch`. The arguments are those of `AttentionBatch`."""
 

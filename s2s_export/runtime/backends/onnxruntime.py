@@ -27,7 +27,7 @@ from ..decoding.state import DecodeState, Ints, StepQuery, StepResult
 from ..sources import Source, kind_of
 from ._declaration import Declaration
 from ._open_attention import AttentionBatch, OwnSteps
-from ._open_recurrent import RecurrentBatch
+from ._open_recurrent import RecurrentBatch, why_whole_batches
 from ._recurrent import RecurrentState
 from ._slots import Ancestors, Positions, Slots
 
@@ -220,7 +220,9 @@ class OnnxRuntimeBackend:
     def why_no_open_batch(self) -> str | None:
         """Why sources can't join a batch that is being decoded, in one sentence, or None."""
         inputs = {entry["name"] for entry in self.graphs["decoder_step"]["inputs"]}
-        if self._is_recurrent or "places" in inputs:
+        if self._is_recurrent:
+            return why_whole_batches(self.graphs["decoder_step"])
+        if "places" in inputs:
             return None
         build = f"s2s build {self.bundle.path} --target {self.target or DEFAULT}"
         if self.target is None:

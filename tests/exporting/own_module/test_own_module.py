@@ -16,7 +16,7 @@ import s2s_export
 from s2s_export import ModuleConfig, TransformerModule, export_module
 from s2s_export.building.build import build
 from s2s_export.errors import CheckpointError, InvalidOption, ParityError, UnsupportedModel
-from s2s_export.exporting.own_module import check
+from s2s_export.exporting.own_module import check, sources
 
 CONFIG = ModuleConfig(decoder_start_token_id=START, eos_token_id=END, pad_token_id=PAD, max_target_length=20)
 TIGHT = 2e-5
@@ -233,6 +233,6 @@ def test_wrong_arguments(tmp_path):
 def test_a_search_that_differs_fails_the_export(attentive):
     """The check of beams notices a module that is not the one that was traced."""
     path = attentive[1]
-    other = check.ModuleReference(spread(Attentive("GRU"), seed=2), None)
+    other = check.ModuleReference(spread(Attentive("GRU"), seed=2), None, sources.Ids(VOCABULARY))
     with pytest.raises(ParityError, match="with 1 beams the graphs give .*, and the module's own functions"):
         check.check_search(s2s_export.load(path).bundle, other)
