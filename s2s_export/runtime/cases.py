@@ -89,6 +89,7 @@ def case_of(
     try:
         if "id" in fields:
             name = _id(fields.pop("id"))
+        own = [key for key in ("source_lang", "template") if fields.get(key) is not None]
         fields = {**defaults, **fields}
         languages = {key: _language(key, fields.pop(key, None)) for key in OF_TEXT}
         given = [key for key in dict.fromkeys((*CONTENT, session.kind.field)) if key in fields]
@@ -96,6 +97,8 @@ def case_of(
             found = " and ".join(f"'{key}'" for key in given) or "none"
             expected = f"exactly one of {', '.join(map(repr, _fields(session)))}" if content is None else "none of them"
             raise InputError(f"found {found}; expected {expected}")
+        if given and given != ["text"] and own:
+            raise InputError(f"'{own[0]}' says what becomes of a text, but the line has '{given[0]}'; leave it out")
         value = fields.pop(given[0]) if given else content
         finishing = _finishing(session, fields)
         options = session.options(target_lang=languages["target_lang"], **fields)

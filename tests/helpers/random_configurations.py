@@ -174,6 +174,31 @@ def _marian(chance: Random) -> Drawn:
     return drawn
 
 
+def _prophetnet(chance: Random) -> Drawn:
+    """transformers decodes with no other padding than 0, and no more layers in the decoder than in the encoder."""
+    vocabulary, width, n_layers = chance.choice([37, 61]), chance.choice([16, 24, 48]), chance.randint(1, 3)
+    specials = {**_specials(chance, vocabulary), "pad_token_id": 0}
+    config = transformers.ProphetNetConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        num_encoder_layers=n_layers,
+        num_decoder_layers=chance.randint(1, n_layers),
+        num_encoder_attention_heads=_heads(chance, width),
+        num_decoder_attention_heads=_heads(chance, width),
+        encoder_ffn_dim=chance.choice([20, 40]),
+        decoder_ffn_dim=chance.choice([20, 36]),
+        max_position_embeddings=chance.choice([24, 33, 64]),
+        ngram=chance.randint(1, 3),
+        num_buckets=chance.choice([4, 8, 32]),
+        relative_max_distance=chance.choice([12, 20, 128]),
+        activation_function=_activation(chance, "gelu", "relu"),
+        tie_word_embeddings=chance.random() < 0.7,
+        init_std=chance.choice([0.15, 0.3]),
+        **specials,
+    )
+    return _moved_start(chance, Drawn(config, _generation(chance, vocabulary, config)))
+
+
 def _t5_like(name: str, **own: Callable[[Random], Any]) -> Callable[[Random], Drawn]:
     def drawn(chance: Random) -> Drawn:
         vocabulary = chance.choice([37, 61, 80])
@@ -516,6 +541,7 @@ FAMILIES: dict[str, Callable[[Random], Drawn]] = {
     "pegasus": _bart_like("Pegasus"),
     "plbart": _bart_like("PLBart"),
     "mvp": _bart_like("Mvp"),
+    "prophetnet": _prophetnet,
     "blenderbot": _bart_like("Blenderbot"),
     "blenderbot-small": _bart_like("BlenderbotSmall"),
     "led": _bart_like(

@@ -39,6 +39,11 @@ def decode(session, lines, **options):
         (b'{"self": 1, "text": "x"}', "unknown generation option 'self'"),
         (b'{"text": "x", "target_lang": 0}', "'target_lang' is int; expected the code"),
         (b"[" * 2000, "nested too deeply"),
+        (
+            b'{"input_ids": [5], "source_lang": "eng"}',
+            "'source_lang' says what becomes of a text, but the line has 'inp",
+        ),
+        (b'{"input_ids": [5], "template": "a {text}"}', "'template' says what becomes of a text, .*; leave it out"),
         (b'{"text": "x", "temperature": 1e400, "do_sample": true}', "temperature is inf, expected a finite number"),
         (b'{"text": "x", "num_beams": 1%s}' % (b"0" * 21), "num_beams is 1000000000000000000000, .* lower num_beams"),
         (b'{"text": "x", "num_beams": 1000000000}', "of memory, but .* GiB are free; lower num_beams"),

@@ -1,7 +1,7 @@
-"""ProphetNet (2001.04063) and XLM-ProphetNet, which shares its code.
+"""ProphetNet (2001.04063).
 
-The decoder carries two streams: the main one, whose keys and values are cached, and one that predicts the next token. Of
-the n streams that predict n tokens only the first is used in decoding, and no stream looks at another but the main one.
+The decoder carries two streams: the main one, whose keys and values are cached, and one that predicts the next token.
+Of the n streams that predict n tokens only the first is used in decoding, and none looks at another but the main one.
 Both biases by distance are computed from hidden states, so that the step is traced and not described as a structure.
 
 Letters as in docs/architecture.md.

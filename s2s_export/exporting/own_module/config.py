@@ -75,7 +75,9 @@ class ModuleConfig:
             wrong.append(f"eos_token_id is {self.eos_token_id!r}; expected a token's id, or several")
         wrong += _wrong_source(self.source)
         if self.source is not None and self.source_vocabulary_size is not None:
-            wrong.append(f"source_vocabulary_size is given beside {self.source!r}, which has no ids; leave one of them out")
+            wrong.append(
+                f"source_vocabulary_size is given beside {self.source!r}, which has no ids; leave one of them out"
+            )
         if wrong:
             raise InvalidOption("; ".join(wrong))
 

@@ -149,7 +149,9 @@ def run(model: Any, n_rows: int, length: int, sources: Sources, start_token: int
         raise UnsupportedModel(f"step returned logits {_shape_of(logits)}; expected [R, V], here {n_rows} rows")
     for what, value in (("logits", logits), ("attention weights", weights)):
         if isinstance(value, Tensor) and value.dtype != torch.float32:
-            raise UnsupportedModel(f"step returned {what} of {value.dtype}; expected torch.float32, such as .float() gives")
+            raise UnsupportedModel(
+                f"step returned {what} of {value.dtype}; expected torch.float32, such as .float() gives"
+            )
     later = after
     for _ in range(N_STEPS - 1):
         _, later, _ = call("step", model.step, token, later)
@@ -240,7 +242,9 @@ def _fields(
 def _field(title: str, name: str, runs: list[Run], values: list[Any], next_values: list[Any]) -> Field:
     for value, after in zip(values, next_values, strict=True):
         if value.dtype != after.dtype:
-            raise UnsupportedModel(f"{title} is {value.dtype} before a step and {after.dtype} after it; expected one type")
+            raise UnsupportedModel(
+                f"{title} is {value.dtype} before a step and {after.dtype} after it; expected one type"
+            )
     changes = any(new is not old for new, old in zip(next_values, values, strict=True))
     shape: list[int | str] = []
     for axis in range(values[0].dim()):

@@ -16,7 +16,8 @@ import s2s_export
 from s2s_export import ModuleConfig, TransformerModule, export_module
 from s2s_export.building.build import build
 from s2s_export.errors import CheckpointError, InvalidOption, ParityError, UnsupportedModel
-from s2s_export.exporting.own_module import check, sources
+from s2s_export.exporting.own_module import behaviour, check, interface, sources
+from s2s_export.runtime.backends._open_recurrent import why_whole_batches
 
 CONFIG = ModuleConfig(decoder_start_token_id=START, eos_token_id=END, pad_token_id=PAD, max_target_length=20)
 TIGHT = 2e-5
@@ -188,9 +189,88 @@ class Counts(Attentive):
         return super().start(memory)._replace(unused=3)
 
 
+class Keeps(Attentive):
+    def encode(self, input_ids, source_mask):
+        self.memory = super().encode(input_ids, source_mask)
+        return self.memory
+
+    def step(self, token, state):
+        return super().step(token, state._replace(states=self.memory.states[: len(token)], mask=self.memory.mask))
+
+
+class CountsInside(Attentive):
+    n = 0
+
+    def start(self, memory):
+        self.n = 0
+        return super().start(memory)
+
+    def step(self, token, state):
+        self.n += 1
+        logits, state, weights = super().step(token, state)
+        return logits * self.n, state, weights
+
+
+class InPlace(Attentive):
+    def step(self, token, state):
+        logits, after, weights = super().step(token, state)
+        state.hidden.copy_(after.hidden)
+        return logits, state, weights
+
+
+class Noisy(Attentive):
+    def step(self, token, state):
+        logits, state, weights = super().step(token, state)
+        return nn.functional.dropout(logits), state, weights
+
+
+class Doubles(Attentive):
+    def step(self, token, state):
+        logits, state, weights = super().step(token, state)
+        return logits.double(), state, weights
+
+
+class LayersFirst(Attentive):
+    def start(self, memory):
+        return super().start(memory)._replace(unused=memory.hidden.repeat(5, 1, 1))
+
+
+class ListInside(Attentive):
+    def start(self, memory):
+        return super().start(memory)._replace(unused=[memory.hidden])
+
+
+class Unmasked(Attentive):
+    """As in many tutorials: the last state is that behind the padding."""
+
+    def encode(self, input_ids, source_mask):
+        states, last = self.encoder(self.source(input_ids))
+        return own_modules.Memory(states, last[0], source_mask.bool())
+
+
+class Mixes(Attentive):
+    def step(self, token, state):
+        logits, state, weights = super().step(token, state)
+        return logits - logits.mean(0), state, weights
+
+
+class Scripted(Attentive):
+    def __init__(self):
+        super().__init__()
+        self.output = torch.jit.script(self.output)
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
+        (Keeps, r"step gives other values for the same arguments: it keeps self.memory between calls; put it into"),
+        (CountsInside, r"step gives other values for the same arguments: it keeps self.n between calls"),
+        (InPlace, r"step changes state.hidden in place; expected a new tensor"),
+        (Noisy, r"step gives other values for the same arguments: it draws random numbers, .*training=self.training"),
+        (Doubles, r"step returned logits of torch.float64; expected torch.float32"),
+        (LayersFirst, r"state.unused has the shape \[5, 2, 6\] for 2 sources; .*; transpose axis 1 to the front"),
+        (ListInside, r"state.unused is a list; expected a tensor with a row for each source, or None"),
+        (Scripted, r"self.output is a torch.jit.ScriptModule, which can't be traced; put the module"),
         (Asks, r"step can't be traced: .*step, line \d+: if token.sum\(\) > 5.*; Python asks for a tensor's value"),
         (Loops, r"encode can't be traced: .*; the function works for the size of the example only"),
         (ListState, r"start returned a list; expected a named tuple of tensors"),
@@ -199,11 +279,47 @@ class Counts(Attentive):
         (transformer, r"Transformer holds a torch.nn.Transformer; put it into a s2s_export.TransformerModule"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:enable_nested_tensor")
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor", "ignore:`torch.jit.script` is")
 def test_what_can_not_be_exported_is_one_sentence(tmp_path, model, message):
     with pytest.raises(UnsupportedModel, match=message):
         export_module(model(), CONFIG, tmp_path / "b")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (
+            Unmasked,
+            r"a source's scores change by [\d.]+ where its batch is padded; use source_mask in encode and step: ",
+        ),
+        (
+            Mixes,
+            r"a source's scores change by [\d.]+ with the other sources of its batch; compute each row from itself",
+        ),
+        (Attentive, None),
+        (Cached, None),
+    ],
+)
+def test_a_source_has_the_same_scores_in_any_batch(model, message):
+    made, read = spread(model()).eval(), sources.Ids(VOCABULARY)
+    _, first = interface.probe(made, read, START)
+    if message is None:
+        behaviour.require_no_effect_of_padding(made, read, first, PAD)
+        return
+    with pytest.raises(UnsupportedModel, match=message):
+        behaviour.require_no_effect_of_padding(made, read, first, PAD)
+
+
+def test_sources_do_not_join_a_batch_whose_states_grow():
+    """A state of as many positions as steps has another size for each source of an open batch."""
+    changing = {"name": "state_cache", "shape": ["B", "K", "C", 8]}
+    kept = {"name": "state_mask", "shape": ["B", "S"]}
+    fixed = {"name": "state_hidden", "shape": ["B", "K", 6]}
+    outputs = [{"name": "state_cache_out"}, {"name": "state_hidden_out"}]
+    assert why_whole_batches({"inputs": [kept, fixed], "outputs": outputs}) is None
+    message = why_whole_batches({"inputs": [kept, fixed, changing], "outputs": outputs})
+    assert message == "the state 'state_cache' has a size of its own in each batch, C"
 
 
 def test_layers_of_ones_own_inside_torchs_transformer_are_refused(tmp_path):

@@ -118,14 +118,26 @@ def test_features_in_json_lines(hearing, tmp_path):
     values = np.random.default_rng(1).standard_normal((5, 6)).astype(np.float32)
     np.save(tmp_path / "a.npy", values)
     (tmp_path / "bad.npy").write_bytes(b"no array")
-    lines = [values.tolist(), str(tmp_path / "a.npy"), str(tmp_path / "bad.npy"), [[1, 2]], [["x"]], values[:2].tolist()]
+    lines = [
+        values.tolist(),
+        str(tmp_path / "a.npy"),
+        str(tmp_path / "bad.npy"),
+        [[1, 2]],
+        [["x"]],
+        values[:2].tolist(),
+    ]
     cases = tmp_path / "cases.jsonl"
     cases.write_text("".join(json.dumps({"id": str(i), "features": line}) + "\n" for i, line in enumerate(lines)))
     with pytest.raises(SystemExit, match="1"):
         main(["generate", str(hearing[1]), "--input", str(cases), "--output", str(tmp_path / "out"), "--quiet"])
     out = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
     assert out[0]["outputs"] == out[1]["outputs"]
-    messages = ("be read as a .npy file", "has the shape [1, 2]; expected features [S, 6]", "no array of num", "takes 4")
+    messages = (
+        "be read as a .npy file",
+        "has the shape [1, 2]; expected features [S, 6]",
+        "no array of num",
+        "takes 4",
+    )
     for line, message in zip(out[2:], messages, strict=True):
         assert message in line["error"]
 
