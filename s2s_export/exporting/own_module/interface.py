@@ -46,8 +46,8 @@ class Field:
 
 @dataclass(frozen=True)
 class Interface:
-    """memory, state: the fields that hold tensors, in their order. attention: L, H and S of the weights, or None; S is a
-    number where all sources have one length."""
+    """memory, state: the fields that hold tensors, in their order. attention: L, H and S of the weights, or None; S is
+    a number where all sources have one length."""
 
     memory: tuple[Field, ...]
     state: tuple[Field, ...]
@@ -57,7 +57,10 @@ class Interface:
 
 @dataclass(frozen=True)
 class Run:
-    """One run: what the functions were given and returned, the logits and weights of the first step, the state after it and later."""
+    """One run: what the functions were given and returned.
+
+    token: what was fed. after, logits, weights: what the first step returned. later: the state after some more.
+    """
 
     n_rows: int
     length: int
@@ -93,8 +96,8 @@ def probe(model: Any, sources: Sources, start_token: int, limit: int | None = No
     lengths = {sizes for field in (*interface.memory, *interface.state) if (sizes := field.frames)}
     if len(lengths) > 1:
         raise UnsupportedModel(
-            f"memory and state have the lengths {' and '.join(str(list(each)) for each in sorted(lengths))} for sources "
-            f"of {[r.length for r in runs]}; expected one that follows from the source's"
+            f"memory and state have the lengths {' and '.join(str(list(each)) for each in sorted(lengths))} for "
+            f"sources of {[r.length for r in runs]}; expected one that follows from the source's"
         )
     return interface, first
 

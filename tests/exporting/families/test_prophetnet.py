@@ -1,4 +1,4 @@
-"""ProphetNet, whose two streams are traced: tokens of generate(), and what transformers itself can't decode is refused."""
+"""ProphetNet, whose two streams are traced: tokens of generate(); what transformers itself can't decode is refused."""
 
 from __future__ import annotations
 
