@@ -35,6 +35,11 @@ def describe(model: Any) -> Family:
         )
     if not config.add_cross_attention:
         raise UnsupportedModel("prophetnet: add_cross_attention is false, so that the decoder does not see the source")
+    if _buckets(config).min() < 0:
+        raise UnsupportedModel(
+            f"prophetnet: relative_max_distance is {config.relative_max_distance} and num_buckets {config.num_buckets}; "
+            "expected a distance above half of the buckets, as transformers finds no bucket for far tokens otherwise"
+        )
     steps, sources = Steps(model), Ids(config.vocab_size)
     found, example = interface.probe(steps, sources, 0)
     traced = TracedModule(trace.trace(steps, sources, found, example), found, sources)
@@ -60,7 +65,8 @@ class Steps(nn.Module):
         self.layers = self.decoder.layers
         kept = [f"{name}_{i}" for i in range(len(self.layers)) for name in ("cross_key", "cross_value")]
         grown = [f"{name}_{i}" for i in range(len(self.layers)) for name in ("key", "value")]
-        self.state = namedtuple("State", ("position", "mask", *kept, *grown))  # type: ignore[misc]
+        self.state: Any = namedtuple("State", ["position", "mask", *kept, *grown])  # type: ignore[misc]
+        self.buckets: Tensor
         self.register_buffer("buckets", _buckets(config), persistent=False)
 
     def encode(self, input_ids: Tensor, source_mask: Tensor) -> Memory:
