@@ -37,8 +37,9 @@ def describe(model: Any) -> Family:
         raise UnsupportedModel("prophetnet: add_cross_attention is false, so that the decoder does not see the source")
     if _buckets(config).min() < 0:
         raise UnsupportedModel(
-            f"prophetnet: relative_max_distance is {config.relative_max_distance} and num_buckets {config.num_buckets}; "
-            "expected a distance above half of the buckets, as transformers finds no bucket for far tokens otherwise"
+            f"prophetnet: relative_max_distance is {config.relative_max_distance} and num_buckets "
+            f"{config.num_buckets}; expected a distance above half of the buckets, as transformers finds no bucket for "
+            "far tokens otherwise"
         )
     steps, sources = Steps(model), Ids(config.vocab_size)
     found, example = interface.probe(steps, sources, 0)

@@ -59,5 +59,5 @@ def test_tokens_and_scores_are_those_of_generate(tmp_path, changes):
 def test_what_transformers_can_not_decode_is_refused():
     with pytest.raises(UnsupportedModel, match="pad_token_id is 3; expected 0, as transformers decodes with no other"):
         prophetnet.describe(made(pad_token_id=3))
-    with pytest.raises(UnsupportedModel, match="relative_max_distance is 12 and num_buckets 32; expected a distance abo"):
+    with pytest.raises(UnsupportedModel, match="relative_max_distance is 12 and num_buckets 32; expected a distance"):
         prophetnet.describe(made(relative_max_distance=12, num_buckets=32))
