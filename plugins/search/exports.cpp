@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <exception>
+#include <memory>
 #include <stdexcept>
 #include <string>
 
@@ -117,11 +118,11 @@ EXPORT void* s2s_step_new(void* session, const S2STensor* inputs, int32_t n_inpu
 
 EXPORT void s2s_step_delete(void* step) { delete static_cast<s2s::Step*>(step); }
 
-// A step's graph whose operators are called directly, and the step of a batch with it; direct.h.
+// A graph whose operators are called directly; direct.h.
 EXPORT void* s2s_graph_new(const char* operators, const S2SNode* nodes, int32_t n_nodes, const S2STensor* weights,
-                           int32_t n_weights) {
+                           int32_t n_weights, const char* kept) {
   try {
-    return new direct::Graph(operators, nodes, n_nodes, weights, n_weights);
+    return new direct::Graph(operators, nodes, n_nodes, weights, n_weights, kept);
   } catch (const std::exception& error) {
     message = error.what();
     return nullptr;
@@ -130,6 +131,38 @@ EXPORT void* s2s_graph_new(const char* operators, const S2SNode* nodes, int32_t 
 
 EXPORT void s2s_graph_delete(void* graph) { delete static_cast<direct::Graph*>(graph); }
 
+// Runs a graph once. What it gave is in the result until that is deleted.
+EXPORT void* s2s_graph_run(void* graph, const S2STensor* inputs, int32_t n_inputs) {
+  try {
+    auto made = std::make_unique<direct::Run>(*static_cast<direct::Graph*>(graph));
+    for (int32_t i = 0; i < n_inputs; i++)
+      made->bind(inputs[i].name, inputs[i].data, inputs[i].type,
+                 std::vector<int64_t>(inputs[i].shape, inputs[i].shape + inputs[i].n_dimensions));
+    (*made)();
+    return made.release();
+  } catch (const std::exception& error) {
+    message = error.what();
+    return nullptr;
+  } catch (...) {  // of a library with a C++ library of its own
+    message = "an operator failed";
+    return nullptr;
+  }
+}
+
+// A tensor that a run gave: its name is the caller's. Returns false where there is none.
+EXPORT int32_t s2s_run_output(void* run, S2STensor* tensor) {
+  const direct::Value* found = static_cast<direct::Run*>(run)->value(tensor->name);
+  if (!found) return 0;
+  tensor->data = found->data;
+  tensor->shape = found->dims.data();
+  tensor->n_dimensions = int32_t(found->dims.size());
+  tensor->type = found->type;
+  return 1;
+}
+
+EXPORT void s2s_run_delete(void* run) { delete static_cast<direct::Run*>(run); }
+
+// The step of a batch with a graph.
 EXPORT void* s2s_direct_new(void* graph, const S2STensor* inputs, int32_t n_inputs, const S2STensor* caches,
                             int32_t n_caches, int32_t sources, int32_t rows) {
   try {

@@ -8,7 +8,7 @@
 #include "step.h"
 
 extern "C" {
-// What changes from step to step, in the caller's memory. Mirrored by runtime/native_search/library.py.
+// What changes from step to step, in the caller's memory. Mirrored by runtime/native_graphs/library.py.
 typedef struct S2SBatch {
   int64_t* token;     /* [B, K] */
   int64_t* position;  /* [n_positions]: all are set to the step's position */

@@ -13,7 +13,7 @@
 #include "rules.h"
 
 extern "C" {
-// What a search is made from; all is copied. Mirrored by runtime/native_search/library.py.
+// What a search is made from; all is copied. Mirrored by runtime/native_graphs/library.py.
 typedef struct S2SSettings {
   const int64_t* prompt;       /* [P] */
   const int64_t* end_ids;      /* [n_end] */

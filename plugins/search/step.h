@@ -6,7 +6,7 @@
 #include "search.h"
 
 extern "C" {
-// A tensor of the caller's, which must outlive what it is given to. Mirrored by runtime/native_search/library.py.
+// A tensor of the caller's, which must outlive what it is given to. Mirrored by runtime/native_graphs/library.py.
 typedef struct S2STensor {
   const char* name;
   void* data;

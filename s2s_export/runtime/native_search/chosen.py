@@ -11,7 +11,8 @@ from ...errors import BackendError, BuildError
 from ..decoding.generation_options import GenerationOptions
 from ..decoding.prompts import Prompts
 from ..decoding.state import DecodeState
-from . import library, loop
+from ..native_graphs import library
+from . import loop
 from .open_step import DirectSteps
 from .search import StepSearch
 from .search import TooMany as TooMany

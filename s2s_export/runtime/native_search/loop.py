@@ -7,7 +7,6 @@ in a session that the library opens through ONNX Runtime's C interface. The sess
 from __future__ import annotations
 
 import ctypes
-import functools
 import os
 import threading
 import weakref
@@ -21,34 +20,23 @@ from ...bundle import output_of
 from ...errors import BackendError
 from ..backends.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeState, step_failure
 from ..decoding.state import FEWEST_PREFILLED, DecodeState, Ints
-from . import direct, library, onnx_file
+from ..native_graphs import library
+from ..native_graphs.graph import tensors
 from .search import StepSearch, TooMany
 
-# ONNXTensorElementDataType of ONNX Runtime's interface.
-TYPES = {
-    "float32": 1,
-    "int8": 3,
-    "uint16": 4,
-    "int32": 6,
-    "int64": 7,
-    "bool": 9,
-    "float16": 10,
-    "bfloat16": 16,
-    "uint8": 2,
-}
-FOUND = ("candidate_ids", "candidate_log_probs", "log_normalizer", "probe_log_probs")  # outputs of a step
 DIRECT, SESSION = "called directly", "a session of ONNX Runtime"
 AT_ONCE = 32  # tokens that a native call makes at most, so that Python gets to see Ctrl-C
 
 
 @dataclass(frozen=True)
 class Opened:
-    """What runs a decoder step natively: its handle, and the functions that make a batch's step and that end it."""
+    """What runs a decoder step natively: its handle, the function that makes a batch's step, and what has to live as
+    long."""
 
     by: str  # DIRECT or SESSION
     handle: Any
     new_step: Callable[..., Any]
-    delete: Callable[[Any], None]
+    kept: Any
 
 
 class Sessions:
@@ -71,7 +59,6 @@ class Sessions:
 
     def __init__(self, backend: OnnxRuntimeBackend) -> None:
         self._library = library.load()
-        self._register()
         self._sessions: dict[str, Opened] = {}
         self.why_not_direct = ""  # why ONNX Runtime runs the step, in a few words
         self._kept: list[Any] = []
@@ -80,7 +67,8 @@ class Sessions:
 
     def __del__(self) -> None:
         for opened in getattr(self, "_sessions", {}).values():
-            opened.delete(opened.handle)
+            if opened.by is SESSION:
+                self._library.s2s_session_delete(opened.handle)
 
     def _register(self) -> None:
         """Let ONNX Runtime hand its interface to the library."""
@@ -96,39 +84,15 @@ class Sessions:
 
     def _open_graph(self, name: str) -> Opened | None:
         """The step's operators, to be called directly; None where ONNX Runtime has to run them (`why_not_direct`)."""
-        backend = self._backend
-        if backend.threads > 1:
-            self.why_not_direct = f"a call has {backend.threads} threads"
-            return None
-        described = backend.graphs[name]
-        try:
-            graph = onnx_file.read(backend.file_of(name), backend.weights)
-        except (ValueError, OSError) as error:
-            self.why_not_direct = f"{backend.file_of(name).name} can't be read ({error})"
-            return None
-        inputs = {entry["name"]: entry["dtype"] for entry in described["inputs"]}
-        caches = [output_of(name) for name in inputs if name.startswith(("self_key.", "self_value."))]
-        nodes = direct.needed(graph, {*FOUND, *caches})
-        weights = {name: array for name, array in graph.weights.items() if array is not None}
-        weights |= {key: value.numpy() for key, value in (backend.shared.get(name) or {}).items()}
-        self.why_not_direct = direct.why_not(nodes, weights, inputs)
-        if self.why_not_direct:
-            return None
-        given = tensors({name: array for node in nodes for name in node.inputs
-                         if (array := weights.get(name)) is not None}, self._kept)  # fmt: skip
-        self._kept.append(dict(backend.shared.get(name) or {}))
-        listed = direct.nodes_of(nodes, self._kept)
-        made = self._library.s2s_graph_new(os.fsencode(backend.operators), listed, len(listed), given, len(given))
-        if made is None:
-            self.why_not_direct = library.error(self._library)
-            return None
-        return Opened(DIRECT, made, self._library.s2s_direct_new, self._library.s2s_graph_delete)
+        graph = self._backend.native(name)
+        self.why_not_direct = self._backend.natives.why_not.get(name, "")
+        return None if graph is None else Opened(DIRECT, graph.handle, self._library.s2s_direct_new, graph)
 
     def _open(self, name: str) -> Opened:
         backend = self._backend
+        self._register()
         model = backend.file_of(name).read_bytes()
-        shared = tensors({key: value.numpy() for key, value in (backend.shared.get(name) or {}).items()}, self._kept)
-        self._kept.append(dict(backend.shared.get(name) or {}))
+        shared = tensors(backend.shared.get(name) or {}, self._kept)
         made = self._library.s2s_session_new(
             model, len(model), os.fsencode(backend.operators), os.fsencode(backend.weights), backend.threads,
             backend.spin, shared, len(shared),
@@ -138,27 +102,7 @@ class Sessions:
                 f"ONNX Runtime can't open the decoder step natively ({library.error(self._library)[:300]}); "
                 "load with search='python'"
             )
-        return Opened(SESSION, made, self._library.s2s_step_new, self._library.s2s_session_delete)
-
-
-def tensors(arrays: dict[str, Any], kept: list[Any]) -> Any:
-    """An array of S2STensor. kept: what has to live as long as they are used."""
-    made = (library.Tensor * len(arrays))()
-    sizes = (ctypes.c_int64 * sum(array.ndim for array in arrays.values()))()
-    at = 0
-    for i, (name, array) in enumerate(arrays.items()):
-        n = array.ndim
-        sizes[at : at + n] = array.shape
-        shape = ctypes.addressof(sizes) + at * ctypes.sizeof(ctypes.c_int64)
-        made[i] = library.Tensor(name.encode(), library.address(array), shape, n, _type_of(array.dtype))
-        at += n
-    kept += [*arrays.values(), sizes, made]
-    return made
-
-
-@functools.cache
-def _type_of(dtype: Any) -> int:
-    return TYPES[str(dtype)]
+        return Opened(SESSION, made, self._library.s2s_step_new, None)
 
 
 def serves(state: DecodeState) -> TypeGuard[OnnxRuntimeState]:

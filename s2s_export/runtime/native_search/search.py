@@ -17,7 +17,7 @@ from ..decoding.chain import Imprecise
 from ..decoding.generation_options import GenerationOptions
 from ..decoding.hypothesis import Hypothesis
 from ..decoding.state import DecodeState, Floats, Ints, Question, StepQuery, StepResult, feed
-from . import library
+from ..native_graphs import library
 from .settings import Prepared, settings
 
 

@@ -16,7 +16,7 @@ from ...errors import InvalidOption
 from ..decoding.generation_options import GenerationOptions
 from ..decoding.rule import NO_TOKEN
 from ..device_search.rules import DeviceRules, serialise
-from .library import Settings, address
+from ..native_graphs.library import Settings, address
 
 MOST_REMEMBERED = 64
 EDITS = ("ban", "add", "scale", "grow", "only")

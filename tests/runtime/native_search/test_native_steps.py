@@ -13,7 +13,8 @@ from random_searches import HashedState, random_options, random_sources
 from s2s_export import plugin_sources
 from s2s_export.errors import BuildError
 from s2s_export.runtime.decoding import Imprecise, decode
-from s2s_export.runtime.native_search import PYTHON, STEPS, NativeSearches, TooMany, library
+from s2s_export.runtime.native_graphs import library
+from s2s_export.runtime.native_search import PYTHON, STEPS, NativeSearches, TooMany
 
 try:
     library.load()

@@ -75,8 +75,11 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
         (c_void_p, POINTER(Tensor), c_int32, POINTER(Tensor), c_int32, c_int32, c_int32),
     ),
     "s2s_step_delete": (None, (c_void_p,)),
-    "s2s_graph_new": (c_void_p, (c_char_p, POINTER(Node), c_int32, POINTER(Tensor), c_int32)),
+    "s2s_graph_new": (c_void_p, (c_char_p, POINTER(Node), c_int32, POINTER(Tensor), c_int32, c_char_p)),
     "s2s_graph_delete": (None, (c_void_p,)),
+    "s2s_graph_run": (c_void_p, (c_void_p, POINTER(Tensor), c_int32)),
+    "s2s_run_output": (c_int32, (c_void_p, POINTER(Tensor))),
+    "s2s_run_delete": (None, (c_void_p,)),
     "s2s_direct_new": (
         c_void_p,
         (c_void_p, POINTER(Tensor), c_int32, POINTER(Tensor), c_int32, c_int32, c_int32),
