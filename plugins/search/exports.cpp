@@ -116,6 +116,17 @@ EXPORT void* s2s_step_new(void* session, const S2STensor* inputs, int32_t n_inpu
   }
 }
 
+// The same step over the tokens ids [n] only, ascending. It owns the step that is given, also where null is returned.
+EXPORT void* s2s_step_listed(void* step, const int64_t* ids, int64_t n, int32_t rows) {
+  std::unique_ptr<s2s::Step> given(static_cast<s2s::Step*>(step));
+  try {
+    return static_cast<s2s::Step*>(new s2s::ListedStep(std::move(given), ids, n, rows));
+  } catch (const std::exception& error) {
+    message = error.what();
+    return nullptr;
+  }
+}
+
 EXPORT void s2s_step_delete(void* step) { delete static_cast<s2s::Step*>(step); }
 
 // A graph whose operators are called directly; direct.h.

@@ -454,7 +454,11 @@ class OnnxRuntimeState:
 
     Buffers (letters of docs/architecture.md): token, position, what says which slots a beam sees (_slots.py),
     n_candidates, probe_ids, and the caches self_key.l / self_value.l, updated in place.
+
+    listed: the tokens [W], ascending, that a graph with a shortlist gives out by their places; None for all tokens.
     """
+
+    listed: Ints | None = None
 
     def __init__(self, backend: OnnxRuntimeBackend, values: dict[str, Any], n_beams: int) -> None:
         self.backend = backend

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from ctypes import POINTER, c_char_p, c_double, c_float, c_int32, c_uint64, c_void_p
+from ctypes import POINTER, c_char_p, c_double, c_float, c_int32, c_int64, c_uint64, c_void_p
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
         c_void_p,
         (c_void_p, POINTER(Tensor), c_int32, POINTER(Tensor), c_int32, c_int32, c_int32),
     ),
+    "s2s_step_listed": (c_void_p, (c_void_p, c_void_p, c_int64, c_int32)),
     "s2s_step_delete": (None, (c_void_p,)),
     "s2s_graph_new": (c_void_p, (c_char_p, POINTER(Node), c_int32, POINTER(Tensor), c_int32, c_char_p)),
     "s2s_graph_delete": (None, (c_void_p,)),

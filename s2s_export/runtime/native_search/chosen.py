@@ -98,7 +98,7 @@ class NativeSearches:
         }
         if not alignments and not self.why_steps and loop.serves(state):
             try:
-                loop.Sessions.of_state(state)
+                loop.Sessions.of_state(loop.batch_of(state))
             except BackendError as error:
                 self.why_steps = str(error)
             else:

@@ -12,7 +12,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeGuard
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from ..decoding.state import FEWEST_PREFILLED, DecodeState, Ints
 from ..native_graphs import library
 from ..native_graphs.graph import tensors
 from .search import StepSearch, TooMany
+from .settings import Prepared
 
 DIRECT, SESSION = "called directly", "a session of ONNX Runtime"
 AT_ONCE = 32  # tokens that a native call makes at most, so that Python gets to see Ctrl-C
@@ -105,14 +106,20 @@ class Sessions:
         return Opened(SESSION, made, self._library.s2s_step_new, None)
 
 
-def serves(state: DecodeState) -> TypeGuard[OnnxRuntimeState]:
+def serves(state: DecodeState) -> bool:
     """Whether the loop runs the steps of this state: those of an engine with our own operators, whose weights are read
     as they lie in the mapped file, so that a second session takes no memory for them."""
+    batch = batch_of(state)
     return (
-        type(state) is OnnxRuntimeState
-        and state.backend.operators is not None
-        and {"token", "position", "ancestors", "n_candidates", "probe_ids"} <= set(state.inputs)
+        isinstance(batch, OnnxRuntimeState)
+        and batch.backend.operators is not None
+        and {"token", "position", "ancestors", "n_candidates", "probe_ids"} <= set(batch.inputs)
     )
+
+
+def batch_of(state: DecodeState) -> Any:
+    """The state that has the batch, where another is around it: that of a shortlist."""
+    return getattr(state, "inner", state)
 
 
 class LoopSearch(StepSearch):
@@ -121,34 +128,36 @@ class LoopSearch(StepSearch):
     at_once: how many tokens an `advance` makes at most.
     """
 
-    state: OnnxRuntimeState
-
-    def __init__(self, *arguments: Any, at_once: int = AT_ONCE, **more: Any) -> None:
+    def __init__(
+        self, prepared: Prepared, state: DecodeState, *arguments: Any, at_once: int = AT_ONCE, **more: Any
+    ) -> None:
         self._step: Any = None
         self._at_once = at_once
-        super().__init__(*arguments, **more)
+        self._of_batch: OnnxRuntimeState = batch_of(state)
+        super().__init__(prepared, state, *arguments, **more)
 
     def __del__(self) -> None:
         self._unbind()
         super().__del__()
 
     def _begin(self) -> None:
-        self._session = Sessions.of_state(self.state)
+        self._session = Sessions.of_state(self._of_batch)
         shape = (len(self.steps.present), self.options.n_rows)
         self._tokens = np.zeros(shape, dtype=np.int64)  # what the batch feeds is in the library
         self._parents = np.zeros(shape, dtype=np.int64)
         first = self._fed_first()
-        is_fed = first.shape[1] >= FEWEST_PREFILLED and self.state.prefill(first)
+        is_fed = first.shape[1] >= FEWEST_PREFILLED and self._of_batch.prefill(first)
         self._batch = library.Batch(step=first.shape[1] if is_fed else 0)  # what is not fed yet, the library feeds
         self._bind()
 
     def _bind(self) -> None:
         """Show the library where the batch lies in memory now."""
         self._unbind()
-        arrays = self.state.tensors()
+        state = self._of_batch
+        arrays = state.tensors()
         self._kept: list[Any] = []
-        caches = {output_of(name): arrays[name] for name in self.state.caches}
-        limit = self.state.limit
+        caches = {output_of(name): arrays[name] for name in state.caches}
+        limit = state.limit
         batch = self._batch
         batch.token, batch.position = library.address(arrays["token"]), library.address(arrays["position"])
         batch.ancestors = library.address(arrays["ancestors"])
@@ -157,6 +166,11 @@ class LoopSearch(StepSearch):
         inputs, outputs = tensors(arrays, self._kept), tensors(caches, self._kept)
         opened = self._session
         self._step = opened.new_step(opened.handle, inputs, len(inputs), outputs, len(outputs), *arrays["token"].shape)
+        if self._step is not None and state.listed is not None:
+            listed = np.ascontiguousarray(state.listed, dtype=np.int64)
+            self._step = self._library.s2s_step_listed(
+                self._step, library.address(listed), len(listed), arrays["token"].size
+            )
         if self._step is None:
             raise self._failure()
 
@@ -169,7 +183,7 @@ class LoopSearch(StepSearch):
         """Up to `at_once` more tokens. Returns whether the search goes on."""
         status = self._run()
         while status == library.NEEDS_ROOM:
-            self.state.make_room()
+            self._of_batch.make_room()
             self._bind()
             status = self._run()
         if status == library.PAUSED:
@@ -177,7 +191,7 @@ class LoopSearch(StepSearch):
         if status == library.TOO_MANY:
             raise TooMany("more candidates are needed than a step is asked for")
         if status == library.NO_POSITION:
-            raise self.state.no_position(self._batch.step)
+            raise self._of_batch.no_position(self._batch.step)
         if status == library.FAILED:
             raise self._failure()
         return self._after(status)
@@ -194,7 +208,7 @@ class LoopSearch(StepSearch):
 
     def _run(self) -> int:
         status: int = self._library.s2s_search_run(self.handle, self._step, ctypes.byref(self._batch), self._at_once)
-        self.state.made_steps(self._batch.step)
+        self._of_batch.made_steps(self._batch.step)
         return status
 
     def leave(self, staying: Ints) -> None:
