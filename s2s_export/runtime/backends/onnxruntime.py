@@ -165,7 +165,7 @@ class OnnxRuntimeBackend:
         self._steps = sorted(steps, key=self._max_rows)
         self._sessions: dict[str, Any] = {}
         self.natives = NativeGraphs(self.operators, self.weights, threads)
-        self._compared: set[str] = set()  # those of `natives` whose inputs and outputs are as described
+        self._compared: set[str] = set()  # those of `natives` that were opened, and are as described
         self.shared = _map_shared(self.weights / WEIGHTS, engine.get("shared") or {}) if engine else {}
         # The largest first: while a session is opened its weights are in memory twice.
         self._of_source = [name for name in OF_SOURCE if name in self.graphs]
@@ -175,10 +175,12 @@ class OnnxRuntimeBackend:
 
     def native(self, name: str) -> NativeGraph | None:
         """A graph that is called without ONNX Runtime, or None where that has to run it: `natives.why_not`."""
+        if name in self._compared:
+            return self.natives.opened(name)
         found = self.natives.get(name, self.file_of(name), self.graphs[name], self.shared.get(name))
-        if found is not None and name not in self._compared:
+        if found is not None:
             self._refuse_difference(name, found.inputs, found.outputs)
-            self._compared.add(name)
+        self._compared.add(name)
         return found
 
     def session(self, name: str) -> Any:
@@ -208,6 +210,7 @@ class OnnxRuntimeBackend:
         """Close all graphs, for whoever decodes elsewhere; one opens again when it is wanted."""
         with self._lock:
             self._sessions.clear()
+            self._compared.clear()
             self.natives.clear()
 
     def step_for(self, n_rows: int) -> Any:

@@ -120,6 +120,10 @@ class NativeGraphs:
                     self.why_not[name] = str(error).splitlines()[0] if str(error) else "its file can't be read"
             return self._open[name]
 
+    def opened(self, name: str) -> NativeGraph | None:
+        """As `get`, of a graph that was asked for before."""
+        return self._open.get(name)
+
     def clear(self) -> None:
         with self._lock:
             self._open.clear()
