@@ -96,7 +96,7 @@ def installed_version() -> str:
         if spec is None:
             raise ImportError("No module named 'onnxruntime'")
         if spec.origin and (
-            found := re.search(r'^__version__ = "([\d.]+)', Path(spec.origin).read_text("utf-8"), re.M)
+            found := re.search(r'^__version__ = "([^"]+)"', Path(spec.origin).read_text("utf-8"), re.M)
         ):
             return found[1]
     import onnxruntime
