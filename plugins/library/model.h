@@ -212,7 +212,8 @@ class Model {
     const S2SSettings settings = options.settings(B, read);
     s2s::Search search(settings);
     s2s::SessionStep step(*step_graph.session, inputs.data(), int(inputs.size()), caches.data(), int(caches.size()), B, options.num_beams);
-    S2SBatch batch{token.ints(), position.ints(), ancestors.ints(), int32_t(position.n()), options.max_length, limit ? limit : -1, 0};
+    S2SBatch batch{token.ints(), position.ints(), ancestors.ints(), nullptr, int32_t(position.n()), options.max_length,
+                   limit ? limit : -1, 0, 0, 0};
     refuse(s2s::run(search, step, batch, INT32_MAX));
     return outputs_of(search, options, B);
   }

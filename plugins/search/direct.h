@@ -736,6 +736,12 @@ class Run {
     return true;
   }
 
+  // Null where the graph has no such value.
+  const Value* find(const char* name) const {
+    const int i = graph.find(name);
+    return i < 0 ? nullptr : &values[i];
+  }
+
   void operator()() {
     for (const Node& node : graph.nodes) {
       if (is_first) require(node);
@@ -796,6 +802,7 @@ class DirectStep : public Step {
     for (int i = 0; i < n_inputs; i++) bind(inputs[i]);
     for (int i = 0; i < n_caches; i++) bind(caches[i]);
     run_.bind("n_candidates", &n_candidates, ort::INT64, {1});
+    run_.bind("want_log_probs", &wants_whole, ort::BOOL, {});
     run_.bind("log_normalizer", log_normalizer.data(), ort::FLOAT, {B, K});
   }
 
@@ -815,8 +822,9 @@ class DirectStep : public Step {
       run_.bind("probe_ids", probe_ids.data(), ort::INT64, {B, K, Q});
     }
     std::copy(query.probe_ids.begin(), query.probe_ids.end(), probe_ids.begin());
+    wants_whole = query.whole;
     run_();
-    return Found{ids.data(), log_probs.data(), log_normalizer.data(), probed.data(), M, Q};
+    return Found{ids.data(), log_probs.data(), log_normalizer.data(), probed.data(), M, Q, whole(query)};
   }
 
  private:
@@ -824,8 +832,17 @@ class DirectStep : public Step {
   const int B, K;
   int64_t n_candidates = -1;
   int n_probes = -1;
+  bool wants_whole = false;
   std::vector<int64_t> probe_ids, ids;
   std::vector<float> log_probs, probed, log_normalizer;
+
+  float* whole(const Query& query) const {
+    if (!query.whole) return nullptr;
+    const direct::Value* found = run_.find("log_probs");
+    const bool is_there = found && found->data && found->type == ort::FLOAT && found->count() == int64_t(B) * K * query.vocabulary;
+    if (!is_there) throw std::runtime_error("the decoder step does not tell the whole distribution");
+    return found->floats();
+  }
 
   void bind(const S2STensor& t) {
     run_.bind(t.name, t.data, t.type, std::vector<int64_t>(t.shape, t.shape + t.n_dimensions));

@@ -50,13 +50,14 @@ EXPORT int32_t s2s_search_ask(void* search, int32_t* n_candidates, const int64_t
   return found.query.n_probes;
 }
 
-// One token more. tokens, parents [B, K] out: what the next step feeds, of the batch as it was.
+// One token more. log_probs [B, K, V] of a search that reads the whole distribution, which it changes; tokens, parents [B, K] out: what the next step feeds, of the batch as it was.
 EXPORT int32_t s2s_search_advance(void* search, const int64_t* candidate_ids, const float* candidate_log_probs,
-                                  const float* log_normalizer, const float* probe_log_probs, int32_t n_candidates,
-                                  int32_t n_probes, int64_t* tokens, int64_t* parents) {
+                                  const float* log_normalizer, const float* probe_log_probs, float* log_probs,
+                                  int32_t n_candidates, int32_t n_probes, int64_t* tokens, int64_t* parents) {
   auto& made = *static_cast<s2s::Search*>(search);
   try {
-    const int status = made.advance({candidate_ids, candidate_log_probs, log_normalizer, probe_log_probs, n_candidates, n_probes});
+    const int status = made.advance(
+        {candidate_ids, candidate_log_probs, log_normalizer, probe_log_probs, n_candidates, n_probes, log_probs});
     if (status == s2s::IMPRECISE) return status;
     std::copy(made.tokens.begin(), made.tokens.end(), tokens);
     std::copy(made.parents.begin(), made.parents.end(), parents);

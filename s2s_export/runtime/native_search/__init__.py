@@ -1,8 +1,8 @@
 """The search in C++ (plugins/search), beside numpy's in `decoding`, which is its definition.
 
 It serves greedy search and beam search with the rules that have a form for a device (`Rule.device_form`) and change the
-scores of some tokens, and `renormalize_logits`. Its tokens and scores are numpy's bit for bit. A call of it holds no
-interpreter lock. There are two ways in which it runs:
+scores of some tokens, `renormalize_logits`, and Whisper's rule of times. Its tokens and scores are numpy's bit for bit.
+A call of it holds no interpreter lock. There are two ways in which it runs:
 
     loop    engines for a CPU with our own operators: the whole decode is one call, which calls the decoder step's
             operators, or runs it through ONNX Runtime's C interface; Python is entered where caches grow, where sources

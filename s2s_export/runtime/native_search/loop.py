@@ -20,11 +20,13 @@ from ...bundle import output_of
 from ...errors import BackendError
 from ..backends.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeState, step_failure
 from ..decoding.state import FEWEST_PREFILLED, DecodeState, Ints
+from ..decoding.watch import Watch
 from ..native_graphs import library
 from ..native_graphs.graph import tensors
 from .search import StepSearch, TooMany
 from .settings import Prepared
 
+WANTS_WHOLE = "want_log_probs"  # the input of a step by which the whole distribution is asked for
 DIRECT, SESSION = "called directly", "a session of ONNX Runtime"
 AT_ONCE = 32  # tokens that a native call makes at most, so that Python gets to see Ctrl-C
 
@@ -122,17 +124,31 @@ def batch_of(state: DecodeState) -> Any:
     return getattr(state, "inner", state)
 
 
+def tells(state: DecodeState, whole: bool, watch: Watch | None) -> bool:
+    """Whether the loop's steps of this state tell what a search and a watch want to know."""
+    if watch is not None and not whole and watch.is_last:
+        return False  # the search asks the watched step for a few tokens, which the watched one is not among
+    return not whole or (isinstance(state, OnnxRuntimeState) and WANTS_WHOLE in state.inputs)
+
+
 class LoopSearch(StepSearch):
     """A search whose steps are made by the library. state: one that `serves`.
 
-    at_once: how many tokens an `advance` makes at most.
+    at_once: how many tokens an `advance` makes at most. watch: what is to be noted in the prompt.
     """
 
     def __init__(
-        self, prepared: Prepared, state: DecodeState, *arguments: Any, at_once: int = AT_ONCE, **more: Any
+        self,
+        prepared: Prepared,
+        state: DecodeState,
+        *arguments: Any,
+        at_once: int = AT_ONCE,
+        watch: Watch | None = None,
+        **more: Any,
     ) -> None:
         self._step: Any = None
         self._at_once = at_once
+        self._watch = watch
         self._of_batch: OnnxRuntimeState = batch_of(state)
         super().__init__(prepared, state, *arguments, **more)
 
@@ -145,9 +161,14 @@ class LoopSearch(StepSearch):
         shape = (len(self.steps.present), self.options.n_rows)
         self._tokens = np.zeros(shape, dtype=np.int64)  # what the batch feeds is in the library
         self._parents = np.zeros(shape, dtype=np.int64)
-        first = self._fed_first()
+        first, watch = self._fed_first(), self._watch
+        if watch is not None:
+            first = first[:, : watch.at]
         is_fed = first.shape[1] >= FEWEST_PREFILLED and self._of_batch.prefill(first)
         self._batch = library.Batch(step=first.shape[1] if is_fed else 0)  # what is not fed yet, the library feeds
+        if watch is not None:
+            self._batch.watched = library.address(watch.log_probs)
+            self._batch.watched_position, self._batch.watched_token = watch.at, watch.token
         self._bind()
 
     def _bind(self) -> None:
