@@ -20,7 +20,7 @@ class Unpacked(Generic[M]):
     """An open engine. Weights are unpacked when they are first used, and kept."""
 
     def __init__(self, weights: Weights) -> None:
-        self.model = cast("M", weights.model)
+        self.model: M = cast("M", weights.model)
         self._weights = weights
         self._unpacked: dict[str, Floats] = {}
 

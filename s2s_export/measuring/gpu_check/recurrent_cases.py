@@ -1,4 +1,4 @@
-"""Random cases for the kernels of recurrent models in plugins/transformer, as native_cases.py has them for Transformers.
+"""Random cases for the kernels of recurrent models in plugins/transformer, beside those of native_cases.py.
 
 Letters as in plugins/transformer/parameters.h.
 """
@@ -32,11 +32,12 @@ def _biases(rng: np.random.Generator, directions: int, n: int, units: int) -> tu
 
 
 def _applied(kind: str, x: Array, h: Array, kept: Array) -> tuple[Array, Array]:
-    return (reference.lstm if kind == "lstm" else reference.gru)(x, h, kept)
+    hidden, after = (reference.lstm if kind == "lstm" else reference.gru)(x, h, kept)
+    return hidden, after
 
 
 def cell(rng: np.random.Generator, element: str, kind: str = "", rows: int = 0) -> Case:
-    """A decoder's layer: rows that lie side by side with others, more than one tile's units, with and without biases."""
+    """A decoder's layer: rows that lie side by side with others, units of several tiles, with and without biases."""
     kind = kind or str(rng.choice(sorted(launches.GATES)))
     n, R = launches.GATES[kind], rows or int(rng.integers(1, 41))
     U, width = (16 * int(size) for size in rng.integers(1, [5, 30]))
@@ -139,11 +140,9 @@ def begin_step(rng: np.random.Generator, element: str, position: int = -1) -> Ca
         read["context"] = rng.standard_normal((B, A)).astype(dtype)
         line[:, 16 + E :] = np.repeat(read["context"].astype(np.float64), K, 0)
     parents = (np.arange(B)[:, None] * K + ancestors[..., max(position - 1, 0)]).reshape(-1)
-    before, kept_before = (
-        (after[:, parents], kept_after[:, parents])
-        if position
-        else (np.repeat(one.transpose(1, 0, 2), K, 1) for one in (first, kept))
-    )
+    before, kept_before = after[:, parents], kept_after[:, parents]
+    if position == 0:
+        before, kept_before = (np.repeat(one.transpose(1, 0, 2), K, 1) for one in (first, kept))
     given = structures.BeginParameters(
         rows=R, beams=K, capacity=C, width=E, vocabulary=48, stride=line.shape[1], context_width=A, units=U, layers=L
     )

@@ -36,7 +36,8 @@ class NumpyRecurrent(Unpacked[RecurrentModel]):
         place = slice(direction * cells.gates, (direction + 1) * cells.gates)
         of_state = self.product(state, cells.hidden)[:, place]
         x, h = (fragments.of_units(rows, n, cells.units) for rows in (of_input, of_state))
-        return reference.lstm(x, h, kept) if n == 4 else reference.gru(x, h, kept)
+        hidden, after = reference.lstm(x, h, kept) if n == 4 else reference.gru(x, h, kept)
+        return np.asarray(hidden, np.float32), np.asarray(after, np.float32)
 
     def encode(self, values: Mapping[str, NDArray[Any]]) -> tuple[Floats, list[tuple[Floats, Floats]]]:
         """values: what a kind of source prepared. The last layer's states [B, S, A], and each layer's last ones of its

@@ -1,7 +1,7 @@
 """Writes a recurrent structure as model.json and weights.bin, which the backend `cuda` reads.
 
-Units and embeddings are filled with zeros up to multiples of 16, each direction of an encoder by itself: so weights that
-read both directions, or several things side by side, have gaps of zeros between their columns.
+Units and embeddings are filled with zeros up to multiples of 16, each direction of an encoder by itself: so weights
+that read both directions, or several things side by side, have gaps of zeros between their columns.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ class _Recurrent:
         s, packer = self._structure, self._packer
         read: list[list[int]] = [[s.source.array.shape[1]]]
         read += [[unit.size for unit in layer] for layer in s.encoder]
-        encoder = [self._cells(layer, sizes, f"encoder.{i}") for i, (layer, sizes) in enumerate(zip(s.encoder, read))]
+        encoder = [self._cells(layer, read[i], f"encoder.{i}") for i, layer in enumerate(s.encoder)]
         columns = [[self._embedding, *self._context], *[[self._units]] * (len(s.decoder) - 1)]
-        decoder = [self._cells((one,), sizes, f"decoder.{i}") for i, (one, sizes) in enumerate(zip(s.decoder, columns))]
+        decoder = [self._cells((unit,), columns[i], f"decoder.{i}") for i, unit in enumerate(s.decoder)]
         found = packed.RecurrentModel(
             version=packed.VERSION,
             kind=recurrent_model.KIND,

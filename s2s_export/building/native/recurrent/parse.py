@@ -128,7 +128,7 @@ class _Decoder:
         return value, Unit(
             "gru",
             *(_by_gate(one.weight.array, 3) for one in (read, hidden)),
-            *(_by_gate(one.bias, 3) for one in (read, hidden)),
+            *(_by_gate(bias, 3) for bias in (read.bias, hidden.bias)),
         )
 
     def _is_attention(self, context: str) -> bool:
@@ -163,7 +163,8 @@ def _by_gate(array: Array, n: int) -> Array:
 
 def _encoder(reader: Reader) -> tuple[tuple[tuple[Unit, ...], ...], bool, Weight]:
     """Layers, whether they read backwards, and the embedding."""
-    layers, value, reverse = [], "", False
+    layers: list[tuple[Unit, ...]] = []
+    value, reverse = "", False
     for node in reader.graph.nodes:
         if node.op_type not in KINDS:
             if node.op_type == "RNN":

@@ -20,8 +20,8 @@ from .step_program import Kept, StepProgram
 
 
 class RecurrentDecoder(StepProgram):
-    """What is kept: each layer's states [L, R, U] after the step, in the element and fp32. The next step gathers them by
-    ancestors at its beginning; a first one, at position 0, begins with the encoder's and reads none of them."""
+    """A recurrent decoder's step. What is kept: each layer's states [L, R, U], in the element and in fp32. The next
+    step gathers them by ancestors at its beginning; the one at position 0 begins with the encoder's."""
 
     def __init__(self, loaded: Loaded, encoder: RecurrentEncoder, n_beams: int, capacity: int, buffer: Buffer) -> None:
         super().__init__(loaded, encoder.n_sources, n_beams, capacity, buffer)

@@ -58,9 +58,9 @@ class Score:
 
 @dataclass(frozen=True)
 class RecurrentModel:
-    """reverse: an encoder of one direction reads from the last token to the first. summary: of the encoder's last state,
-    the context of every step. score: of the attention. initial: the decoder's first states [L*U], of the context or of
-    the backward encoder's last state; None where they are the encoder's. readout [2*E, U+E+A]: each output is the
+    """reverse: an encoder of one direction reads from the last token to the first. summary: of the encoder's last
+    state, the context of every step. score: of the attention. initial: the decoder's first states [L*U], of the context
+    or of the backward encoder's last state; None where they are the encoder's. readout [2*E, U+E+A]: each output is the
     larger of two (outputs 8 and 8 in turn), of the last layer's state, the embedding and the context. head [V, E or U].
     """
 
@@ -105,7 +105,8 @@ class RecurrentModel:
     def step_bytes(self) -> int:
         """Bytes of weights that a decoder step reads."""
         parts = [self.head, *(part for one in self.decoder for part in (one.input, one.hidden))]
-        parts += [part for part in (self.readout, self.score and self.score.query) if part is not None]
+        query = None if self.score is None else self.score.query
+        parts += [part for part in (self.readout, query) if part is not None]
         return weight_bytes(parts, self.element)
 
 
