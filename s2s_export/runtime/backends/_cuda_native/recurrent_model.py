@@ -135,7 +135,7 @@ def tensors_of(model: RecurrentModel) -> Iterator[Wanted]:
         yield from _of_score(model.score, U, last, layout)
     if model.initial is not None:
         yield from of_linear(model.initial, L * U, last.units if model.summary is None else A, layout)
-    elif len(model.encoder) != L or any(one.width != U or one.kind != model.decoder[0].kind for one in model.encoder):
+    elif [(one.kind, one.directions, one.units) for one in model.encoder] != [(model.decoder[0].kind, 1, U)] * L:
         raise Wrong("the decoder starts from the encoder's states, but has other layers")
     features = U
     if model.readout is not None:
