@@ -140,7 +140,8 @@ def begin_step(rng: np.random.Generator, element: str, position: int = -1) -> Ca
         read["context"] = rng.standard_normal((B, A)).astype(dtype)
         line[:, 16 + E :] = np.repeat(read["context"].astype(np.float64), K, 0)
     parents = (np.arange(B)[:, None] * K + ancestors[..., max(position - 1, 0)]).reshape(-1)
-    before, kept_before = after[:, parents], kept_after[:, parents]
+    before: Array = after[:, parents]
+    kept_before: Array = kept_after[:, parents]
     if position == 0:
         before, kept_before = (np.repeat(one.transpose(1, 0, 2), K, 1) for one in (first, kept))
     given = structures.BeginParameters(
@@ -167,7 +168,8 @@ def pick_states(rng: np.random.Generator, element: str) -> Case:
     lengths = rng.integers(1, S + 1, B)
     at = np.zeros(B, np.int64) if backward else lengths - 1
     read = {"mask": (np.arange(S) < lengths[:, None]).astype(np.int32), "all": states, "all kept": kept}
-    expected, written = {}, {}
+    expected: dict[str, tuple[Array, Array]] = {}
+    written: dict[str, Array] = {}
     for name, array in (("output", states), ("output_kept", kept)):
         rows = np.full((B, 2 * U), KEPT, np.float64)
         rows[:, :U] = array[np.arange(B), at, 1]
