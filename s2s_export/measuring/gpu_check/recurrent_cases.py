@@ -147,7 +147,7 @@ def begin_step(rng: np.random.Generator, element: str, position: int = -1) -> Ca
     given = structures.BeginParameters(
         rows=R, beams=K, capacity=C, width=E, vocabulary=48, stride=line.shape[1], context_width=A, units=U, layers=L
     )
-    expected = {
+    expected: dict[str, tuple[Array, Array]] = {
         "line": (line, allowed(element, line, 0.1)),
         "before": (before.astype(np.float64), np.full(before.shape, EXACT)),
         "kept_before": (kept_before.astype(np.float64), np.full(before.shape, EXACT)),
