@@ -49,6 +49,9 @@ def fit(bundle: Bundle, recipe: Recipe) -> Dimensions:
     notes, wrong = [], []
     if any("W" in entry["shape"] for entry in bundle.manifest["graphs"]["encoder"]["inputs"]):
         wrong.append("its encoder reads samples of sound, for which engines have no range; build for a CPU")
+    if grown := bundle.manifest["decoder"] == "recurrent" and _letters(bundle) & {"C", "F"}:
+        what = "grow with every step" if "C" in grown else "have a length of their own"
+        wrong.append(f"its decoder has states that {what}, for which engines have no range; build for a CPU")
     for letter, limit in limits.items():
         asked = ranges[letter]
         if limit is None or asked.max <= limit:
@@ -64,16 +67,21 @@ def fit(bundle: Bundle, recipe: Recipe) -> Dimensions:
     if ranges["K"].min > vocabulary:
         wrong.append(f"ranges.K begins at {ranges['K'].min}, but the vocabulary has {vocabulary} tokens")
     if wrong:
-        raise InvalidOption(f"target '{recipe.name}': {'; '.join(wrong)}; lower the range in the recipe")
+        advice = "; lower the range in the recipe" if any(reason.startswith("ranges.") for reason in wrong) else ""
+        raise InvalidOption(f"target '{recipe.name}': {'; '.join(wrong)}{advice}")
     slots = 0
-    letters = {letter for entry in bundle.manifest["graphs"]["decoder_step"]["inputs"] for letter in entry["shape"]}
     beams, length = ranges["K"], ranges.pop("T").max
-    if "N" in letters:
+    if "N" in _letters(bundle):
         served = [k for k in SERVED_BEAMS if beams.min <= k <= beams.max] or [beams.max]
         step = math.lcm(*served, beams.max)
         slots = -(-length * beams.max // step) * step
         ranges["C"] = Range(slots // beams.max, slots // beams.opt, slots // beams.min)
     return Dimensions(ranges, slots, length, tuple(notes))
+
+
+def _letters(bundle: Bundle) -> set[int | str]:
+    """Sizes and letters of the decoder step's inputs."""
+    return {size for entry in bundle.manifest["graphs"]["decoder_step"]["inputs"] for size in entry["shape"]}
 
 
 def check(bundle: Bundle, recipe: Recipe) -> None:

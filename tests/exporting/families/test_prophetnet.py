@@ -31,7 +31,7 @@ def made(**changes):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"ngram": 3, "tie_word_embeddings": False},
+        {"ngram": 3, "tie_word_embeddings": False, "num_encoder_layers": 1, "num_decoder_layers": 1},
         pytest.param({"ngram": 1, "num_buckets": 32, "activation_function": "relu"}, marks=pytest.mark.slow),
     ],
 )

@@ -12,7 +12,8 @@ from own_modules import END, START, VOCABULARY, spread
 from torch import Tensor, nn
 
 import s2s_export
-from s2s_export import Features, ModuleConfig, Pictures, export_module
+from s2s_export import Features, ModuleConfig, Pictures, export_module, recipes
+from s2s_export.building.gpu import dimensions
 from s2s_export.cli import main
 from s2s_export.errors import InputError, InvalidOption, UnsupportedModel
 
@@ -112,6 +113,8 @@ def test_features_of_unequal_length_share_a_batch(hearing):
         expected = greedy(model, values, torch.ones(1, len(source), dtype=torch.int64))
         assert list(hypotheses[0].token_ids) == expected
     assert "has a length that follows from the source's" in session.backend.why_no_open_batch()
+    with pytest.raises(InvalidOption, match="states that have a length of their own, for which engines have no range"):
+        dimensions.check(session.bundle, recipes.load("rtx-fp16"))
 
 
 def test_features_in_json_lines(hearing, tmp_path):
