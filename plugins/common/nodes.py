@@ -113,7 +113,7 @@ class Operation:
     ) -> ctypes.Structure:
         """The kernel's argument. `addresses` by tensor name; a missing one is null."""
         given = self.parameters(scale=scale)
-        for name, kind in self.parameters._fields_:
+        for name, kind, *_ in self.parameters._fields_:
             if kind is ctypes.c_void_p:
                 setattr(given, name, addresses.get(name))
         for letter, name in self.size_fields.items():
