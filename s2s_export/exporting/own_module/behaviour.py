@@ -73,14 +73,14 @@ def _close(one: Tensor, other: Tensor) -> bool:
 
 
 @torch.no_grad()
-def require_no_effect_of_padding(model: Any, sources: Sources, first: Run, padding: int) -> None:
-    """A source must have the same scores alone and beside a longer one. padding: the id that fills ids up.
+def effect_of_padding(model: Any, sources: Sources, first: Run, padding: int) -> str | None:
+    """What is to be known of a source's scores beside a longer one, in a sentence; None where they are those alone.
 
-    Raises UnsupportedModel.
+    padding: the id that fills ids up. Raises UnsupportedModel where they change beside a source of the same length.
     """
     names = [name for name, _, _ in sources.inputs]
     if MASK not in names:
-        return
+        return None
     values, mask = (value.clone() for value in sources.example(2, first.length + sources.least + 2))
     n = first.length
     alone = _scores(model, (values[1:, :n].clone(), mask[1:, :n].clone()), first.token)[0]
@@ -93,11 +93,12 @@ def require_no_effect_of_padding(model: Any, sources: Sources, first: Run, paddi
             "batch; compute each row from itself alone"
         )
     if not _close(alone, padded):
-        raise UnsupportedModel(
-            f"a source's scores change by {float((alone - padded).abs().max()):.1g} where its batch is padded; use "
-            "source_mask in encode and step: masked_fill before a softmax, a product with it around a convolution, "
-            "pack_padded_sequence with source_mask.sum(1).cpu() before a recurrent layer"
+        return (
+            f"a source's scores change by {float((alone - padded).abs().max()):.1g} where its batch is padded; give "
+            "sources of one length, or use source_mask in encode and step: masked_fill before a softmax, a product "
+            "with it around a convolution, pack_padded_sequence with source_mask.sum(1).cpu() before a recurrent layer"
         )
+    return None
 
 
 def _scores(model: Any, source: tuple[Tensor, ...], token: int) -> Tensor:

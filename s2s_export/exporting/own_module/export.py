@@ -52,8 +52,8 @@ def export_module(
     tell = progress or (lambda stage: None)
     tell(STAGES[0])
     with _evaluated(model), _tokenizer_folder(tokenizer) as folder:
-        family, reference, of_source = _described(model, config)
-        source = _Source(config.name, family, model, folder, reference, of_source)
+        family, reference, of_source, notices = _described(model, config)
+        source = _Source(config.name, family, model, folder, reference, of_source, notices=notices)
         stand_in = SimpleNamespace(
             config=SimpleNamespace(pad_token_id=config.pad_token_id),
             generation_config=SimpleNamespace(to_dict=config.defaults),
@@ -65,8 +65,8 @@ def export_module(
         return report
 
 
-def _described(model: Any, config: ModuleConfig) -> tuple[Family, Reference, dict[str, Any]]:
-    """The family of a module, the module seen as the three graphs, and what the manifest says of its sources."""
+def _described(model: Any, config: ModuleConfig) -> tuple[Family, Reference, dict[str, Any], list[str]]:
+    """The family of a module, the module as the three graphs, the manifest's words on its sources, and notices."""
     from ..families import Family
     from ..graphs.traced import TracedModule
     from . import attention, behaviour, check, interface, sources, trace
@@ -84,17 +84,17 @@ def _described(model: Any, config: ModuleConfig) -> tuple[Family, Reference, dic
         longest_source = _least(positions, config.max_source_length)
         longest_target = _least(None if others is None else len(others), config.max_target_length)
         family = Family(config.name, structure, longest_source, longest_target)
-        return family, attention.TransformerReference(model), {}
+        return family, attention.TransformerReference(model), {}, []
     attention.refuse_bare_transformer(model)
     before = behaviour.snapshot(model)
     found, example = interface.probe(model, read, config.decoder_start_token_id, config.max_source_length)
     behaviour.require_functions_of_arguments(model, example, before)
     traced = TracedModule(trace.trace(model, read, found, example), found, read)
-    behaviour.require_no_effect_of_padding(model, read, example, config.pad_token_id)
+    notice = behaviour.effect_of_padding(model, read, example, config.pad_token_id)
     family = Family(config.name, traced, config.max_source_length, config.max_target_length)
     n_positions = found.attention[2] if found.attention is not None else None
     of_source = {"kind": read.kind, **read.manifest(n_positions if isinstance(n_positions, int) else None)}
-    return family, check.ModuleReference(model, found, read), of_source
+    return family, check.ModuleReference(model, found, read), of_source, [notice] if notice else []
 
 
 def _least(*limits: int | None) -> int | None:
