@@ -189,7 +189,7 @@ def test_weights_of_eight_bits_are_those_of_the_definition(built: Any, name: str
     assert sizes[0] < 0.75 * sizes[1]
 
 
-@pytest.mark.parametrize("target", [FP16, INT8, pytest.param(BF16, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("target", [INT8, *(pytest.param(name, marks=pytest.mark.slow) for name in (FP16, BF16))])
 def test_a_trained_model_gives_the_cpus_tokens(number_words: Path, tmp_path: Path, target: str) -> None:
     """Where a model is sure, rounding decides nothing: all tokens are equal, with every number of beams."""
     path = shutil.copytree(number_words, tmp_path / "words.bundle", ignore=shutil.ignore_patterns("engines"))
