@@ -182,7 +182,7 @@ class _Steps:
         return self._sessions[name]
 
     def open(self, file: str) -> Any:
-        path, shared = self._folder / file, self.shared["decoder_step"]
+        path, shared = inside(self._folder, file), self.shared["decoder_step"]
         return open_session(path, self.weights, self.threads, operators=self.operators, shared=shared, spin=self.spin)
 
     def step_name(self, n_rows: int) -> str:
@@ -191,7 +191,7 @@ class _Steps:
 
     def file_of(self, name: str) -> Path:
         """Where a graph lies."""
-        return self._folder / self.graphs[name]["file"]
+        return inside(self._folder, self.graphs[name]["file"])
 
     def native(self, name: str) -> NativeGraph | None:
         """See `OnnxRuntimeBackend.native`."""

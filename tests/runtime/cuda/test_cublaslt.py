@@ -174,7 +174,7 @@ def encoded(session: Any, values: dict[str, Any], length: int) -> tuple[np.ndarr
     loaded, n_sources = session.backend.loaded, len(values["source_mask"])
     device, buffers = loaded.device, driver.Buffers(loaded.device, 1)
     program = EncoderProgram(loaded, n_sources, length, buffers.get)
-    program.upload(values, loaded.model.encoder.positions, device, 1)
+    program.upload(values, device, 1)
     device.launched.clear()
     program.program.run(1)
     found = np.empty((n_sources, length, loaded.model.cross.outputs), np.uint16)

@@ -189,7 +189,7 @@ def test_an_encoder_by_cublaslt_through_the_driver(
     for uses_library in (True, False):
         buffers = memory.Buffers(device, 7)
         encoder = EncoderProgram(loaded, 4, 16, buffers.get, uses_library=uses_library)
-        encoder.upload(values, loaded.model.encoder.positions, device, 7)
+        encoder.upload(values, device, 7)
         found = np.zeros((4 * 16, loaded.model.cross.outputs), np.float16)
         before = products()
         encoder.program.run(7)
