@@ -91,6 +91,7 @@ class FakeCuda(CudaDevice):
 def make(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FakeCuda]]:
     monkeypatch.setattr(libcuda, "LIBRARY", str(library))
     libcuda.driver.cache_clear()
+    monkeypatch.setattr(cublaslt, "found", lambda: None)  # it would be kept for the process, with the stand-in
     # The "binary" is the name of the host build, which the stand-in opens.
     binary = tmp_path / "beam_search.fatbin"
     binary.write_bytes(str(build.host_library("beam_search")).encode() + b"\0")
