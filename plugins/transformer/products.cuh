@@ -52,7 +52,7 @@ __device__ __forceinline__ void store_tile(const ProductParameters& given, int t
     if (row >= given.rows) continue;
     const float one = sum[i] * scale[0] + bias[0], other = sum[2 + i] * scale[1] + bias[1];
     if (given.gated) {
-      store_result<T>(given, row, tile * 8 + g, activated(one, given.activation) * other);
+      store_result<T>(given, row, tile * 8 + g, given.gated == S2S_MAXOUT ? fmaxf(one, other) : activated(one, given.activation) * other);
     } else {
       store_result<T>(given, row, upper, activated(one, given.activation));
       store_result<T>(given, row, lower, activated(other, given.activation));
@@ -128,6 +128,27 @@ __device__ __forceinline__ void skinny_product(const ProductParameters& given) {
     }
     if (split == 0 && tile < n_tiles) store_tile<T, W>(given, tile, first_row, sum);
   }
+}
+
+constexpr int kFinishThreads = 256;
+
+// What follows a product that a library computed (runtime/cuda/cublaslt.py): `input` [R, O] of T are the sums with their
+// bias, and may be the output where there is no gate. Grid: (R, outputs/256).
+template <typename T>
+__device__ __forceinline__ void finish_rows(const ProductParameters& given) {
+  await_predecessor();
+  const int row = blockIdx.x, output = blockIdx.y * kFinishThreads + threadIdx.x;
+  if (output >= (given.gated ? given.outputs / 2 : given.outputs)) return;
+  const T* from = static_cast<const T*>(given.input) + static_cast<int64_t>(row) * given.outputs;
+  const auto sum = [from](int at) { return to_float(saturated(to_float(from[at]), T{})); };  // a library's may be infinite
+  float value;
+  if (given.gated) {
+    const int at = output / 8 * kTile + output % 8;
+    value = activated(sum(at), given.activation) * sum(at + 8);
+  } else {
+    value = activated(sum(output), given.activation);
+  }
+  store_result<T>(given, row, output, value);
 }
 
 constexpr int kBlockRows = 64;    // rows of a block of tiled_product

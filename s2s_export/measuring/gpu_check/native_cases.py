@@ -121,6 +121,7 @@ def product(rng: np.random.Generator, element: str, rows: int = 0, blocks: int =
     with_norm = launches.is_skinny(rows) and bool(rng.random() < 0.6)
     is_gated, has_bias, has_residual = (bool(one) for one in rng.random(3) < (0.3, 0.7, 0.6))
     activation = str(rng.choice(structures.ACTIVATIONS))
+    is_maxout = is_gated and bool(rng.random() < 0.5)
     dtype, scale = dtype_of(element), float(rng.choice([1.0, 0.25]))
     limit = n_out // 2 if is_gated else n_out - int(rng.integers(0, 5))  # a vocabulary need not be a multiple of 16
     of_weight, weight = stored(fragments.filled(rng.standard_normal((n_out, true_in)) / 4, n_out, n_in), element)
@@ -147,13 +148,18 @@ def product(rng: np.random.Generator, element: str, rows: int = 0, blocks: int =
         written[name] = nothing((rows, limit), np.float32 if elements[name] == "fp32" else dtype_of(element))
     given = structures.ProductParameters(
         rows=rows, inputs=n_in, outputs=n_out, stride=limit, limit=limit, true_width=true_in,
-        activation=structures.ACTIVATIONS.index(activation), gated=int(is_gated), epsilon=1e-5, scale=scale,
+        activation=structures.ACTIVATIONS.index(activation), gated=int(is_gated) + int(is_maxout), epsilon=1e-5,
+        scale=scale,
         norm_weight=1 if with_norm else None, n_parts=len(read.get("parts", ())),
     )  # fmt: skip
     launch = launches.product(element, given)
     if blocks and launches.is_skinny(rows):
         launch = type(launch)(launch.kernel, (blocks, *launch.grid[1:]), launch.threads)
-    result, size = _product(wide, weight, bias, activation, is_gated, scale)
+    if is_maxout:
+        result, size = _product(wide, weight, bias, "linear", False, scale)
+        result, size = (np.maximum(*(half.T for half in fragments.parted(one.T))) for one in (result, size))
+    else:
+        result, size = _product(wide, weight, bias, activation, is_gated, scale)
     result, size = result[:, :limit], size[:, :limit]
     if has_residual:
         result, size = result + read["residual"], size + np.abs(read["residual"])
@@ -219,6 +225,36 @@ def wide_norm(rng: np.random.Generator, element: str, width: int = 0) -> Case:
     read = {**of_weight, "input": x, **norm}
     written = {"output_float": nothing((2, 16), np.float32)}
     return Case(launch, given, read, written, {"output_float": (rows @ exact.T, limits)})
+
+
+def finish_rows(rng: np.random.Generator, element: str) -> Case:
+    """What follows a product that a library computed, of which some sums are too large for the element."""
+    rows, n_out, is_gated = int(rng.integers(33, MOST_ROWS)), 16 * int(rng.integers(1, 40)), bool(rng.random() < 0.4)
+    activation, dtype = str(rng.choice(structures.ACTIVATIONS)), dtype_of(element)
+    sums = (3 * rng.standard_normal((rows, n_out))).astype(dtype)
+    if element != "bf16":
+        sums[:2, :8], sums[2:4, :8] = np.inf, -np.inf
+    wide = np.clip(sums.astype(np.float64), -65504, 65504) if element != "bf16" else sums.astype(np.float64)
+    inner = np.ones((rows, n_out))
+    if is_gated:
+        gate, other = fragments.parted(wide.T)
+        wide, inner = gate.T, other.T
+    result = reference.activated(wide, activation) * inner if is_gated else reference.activated(wide, activation)
+    residual = rng.standard_normal(result.shape).astype(np.float32) if rng.random() < 0.5 else None
+    total = result if residual is None else result + residual
+    outputs = result.shape[1]
+    given = structures.ProductParameters(
+        rows=rows, outputs=n_out, stride=outputs, limit=outputs, activation=structures.ACTIVATIONS.index(activation),
+        gated=int(is_gated),
+    )  # fmt: skip
+    bounded = np.clip(total, -65504, 65504) if element != "bf16" else total
+    size = 4 + 2 * np.abs(total)  # of activations, whose own steps lose about a unit of fp32
+    written = {"output": nothing(total.shape, dtype), "output_float": nothing(total.shape, np.float32)}
+    expected = {
+        "output": (bounded, allowed(element, bounded, size)), "output_float": (total, allowed("fp32", total, size))
+    }  # fmt: skip
+    read = {"input": sums, **({} if residual is None else {"residual": residual})}
+    return Case(launches.finish_rows(element, given), given, read, written, expected)
 
 
 def norm_rows(rng: np.random.Generator, element: str) -> Case:
@@ -543,6 +579,7 @@ def encoder_attention(rng: np.random.Generator, element: str, S: int = 0, D: int
 KINDS: dict[str, Callable[[np.random.Generator, str], Case]] = {
     "product": product,
     "wide_norm": wide_norm,
+    "finish_rows": finish_rows,
     "norm_rows": norm_rows,
     "embed": embed,
     "windows": windows,

@@ -17,9 +17,11 @@ from ..backends import Backend, Searcher
 from ..decoding.generation_options import GenerationOptions
 from ..decoding.hypothesis import Hypothesis
 from ..decoding.state import Floats
+from ..searching import HostSearch
 from ..sources.audio_features import AudioFeatures
 from . import prompts
 from .loop import Fallback, Passage, Track, run
+from .on_device import on_device
 from .options import SpeechOptions
 from .tokens import SpeechTokens
 from .windows import EncodedWindows, WindowDecoder
@@ -35,7 +37,9 @@ class SpeechSearch:
         self.speech = speech
         self.vocabulary_size = bundle.vocabulary_size
         self.max_target_length = bundle.max_target_length or 448
-        self.decoder = WindowDecoder(backend, speech, self.max_target_length)
+        make = searcher.native.make if isinstance(searcher, HostSearch) else None
+        self.decoder = WindowDecoder(backend, speech, self.max_target_length, make)
+        self.decoder.device = on_device(searcher, self.vocabulary_size)
         self._searcher = searcher
 
     def decode(

@@ -5,7 +5,6 @@ Letters: B windows, F mel bands, T frames of a window, A alignment heads, S posi
 
 from __future__ import annotations
 
-import dataclasses
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +16,10 @@ from .. import decoding
 from ..backends import Backend
 from ..decoding.generation_options import GenerationOptions
 from ..decoding.hypothesis import Hypothesis
-from ..decoding.state import DecodeState, Floats, Ints, StepQuery, StepResult
+from ..decoding.numerics import log_softmax
+from ..decoding.state import DecodeState, Floats, StepQuery
+from ..decoding.watch import Watch
+from .on_device import DeviceWindows
 from .options import search_of
 from .tokens import SpeechTokens
 
@@ -50,6 +52,10 @@ class EncodedWindows:
 
     def __len__(self) -> int:
         return len(self._features)
+
+    @property
+    def features(self) -> Sequence[Floats]:
+        return self._features
 
     def rows(self, indices: Sequence[int]) -> EncodedWindows:
         """Some of them."""
@@ -88,10 +94,19 @@ def _stacked(parts: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 class WindowDecoder:
-    """Decodes windows with one backend's graphs and the search of `decoding`."""
+    """Decodes windows with one backend's graphs and the search of `decoding`.
 
-    def __init__(self, backend: Backend, speech: SpeechTokens, max_target_length: int) -> None:
+    device: the search on the device, where the backend has one, for the windows that it serves.
+    """
+
+    device: DeviceWindows | None = None
+
+    def __init__(
+        self, backend: Backend, speech: SpeechTokens, max_target_length: int, make: decoding.Make | None = None
+    ) -> None:
+        """make: of `decoding.decode`."""
         self._backend = backend
+        self._make = make
         self.speech = speech
         self.max_target_length = max_target_length
 
@@ -143,8 +158,14 @@ class WindowDecoder:
             chosen = search_of(options, prompt, begin, self.max_target_length, **changes)
             numbers = places if source_numbers is None else [source_numbers[place] for place in places]
             some = encoded.rows(places)
+            if self.device is not None and not attention and self.device.serves(chosen):
+                for place, window in zip(
+                    places, self._on_device(some, chosen, numbers, temperature, no_speech), strict=True
+                ):
+                    found[place] = window
+                continue
             state: Any = some.begin(chosen.n_rows)
-            watch = _Watch(state, prompt.index(self.speech.startoftranscript)) if no_speech else None
+            watch = self._watch(state, prompt) if no_speech else None
             with np.errstate(all="ignore"):
                 outputs = decoding.decode(
                     watch or state,
@@ -153,11 +174,34 @@ class WindowDecoder:
                     alignments="heads" if attention else False,
                     source_numbers=numbers,
                     source_lengths=[0] * len(places),
+                    make=self._make,
                 )
             for row, (place, hypotheses) in enumerate(zip(places, outputs, strict=True)):
-                silence = None if watch is None else watch.probability(row, self.speech.nospeech)
+                silence = None if watch is None else float(np.exp(watch.log_probs[row]))
                 found[place] = self._window(hypotheses, len(prompt), silence, temperature)
         return [window for window in found if window is not None]
+
+    def _on_device(
+        self, encoded: EncodedWindows, options: GenerationOptions, numbers: Sequence[int], temperature: float,
+        no_speech: bool,
+    ) -> list[DecodedWindow]:  # fmt: skip
+        """Windows with one prompt, as `decode` has them."""
+        assert self.device is not None
+        prompt, token = options.prompt, self.speech.nospeech
+        at = prompt.index(self.speech.startoftranscript) if no_speech and token is not None else None
+        outputs, logits = self.device.decode(encoded.features, options, numbers, at)
+        silences = [None] * len(outputs) if at is None else [float(np.exp(log_softmax(row)[token])) for row in logits]
+        return [
+            self._window(hypotheses, len(prompt), silence, temperature)
+            for hypotheses, silence in zip(outputs, silences, strict=True)
+        ]
+
+    def _watch(self, state: DecodeState, prompt: Sequence[int]) -> Watch | None:
+        """What notes the probability that nobody speaks, where the model has a token for that."""
+        if self.speech.nospeech is None:
+            return None
+        at = prompt.index(self.speech.startoftranscript)
+        return Watch(state, at, self.speech.nospeech, is_last=at == len(prompt) - 1)
 
     def _window(
         self, hypotheses: list[Hypothesis], n_prompt: int, silence: float | None, temperature: float
@@ -171,39 +215,3 @@ class WindowDecoder:
         if ids and ids[-1] == self.speech.endoftext:
             ids = ids[:-1]
         return DecodedWindow(ids, hypotheses, mean, silence, temperature, attention)
-
-
-class _Watch:
-    """A decode state that remembers the distribution behind one token of the prompt."""
-
-    def __init__(self, state: DecodeState, at: int) -> None:
-        self._state = state
-        self._at = at
-        self._n_steps = 0
-        self._log_probs: Floats | None = None
-        self.vocabulary_size = state.vocabulary_size
-
-    @property
-    def n_sources(self) -> int:
-        return self._state.n_sources
-
-    @property
-    def n_beams(self) -> int:
-        return self._state.n_beams
-
-    def step(self, tokens: Ints, parents: Ints, query: StepQuery) -> StepResult:
-        is_it = self._n_steps == self._at
-        self._n_steps += 1
-        result = self._state.step(tokens, parents, dataclasses.replace(query, dense=True) if is_it else query)
-        if is_it:
-            assert result.log_probs is not None
-            self._log_probs = result.log_probs[:, 0].copy()
-        return result
-
-    def keep(self, sources: Ints) -> None:
-        self._state.keep(sources)
-
-    def probability(self, row: int, token: int | None) -> float | None:
-        if token is None or self._log_probs is None:
-            return None
-        return float(np.exp(self._log_probs[row, token]))
