@@ -58,6 +58,8 @@ def main() -> None:
         if name == "run":
             command.add_argument("--contestants", default=",".join(CONTESTANTS))
             command.add_argument("--clients", default=",".join(map(str, CLIENTS)))
+            command.add_argument("--threads", type=int, default=1, help="of our engines, for each worker")
+            command.add_argument("--batch-size", type=int, default=BATCH_SIZE)
             command.add_argument("--seconds", type=float, default=5.0, help="of each closed loop")
             command.add_argument("--open-seconds", type=float, default=10.0, help="of each open loop")
             command.add_argument("--shares", default="0.5,0.8", help="rates of the open loops")
@@ -87,7 +89,7 @@ def measure(arguments: argparse.Namespace) -> Figures:
     found = {name: of_model(arguments, name) for name in arguments.models.split(",")}
     print(
         f"\n{time.monotonic() - begin:.0f} s in all; {arguments.workers} workers, {arguments.beams} beams, {TARGET}, "
-        f"batches of {BATCH_SIZE}"
+        f"batches of {arguments.batch_size}, {arguments.threads} threads a worker"
     )
     return found
 
@@ -107,6 +109,8 @@ def of_model(arguments: argparse.Namespace, name: str) -> Figures:
         )
     reference = closed.get("whole") or closed[contestants[0]]
     full = next((figures for figures in reference if figures["clients"] == FULL), reference[-1])["rate"]
+    if not full:
+        raise SystemExit("nothing was answered in the measured seconds; give --seconds more")
     rates = [float(share) * full for share in arguments.shares.split(",")]
     head(f"{name}: open loops, {arguments.shares} of {full:.1f} requests a second", "rate")
     opened: dict[str, list[Figures]] = {}
@@ -175,7 +179,8 @@ def overload(arguments: argparse.Namespace, server: Running, work: Work, full: f
 def with_server(
     arguments: argparse.Namespace, contestant: str, name: str, load: Callable[[Running], Any], max_wait: float = 0.0
 ) -> Any:
-    with running(contestant, arguments.folder, name, arguments.workers, max_wait) as server:
+    sizes = {"threads": arguments.threads, "batch_size": arguments.batch_size}
+    with running(contestant, arguments.folder, name, arguments.workers, max_wait, **sizes) as server:
         return load(server)
 
 

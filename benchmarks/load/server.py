@@ -1,6 +1,6 @@
 """One server on loopback in a process of its own: ours, or CTranslate2 behind the same HTTP code and the same batcher.
 
-python -m load.server CONTESTANT FOLDER MODEL WORKERS MAX_WAIT PER_PROCESS      prints its port once it answers
+python -m load.server CONTESTANT FOLDER MODEL WORKERS MAX_WAIT PER_PROCESS THREADS BATCH_SIZE      prints its port
 """
 
 from __future__ import annotations
@@ -52,14 +52,22 @@ class Running:
 
 @contextlib.contextmanager
 def running(
-    contestant: str, folder: Path, model: str, workers: int, max_wait: float = 0.0, per_process: int = 0
+    contestant: str,
+    folder: Path,
+    model: str,
+    workers: int,
+    max_wait: float = 0.0,
+    per_process: int = 0,
+    threads: int = 1,
+    batch_size: int = BATCH_SIZE,
 ) -> Iterator[Running]:
-    """max_wait: of the batcher, in seconds; 0 for any time. per_process: workers of an engine process; 0: threads."""
+    """max_wait: of the batcher, in seconds; 0 for any time. per_process: workers of an engine process; 0: threads.
+    threads: of our engines, in each decoder step."""
     log = folder / f"server-{contestant}.log"
     with log.open("w") as errors:
         process = subprocess.Popen(
             [sys.executable, "-m", "load.server", contestant, str(folder), model, str(workers), str(max_wait),
-             str(per_process)],
+             str(per_process), str(threads), str(batch_size)],
             cwd=ROOT / "benchmarks", stdout=subprocess.PIPE, stderr=errors, text=True,
         )  # fmt: skip
     try:
@@ -77,7 +85,16 @@ def running(
             process.wait()
 
 
-def main(contestant: str, folder: str, name: str, workers: str, max_wait: str, per_process: str) -> None:
+def main(
+    contestant: str,
+    folder: str,
+    name: str,
+    workers: str,
+    max_wait: str,
+    per_process: str,
+    threads: str,
+    batch_size: str,
+) -> None:
     sys.path.insert(0, str(ROOT))
     from load.models import TARGET, Served
     from s2s_export.runtime.session import load
@@ -95,17 +112,17 @@ def main(contestant: str, folder: str, name: str, workers: str, max_wait: str, p
     if contestant == "ctranslate2":
         session = over_ctranslate2(served, int(workers))
     else:
-        session = load(served.bundle, "onnxruntime", TARGET, threads=1)
+        session = load(served.bundle, "onnxruntime", TARGET, threads=int(threads))
         session.warm_up([8, 32])
     sizes: dict[str, Any] = {
-        "batch_size": 1 if contestant == "alone" else BATCH_SIZE,
+        "batch_size": 1 if contestant == "alone" else int(batch_size),
         "join": contestant == "joined",
         "max_tokens": 1 << 20,
         "max_wait": float(max_wait) or None,
         "on_batch": lambda report: metrics.on_batch(name, report),
     }
     if int(per_process):
-        loading = {"backend": "onnxruntime", "target": TARGET, "threads": 1}
+        loading = {"backend": "onnxruntime", "target": TARGET, "threads": int(threads)}
         batcher: Any = Processes(
             session, workers=int(workers), most=int(per_process), max_entries=4096, loading=loading, **sizes
         )

@@ -16,11 +16,13 @@ typedef struct NormalizeParameters {
 } NormalizeParameters;
 
 /* What a rule does. Effects up to S2S_ONLY change the tokens that the rule names (decoding/rule.py); effects up to
- * S2S_RENORMALIZE change all scores; the others are filters, which keep some tokens and remove the rest. */
+ * S2S_RENORMALIZE change all scores; those up to S2S_ETA are filters, which keep some tokens and remove the rest. S2S_TIMES
+ * is the order of times among words (times.cuh), whose four numbers are among the ids. */
 enum {
   S2S_BAN = 0, S2S_ADD = 1, S2S_SCALE = 2, S2S_GROW = 3, S2S_ONLY = 4,
   S2S_TEMPERATURE = 5, S2S_REMOVE_INVALID = 6, S2S_RENORMALIZE = 7,
-  S2S_TOP_K = 8, S2S_TOP_P = 9, S2S_TOP_H = 10, S2S_MIN_P = 11, S2S_TYPICAL_P = 12, S2S_EPSILON = 13, S2S_ETA = 14
+  S2S_TOP_K = 8, S2S_TOP_P = 9, S2S_TOP_H = 10, S2S_MIN_P = 11, S2S_TYPICAL_P = 12, S2S_EPSILON = 13, S2S_ETA = 14,
+  S2S_TIMES = 15
 };
 
 /* Which tokens a rule names. */

@@ -6,6 +6,7 @@
 
 #include "filters.cuh"
 #include "named.cuh"
+#include "times.cuh"
 #include "top.cuh"
 
 // Log-probabilities take two launches: this one finds the maximum and the sum of each slice, `write_scores` the values.
@@ -114,6 +115,41 @@ __device__ __forceinline__ void rescale(const DeviceRule& rule, const RuleView& 
   }
 }
 
+__device__ __forceinline__ void ban_range(const RuleView& view, int first, int end) {
+  for (int id = first + threadIdx.x; id < end; id += kBlockThreads) view.scores[id] = -INFINITY;
+}
+
+__device__ __forceinline__ float best_of_range(const RuleView& view, int first, int end, BlockShared& shared) {
+  float best = -INFINITY;
+#pragma unroll 8
+  for (int id = first + threadIdx.x; id < end; id += kBlockThreads) best = fmaxf(best, view.scores[id]);
+  return block_maximum(best, shared);
+}
+
+// Applies the rule of times. What may come next is known from the text; only where both words and times may, they are read.
+__device__ __forceinline__ void order_times(const DeviceRule& rule, const RuleView& view, BlockShared& shared) {
+  const OrderOfTimes times = order_of_times(view.ids + rule.first_id);
+  const int32_t* text = view.history + times.prompt;
+  const int n = view.length - times.prompt;
+  float place = -1.f;  // exact: a text is shorter than 2^24 tokens
+  for (int i = threadIdx.x; i < n; i += kBlockThreads)
+    if (text[i] >= times.begin) place = static_cast<float>(i);
+  const int latest = static_cast<int>(block_maximum(place, shared));
+  const PossibleTokens may = possible_tokens(times, text, n, latest, view.vocabulary);
+  ban_range(view, 0, may.first_word);
+  ban_range(view, may.end_word, may.first_time);
+  ban_range(view, may.end_time, view.vocabulary);
+  if (may.first_word >= may.end_word || may.first_time >= may.end_time) return;
+  const float best_word = best_of_range(view, may.first_word, may.end_word, shared);
+  const float best_time = best_of_range(view, may.first_time, may.end_time, shared), shift = shift_of_times(best_time);
+  double sum = 0.0;
+  for (int id = may.first_time + threadIdx.x; id < may.end_time; id += kBlockThreads) sum += expf(view.scores[id] - shift);
+  sum = block_sum(sum, shared);
+  // One thread takes the logarithm, as double precision is slow on small GPUs.
+  if (__syncthreads_or(threadIdx.x == 0 && takes_time(sum, best_time, best_word)))
+    ban_range(view, may.first_word, may.end_word);
+}
+
 // Applies the rules of this launch, none of which is a filter.
 __device__ __forceinline__ void apply_rules(const ChainParameters& chain) {
   SHARED_MEMORY(BlockShared, shared);
@@ -134,6 +170,7 @@ __device__ __forceinline__ void apply_rules(const ChainParameters& chain) {
     const DeviceRule rule = given.rules[i];
     if (view.length < rule.first_length || view.length > rule.last_length) continue;
     if (rule.effect <= S2S_ONLY) edit(rule, view);
+    else if (rule.effect == S2S_TIMES) order_times(rule, view, shared);
     else rescale(rule, view, shared);
     __syncthreads();
   }

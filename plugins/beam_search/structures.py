@@ -163,5 +163,6 @@ EFFECTS = (
     *("ban", "add", "scale", "grow", "only"),
     *("temperature", "remove_invalid", "renormalize"),
     *("top_k", "top_p", "top_h", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"),
+    "times",
 )
 NAMED = ("listed", "history", "source", "ngram", "source_ngram", "sequences")

@@ -14,7 +14,10 @@ from .. import build, portable
 FOLDER = "search"
 NAME = "search.so"
 # What is included from other folders.
-SHARED = ("beam_search/named.cuh", "beam_search/loop_parameters.h", "beam_search/parameters.h", "cpu/ort_abi.h")
+SHARED = (
+    *("beam_search/named.cuh", "beam_search/times.cuh", "beam_search/loop_parameters.h", "beam_search/parameters.h"),
+    "cpu/ort_abi.h",
+)
 FLAGS = (
     *("-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"),
     "-ffp-contract=off",  # every sum and product is rounded by itself, as in numpy

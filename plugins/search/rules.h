@@ -15,8 +15,10 @@
 #define __forceinline__ inline
 #endif
 using std::max;
+using std::min;
 inline float product(float a, float b) { return a * b; }
 #include "../beam_search/named.cuh"
+#include "../beam_search/times.cuh"
 
 namespace s2s {
 

@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "rules.h"
+
 namespace s2s {
 
 constexpr int LANES = 16;       // of decoding/numerics.py: each sums every 16th number
@@ -119,8 +121,8 @@ inline bool normalise(const float* scores, int n, Normaliser& found) {
   return true;
 }
 
-// Whisper's order of times among words: decoding/rules/timestamps.py. Letters: V vocabulary, T tokens of a text without
-// its prompt.
+// Whisper's order of times among words: decoding/rules/timestamps.py. What may come next is said once for this search and
+// that on a GPU (../beam_search/times.cuh). Letters: V vocabulary, T tokens of a text without its prompt.
 struct TimesRule {
   int begin = 0;         // the first time, all tokens from it on being times; 0: there is no such rule
   int end_of_text = 0;
@@ -128,32 +130,17 @@ struct TimesRule {
 
   // Changes the scores [V] of what follows a text [T].
   void apply(float* scores, int V, const int32_t* text, int T) const {
-    auto ban = [&](int64_t first, int64_t end) {
-      for (int64_t i = first; i < std::min<int64_t>(end, V); i++) scores[i] = -INFINITY;
-    };
-    ban(begin - 1, begin);
-    if (T == 0) {
-      ban(0, begin);
-      if (most_first >= 0) ban(int64_t(begin) + most_first + 1, V);
-    } else {
-      const bool is_last = text[T - 1] >= begin, is_before = T == 1 || text[T - 2] >= begin;
-      const bool is_opened = is_last && !is_before;
-      if (is_last && is_before) ban(begin, V);  // a pair is complete: text follows
-      if (is_opened) ban(0, end_of_text);       // its second time follows, or the end
-      int latest = T - 1;
-      while (latest >= 0 && text[latest] < begin) latest--;
-      if (latest >= 0) ban(begin, int64_t(text[latest]) + !is_opened);
-    }
-    if (times_win(scores, V)) ban(0, begin);
-  }
-
- private:
-  // Whether all times together are likelier than the best other token.
-  bool times_win(const float* scores, int V) const {
-    const float best = largest(scores + begin, V - begin);
-    double of_times = best;
-    if (std::isfinite(best)) of_times += std::log(sum_of_exponentials(scores + begin, V - begin, best));
-    return of_times > double(largest(scores, begin));
+    int latest = T - 1;
+    while (latest >= 0 && text[latest] < begin) latest--;
+    const PossibleTokens may = possible_tokens(OrderOfTimes{begin, end_of_text, 0, most_first}, text, T, latest, V);
+    std::fill(scores, scores + may.first_word, -INFINITY);
+    std::fill(scores + may.end_word, scores + may.first_time, -INFINITY);
+    std::fill(scores + may.end_time, scores + V, -INFINITY);
+    if (may.first_word >= may.end_word || may.first_time >= may.end_time) return;
+    const float best_time = largest(scores + begin, V - begin);
+    const bool is_finite = std::isfinite(best_time);
+    const double sum = is_finite ? sum_of_exponentials(scores + begin, V - begin, best_time) : 0.0;
+    if (takes_time(sum, best_time, largest(scores, begin))) std::fill(scores, scores + begin, -INFINITY);
   }
 };
 

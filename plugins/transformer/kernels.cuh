@@ -63,6 +63,7 @@
   SKINNY(element, T, W, 512) SKINNY(element, T, W, 1024) SKINNY(element, T, W, 2048)                  \
   HEAD(element, T, W, 0) HEAD(element, T, W, 512) HEAD(element, T, W, 1024) HEAD(element, T, W, 2048) \
   KERNEL(tiled_product_##element, kTiledThreads, ProductParameters, (tiled_product<T, W>))            \
+  KERNEL(finish_rows_##element, kFinishThreads, ProductParameters, finish_rows<T>)                    \
   KERNEL(norm_rows_##element, kNormThreads, NormParameters, norm_rows<T>)                             \
   KERNEL(embed_rows_##element, kEmbedThreads, EmbedParameters, (embed_rows<T, W>))                    \
   KERNEL(input_windows_##element, kWindowThreads, WindowParameters, (gather_windows<float, T>))       \
@@ -102,6 +103,7 @@ struct NamedKernel {
   NAMED(head_candidates_##element##_norm1024, HeadParameters)   \
   NAMED(head_candidates_##element##_norm2048, HeadParameters)   \
   NAMED(tiled_product_##element, ProductParameters)             \
+  NAMED(finish_rows_##element, ProductParameters)               \
   NAMED(norm_rows_##element, NormParameters)                    \
   NAMED(embed_rows_##element, EmbedParameters)                  \
   NAMED(input_windows_##element, WindowParameters)              \

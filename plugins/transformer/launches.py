@@ -108,6 +108,13 @@ def product(element: str, given: ProductParameters) -> Launch:
     return Launch(name, (blocks, -(-given.rows // ROWS), 1), 32 * WARPS)
 
 
+def finish_rows(element: str, given: ProductParameters) -> Launch:
+    """What follows a product that a library computed."""
+    _check(element)
+    outputs = given.outputs // 2 if given.gated else given.outputs
+    return Launch(f"finish_rows_{element}", (given.rows, -(-outputs // BLOCK_THREADS), 1), BLOCK_THREADS)
+
+
 def candidate_lists(rows: int, inputs: int, vocabulary: int, candidates: int) -> int:
     """Lists of a row that `head_candidates` makes; 0 where it can't serve these sizes."""
     groups = -(-vocabulary // GROUP_OUTPUTS)

@@ -130,6 +130,27 @@ __device__ __forceinline__ void skinny_product(const ProductParameters& given) {
   }
 }
 
+constexpr int kFinishThreads = 256;
+
+// What follows a product that a library computed (runtime/cuda/cublaslt.py): `input` [R, O] of T are the sums with their
+// bias, and may be the output where there is no gate. Grid: (R, outputs/256).
+template <typename T>
+__device__ __forceinline__ void finish_rows(const ProductParameters& given) {
+  await_predecessor();
+  const int row = blockIdx.x, output = blockIdx.y * kFinishThreads + threadIdx.x;
+  if (output >= (given.gated ? given.outputs / 2 : given.outputs)) return;
+  const T* from = static_cast<const T*>(given.input) + static_cast<int64_t>(row) * given.outputs;
+  const auto sum = [from](int at) { return to_float(saturated(to_float(from[at]), T{})); };  // a library's may be infinite
+  float value;
+  if (given.gated) {
+    const int at = output / 8 * kTile + output % 8;
+    value = activated(sum(at), given.activation) * sum(at + 8);
+  } else {
+    value = activated(sum(output), given.activation);
+  }
+  store_result<T>(given, row, output, value);
+}
+
 constexpr int kBlockRows = 64;    // rows of a block of tiled_product
 constexpr int kBlockInputs = 64;  // inputs that it holds at a time
 constexpr int kTiledThreads = 128;

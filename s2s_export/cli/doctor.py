@@ -40,6 +40,7 @@ def command(bundle: str | None, quiet: bool, as_json: bool) -> None:
         click.echo(f"  {name:<18} {report['searches'][name]}")
     reason = report["native_search"]
     click.echo(f"  {'on the host':<18} {'in C++' if reason is None else f'in numpy, as there is {reason}'}")
+    click.echo(f"encoders on a GPU\n  {report['matrix_library']}")
     if "memory_on_gpu" in report:
         click.echo(f"memory on a GPU; this one: {report['gpu_memory']}")
         for name, text in gpu_memory.describe(report["memory_on_gpu"]):

@@ -98,6 +98,8 @@ def command(
     checked = Limits(**limits)
     address = Address(host, port, tls_certificate, tls_key)
     keys = [*api_keys]
+    if not all(key.strip() for key in keys):
+        raise InvalidOption("an --api-key is empty; expected a secret, or no --api-key where anybody may ask")
     if api_key_file:
         keys += [line.strip() for line in Path(api_key_file).read_text("utf-8").splitlines() if line.strip()]
         if not keys:

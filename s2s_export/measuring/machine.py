@@ -11,7 +11,7 @@ from .. import plugin_sources
 from ..errors import BackendError, BackendUnavailable
 from ..runtime import backends, native_search
 from ..runtime.cores import available_cores
-from ..runtime.cuda import libcuda
+from ..runtime.cuda import cublaslt, libcuda
 from ..version import __version__
 
 PACKAGES = (
@@ -22,7 +22,8 @@ PACKAGES = (
 
 def describe(bundle: str | os.PathLike[str] | None = None) -> dict[str, Any]:
     """The machine, the versions of important packages, for each backend None or the reason why it does not work, and
-    where its search runs; native_search: None, or why there is no search in C++. With a bundle, also the memory that
+    where its search runs; native_search: None, or why there is no search in C++; matrix_library: in one sentence,
+    what computes encoders' products on a GPU. With a bundle, also the memory that
     its engines for GPUs take; joined_batches: for each of its engines None, or why sources can't join batches; weights:
     for each that says it, in which types its weights are stored."""
     known = backends.declared()
@@ -32,6 +33,7 @@ def describe(bundle: str | os.PathLike[str] | None = None) -> dict[str, Any]:
         "backends": {name: backend.unavailable() for name, backend in known.items()},
         "searches": {name: backend.search for name, backend in known.items()},
         "native_search": native_search.NativeSearches().why_python or None,
+        "matrix_library": cublaslt.report(),
         "preference": [backend.name for backend in backends.by_preference()],
     }
     return found if bundle is None else {**found, **_of_bundle(bundle)}

@@ -180,7 +180,7 @@ class Batcher:
         while True:
             with queue.changed:
                 if not worker.n_sources:
-                    queue.changed.wait_for(lambda: queue.n_waiting or queue.is_closed)
+                    self._wait(worker)
                 was_busy = worker.n_sources > 0
                 batch = self._next_batch(worker) if worker.n_more_kinds(queue.n_waiting) else []
                 if not batch and not was_busy:
@@ -195,6 +195,13 @@ class Batcher:
                     with queue.changed:
                         self._n_busy -= 1
                         queue.changed.notify_all()
+
+    def _wait(self, worker: JoinedBatches | WholeBatches) -> None:
+        """Until there is something to do. Hold the queue's `changed`."""
+        queue = self._queue
+        if not queue.changed.wait_for(lambda: queue.n_waiting or queue.is_closed, worker.patience):
+            worker.rest()
+            queue.changed.wait_for(lambda: queue.n_waiting or queue.is_closed)
 
     def _make_worker(self) -> JoinedBatches | WholeBatches:
         if self.why_whole is not None:

@@ -1,7 +1,8 @@
 """What a worker does where sources can join a batch: it keeps one open batch, and makes one step after another.
 
 Between two steps newcomers come in and finished sources go, with their results, at once. Sources that come in together
-with equal options are one cohort (runtime/decoding/joining.py).
+with equal options are one cohort (runtime/decoding/joining.py). A batch that runs empty stays open for a second, as its
+memory costs more to get again than a few steps.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from .jobs import BatchReport, Job, late
 from .whole import WholeBatches
 
 REPORT_EVERY = 32  # steps
+KEPT = 1.0  # seconds that an empty batch stays open
 
 
 class JoinedBatches:
@@ -41,12 +43,22 @@ class JoinedBatches:
         self._whole = WholeBatches(session, clock, report)
         self._report = report
         self._decoding: OpenDecoding | None = None
+        self._n_rows = 0  # of each of its sources
         self._again: list[Job] = []  # of a cohort that failed: each may be the one at fault
         self._stretch = _Stretch(clock())
 
     @property
     def n_sources(self) -> int:
         return len(self.present)
+
+    @property
+    def patience(self) -> float | None:
+        """Seconds after which `rest` frees memory where nothing comes; None where there is none to free."""
+        return None if self._decoding is None else KEPT
+
+    def rest(self) -> None:
+        """Give back the memory of an empty batch."""
+        self._decoding = None
 
     def n_more_kinds(self, n_waiting: int) -> int:
         """How many kinds of options may come in now, where so many jobs wait; 0 if nobody may."""
@@ -55,8 +67,11 @@ class JoinedBatches:
 
     def work(self, newcomers: list[Job]) -> None:
         """Let jobs come in, make one step, and settle what is finished."""
-        if self._decoding is None:
-            self._stretch = _Stretch(self._clock())
+        if not self.present:
+            if newcomers and newcomers[0].options.n_rows != self._n_rows:
+                self._decoding = None
+            of = self._decoding
+            self._stretch = _Stretch(self._clock(), *(() if of is None else (of.n_steps, of.n_stepped)))
         for kind in _by_key(newcomers):
             self._join(kind)
         if self._decoding is not None and self.present:
@@ -72,8 +87,8 @@ class JoinedBatches:
             self._whole.work(kind)
         self._again = []
         self._tell()
-        if not self.present:
-            self._decoding = None  # its memory is free while nobody asks
+        if not self.present and self._decoding is not None and self._decoding.n_sources:
+            self._decoding = None  # of nobody's
 
     def _join(self, jobs: list[Job]) -> None:
         now, first, n_before = self._clock(), jobs[0], len(self.present)
@@ -87,7 +102,8 @@ class JoinedBatches:
         self.present += jobs
         try:
             if self._decoding is None:
-                self._decoding = OpenDecoding(self._session, first.options.n_rows, self._batch_size)
+                self._n_rows = first.options.n_rows
+                self._decoding = OpenDecoding(self._session, self._n_rows, self._batch_size)
             self._decoding.join(
                 [job.source for job in jobs],
                 first.options,
@@ -102,6 +118,8 @@ class JoinedBatches:
                 raise
             for job in jobs:
                 self._settle(job, error, is_alone=len(jobs) == 1)
+            if not self.present:
+                self._decoding = None
             return
         encoded = self._clock()
         for job in jobs:

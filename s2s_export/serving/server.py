@@ -7,10 +7,12 @@ seconds. A second signal cuts the delay short. uvicorn ends the process by the s
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -44,10 +46,26 @@ class Address:
         for path in (self.certificate, self.key):
             if path is not None and not os.path.isfile(path):
                 raise InvalidOption(f"{path}: there is no such file; expected a certificate or key in PEM")
+        if self.certificate is not None and self.key is not None:
+            _check_pair(self.certificate, self.key)
 
     @property
     def scheme(self) -> str:
         return "https" if self.certificate else "http"
+
+
+def _check_pair(certificate: str, key: str) -> None:
+    """Raises InvalidOption where TLS can't begin with these files: before models are loaded, and without asking at the
+    terminal for the password of a key."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+    except (OSError, ValueError) as error:  # SSLError is an OSError
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+        why = "the key is not this certificate's" if reason == "KEY_VALUES_MISMATCH" else reason
+        raise InvalidOption(
+            f"{certificate}, {key}: TLS can't begin with them ({why}); expected a certificate and its key in PEM, the "
+            "key without a password"
+        ) from None
 
 
 class Server(uvicorn.Server):
@@ -96,10 +114,14 @@ def listen(address: Address) -> socket.socket:
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind((address.host, address.port))
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:  # UnicodeError: a name that none can be
         found.close()
         what = getattr(error, "strerror", None) or error
-        raise InvalidOption(f"can't listen at {address.host}:{address.port} ({what}); choose another port") from None
+        is_taken = getattr(error, "errno", None) in (errno.EADDRINUSE, errno.EACCES)
+        raise InvalidOption(
+            f"can't listen at {address.host}:{address.port} ({what}); "
+            + ("choose another port" if is_taken else "expected an address of this machine; 0.0.0.0 is all of them")
+        ) from None
     return found
 
 

@@ -16,6 +16,7 @@ class WholeBatches:
     joins = False
     n_sources = 0  # between two calls of `work`
     present: tuple[Job, ...] = ()
+    patience = None  # it keeps no memory between two calls
 
     def __init__(
         self, session: Session, clock: Callable[[], float], report: Callable[[BatchReport], None] = lambda report: None
@@ -26,6 +27,9 @@ class WholeBatches:
 
     def n_more_kinds(self, n_waiting: int) -> int:
         return min(1, n_waiting)
+
+    def rest(self) -> None:
+        pass
 
     def work(self, batch: list[Job]) -> None:
         """Decode a batch. One that fails is halved until the job that fails is alone."""

@@ -217,6 +217,7 @@ def random_options(chance: random.Random, vocabulary_size: int, **fixed: Any) ->
         "renormalize_logits": lambda: True,
         "remove_invalid_values": lambda: True,
         "decoder_input_ids": lambda: some(3),
+        "timestamp_begin": lambda: chance.randint(3, vocabulary_size - 1),
     }
     for name in chance.sample(sorted(may), chance.choice([0, 1, 1, 2, 3, 4, 6])):
         options[name] = may[name]()

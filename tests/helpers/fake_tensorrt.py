@@ -37,6 +37,7 @@ class FakeDevice:
     """See `s2s_export.runtime.cuda.driver.Device`. Copies happen at once; `copied` adds up their bytes by direction."""
 
     name, capability, cuda_version = "a GPU of host memory", CAPABILITY, "13.0"
+    cuda_release = (13, 0)
 
     def __init__(self, limit: int = 1 << 32) -> None:
         self.memory: dict[int, Any] = {}

@@ -6,6 +6,7 @@ import re
 import shutil
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from s2s_export.errors import BackendError, S2SError
 from s2s_export.measuring.machine import describe
 from s2s_export.runtime.decoding import joining as decoding_joining
 from s2s_export.runtime.joining import OpenDecoding
+from s2s_export.serving import joined
 from s2s_export.serving.batcher import Batcher, DeadlinePassed
 
 
@@ -89,6 +91,13 @@ def ids(job):
     return [hypothesis.token_ids for hypothesis in job.future.result(60)]
 
 
+def wait_until(condition, seconds=60.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
 def alone(session, job):
     [found] = session.decode_batch([job.source], job.options, source_numbers=[job.number])
     return [hypothesis.token_ids for hypothesis in found]
@@ -137,6 +146,31 @@ def test_a_newcomer_comes_in_and_leaves_while_others_are_decoded(joining, steps)
     assert ids(long) == alone(joining, long)
     assert batcher.close(60)
     assert sum(report.n_joined for report in reports) == 1 and steps.made == 40
+
+
+def test_an_empty_batch_stays_open_for_sources_of_as_many_beams_and_is_given_back(joining, monkeypatch):
+    opened = []
+    original = OpenDecoding.__init__
+
+    def opens(decoding, session, n_rows, most_sources):
+        opened.append((n_rows, weakref.ref(decoding)))
+        original(decoding, session, n_rows, most_sources)
+
+    monkeypatch.setattr(OpenDecoding, "__init__", opens)
+    monkeypatch.setattr(joined, "KEPT", 60.0)
+    reports = []
+    batcher = Batcher(joining, join=True, workers=1, on_batch=reports.append)
+    for seed, beams in enumerate((2, 2, 1, 1, 2)):
+        [job] = batcher.submit([source(5 + seed, seed)], joining.options(num_beams=beams, max_new_tokens=6))
+        assert ids(job) == alone(joining, job)
+        wait_until(lambda: batcher.is_idle)
+        if seed == 3:
+            assert [n for n, _ in opened] == [2, 1]
+            monkeypatch.setattr(joined, "KEPT", 0.01)
+    assert [n for n, _ in opened] == [2, 1, 2]
+    assert all(1 <= report.steps <= 6 and report.n_together == 1 for report in reports) and len(reports) == 5
+    wait_until(lambda: not any(made() for _, made in opened))
+    assert batcher.close(60)
 
 
 def test_nobody_overtakes_one_who_can_not_come_in(joining, steps):

@@ -225,12 +225,27 @@ def test_sigterm_drains(words):
         (["--tls-key", "nothing.pem"], "TLS needs a certificate and a key"),
         (["--timeout", "-1"], "timeout is -1.0, expected at least 0.001"),
         (["--host", "999.1.1.1"], "can't listen at 999.1.1.1"),
+        (["--api-key", ""], "an --api-key is empty"),
     ],
 )
 def test_wrong_flags_are_one_sentence(words, arguments, part):
     running = command(str(words), "--port", "0", *arguments)
     _, error = running.communicate(timeout=60)
     assert running.returncode == 2 and part in error and "Traceback" not in error
+
+
+def test_an_address_that_can_not_serve_is_refused_before_models_are_loaded(tmp_path):
+    from s2s_export.serving.server import Address, listen
+
+    (wrong := tmp_path / "wrong.pem").write_text("no certificate")
+    with pytest.raises(InvalidOption, match=r"wrong\.pem: TLS can't begin with them \(.+\); expected a"):
+        Address(certificate=str(wrong), key=str(wrong))
+    with pytest.raises(InvalidOption, match="expected an address of this machine"):
+        listen(Address("203.0.113.1", 0))  # of nobody's: for documentation
+    with listen(Address(port=0)) as taken:
+        taken.listen()
+        with pytest.raises(InvalidOption, match="choose another port"):
+            listen(Address(port=taken.getsockname()[1]))
 
 
 UNEXPECTED = re.compile(r"unexpected [A-Z]\w+:")  # what `explain` says of errors that nobody foresaw

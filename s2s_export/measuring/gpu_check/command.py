@@ -9,14 +9,17 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from ... import bundle
+from ...runtime.cores import available_cores
 from ...runtime.cuda import driver as memory
 from .. import machine
-from . import plan, report, run, targets
+from . import compiling, plan, report, run, targets
 
+CORES_TO_COMPILE = 8  # with fewer, compiling beside the parts would slow down what they measure
 MINUTES = 8.5  # below ten, after which many job systems stop a command
 
 
@@ -45,7 +48,9 @@ def main(arguments: Sequence[str] | None = None, call: run.Call = run.in_child) 
         )
         parts = plan.parts(models, chosen, device.capability, given.folder, quick=given.quick)
         parts = plan.only(parts, given.only.split(",")) if given.only else parts
-        run.run(parts, result, given.folder, given.minutes, call)
+        compiles = call is run.in_child and available_cores() >= CORES_TO_COMPILE
+        with compiling.begun(device.capability, device.cuda_release) if compiles else nullcontext():
+            run.run(parts, result, given.folder, given.minutes, call)
     print((given.folder / report.TABLE).read_text())
     return 1 if any(part["state"] == plan.FAILED for part in result["parts"]) else 0
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from ... import bundle as bundles
+from ... import engines
 from ...building.build import build
-from ...engines import folder_of
 from ...runtime.backends._cuda_native.backend import NativeBackend
 from ...runtime.backends._cuda_native.programs import encoder_of, step_of
 from ...runtime.backends._cuda_native.step_program import StepProgram
@@ -55,6 +55,7 @@ def step_times(backend: NativeBackend, points: Sequence[tuple[int, int]] = POINT
         buffers = Buffers(device, stream)
         try:
             encoder = encoder_of(loaded, n_sources, SOURCE_LENGTH, buffers.get)
+            own = encoder_of(loaded, n_sources, SOURCE_LENGTH, buffers.get, uses_library=False)
             decoder = step_of(loaded, encoder, n_beams, CAPACITY, buffers.get)
             ids = np.full((n_sources, SOURCE_LENGTH), 3, np.int64)
             values = {"input_ids": ids, "source_mask": np.ones_like(ids)}
@@ -62,7 +63,7 @@ def step_times(backend: NativeBackend, points: Sequence[tuple[int, int]] = POINT
             for address, array in _first(decoder, n_sources):
                 device.to_device(address, array, stream)
             device.synchronize(stream)
-            for program in (encoder.program, decoder.program):
+            for program in (encoder.program, own.program, decoder.program):
                 program.run(stream)  # what a library would set up in its first call
             device.synchronize(stream)
             yield {
@@ -73,6 +74,7 @@ def step_times(backend: NativeBackend, points: Sequence[tuple[int, int]] = POINT
                 "apart_us": launch_us(device, stream, lambda: decoder.program.run_apart(stream), 20),  # noqa: B023
                 "candidates_us": _candidates_us(device, stream, decoder, buffers),
                 "encoder_us": launch_us(device, stream, lambda: encoder.program.run(stream), 5),  # noqa: B023
+                "own_encoder_us": launch_us(device, stream, lambda: own.program.run(stream), 5),  # noqa: B023
                 "weight_bytes": loaded.model.step_bytes,
             }
         finally:
@@ -112,9 +114,10 @@ def native(save: Save, bundle: str, quick: bool) -> str | None:
     elements = ["fp16", "int8", *(["bf16"] if importlib.util.find_spec("ml_dtypes") is not None else [])]
     agreement = agree(device, FEW_CASES if quick else CASES, elements)
     save({"agreement": agreement})
-    path = build(bundle, TARGET).path
     opened = bundles.read(bundle)
-    backend = NativeBackend(opened, folder_of(opened, path.name), device)
+    if TARGET not in engines.names(opened):
+        build(bundle, TARGET)
+    backend = NativeBackend(opened, engines.folder_of(opened, TARGET), device)
     found: list[dict[str, Any]] = []
     for entry in step_times(backend, POINTS[1:2] if quick else POINTS):
         found.append(entry)
@@ -131,13 +134,15 @@ def table(found: dict[str, Any]) -> Iterator[str]:
     if times := found.get("times"):
         yield from (
             "",
-            "| batch | beams | launches | step us | without overlap | with candidates | weights read | encoder us |",
-            "|---|---|---|---|---|---|---|---|",
+            "| batch | beams | launches | step us | without overlap | with candidates | weights read | encoder us "
+            "| without cuBLASLt |",
+            "|---|---|---|---|---|---|---|---|---|",
         )
         for one in times:
             read = one["weight_bytes"] / one["step_us"] / 1e3
             found_us = "-" if one["candidates_us"] is None else f"{one['candidates_us']:.1f}"
             yield (
                 f"| {one['batch']} | {one['beams']} | {one['launches']} | {one['step_us']:.1f} | "
-                f"{one['apart_us']:.1f} | {found_us} | {read:.0f} GB/s | {one['encoder_us']:.1f} |"
+                f"{one['apart_us']:.1f} | {found_us} | {read:.0f} GB/s | {one['encoder_us']:.1f} | "
+                f"{one['own_encoder_us']:.1f} |"
             )

@@ -227,6 +227,36 @@ def wide_norm(rng: np.random.Generator, element: str, width: int = 0) -> Case:
     return Case(launch, given, read, written, {"output_float": (rows @ exact.T, limits)})
 
 
+def finish_rows(rng: np.random.Generator, element: str) -> Case:
+    """What follows a product that a library computed, of which some sums are too large for the element."""
+    rows, n_out, is_gated = int(rng.integers(33, MOST_ROWS)), 16 * int(rng.integers(1, 40)), bool(rng.random() < 0.4)
+    activation, dtype = str(rng.choice(structures.ACTIVATIONS)), dtype_of(element)
+    sums = (3 * rng.standard_normal((rows, n_out))).astype(dtype)
+    if element != "bf16":
+        sums[:2, :8], sums[2:4, :8] = np.inf, -np.inf
+    wide = np.clip(sums.astype(np.float64), -65504, 65504) if element != "bf16" else sums.astype(np.float64)
+    inner = np.ones((rows, n_out))
+    if is_gated:
+        gate, other = fragments.parted(wide.T)
+        wide, inner = gate.T, other.T
+    result = reference.activated(wide, activation) * inner if is_gated else reference.activated(wide, activation)
+    residual = rng.standard_normal(result.shape).astype(np.float32) if rng.random() < 0.5 else None
+    total = result if residual is None else result + residual
+    outputs = result.shape[1]
+    given = structures.ProductParameters(
+        rows=rows, outputs=n_out, stride=outputs, limit=outputs, activation=structures.ACTIVATIONS.index(activation),
+        gated=int(is_gated),
+    )  # fmt: skip
+    bounded = np.clip(total, -65504, 65504) if element != "bf16" else total
+    size = 4 + 2 * np.abs(total)  # of activations, whose own steps lose about a unit of fp32
+    written = {"output": nothing(total.shape, dtype), "output_float": nothing(total.shape, np.float32)}
+    expected = {
+        "output": (bounded, allowed(element, bounded, size)), "output_float": (total, allowed("fp32", total, size))
+    }  # fmt: skip
+    read = {"input": sums, **({} if residual is None else {"residual": residual})}
+    return Case(launches.finish_rows(element, given), given, read, written, expected)
+
+
 def norm_rows(rng: np.random.Generator, element: str) -> Case:
     rows, true_width = int(rng.integers(1, 20)), int(rng.integers(5, 2100))
     width = fragments.rounded(true_width)
@@ -549,6 +579,7 @@ def encoder_attention(rng: np.random.Generator, element: str, S: int = 0, D: int
 KINDS: dict[str, Callable[[np.random.Generator, str], Case]] = {
     "product": product,
     "wide_norm": wide_norm,
+    "finish_rows": finish_rows,
     "norm_rows": norm_rows,
     "embed": embed,
     "windows": windows,

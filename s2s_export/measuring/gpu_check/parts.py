@@ -15,7 +15,9 @@ from ...errors import BackendUnavailable, BuildError, InvalidOption
 from ...runtime import backends
 from ...runtime.session import Session, load
 from . import targets as targets_module
-from .native import native as native  # a part that has a file of its own
+from .families import families as families  # parts that have files of their own
+from .native import native as native
+from .products import products as products
 
 if TYPE_CHECKING:
     from ...runtime.device_search.loop import Mode
@@ -185,15 +187,17 @@ def steps(save: Save, bundle: str, targets: list[str], quick: bool, device: str 
 
 
 def speed(
-    save: Save, bundle: str, checkpoint: str | None, targets: list[str], quick: bool, device: str = "cuda"
-) -> str | None:
-    """Tokens per second of every target with the search on GPU and host, beside transformers and CTranslate2."""
+    save: Save, bundle: str, checkpoint: str | None, targets: list[str], quick: bool, device: str = "cuda",
+    beams: Sequence[int] = BEAMS, peers: Sequence[str] | None = None,
+) -> str | None:  # fmt: skip
+    """Tokens per second of every target with the search on the GPU, beside transformers and CTranslate2."""
     from ..bench.contestants import Choice
     from ..bench.run import Options
 
-    sizes = (BATCH_SIZES[:1], BEAMS[1:2]) if quick else (BATCH_SIZES, BEAMS)
+    sizes = (BATCH_SIZES[:1], BEAMS[1:2]) if quick else (BATCH_SIZES, tuple(beams))
     options = Options(
-        checkpoint=checkpoint, choice=Choice(targets=tuple(targets), device=device), peers=PEERS,
+        checkpoint=checkpoint, choice=Choice(targets=tuple(targets), device=device, searches=("device",)),
+        peers=PEERS if peers is None else tuple(peers),
         batch_sizes=sizes[0], num_beams=sizes[1], first=MOST_IMPORTANT, **_rounds(quick),
     )  # fmt: skip
     return _race(save, bundle, options)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+MOST_USED_BEAMS, OTHER_BEAMS = 4, [1, 8]
 # States of a part. Unfinished: the time that the whole check has was over; what was measured before is its result.
 OK, FAILED, SKIPPED, UNFINISHED = "ok", "failed", "skipped", "unfinished"
 
@@ -40,15 +41,28 @@ def random_models(folder: Path) -> list[Model]:
 def parts(models: Sequence[Model], targets: Sequence[str], capability: str, folder: Path, *, quick: bool) -> list[Part]:
     """All parts of a check. folder: for tools that write files of their own.
 
-    A check ends after some minutes, so what the others rest on comes first, then the first model with the first target;
-    the other models and targets follow, and the slowest tools are last.
+    A check ends after some minutes. So of the first model comes first whether kernels and tokens of the first target
+    are right, then its speed beside others at the beams that most use, then what explains that speed; what ran on GPUs
+    before, other models and targets follow, and the slowest tools are last.
     """
-    found = [Part(name, name, {"quick": quick}) for name in ("search", "rules", "attention")]
+    found = [Part(name, name, {"quick": quick}) for name in ("search", "rules")]
     for number, model in enumerate(models):
         found += _of_model(model, targets[:1], capability, quick)
         if number == 0:
-            found.append(Part("kernels", "kernels", {"quick": quick}))
-        found.append(_speed(model, f"{model.name}: speed", targets[:1], quick))
+            found.append(
+                Part(
+                    "families",
+                    "families",
+                    {"folder": str(model.bundle.parent / "families"), "quick": quick},
+                    minutes=3.0,
+                )
+            )
+        found.append(_speed(model, f"{model.name}: speed", targets[:1], quick, beams=[MOST_USED_BEAMS]))
+        if number == 0:
+            found.append(Part("products", "products", {"quick": quick}))
+            found += _compiled(model, targets[:1], quick)
+            found += [Part(name, name, {"quick": quick}) for name in ("kernels", "attention")]
+        found += _explained(model, targets[:1], quick)
     if targets[1:]:
         for model in models:
             found += _of_targets(model, targets[1:], capability, quick)
@@ -72,13 +86,30 @@ def _of_model(model: Model, targets: Sequence[str], capability: str, quick: bool
     if exported is not None:
         arguments = {**at, "name": name, "checkpoint": str(model.checkpoint), "quick": quick}
         found.append(Part(exported, "export", arguments))
+    # It may wait for its kernels to be compiled; they are, beside the parts before it.
+    native = Part(f"{name}: native", "native", {**at, "quick": quick}, minutes=4.0, needs=exported)
+    of_target = _of_targets(model, targets, capability, quick)
+    return [*found, *of_target[:1], native, *of_target[1:]]
+
+
+def _explained(model: Model, targets: Sequence[str], quick: bool) -> list[Part]:
+    """A step by each way of repeating it, other numbers of beams, and steps by other libraries."""
+    name, at, exported = model.name, {"bundle": str(model.bundle)}, _exported(model)
+    arguments = {**at, "targets": list(targets), "quick": quick}
+    found = [Part(f"{name}: steps", "steps", arguments, needs=exported)]
+    if not quick:
+        found.append(_speed(model, f"{name}: speed of other beams", targets, quick, beams=OTHER_BEAMS))
     arguments = {**at, "checkpoint": _checkpoint(model), "quick": quick}
     found.append(Part(f"{name}: torch steps", "torch_steps", arguments, needs=exported))
-    found.append(Part(f"{name}: onnxruntime steps", "onnxruntime_steps", {**at, "quick": quick}, needs=exported))
-    found.append(Part(f"{name}: native", "native", {**at, "quick": quick}, needs=exported))
-    found += _of_targets(model, targets, capability, quick)
-    arguments = {**at, "targets": list(targets), "quick": quick}
-    return [*found, Part(f"{name}: steps", "steps", arguments, needs=exported)]
+    return [*found, Part(f"{name}: onnxruntime steps", "onnxruntime_steps", {**at, "quick": quick}, needs=exported)]
+
+
+def _compiled(model: Model, targets: Sequence[str], quick: bool) -> list[Part]:
+    """torch.compile beside the first target, which takes it a minute or more to begin; of a checkpoint only."""
+    if model.checkpoint is None:
+        return []
+    part = _speed(model, f"{model.name}: compiled", targets, quick, beams=[MOST_USED_BEAMS], peers=["torch-compile"])
+    return [replace(part, minutes=3.0)]
 
 
 def _of_targets(model: Model, targets: Sequence[str], capability: str, quick: bool) -> list[Part]:
@@ -91,8 +122,8 @@ def _of_targets(model: Model, targets: Sequence[str], capability: str, quick: bo
     return found
 
 
-def _speed(model: Model, name: str, targets: Sequence[str], quick: bool) -> Part:
-    arguments = {"bundle": str(model.bundle), "targets": list(targets), "quick": quick}
+def _speed(model: Model, name: str, targets: Sequence[str], quick: bool, **more: Any) -> Part:
+    arguments = {"bundle": str(model.bundle), "targets": list(targets), "quick": quick, **more}
     return Part(name, "speed", {**arguments, "checkpoint": _checkpoint(model)}, minutes=9.0, needs=_exported(model))
 
 

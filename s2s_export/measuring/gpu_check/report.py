@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...runtime import backends
-from . import native
+from . import families, native, products
 
 TABLE, RESULT, ARCHIVE = "gpu_check.md", "gpu_check.json", "gpu_check.tar.gz"
 
@@ -165,7 +165,7 @@ def _sanitizers(found: dict[str, Any]) -> Iterator[str]:
 TABLES = {
     "search": _search, "rules": _rules, "torch": _decodes, "onnxruntime": _decodes, "tokens": _tokens, "steps": _speed,
     "speed": _speed, "kernels": _kernels, "attention": _attention, "sanitizers": _sanitizers,
-    "native": native.table,
+    "native": native.table, "products": products.table, "families": families.table, "compiled": _speed,
 }  # fmt: skip
 
 

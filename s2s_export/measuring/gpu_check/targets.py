@@ -9,12 +9,14 @@ from ... import recipes
 from ...recipes import Recipe
 from ...runtime import backends
 
+OWN = "cuda-native"
 MOST = {"B": 64, "K": 8}  # sizes that are measured, whatever a recipe's ranges are
 
 
 def suiting(capability: str) -> list[str]:
-    """Targets whose library is installed and that are for this GPU, fp16 first. If an installed library has no target
-    for this GPU, its plain fp16 target, to see whether it runs.
+    """Targets whose library is installed and that are for this GPU: fp16 first, our own kernels' before others'.
+
+    If an installed library has no target for this GPU, its plain fp16 target, to see whether it runs.
     """
     found: list[str] = []
     usable = [b for b in backends.by_preference() if not b.computes_on_cores and b.unavailable() is None]
@@ -24,7 +26,7 @@ def suiting(capability: str) -> list[str]:
         if not serving:
             serving = [r for r in of_flavour if r.precision == "fp16" and not r.plugins][-1:]
         found += [recipe.name for recipe in serving]
-    return sorted(found, key=lambda name: recipes.load(name).precision != "fp16")
+    return sorted(found, key=lambda name: (recipes.load(name).precision != "fp16", not name.startswith(OWN)))
 
 
 def narrowed(recipe: Recipe, capability: str, folder: Path) -> Path:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ... import plugin_sources
 from ...errors import BackendError, BackendUnavailable, BuildError
-from . import driver, libcuda
+from . import cublaslt, driver, libcuda
 from .binary import LoadedBinary
 from .interface import Launch
 from .libcuda import HANDLE
@@ -80,6 +80,13 @@ class CudaDevice(driver.Device):
         return True
 
     # Kernels
+
+    def matrix_library(self) -> cublaslt.Library | None:
+        self.activate()
+        return cublaslt.found()
+
+    def run_call(self, call: Callable[[int], None], stream: int) -> None:
+        call(stream)
 
     def run(self, launch: Launch, given: ctypes.Structure, stream: int) -> None:
         (self._loaded.get(SEARCH) or self._load()).run(launch, given, stream)

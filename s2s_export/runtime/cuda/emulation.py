@@ -122,6 +122,13 @@ class HostDevice:
         self._blocks: dict[int, NDArray[np.uint8]] = {}
         self._capturing = threading.local()  # `calls` of the thread that captures: streams are the threads' own
         self._is_lost = False
+        self.library: Any = None  # what stands for cuBLASLt in a test
+
+    def matrix_library(self) -> Any:
+        return self.library
+
+    def run_call(self, call: Callable[[int], None], stream: int) -> None:
+        self.call(functools.partial(call, stream))
 
     def activate(self) -> None:
         pass

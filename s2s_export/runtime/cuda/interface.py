@@ -87,6 +87,14 @@ class Device(Protocol):
 
     def zero(self, address: int, n_bytes: int, stream: int) -> None: ...
 
+    def matrix_library(self) -> Any:
+        """cuBLASLt (cublaslt.py) with the advised bytes of its workspace, or None."""
+        ...
+
+    def run_call(self, call: Callable[[int], None], stream: int) -> None:
+        """Lets a library queue something."""
+        ...
+
     def seconds(self, stream: int, body: Callable[[], None]) -> float:
         """The seconds that the device takes for what `body` queues."""
         ...

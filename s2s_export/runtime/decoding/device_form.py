@@ -15,12 +15,14 @@ ALWAYS = 2**31 - 1
 Edited = Literal["ban", "add", "scale", "grow", "only"]
 Rescaled = Literal["temperature", "remove_invalid", "renormalize"]
 Filtered = Literal["top_k", "top_p", "top_h", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"]
+Ordered = Literal["times"]
 Named = Literal["listed", "history", "source", "ngram", "source_ngram", "sequences"]
 
 
 @dataclass(frozen=True)
 class DeviceForm:
-    """effect: a kind of `rule.Edit`, or a change of every score by itself, or a filter of the whole distribution.
+    """effect: a kind of `rule.Edit`, or a change of every score by itself, or a filter of the whole distribution, or
+    the order of times, which plugins/beam_search/times.cuh explains.
     named: which tokens an edit changes.
 
     first_length, last_length: the rule is active between these lengths, both included, in tokens with the prompt.
@@ -31,7 +33,7 @@ class DeviceForm:
     temperature; for top_p the share that is removed, for other filters the value of their option.
     """
 
-    effect: Edited | Rescaled | Filtered
+    effect: Edited | Rescaled | Filtered | Ordered
     named: Named = "listed"
     first_length: int = 0
     last_length: int = ALWAYS

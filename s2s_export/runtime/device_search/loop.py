@@ -26,7 +26,7 @@ from ..decoding.hypothesis import Hypothesis
 from ..decoding.options import GenerationOptions
 from .rules import serialise
 from .search_buffers import SearchBuffers
-from .step_executor import StepExecutor
+from .step_executor import PromptLogits, StepExecutor
 from .stream import StepReports
 from .tables import Plan, make_plan
 
@@ -96,6 +96,7 @@ class DeviceSearch:
         source_numbers: Sequence[int] | None = None,
         alignments: bool = False,
         source_lengths: Sequence[int] | None = None,
+        watch: PromptLogits | None = None,
     ) -> Running:
         """Begins a search. The generator yields final tokens as they are known, if `streams`, and returns what `run`
         does.
@@ -106,7 +107,7 @@ class DeviceSearch:
         chosen = self._mode(mode)
         lengths = [len(source) for source in sources] if source_lengths is None else source_lengths
         try:
-            buffers = self._begin(sources, options, streams, alignments, source_numbers)
+            buffers = self._begin(sources, options, streams, alignments, source_numbers, watch)
             return (yield from self._go_on(buffers, lengths, options, chosen, streams))
         except DeviceLost as error:
             self._lost = str(error)
@@ -136,6 +137,7 @@ class DeviceSearch:
         streams: bool,
         alignments: bool,
         source_numbers: Sequence[int] | None,
+        watch: PromptLogits | None = None,
     ) -> SearchBuffers:
         """The call's buffers, with their tables filled and the decoder run over the prompt."""
         if self._lost is not None:
@@ -150,7 +152,7 @@ class DeviceSearch:
         rules, padded = serialise(options, self.executor.vocabulary_size), _padded(sources)
         plan = make_plan(self.executor, options, rules, padded.shape[1], streams=streams, alignments=alignments)
         buffers = self._buffers_of(plan)
-        buffers.begin(options, rules, padded, numbers)
+        buffers.begin(options, rules, padded, numbers, watch)
         return buffers
 
     def _go_on(

@@ -21,7 +21,7 @@ from ..decoding.hypothesis import Hypothesis
 from ..decoding.options import GenerationOptions
 from . import backtrack
 from .rules import DeviceRules
-from .step_executor import FindsCandidates, StepExecutor
+from .step_executor import FindsCandidates, PromptLogits, StepExecutor, read_logits
 from .steps import StepLaunches
 from .tables import Arena, Plan, first_values
 
@@ -58,11 +58,17 @@ class SearchBuffers:
         self._graphs: dict[str, Graph] = {}
 
     def begin(
-        self, options: GenerationOptions, rules: DeviceRules, padded: NDArray[np.int64], numbers: Sequence[int]
+        self,
+        options: GenerationOptions,
+        rules: DeviceRules,
+        padded: NDArray[np.int64],
+        numbers: Sequence[int],
+        watch: PromptLogits | None = None,
     ) -> None:
         """Fills the tables for a batch, and runs the decoder over the prompt except for its last token.
 
-        padded [B, S]: the sources' token ids, -1 behind them. numbers: of the sources, as draws count them.
+        padded [B, S]: the sources' token ids, -1 behind them. numbers: of the sources, as draws count them. watch: what
+        is wanted of a step in the prompt; behind the last token that step runs once more, with the same result.
         """
         device, plan, mask = self._device, self.plan, (1 << 64) - 1
         first_values(self._arena, self._image, options, rules, padded)
@@ -84,9 +90,12 @@ class SearchBuffers:
             at = np.array([position], np.int64)
             device.to_device(self._executor.token, fed, self._stream)
             device.to_device(self._executor.position, at, self._stream)
-            if position < plan.prompt - 1:
+            is_watched = watch is not None and watch.at == position
+            if position < plan.prompt - 1 or is_watched:
                 self._executor.enqueue(self._stream)
             device.synchronize(self._stream)  # the copies have read the arrays above
+            if watch is not None and is_watched:
+                watch.found += read_logits(self._executor, device)
 
     def use(self, executor: StepExecutor) -> None:
         """Runs the steps of another batch from now on, whose signature is the same."""

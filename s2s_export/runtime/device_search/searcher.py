@@ -20,7 +20,7 @@ from ..decoding.hypothesis import Hypothesis
 from ..decoding.options import GenerationOptions
 from ..sources import Source, SourceKind
 from .loop import MOST_KEPT, DeviceSearch, Mode, Running
-from .step_executor import StepExecutor
+from .step_executor import PromptLogits, StepExecutor
 
 DEFAULT_STREAM = 0
 
@@ -98,6 +98,7 @@ class DeviceSearcher:
         *,
         alignments: bool | str = False,
         source_numbers: Sequence[int] | None = None,
+        watch: PromptLogits | None = None,
     ) -> list[list[Hypothesis]]:
         """As `decoding.decode`. More sources than the backend takes at once are decoded in parts, one after another."""
         if alignments == "heads":
@@ -108,7 +109,9 @@ class DeviceSearcher:
         numbers = range(len(sources)) if source_numbers is None else source_numbers
         found: list[list[Hypothesis]] = []
         for part in self._parts(len(sources)):
-            running = self._run(sources[part], options, numbers[part], streams=False, alignments=bool(alignments))
+            running = self._run(
+                sources[part], options, numbers[part], streams=False, alignments=bool(alignments), watch=watch
+            )
             found += _result(running)
         return found
 
@@ -125,9 +128,11 @@ class DeviceSearcher:
         *,
         streams: bool,
         alignments: bool,
+        watch: PromptLogits | None = None,
     ) -> Running:
         """One batch in a slot. Where memory is too small, that of idle slots is given back, and the batch runs
         again."""
+        n_watched = 0 if watch is None else len(watch.found)
         for attempt in range(2):
             try:
                 with self._slot_with(sources, options, alignments) as search:
@@ -140,11 +145,14 @@ class DeviceSearcher:
                             source_numbers=numbers,
                             alignments=alignments,
                             source_lengths=[self._factory.kind.length(source) for source in sources],
+                            watch=watch,
                         )
                     )
             except OutOfMemory:
                 if attempt:
                     raise
+                if watch is not None:
+                    del watch.found[n_watched:]
                 self.release()
         raise AssertionError("not reached: the second attempt returns or raises")
 

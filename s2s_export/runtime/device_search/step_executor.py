@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+
+from ..cuda.interface import Device
 from ..decoding.options import GenerationOptions
+from ..decoding.state import Floats
 
 ELEMENTS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 LEAST_CAPACITY = 16  # positions; capacities are powers of two, so that few shapes exist
@@ -76,6 +80,28 @@ class FindsCandidates(Protocol):
     def enqueue_candidates(self, stream: int, tables: CandidateTables) -> None:
         """As `enqueue`, with lists of the best tokens in place of logits."""
         ...
+
+
+@dataclass
+class PromptLogits:
+    """Asks for the logits behind the prompt's token `at`, before any rule. found: of each source in turn [V], which the
+    search adds."""
+
+    at: int
+    found: list[Floats] = field(default_factory=list)
+
+
+def read_logits(executor: StepExecutor, device: Device) -> list[Floats]:
+    """[V] of each source's first row, as the last step wrote them."""
+    V, stream = executor.vocabulary_size, executor.stream
+    dtype = np.dtype({"fp32": np.float32, "fp16": np.float16, "bf16": np.uint16}[executor.element])
+    found = np.empty((executor.n_sources, V), dtype)
+    for source, row in enumerate(found):
+        device.to_host(row, executor.logits + source * executor.n_beams * V * dtype.itemsize, stream)
+    device.synchronize(stream)
+    if executor.element == "bf16":  # the upper half of a float32
+        return list((found.astype(np.uint32) << 16).view(np.float32))
+    return list(found.astype(np.float32))
 
 
 def incompatible_reason(decoder_step: Mapping[str, Any]) -> str | None:

@@ -21,6 +21,7 @@ from ..searching import HostSearch
 from ..sources.audio_features import AudioFeatures
 from . import prompts
 from .loop import Fallback, Passage, Track, run
+from .on_device import on_device
 from .options import SpeechOptions
 from .tokens import SpeechTokens
 from .windows import EncodedWindows, WindowDecoder
@@ -38,6 +39,7 @@ class SpeechSearch:
         self.max_target_length = bundle.max_target_length or 448
         make = searcher.native.make if isinstance(searcher, HostSearch) else None
         self.decoder = WindowDecoder(backend, speech, self.max_target_length, make)
+        self.decoder.device = on_device(searcher, self.vocabulary_size)
         self._searcher = searcher
 
     def decode(

@@ -16,8 +16,10 @@ from .. import decoding
 from ..backends import Backend
 from ..decoding.generation_options import GenerationOptions
 from ..decoding.hypothesis import Hypothesis
+from ..decoding.numerics import log_softmax
 from ..decoding.state import DecodeState, Floats, StepQuery
 from ..decoding.watch import Watch
+from .on_device import DeviceWindows
 from .options import search_of
 from .tokens import SpeechTokens
 
@@ -50,6 +52,10 @@ class EncodedWindows:
 
     def __len__(self) -> int:
         return len(self._features)
+
+    @property
+    def features(self) -> Sequence[Floats]:
+        return self._features
 
     def rows(self, indices: Sequence[int]) -> EncodedWindows:
         """Some of them."""
@@ -88,7 +94,12 @@ def _stacked(parts: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 class WindowDecoder:
-    """Decodes windows with one backend's graphs and the search of `decoding`."""
+    """Decodes windows with one backend's graphs and the search of `decoding`.
+
+    device: the search on the device, where the backend has one, for the windows that it serves.
+    """
+
+    device: DeviceWindows | None = None
 
     def __init__(
         self, backend: Backend, speech: SpeechTokens, max_target_length: int, make: decoding.Make | None = None
@@ -147,6 +158,12 @@ class WindowDecoder:
             chosen = search_of(options, prompt, begin, self.max_target_length, **changes)
             numbers = places if source_numbers is None else [source_numbers[place] for place in places]
             some = encoded.rows(places)
+            if self.device is not None and not attention and self.device.serves(chosen):
+                for place, window in zip(
+                    places, self._on_device(some, chosen, numbers, temperature, no_speech), strict=True
+                ):
+                    found[place] = window
+                continue
             state: Any = some.begin(chosen.n_rows)
             watch = self._watch(state, prompt) if no_speech else None
             with np.errstate(all="ignore"):
@@ -163,6 +180,21 @@ class WindowDecoder:
                 silence = None if watch is None else float(np.exp(watch.log_probs[row]))
                 found[place] = self._window(hypotheses, len(prompt), silence, temperature)
         return [window for window in found if window is not None]
+
+    def _on_device(
+        self, encoded: EncodedWindows, options: GenerationOptions, numbers: Sequence[int], temperature: float,
+        no_speech: bool,
+    ) -> list[DecodedWindow]:  # fmt: skip
+        """Windows with one prompt, as `decode` has them."""
+        assert self.device is not None
+        prompt, token = options.prompt, self.speech.nospeech
+        at = prompt.index(self.speech.startoftranscript) if no_speech and token is not None else None
+        outputs, logits = self.device.decode(encoded.features, options, numbers, at)
+        silences = [None] * len(outputs) if at is None else [float(np.exp(log_softmax(row)[token])) for row in logits]
+        return [
+            self._window(hypotheses, len(prompt), silence, temperature)
+            for hypotheses, silence in zip(outputs, silences, strict=True)
+        ]
 
     def _watch(self, state: DecodeState, prompt: Sequence[int]) -> Watch | None:
         """What notes the probability that nobody speaks, where the model has a token for that."""

@@ -30,6 +30,7 @@ from s2s_export.measuring.gpu_check import (
     native,
     parts,
     plan,
+    products,
     report,
     rules_check,
     run,
@@ -126,6 +127,8 @@ def pretended(monkeypatch):
     monkeypatch.setattr(parts, "SEARCHES", {"beam 2": {"num_beams": 2}})
     monkeypatch.setattr(parts, "N_SOURCES", 2)
     monkeypatch.setattr(parts, "N_TOKENS", 6)
+    monkeypatch.setattr(products, "FEW_SHAPES", ((40, 32, 48), (70, 64, 16)))
+    monkeypatch.setattr(products, "LAUNCHES", 2)
 
 
 def unmeasured(path: str, *rest: Any, **named: Any) -> dict[str, Any]:
@@ -145,9 +148,10 @@ def test_all_of_it(pretended, bundled, tmp_path, capsys, monkeypatch):
     states = {part["name"]: part["state"] for part in result["parts"]}
     name = bundled("marian").name
     by_others = (f"{name}: steps", f"{name}: speed")
+    assert states.pop("products") == "skipped"  # for want of cuBLASLt; our own are measured
     assert all(states[part] == ("failed" if part in by_others else "ok") for part in states), result["parts"]
     assert set(states) == {
-        *("search", "rules", "kernels", "attention", "sanitizers"),
+        *("search", "rules", "families", "kernels", "attention", "sanitizers"),
         *(
             f"{name}: {part}"
             for part in ("torch steps", "onnxruntime steps", "native", "build cuda-fp16", "tokens cuda-fp16")
@@ -171,12 +175,14 @@ def test_all_of_it(pretended, bundled, tmp_path, capsys, monkeypatch):
     assert "\n| 90 | 1 | 2 | yes |" in table
     assert "- memcheck, search: clean" in table
     assert "\n- no tensorrt: TensorRT is not installed" in table and "no onnxruntime-cuda" not in table
-    assert "23 rules against their definition; unequal rows:\nnone" in table
+    assert "24 rules against their definition; unequal rows:\nnone" in table
     assert "40 of 40 random cases are within their tolerance" in table and "| cross_attention | 1 | 4 |" in table
     assert table in capsys.readouterr().out
     of_kernels = re.findall(r"(\d+) of (\d+) random cases are within their tolerance", table)
     assert len(of_kernels) == 2 and all(n == total for n, total in of_kernels), of_kernels
     assert re.search(r"\n\| 1 \| 4 \| 1\d \| ", table), "batch, beams and the launches of a step"
+    assert re.search(r"\| marian, cuda-native-fp16 \| 15 \| 15 \| 1\d \|", table)
+    assert re.search(r"\n\| 70 x 64 x 16 \| residual \| fp16 \| [\d.]+ \| \d+ \| 0\.\d\d \| - \| - \| - \|", table)
     assert "- torch fp32, device-while, 4 beams: 4 of 4 outputs equal" in table
     assert not (bundled("marian") / "engines" / "cuda-fp16").exists()  # built in a copy
     with tarfile.open(out / "gpu_check.tar.gz") as archive:
@@ -343,29 +349,36 @@ def test_without_a_compiler_there_is_no_emulation(pretended, tmp_path, monkeypat
 def test_the_most_important_comes_first(tmp_path):
     made = plan.parts(plan.random_models(tmp_path), ["rtx-fp16", "rtx-bf16"], "8.9", tmp_path, quick=False)
     names = [part.name for part in made]
-    assert names[:6] == [
-        "search",
-        "rules",
-        "attention",
-        *(f"opus-mt: {p}" for p in ("export", "torch steps", "onnxruntime steps")),
+    assert names[:7] == [
+        *("search", "rules"),
+        *(f"opus-mt: {p}" for p in ("export", "build rtx-fp16", "native", "tokens rtx-fp16")),
+        "families",
     ]
     one, another = names.index("opus-mt: speed"), names.index("opus-mt: build rtx-bf16")
     assert (
-        names.index("opus-mt: tokens rtx-fp16")
-        < names.index("kernels")
+        names.index("families")
         < one
+        < names.index("products")
+        < names.index("opus-mt: compiled")
+        < names.index("kernels")
+        < names.index("opus-mt: torch steps")
         < names.index("t5-small: export")
         < another
     )
-    assert [part.arguments["targets"] for part in made if part.name.startswith("opus-mt: speed")] == [
-        ["rtx-fp16"], ["rtx-fp16", "rtx-bf16"],
+    of_speed = [part.arguments for part in made if part.name.startswith("opus-mt: speed")]
+    assert [(one["targets"], one.get("beams")) for one in of_speed] == [
+        (["rtx-fp16"], [4]), (["rtx-fp16"], [1, 8]), (["rtx-fp16", "rtx-bf16"], None),
     ]  # fmt: skip
+    (compiled,) = (part for part in made if part.name.endswith(": compiled"))
+    assert compiled.arguments["peers"] == ["torch-compile"] and compiled.needs == "opus-mt: export"
     some = [part.name for part in plan.only(made, ["torch", "kernels"])]
     assert some == [
-        *("opus-mt: export", "opus-mt: torch steps", "kernels"),
+        *("opus-mt: export", "kernels", "opus-mt: torch steps"),
         *("t5-small: export", "t5-small: torch steps"),
     ]
     assert names[-1] == "sanitizers"
+    users = plan.parts([plan.Model("mine", tmp_path / "mine")], [], "9.0", tmp_path, quick=True)
+    assert "mine: native" in [part.name for part in users] and "mine: compiled" not in [part.name for part in users]
     for part in made:
         inspect.signature(getattr(parts, part.function)).bind(print, **json.loads(json.dumps(part.arguments)))
         assert part.needs is None or part.needs in names[: names.index(part.name)]

@@ -180,10 +180,10 @@ def test_sound(speech: Path, target: str) -> None:
     device, sources = HostDevice(), [clip(i, 0.2 + 0.2 * i) for i in range(4)]
     ours = session(speech, target, device=device)
     prompt = [IDS[f"<|{name}|>"] for name in ("startoftranscript", "en", "transcribe", "notimestamps")]
-    on_host = {}  # what the prompt leaves out is found by a search on the host, as it is on other GPU backends
-    for where in (on_host, {"decoder_input_ids": prompt}):
-        device.launched.clear()
+    # Without a prompt the language is found first, by a step of the search on the host.
+    for where in ({}, {"decoder_input_ids": prompt}):
         for options in SEARCHES:
+            device.launched.clear()
             found, expected = (
                 one.generate(sources, max_new_tokens=6, batch_size=3, **options, **where) for one in (ours, reference)
             )
@@ -195,7 +195,7 @@ def test_sound(speech: Path, target: str) -> None:
             assert sum(equal) >= (1.0 if target == FP16 else 0.4) * len(equal)
             for of, to in zip(found, expected, strict=True):
                 assert abs(of[0].score - to[0].score) < SCORE[target]
-        assert ("finish_beam_step" in device.launched) == (where is not on_host)
+            assert f"finish_{'row' if options['num_beams'] == 1 else 'beam'}_step" in device.launched
     assert any(kernel.startswith("input_windows") for kernel in device.launched)
     if target == FP16:
         given = {"language": "en", "temperature": 0, "compression_ratio_threshold": None, "logprob_threshold": None}
@@ -204,6 +204,61 @@ def test_sound(speech: Path, target: str) -> None:
         assert [(one.start, one.end, one.text) for one in told] == [(one.start, one.end, one.text) for one in wanted]
         with pytest.raises(BackendError, match="no cross-attention weights"):
             ours.transcribe(clip(9, 0.9), timestamps="word", **given).finish()
+
+
+TIMED: tuple[dict[str, Any], ...] = (
+    {"num_beams": 1},
+    {"num_beams": 3},
+    {"num_beams": 2, "prompt_ids": [263, 40, 41], "condition_on_prev_tokens": True},
+)
+
+
+def on_device(path: Path, search: str = "device-while") -> Any:
+    """A session that can't search on the host."""
+    found = session(path, search=search)
+    found.backend.begin = lambda *given: pytest.fail("a search on the host")
+    return found
+
+
+@pytest.mark.parametrize("case", range(len(TIMED)))
+def test_times_are_searched_on_the_device(speech: Path, case: int) -> None:
+    """Clips of one window and of several, in a batch: tokens, times and scores are the CPU's."""
+    from tiny_whisper import IDS, clip
+
+    options = {"return_timestamps": True, "language": "en", "batch_size": 3, "max_new_tokens": 12, **TIMED[case]}
+    sources = [clip(i, seconds) for i, seconds in enumerate((0.3, 0.8, 1.7, 2.9))]
+    build(speech, FP16)
+    ours, reference = on_device(speech), s2s_export.load(speech, backend="onnxruntime", threads=1)
+    found, expected = (one.generate(sources, **options) for one in (ours, reference))
+    assert [of[0].token_ids for of in found] == [of[0].token_ids for of in expected]
+    cut = [[[(one.start, one.end, one.tokens) for one in of[0].segments] for of in each] for each in (found, expected)]
+    assert cut[0] == cut[1]
+    times = [token for of in found for token in of[0].token_ids if token > IDS["<|notimestamps|>"]]
+    assert len(times) > 8
+    np.testing.assert_allclose([of[0].score for of in found], [of[0].score for of in expected], atol=SCORE[FP16])
+
+
+@pytest.mark.parametrize("search", ["device-while", pytest.param("device-replay", marks=pytest.mark.slow)])
+def test_a_transcription_is_searched_on_the_device(speech: Path, search: str) -> None:
+    """Thresholds that ask how likely silence is, draws where a text is not likely enough, and the text before: all as
+    the search on the host finds them with the same logits."""
+    from tiny_whisper import clip
+
+    build(speech, FP16)
+    given = {"language": "en", "logprob_threshold": -1.5, "temperature": (0.0, 0.6), "seed": 3, "max_new_tokens": 10}
+    ours, host = on_device(speech, search), session(speech, search="host")
+    drawn = 0
+    for i, more in enumerate(({}, {"batched": True, "batch_size": 2}, {"timestamps": "none", "task": "translate"})):
+        sound = clip(20 + i, 1.5)
+        told, wanted = (one.transcribe(sound, **given, **more).finish().segments for one in (ours, host))
+        assert wanted
+        for mine, theirs in zip(told, wanted, strict=True):
+            drawn += theirs.temperature > 0
+            for name in ("start", "end", "tokens", "temperature"):
+                assert getattr(mine, name) == getattr(theirs, name)
+            for name in ("avg_logprob", "no_speech_prob"):
+                np.testing.assert_allclose(getattr(mine, name), getattr(theirs, name), 1e-4, 1e-6)
+    assert drawn
 
 
 @pytest.mark.parametrize("name", ["marian", "t5"])

@@ -56,7 +56,7 @@ static size_t size_of_transformer(const std::string& name) {
   if (begins("pick_states")) return sizeof(PickParameters);
   if (begins("source_scores")) return sizeof(ScoreParameters);
   if (begins("source_context")) return sizeof(ContextParameters);
-  return begins("skinny_product") || begins("tiled_product") ? sizeof(ProductParameters) : 0;
+  return begins("skinny_product") || begins("tiled_product") || begins("finish_rows") ? sizeof(ProductParameters) : 0;
 }
 static size_t size_of(const std::string& name) {
   if (name.find("top") != std::string::npos && name.find("stop") == std::string::npos) return sizeof(LogSoftmaxTopParameters);
@@ -82,6 +82,9 @@ extern "C" {
 // What tests steer it with.
 void fake_reset(int driver_version, int fail_at_launch) { version = driver_version, failure = 0, fail_at = fail_at_launch; }
 void fake_capability(int number) { capability = number; }
+int fake_queue(void* stream, void (*run)(void*), void* data) {  // of fake_cublaslt.cpp
+  return queue(stream, [run, data] { run(data); return 0; });
+}
 int fake_call(void* stream, void (*function)()) { return queue(stream, [function] { function(); return 0; }); }
 
 CUresult cuInit(unsigned) { return CUDA_SUCCESS; }

@@ -36,14 +36,16 @@ from s2s_export import bundle, plugin_sources
 from s2s_export.building.build import build as make_engine
 from s2s_export.errors import BackendError, BackendUnavailable, BuildError
 from s2s_export.runtime.backends._cuda_native.backend import NativeBackend
+from s2s_export.runtime.backends._cuda_native.encoder import EncoderProgram
 from s2s_export.runtime.backends._tensorrt.backend import TensorRTBackend
+from s2s_export.runtime.cuda import cublaslt, libcuda
 from s2s_export.runtime.cuda import driver as memory
-from s2s_export.runtime.cuda import libcuda
 from s2s_export.runtime.cuda.device import CudaDevice
 from s2s_export.runtime.cuda.emulation import HostDevice
 from s2s_export.runtime.device_search import DeviceLost, DeviceSearch
 from s2s_export.runtime.device_search.narrow import NarrowExecutor
 from s2s_export.runtime.session import Session
+from s2s_export.runtime.sources import kind_of
 
 build = plugin_sources.module("build")
 
@@ -63,10 +65,10 @@ if missing_compiler() or header_folder() is None:
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("driver") / "libfake.so"
-    source = Path(__file__).with_name("fake_driver.cpp")
+    sources = [Path(__file__).with_name(f"fake_{name}.cpp") for name in ("driver", "cublaslt")]
     includes = [f"-I{header_folder()}", f"-I{build.ROOT}"]
     compiler = build.find_compiler("c++", "g++", "clang++")
-    command = [compiler, "-std=c++17", "-shared", "-fPIC", *includes, source, "-o", output, "-ldl"]
+    command = [compiler, "-std=c++17", "-shared", "-fPIC", *includes, *sources, "-o", output, "-ldl"]
     result = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     return output
@@ -89,6 +91,7 @@ class FakeCuda(CudaDevice):
 def make(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FakeCuda]]:
     monkeypatch.setattr(libcuda, "LIBRARY", str(library))
     libcuda.driver.cache_clear()
+    monkeypatch.setattr(cublaslt, "found", lambda: None)  # it would be kept for the process, with the stand-in
     # The "binary" is the name of the host build, which the stand-in opens.
     binary = tmp_path / "beam_search.fatbin"
     binary.write_bytes(str(build.host_library("beam_search")).encode() + b"\0")
@@ -168,6 +171,41 @@ def test_a_session_through_the_driver(
     for _ in range(2):
         with pytest.raises(DeviceLost, match="fake GPU was lost .* start a new one"):
             session.decode(sources, options)
+
+
+def test_an_encoder_by_cublaslt_through_the_driver(
+    make: Callable[..., FakeCuda], library: Path, exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its products lie between our launches, in a graph too, and write what our own products do."""
+    path = shutil.copytree(exported("marian")[1], tmp_path / "marian.bundle", ignore=shutil.ignore_patterns("engines"))
+    folder = make_engine(path, "cuda-native-fp16").path
+    kernels = tmp_path / "transformer.fatbin"
+    kernels.write_bytes(str(build.host_library("transformer")).encode() + b"\0")
+    monkeypatch.setattr(build, "binary_for", lambda folder, capability, driver=None: kernels)
+    monkeypatch.setattr(cublaslt, "found", lambda: cublaslt.Library(str(library)))
+    opened, device, products = bundle.read(path), make(), ctypes.CDLL(str(library)).fake_cublaslt_products
+    loaded = NativeBackend(opened, folder, device).loaded
+    values = kind_of(opened).prepare([[5, 9, 3], [7, 8, 9, 10], [30], [9] * 12])
+    results = []
+    for uses_library in (True, False):
+        buffers = memory.Buffers(device, 7)
+        encoder = EncoderProgram(loaded, 4, 16, buffers.get, uses_library=uses_library)
+        encoder.upload(values, device, 7)
+        found = np.zeros((4 * 16, loaded.model.cross.outputs), np.float16)
+        before = products()
+        encoder.program.run(7)
+        graph = device.capture(7, lambda: encoder.program.run(7))  # noqa: B023
+        n = products() - before
+        assert n == (2 * 9 if uses_library else 0)  # 2 layers of 4, and keys and values
+        for _ in range(2):
+            device.zero(encoder.cross, found.nbytes, 7)
+            graph.launch(7)
+            device.to_host(found, encoder.cross, 7)
+            device.synchronize(7)
+            results.append(found.copy())
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_allclose(results[0], results[2], atol=0.02 * np.abs(results[2]).max())
+    assert not np.array_equal(results[0], results[2])  # else it would be the same kernel
 
 
 @pytest.mark.parametrize("search", ["device-while", "device-replay", "device-queue", "host"])

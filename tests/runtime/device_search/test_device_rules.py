@@ -27,7 +27,7 @@ from s2s_export.measuring.gpu_check.rules_check import EDITS, FILTERS
 from s2s_export.runtime.cuda.emulation import HostDevice, _library
 from s2s_export.runtime.decoding.draws import Draws
 from s2s_export.runtime.decoding.rule import Rule
-from s2s_export.runtime.decoding.rules import active
+from s2s_export.runtime.decoding.rules import active, modules
 from s2s_export.runtime.decoding.rules.min_p import MinP
 from s2s_export.runtime.device_search.rules import forms, serialise, with_form
 
@@ -81,6 +81,37 @@ def test_rule(name: str) -> None:
             np.testing.assert_array_equal(found, expected)
 
 
+def test_the_order_of_times() -> None:
+    """Random texts of words and times: the first token, an open pair, a complete one, words behind times and none yet.
+    Words and times win about equally often, and a scale that tips the comparison of many times with one word."""
+    chance, rng = random.Random(5), np.random.default_rng(5)
+    n_words, n_times, n_both = 0, 0, 0
+    for i in range(60):
+        size = chance.choice([V, 300, 1200])
+        begin = chance.choice([8, size // 2, size - 9])
+        chosen = {"num_beams": 1, "decoder_start_token_id": 1, "decoder_input_ids": [1, 3], "max_length": 40}
+        chosen |= {"eos_token_id": chance.choice([2, begin - 2])}
+        chosen |= {"timestamp_begin": begin, "max_initial_timestamp_index": chance.choice([None, 0, 3, 2000])}
+        B, K, length = chance.randint(1, 3), chance.randint(1, 3), chance.choice([0, 1, 2, 3, 9])
+        texts = np.where(rng.random((B, K, length)) < 0.5, rng.integers(begin, size, (B, K, length)), 4)
+        history = np.ascontiguousarray(np.concatenate([np.broadcast_to([1, 3], (B, K, 2)), texts], axis=2))
+        scores = rng.standard_normal((B, K, size)).astype(np.float32)
+        scores[..., :begin] += np.float32(rng.choice([0, np.log(size - begin)]))
+        if i % 4 == 0:
+            scores[rng.random(scores.shape) < 0.7] = -np.inf
+        schedule(i)
+        sources = np.full((B, 1), -1)
+        found, expected = (do(chosen, scores, history, sources) for do in (rules_applied, rules_defined))
+        np.testing.assert_array_equal(found, expected)
+        words, times = (np.isfinite(part).any(axis=-1) for part in np.split(expected, [begin], axis=-1))
+        n_words, n_times, n_both = (
+            n_words + (words & ~times).sum(),
+            n_times + (times & ~words).sum(),
+            n_both + (words & times).sum(),
+        )
+    assert min(n_words, n_times, n_both) > 20
+
+
 def test_what_is_checked_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(rules_check.agree(HostDevice(), 2, (40, 300))["rules"]) == {*EDITS, *FILTERS}
     assert rules_check.agree(HostDevice(), 2, (40, 300))["wrong"] == []
@@ -92,8 +123,9 @@ def test_what_is_checked_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_rule_is_checked() -> None:
     """Each file of decoding/rules has an option in the list of what a GPU is checked with, which switches it on."""
     values = {**EDITS, **FILTERS}
+    options_of = {module.__name__.rpartition(".")[2]: module.OPTIONS for module in modules()}
     for module in with_form():
-        (name,) = [name for name in values if name.startswith(module)]
+        (name,) = [name for name in options_of[module] if name in values]
         given = {"do_sample": name in (*FILTERS, "temperature"), name: values[name], "decoder_start_token_id": 1}
         options = resolved({**given, "eos_token_id": 2, "max_length": 9}, V)
         assert module in [type(rule).__module__.rpartition(".")[2] for rule in active(options, V)]
@@ -101,7 +133,7 @@ def test_every_rule_is_checked() -> None:
 
 def test_every_rule_of_transformers_has_a_form() -> None:
     """Those without one are not generate()'s, but one, which is a function in Python."""
-    without = {"prefix_bias", "presence_penalty", "min_length_ratio", "guides", "timestamps"}
+    without = {"prefix_bias", "presence_penalty", "min_length_ratio", "guides"}
     assert {name for name, has_form in forms().items() if not has_form} == {*without, "prefix_allowed_tokens"}
     assert {*with_form(), *without, "prefix_allowed_tokens"} == set(forms())
 

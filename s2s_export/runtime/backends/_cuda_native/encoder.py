@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...sources import Source, SourceKind
+from .library_products import products_of
 from .loaded import Buffer, Loaded, Program, launches, named, structures
 from .model import Positions
 from .rows import Rows
@@ -39,7 +40,10 @@ class EncoderProgram:
     written by the host; cross [B*S, L*2*H*D] is its result, of each layer the keys and then the values.
     """
 
-    def __init__(self, loaded: Loaded, n_sources: int, length: int, buffer: Buffer) -> None:
+    def __init__(
+        self, loaded: Loaded, n_sources: int, length: int, buffer: Buffer, *, uses_library: bool = True
+    ) -> None:
+        """uses_library: cuBLASLt, where it is found."""
         model = loaded.transformer
         stack = model.encoder
         self._table = stack.positions
@@ -51,7 +55,7 @@ class EncoderProgram:
         self.results = (self.cross,)  # what a step reads
         self.program = Program(loaded)
         own = named("encoder", buffer)
-        rows = Rows(loaded, self.program, stack, n_rows, own)
+        rows = Rows(loaded, self.program, stack, n_rows, own, products_of(loaded, own) if uses_library else None)
         heads = own("heads", (n_rows, 3 * inside), "float16")
         mixed = own("mixed", (n_rows, inside), "float16")
         inner = max(layer.feed_forward.outer.inputs for layer in stack.layers)

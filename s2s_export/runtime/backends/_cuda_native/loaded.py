@@ -9,6 +9,7 @@ from typing import Any
 from .... import plugin_sources
 from ...cuda.interface import Device, Kernels, Queued
 from .model import AnyModel, Model, RecurrentModel, Weights
+from .plain_weights import PlainWeights
 
 NO_ATTENTION = (
     "the backend cuda gives no cross-attention weights, which alignments need; expected no alignments; leave them out, "
@@ -23,6 +24,7 @@ class Loaded:
 
     def __init__(self, weights: Weights, device: Device) -> None:
         self.model: AnyModel = weights.model
+        self.plain = PlainWeights(weights, device)
         self.device = device
         self.kernels: Kernels = device.kernels(
             launches.folder(self.model.element), launches.any_kernel(self.model.element)
@@ -48,6 +50,7 @@ class Loaded:
         return None if name is None else self._base + self.model.tensors[name].offset
 
 
+Call = Callable[[int], None]  # a library's, with the stream
 Buffer = Callable[[str, tuple[int, ...], str], int]  # (name, shape, dtype) -> address, the same each time or larger
 
 
@@ -57,15 +60,28 @@ class Program:
     def __init__(self, loaded: Loaded) -> None:
         self._loaded = loaded
         self._queued: list[Queued] = []
+        self._calls: list[tuple[int, Call]] = []  # before so many launches
 
     def add(self, launch: Any, given: ctypes.Structure) -> None:
         self._queued.append((launch, given))
 
+    def add_call(self, call: Call) -> None:
+        """Adds what a library queues."""
+        self._calls.append((len(self._queued), call))
+
     def run(self, stream: int) -> None:
-        self._loaded.kernels.run_chain(self._queued, stream)
+        first = 0
+        for end, call in self._calls:
+            if end > first:
+                self._loaded.kernels.run_chain(self._queued[first:end], stream)
+            self._loaded.device.run_call(call, stream)
+            first = end
+        if first < len(self._queued):
+            self._loaded.kernels.run_chain(self._queued[first:], stream)
 
     def run_apart(self, stream: int) -> None:
         """The same, none of which begins before the last has ended: what that gains is to be measured."""
+        assert not self._calls
         for launch, given in self._queued:
             self._loaded.kernels.run(launch, given, stream)
 
@@ -80,7 +96,7 @@ class Program:
 
     @property
     def n_launches(self) -> int:
-        return len(self._queued)
+        return len(self._queued) + len(self._calls)
 
 
 def named(prefix: str, buffer: Buffer) -> Buffer:

@@ -13,9 +13,11 @@ from .step_program import StepProgram
 Encoder = EncoderProgram | RecurrentEncoder
 
 
-def encoder_of(loaded: Loaded, n_sources: int, length: int, buffer: Buffer) -> Encoder:
-    kind = RecurrentEncoder if isinstance(loaded.model, RecurrentModel) else EncoderProgram
-    return kind(loaded, n_sources, length, buffer)
+def encoder_of(loaded: Loaded, n_sources: int, length: int, buffer: Buffer, *, uses_library: bool = True) -> Encoder:
+    """uses_library: cuBLASLt for a Transformer's products, where it is found."""
+    if isinstance(loaded.model, RecurrentModel):
+        return RecurrentEncoder(loaded, n_sources, length, buffer)
+    return EncoderProgram(loaded, n_sources, length, buffer, uses_library=uses_library)
 
 
 def step_of(loaded: Loaded, encoder: Encoder, n_beams: int, capacity: int, buffer: Buffer) -> StepProgram:

@@ -14,6 +14,7 @@ import ctypes
 from dataclasses import dataclass
 from typing import Any
 
+from .library_products import LibraryProducts
 from .loaded import Buffer, Loaded, Program, launches, structures
 from .model import Linear, Norm, Stack
 
@@ -31,7 +32,12 @@ class Parts:
 class Rows:
     """R rows of a stack. Adds to `program` what is asked of it."""
 
-    def __init__(self, loaded: Loaded, program: Program, stack: Stack, n_rows: int, buffer: Buffer) -> None:
+    def __init__(
+        self, loaded: Loaded, program: Program, stack: Stack, n_rows: int, buffer: Buffer,
+        library: LibraryProducts | None = None,
+    ) -> None:  # fmt: skip
+        """library: computes what products it serves in place of our kernel."""
+        self._library = library
         self._loaded, self._program, self._stack, self.n = loaded, program, stack, n_rows
         self._element = loaded.model.element
         shape = (n_rows, stack.width)
@@ -96,7 +102,8 @@ class Rows:
                     given.output = None
                     given.output_float = self._stream + source * n * outputs * 4
                     given.residual = self._loaded.address(stack.positions.table)
-                self._program.add(launches.product(self._element, given), given)
+                if self._library is None or not self._library.add(self._program, one.product, given):
+                    self._program.add(launches.product(self._element, given), given)
         assert n_sources * length == self.n
 
     def _settle(self) -> None:
@@ -210,7 +217,8 @@ class Rows:
     def product(self, linear: Linear, rows: int, **more: Any) -> None:
         """A product of `rows`. more: further fields of ProductParameters; limit: outputs to store, if not all."""
         given = self._arguments(linear, rows, **more)
-        self._program.add(launches.product(self._element, given), given)
+        if self._library is None or not self._library.add(self._program, linear, given):
+            self._program.add(launches.product(self._element, given), given)
 
     def _arguments(self, linear: Linear, rows: int, *, limit: int | None = None, **more: Any) -> ctypes.Structure:
         outputs = linear.outputs // 2 if more.get("gated") else linear.outputs

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import option_values as values
+from ..device_form import DeviceForm
 from ..generation_options import GenerationOptions
 from ..numerics import logarithms, sum_of_exponentials
 from ..option import Option
@@ -16,7 +17,7 @@ ORDER = 145
 # timestamp_begin: the id of <|0.00|>, all ids from it on being times, and the id below it <|notimestamps|>. Set by
 # whoever makes the prompt (runtime/speech/). Of models without times there is none.
 OPTIONS = {
-    "timestamp_begin": Option(values.token_id, token_ids=lambda token: [token]),
+    "timestamp_begin": Option(values.token_id, example=5, token_ids=lambda token: [token]),
     "max_initial_timestamp_index": Option(values.integer(0)),
 }
 
@@ -26,6 +27,8 @@ class Timestamps(DenseRule):
 
     the first is a time, at most `most_first` steps from the beginning; times come in pairs, but for the first and the
     last one; they never fall; and a time is taken if all times together are likelier than the best other token.
+
+    Device: the first time, the end of the text, the prompt's length and `most_first`, -1 for none.
     """
 
     reads_history = True
@@ -35,6 +38,10 @@ class Timestamps(DenseRule):
         self.end_of_text = end_of_text
         self.most_first = most_first
         self._prompt_length = prompt_length
+
+    def device_form(self, max_length: int) -> DeviceForm:
+        most_first = -1 if self.most_first is None else self.most_first
+        return DeviceForm("times", ids=(self.begin, self.end_of_text, self._prompt_length, most_first))
 
     def apply(self, scores: Floats, view: View) -> Floats:
         begin = self.begin
