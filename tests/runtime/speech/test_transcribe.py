@@ -35,6 +35,12 @@ TRANSCRIPT = Transcript(
 )  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def by_loudness(monkeypatch: Any) -> None:
+    """Noise is no speech for Silero's network."""
+    monkeypatch.setattr(activity, "silero", lambda: None)
+
+
 def write_wav(path: Path, samples: Any, rate: int = 16000) -> Path:
     with wave.open(str(path), "wb") as file:
         file.setparams((1, 2, rate, 0, "NONE", ""))
@@ -168,7 +174,21 @@ def test_regions_of_speech() -> None:
     assert activity.cut(p, 400 * n, rules) == [(100 * n - 1600, 150 * n + 1600), (300 * n - 1600, 310 * n + 1600)]
     assert activity.cut(np.ones(10, np.float32), 10 * n, rules) == [(0, 10 * n)]
     assert activity.cut(np.zeros(10, np.float32), 10 * n, rules) == []
-    assert activity.chunks([(0, 10), (12, 20), (25, 60)], 20) == [(0, 20), (25, 45), (45, 60)]
+    # Neighbours share what is between them; speech that is too long is divided where somebody breathes.
+    p = np.ones(100, np.float32)
+    p[40:44] = p[60:70] = 0
+    close = activity.Rules(least_silence=0.25, padding=1.0)
+    assert activity.cut(p, 100 * n, close) == [(0, 65 * n), (65 * n, 100 * n)]
+    assert activity.cut(p, 100 * n, activity.Rules(padding=0.0, most_speech=70 * n / 16000)) == [
+        (0, 60 * n), (70 * n, 100 * n),
+    ]  # fmt: skip
+    assert activity.cut(p[:60], 60 * n, activity.Rules(padding=0.0, most_speech=50 * n / 16000)) == [
+        (0, 40 * n), (44 * n, 60 * n),
+    ]  # fmt: skip
+    assert activity.cut(p[:40], 40 * n, activity.Rules(padding=0.0, most_speech=21 * n / 16000)) == [
+        (0, 21 * n), (21 * n, 40 * n),
+    ]  # fmt: skip
+    assert activity.chunks([(0, 10), (12, 20), (25, 60)], 20) == [[(0, 10), (12, 20)], [(25, 45)], [(45, 60)]]
 
 
 def test_formats() -> None:
