@@ -6,7 +6,6 @@ What it makes runs on every Linux of its kind of processor since 2018: JetPack 5
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import platform
 import sys
@@ -37,4 +36,6 @@ def compiler(kind: str) -> tuple[str, ...]:
 
 def release() -> str:
     """Of the compiler: its command doesn't say it when asked."""
+    import importlib.metadata  # which takes a megabyte, and decoding needs `machine` alone
+
     return f"ziglang {importlib.metadata.version('ziglang')}"

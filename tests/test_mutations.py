@@ -143,11 +143,11 @@ def run(kind, bases, tmp_path, n, seed, **environment):
 
 
 def test_mutated_bundles(bases, tmp_path):
-    run("bundles", bases, tmp_path, 180, seed=0)
+    run("bundles", bases, tmp_path, 100, seed=0)
 
 
 def test_mutated_tokenizers(tokenizers, tmp_path):
-    run("tokenizers", tokenizers, tmp_path, 300, seed=0)
+    run("tokenizers", tokenizers, tmp_path, 200, seed=0)
 
 
 def test_mutated_lines(bases, tmp_path):

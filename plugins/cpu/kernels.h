@@ -123,5 +123,14 @@ struct Kernels {
   void (*summarise)(const Product&, int first_block, int end_block, const Summary&);
 };
 
-extern const Kernels kernels_amx, kernels_avx512, kernels_avxvnni, kernels_avx2, kernels_i8mm, kernels_dotprod, kernels_neon,
-    kernels_plain;
+// Of each set that a library may be linked with. Weak: the address is null where it is not among them.
+#define SET(name) extern const Kernels kernels_##name __attribute__((weak))
+SET(amx);
+SET(avx512);
+SET(avxvnni);
+SET(avx2);
+SET(i8mm);
+SET(dotprod);
+SET(neon);
+SET(plain);
+#undef SET

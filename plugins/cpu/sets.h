@@ -139,21 +139,12 @@ struct Processor {
 template <typename M>
 Chosen choose() {
   const Processor<M> processor;
-  const char* why_not_amx = "it was not compiled, as the compiler doesn't know it";
-#if defined(WITH_AMX)
-  why_not_amx = processor.lacks_tiles;
-  if (!why_not_amx && multiplies_rightly(kernels_amx)) return {&kernels_amx, nullptr};
-  if (!why_not_amx) why_not_amx = "its products are wrong on this processor";
-#endif
-#if defined(WITH_AVX512)
-  if (processor.has_avx512) return {&kernels_avx512, why_not_amx};
-#endif
-#if defined(WITH_AVXVNNI)
-  if (processor.has_avx_vnni) return {&kernels_avxvnni, why_not_amx};
-#endif
-#if defined(WITH_AVX2)
-  if (processor.has_avx2) return {&kernels_avx2, why_not_amx};
-#endif
+  const char* why_not_amx = &kernels_amx ? processor.lacks_tiles : "it was not compiled, as the compiler doesn't know it";
+  if (!why_not_amx && !multiplies_rightly(kernels_amx)) why_not_amx = "its products are wrong on this processor";
+  if (!why_not_amx) return {&kernels_amx, nullptr};
+  if (&kernels_avx512 && processor.has_avx512) return {&kernels_avx512, why_not_amx};
+  if (&kernels_avxvnni && processor.has_avx_vnni) return {&kernels_avxvnni, why_not_amx};
+  if (&kernels_avx2 && processor.has_avx2) return {&kernels_avx2, why_not_amx};
   return {&kernels_plain, why_not_amx};
 }
 
@@ -167,12 +158,8 @@ inline bool has_i8mm() { return getauxval(AT_HWCAP2) & I8MM; }
 
 template <typename>
 Chosen choose() {
-#if defined(WITH_I8MM)
-  if (has_dotprod() && has_i8mm()) return {&kernels_i8mm, nullptr};
-#endif
-#if defined(WITH_DOTPROD)
-  if (has_dotprod()) return {&kernels_dotprod, nullptr};
-#endif
+  if (&kernels_i8mm && has_dotprod() && has_i8mm()) return {&kernels_i8mm, nullptr};
+  if (&kernels_dotprod && has_dotprod()) return {&kernels_dotprod, nullptr};
   return {&kernels_neon, nullptr};
 }
 

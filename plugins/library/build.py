@@ -70,17 +70,12 @@ def _compiled(
 
     def compile_to(output: Path) -> str:
         known = sets if release else cpu.known_to(compiler, sets)
-        kernels = [str(cpu._kernels(compiler, flags, name, chosen, release)) for name, chosen in known.items()]
-        objects = [str(output.with_name(name)) for name in ("operators.o", "library.o")]
-        with_sets = [f"-DWITH_{name.upper()}" for name in known]
-        build.run(
-            [*compiler, *flags, *with_sets, "-c", str(build.ROOT / cpu.FOLDER / "operators.cpp"), "-o", objects[0]]
-        )
+        objects = [str(output.with_name("library.o")), *map(str, cpu.objects(compiler, flags, known, release))]
         named = f'-DS2S_OPERATORS="{hashes}"'
-        source = ["-c", str(folder / "library.cpp"), "-o", objects[1]]
+        source = ["-c", str(folder / "library.cpp"), "-o", objects[0]]
         report = build.run([*compiler, *search.FLAGS, *own, named, *source])
         shared = [*link, "-ldl", "-Wl,-soname,libs2s.so", "-o", str(output)]
-        return str(report + build.run([*compiler, *objects, *kernels, *shared]))
+        return str(report + build.run([*compiler, *objects, *shared]))
 
     sets_as_words = (word for name, chosen in sets.items() for word in (name, *chosen))
     recipe = (*compiler, release, *flags, *own, *link, hashes, search.sources(), *sets_as_words)

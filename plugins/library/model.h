@@ -207,10 +207,13 @@ class Model {
       for (int64_t i = 0; i < at->second.n(); i++) at->second.ints()[i] = i;
     const Tensor &token = values.at("token"), &position = values.at("position"), &ancestors = values.at("ancestors");
     for (int64_t i = 0; i < ancestors.n(); i++) ancestors.ints()[i] = i / options.max_length % options.num_beams;
-    const S2SSettings settings = options.settings(B);
+    std::vector<int32_t> read;  // of the sources, by rules
+    if (options.reads_sources) read = padded(ids, lengths, B, longest);
+    const S2SSettings settings = options.settings(B, read);
     s2s::Search search(settings);
     s2s::SessionStep step(*step_graph.session, inputs.data(), int(inputs.size()), caches.data(), int(caches.size()), B, options.num_beams);
-    S2SBatch batch{token.ints(), position.ints(), ancestors.ints(), int32_t(position.n()), options.max_length, limit ? limit : -1, 0};
+    S2SBatch batch{token.ints(), position.ints(), ancestors.ints(), nullptr, int32_t(position.n()), options.max_length,
+                   limit ? limit : -1, 0, 0, 0};
     refuse(s2s::run(search, step, batch, INT32_MAX));
     return outputs_of(search, options, B);
   }
@@ -406,6 +409,12 @@ class Model {
       longest = std::max(longest, int(lengths[b]));
     }
     return longest;
+  }
+  // [B, S], filled up with -1.
+  static std::vector<int32_t> padded(const int64_t* ids, const int32_t* lengths, int B, int S) {
+    std::vector<int32_t> all(size_t(B) * size_t(S), -1);
+    for (int b = 0; b < B; ids += lengths[b++]) std::copy_n(ids, lengths[b], all.begin() + int64_t(b) * S);
+    return all;
   }
   std::map<std::string, Tensor> sources_of(const int64_t* ids, const int32_t* lengths, int B, int S, const std::map<std::string, int64_t>& letters) const {
     std::map<std::string, Tensor> values;

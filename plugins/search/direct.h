@@ -1,5 +1,5 @@
-// A decoder step whose operators are called directly: for small models, whose step takes less time than ONNX Runtime's own
-// work between the nodes.
+// Graphs whose operators are called directly: for small models, whose step takes less time than ONNX Runtime's own work
+// between the nodes, and which need less memory than ONNX Runtime's library.
 //
 // The operators of plugins/cpu ask for their tensors and attributes through ONNX Runtime's function table. Here they are
 // given a table of our own, of the places that they use, so that they run as they are. A graph of these operators and of
@@ -24,12 +24,13 @@
 #include "step.h"
 
 extern "C" {
-// A node of a graph. Mirrored by runtime/native_search/library.py.
+// A node of a graph. Mirrored by runtime/native_graphs/library.py.
 typedef struct S2SNode {
   const char* op;         /* "Add", or "s2s.cpu.Linear" */
   const char* inputs;     /* names, each with a line's end; empty: left out */
   const char* outputs;
-  const char* attributes; /* lines of name=value, whole numbers in decimal, others in hexadecimal floating point */
+  const char* attributes; /* lines of name=value, whole numbers in decimal, with commas between them where it has several,
+                             others in hexadecimal floating point */
 } S2SNode;
 }
 
@@ -42,12 +43,35 @@ inline size_t bytes_of(int type) {
   return type == INT64 ? 8 : type == ort::INT8 || type == ort::BOOL ? 1 : type == ort::UINT16 ? 2 : 4;
 }
 
+// Memory that is not copied with what holds it, and not set.
+struct Memory {
+  std::unique_ptr<char[]> all;
+  size_t n_bytes = 0;
+
+  Memory() = default;
+  Memory(const Memory&) {}
+  Memory& operator=(const Memory&) = delete;
+  // At a multiple of 64 bytes. What was there before is lost where it grows.
+  void* room(size_t wanted) {
+    if (n_bytes < wanted + 64) {
+      release();
+      all.reset(new char[wanted + 64]);
+      n_bytes = wanted + 64;
+    }
+    return reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(all.get()) + 63) / 64 * 64);
+  }
+  void release() {
+    all.reset();
+    n_bytes = 0;
+  }
+};
+
 struct Value {
   void* data = nullptr;
   std::vector<int64_t> dims;
   int type = FLOAT;
-  bool is_bound = false;     // to memory of the caller's
-  std::vector<float> own;    // memory of its own; floats, so that it is aligned for all that is used
+  bool is_bound = false;  // to memory of the caller's
+  Memory own;
 
   int64_t count() const {
     int64_t n = 1;
@@ -64,9 +88,7 @@ struct Value {
     dims.assign(sizes, sizes + rank);
     if (is_bound) return count() == n_bound && type == of_type;
     type = of_type;
-    const size_t bytes = size_t(count()) * bytes_of(type);
-    if (own.size() * sizeof(float) < bytes + 64) own.resize((bytes + 64) / sizeof(float) + 1);
-    data = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(own.data()) + 63) / 64 * 64);
+    data = own.room(size_t(count()) * bytes_of(type));
     return true;
   }
   float* floats() const { return static_cast<float*>(data); }
@@ -80,6 +102,19 @@ struct Info {  // OrtKernelInfo
   int64_t whole(const char* name, int64_t otherwise) const {
     const auto found = attributes.find(name);
     return found == attributes.end() ? otherwise : std::strtoll(found->second.c_str(), nullptr, 10);
+  }
+  // Whole numbers with commas between them.
+  std::vector<int64_t> list(const char* name) const {
+    std::vector<int64_t> all;
+    const auto found = attributes.find(name);
+    if (found == attributes.end()) return all;
+    for (const char* at = found->second.c_str(); *at;) {
+      char* end = nullptr;
+      all.push_back(std::strtoll(at, &end, 10));
+      if (end == at) return {};
+      at = *end ? end + 1 : end;
+    }
+    return all;
   }
 };
 struct Context {  // OrtKernelContext
@@ -254,19 +289,47 @@ inline void smaller(const Inputs& in, const Info&, Value& y) {
 inline void equal(const Inputs& in, const Info&, Value& y) {
   of_whole<bool>(in, y, ort::BOOL, [](int64_t a, int64_t b) { return a == b; });
 }
+inline void less(const Inputs& in, const Info&, Value& y) {
+  of_whole<bool>(in, y, ort::BOOL, [](int64_t a, int64_t b) { return a < b; });
+}
+inline void greater(const Inputs& in, const Info&, Value& y) {
+  of_whole<bool>(in, y, ort::BOOL, [](int64_t a, int64_t b) { return a > b; });
+}
+inline void either(const Inputs& in, const Info&, Value& y) {
+  need(*in[0], ort::BOOL);
+  elementwise<bool, bool>(in, y, ort::BOOL, [](bool a, bool b) { return a || b; });
+}
 inline void negate(const Inputs& in, const Info&, Value& y) {
   need(*in[0], ort::BOOL);
   make(y, in[0]->dims, ort::BOOL);
   for (int64_t i = 0, n = y.count(); i < n; i++) y.bools()[i] = !in[0]->bools()[i];
 }
+template <typename T>
+void choose(const Inputs& in, Value& y) {
+  const T *a = static_cast<T*>(in[1]->data), *b = static_cast<T*>(in[2]->data);
+  T* to = static_cast<T*>(y.data);
+  broadcasting<3>(in, y, [&](const auto& from, int64_t i) { to[i] = in[0]->bools()[from[0]] ? a[from[1]] : b[from[2]]; });
+}
 inline void where(const Inputs& in, const Info&, Value& y) {
   need(*in[0], ort::BOOL);
-  need(*in[1], INT64);
-  need(*in[2], INT64);
-  make(y, broadcast(in[0]->dims, broadcast(in[1]->dims, in[2]->dims)), INT64);
-  broadcasting<3>(in, y, [&](const auto& from, int64_t to) {
-    y.ints()[to] = in[0]->bools()[from[0]] ? in[1]->ints()[from[1]] : in[2]->ints()[from[2]];
-  });
+  need(*in[2], in[1]->type);
+  make(y, broadcast(in[0]->dims, broadcast(in[1]->dims, in[2]->dims)), in[1]->type);
+  if (y.type == INT64) return choose<int64_t>(in, y);
+  need(y, FLOAT);
+  choose<float>(in, y);
+}
+// Of whole numbers and truth values.
+inline void cast(const Inputs& in, const Info& info, Value& y) {
+  const Value& x = *in[0];
+  fit(x.type == INT64 || x.type == ort::BOOL, "what is cast has another type");
+  make(y, x.dims, int(info.whole("to", 0)));
+  for (int64_t i = 0, n = y.count(); i < n; i++) {
+    const int64_t value = x.type == INT64 ? x.ints()[i] : x.bools()[i];
+    if (y.type == INT64) y.ints()[i] = value;
+    else if (y.type == ort::BOOL) y.bools()[i] = value != 0;
+    else if (y.type == FLOAT) y.floats()[i] = float(value);
+    else fit(false, "a cast gives another type");
+  }
 }
 inline void range(const Inputs& in, const Info&, Value& y) {
   for (const Value* value : in) need(*value, INT64), fit(value->count() == 1, "a range is not told by three numbers");
@@ -361,6 +424,118 @@ inline void gather(const Inputs& in, const Info& info, Value& y) {
   }
 }
 
+// A tensor as [outer, n, inner] around one of its axes.
+struct Around {
+  size_t axis, outer = 1, inner = 1;
+  Around(const Dims& dims, int64_t given) {
+    const int64_t rank = int64_t(dims.size());
+    fit(given >= -rank && given < rank, "there is no such axis");
+    axis = size_t(given < 0 ? given + rank : given);
+    for (size_t i = 0; i < dims.size(); i++)
+      if (i != axis) (i < axis ? outer : inner) *= size_t(dims[i]);
+  }
+};
+
+inline void concat(const Inputs& in, const Info& info, Value& y) {
+  const Value& first = *in[0];
+  fit(first.type == FLOAT || first.type == INT64, "what is put together has another type");
+  const Around around(first.dims, info.whole("axis", 0));
+  Dims dims = first.dims;
+  for (size_t i = 1; i < in.size(); i++) {
+    need(*in[i], first.type);
+    Dims others = in[i]->dims;
+    fit(others.size() == dims.size(), "sizes of two tensors do not fit");
+    dims[around.axis] += others[around.axis];
+    others[around.axis] = dims[around.axis];
+    fit(others == dims, "sizes of two tensors do not fit");
+  }
+  make(y, dims, first.type);
+  char* to = static_cast<char*>(y.data);
+  for (size_t outer = 0; outer < around.outer; outer++)
+    for (const Value* x : in) {
+      const size_t bytes = size_t(x->dims[around.axis]) * around.inner * bytes_of(x->type);
+      if (bytes) std::memcpy(to, static_cast<char*>(x->data) + outer * bytes, bytes);
+      to += bytes;
+    }
+}
+
+// One of the `parts` that a tensor is cut into: runtime/native_graphs/direct.py makes a node of each.
+inline void split(const Inputs& in, const Info& info, Value& y) {
+  const Value& x = *in[0];
+  fit(x.type == FLOAT || x.type == INT64, "what is cut has another type");
+  const Around around(x.dims, info.whole("axis", 0));
+  const int64_t n = x.dims[around.axis], parts = info.whole("parts", 0), part = info.whole("part", 0);
+  fit(parts > 0 && part >= 0 && part < parts, "a tensor is cut into no parts");
+  int64_t first = 0, size = (n + parts - 1) / parts;
+  if (in.size() > 1) {
+    need(*in[1], INT64);
+    fit(in[1]->count() == parts, "a tensor is cut into other parts than are named");
+    for (int64_t i = 0; i < part; i++) first += in[1]->ints()[i];
+    size = in[1]->ints()[part];
+  } else {
+    first = part * size;
+    size = std::min(size, n - first);
+  }
+  fit(first >= 0 && size >= 0 && first <= n && size <= n - first, "a part lies outside of its tensor");
+  Dims dims = x.dims;
+  dims[around.axis] = size;
+  make(y, dims, x.type);
+  const size_t each = around.inner * bytes_of(x.type), bytes = size_t(size) * each;
+  for (size_t outer = 0; bytes && outer < around.outer; outer++)
+    std::memcpy(static_cast<char*>(y.data) + outer * bytes, static_cast<char*>(x.data) + (outer * size_t(n) + size_t(first)) * each, bytes);
+}
+
+inline void transpose(const Inputs& in, const Info& info, Value& y) {
+  const Value& x = *in[0];
+  need(x, FLOAT);
+  const std::vector<int64_t> order = info.list("perm");
+  const size_t rank = x.dims.size();
+  fit(order.size() == rank, "axes are no order of a tensor's");
+  std::vector<bool> is_used(rank, false);
+  Dims dims, by, own(rank, 1);
+  for (size_t i = rank; i-- > 1;) own[i - 1] = own[i] * x.dims[i];
+  for (int64_t axis : order) {
+    fit(axis >= 0 && size_t(axis) < rank && !is_used[size_t(axis)], "axes are no order of a tensor's");
+    is_used[size_t(axis)] = true;
+    dims.push_back(x.dims[size_t(axis)]);
+    by.push_back(own[size_t(axis)]);
+  }
+  make(y, dims, FLOAT);
+  if (!rank || !y.count()) return;
+  const int64_t inner = dims[rank - 1], step = by[rank - 1];
+  Dims at(rank, 0);
+  float* to = y.floats();
+  for (int64_t done = 0, n = y.count(); done < n; done += inner, to += inner) {
+    const float* from = x.floats();
+    for (size_t i = 0; i + 1 < rank; i++) from += at[i] * by[i];
+    if (step == 1) std::memcpy(to, from, size_t(inner) * sizeof(float));
+    else for (int64_t i = 0; i < inner; i++) to[i] = from[i * step];
+    for (size_t i = rank - 1; i-- > 0;) {
+      if (++at[i] < dims[i]) break;
+      at[i] = 0;
+    }
+  }
+}
+
+inline void cumulative_sum(const Inputs& in, const Info&, Value& y) {
+  const Value &x = *in[0], &axis = *in[1];
+  need(x, INT64);
+  need(axis, INT64);
+  fit(axis.count() == 1, "sums are along one axis");
+  const Around around(x.dims, *axis.ints());
+  make(y, x.dims, INT64);
+  const size_t n = size_t(x.dims[around.axis]);
+  for (size_t outer = 0; outer < around.outer; outer++)
+    for (size_t i = 0; i < around.inner; i++) {
+      uint64_t sum = 0;
+      for (size_t k = 0; k < n; k++) {
+        const size_t at = (outer * n + k) * around.inner + i;
+        sum += uint64_t(x.ints()[at]);
+        y.ints()[at] = int64_t(sum);
+      }
+    }
+}
+
 inline void shape(const Inputs& in, const Info& info, Value& y) {
   const Dims& dims = in[0]->dims;
   const int64_t rank = int64_t(dims.size());
@@ -383,7 +558,10 @@ inline const std::map<std::string, Operator>& all() {
       {"Max", {2, 2, larger}},      {"Min", {2, 2, smaller}},     {"Equal", {2, 2, equal}},
       {"Not", {1, 1, negate}},      {"Where", {3, 3, where}},     {"Range", {3, 3, range}},
       {"Reshape", {2, 2, reshape}}, {"Gather", {2, 2, gather}},   {"Unsqueeze", {2, 2, unsqueeze}},
-      {"Squeeze", {1, 2, squeeze}}, {"Expand", {2, 2, expand}},   {"Shape", {1, 1, shape}}};
+      {"Squeeze", {1, 2, squeeze}}, {"Expand", {2, 2, expand}},   {"Shape", {1, 1, shape}},
+      {"Cast", {1, 1, cast}},       {"Concat", {1, 64, concat}},  {"Split", {1, 2, split}},
+      {"Less", {2, 2, less}},       {"Greater", {2, 2, greater}}, {"Or", {2, 2, either}},
+      {"Transpose", {1, 1, transpose}}, {"CumSum", {2, 2, cumulative_sum}}};
   return found;
 }
 
@@ -399,6 +577,7 @@ struct Node {
   void* kernel = nullptr;
   void (*run)(const plain::Inputs&, const Info&, Value&) = nullptr;  // of a plain operator
   bool is_fixed = false;  // its output is the same until something is bound anew
+  std::vector<int> last_of;  // values whose memory nothing after this node reads
 };
 
 inline std::vector<std::string> lines(const char* text) {
@@ -414,10 +593,12 @@ inline void check(Failure* status) {
   throw std::runtime_error(message);
 }
 
-// A step's nodes and weights. Safe to use from several threads: what changes is in `Run`.
+// A graph's nodes and weights. Safe to use from several threads: what changes is in `Run`.
 class Graph {
  public:
-  Graph(const char* operators, const S2SNode* given, int n_nodes, const S2STensor* weights, int n_weights) {
+  // kept: names of the values that are read after a run, each with a line's end, of a graph that is run once for a batch;
+  // the memory of others is given back as soon as no node needs it. Empty for a step, which finds its memory again.
+  Graph(const char* operators, const S2SNode* given, int n_nodes, const S2STensor* weights, int n_weights, const char* kept) {
     for (int i = 0; i < n_weights; i++) {
       Value& value = first[index(weights[i].name)];
       value.data = weights[i].data;
@@ -477,6 +658,7 @@ class Graph {
       is_made.insert(node.outputs.begin(), node.outputs.end());
       nodes.push_back(std::move(node));
     }
+    if (*kept) find_last_uses(lines(kept));
   }
   ~Graph() {
     for (Node& node : nodes)
@@ -499,6 +681,22 @@ class Graph {
 
  private:
   std::map<std::string, int> names;
+
+  void find_last_uses(const std::vector<std::string>& kept) {
+    std::vector<int> owner(first.size());  // whose memory a value is
+    for (size_t i = 0; i < owner.size(); i++) owner[i] = int(i);
+    std::map<int, Node*> last;
+    for (Node& node : nodes) {
+      if (node.op == "Reshape" || node.op == "Unsqueeze" || node.op == "Squeeze")
+        owner[size_t(node.outputs[0])] = owner[size_t(node.inputs[0])];
+      for (const auto* of_node : {&node.inputs, &node.outputs})
+        for (int i : *of_node)
+          if (i >= 0) last[owner[size_t(i)]] = &node;
+    }
+    for (const std::string& name : kept)
+      if (const int i = find(name.c_str()); i >= 0) last.erase(owner[size_t(i)]);
+    for (const auto& [value, node] : last) node->last_of.push_back(value);
+  }
 
   size_t bytes_of_weights() const {
     size_t n = 0;
@@ -538,6 +736,12 @@ class Run {
     return true;
   }
 
+  // Null where the graph has no such value.
+  const Value* find(const char* name) const {
+    const int i = graph.find(name);
+    return i < 0 ? nullptr : &values[i];
+  }
+
   void operator()() {
     for (const Node& node : graph.nodes) {
       if (is_first) require(node);
@@ -554,8 +758,15 @@ class Run {
         for (int i : node.inputs) inputs.push_back(&values[i]);
         node.run(inputs, node.info, values[node.outputs[0]]);
       }
+      for (int i : node.last_of) values[size_t(i)].own.release();
     }
     is_first = false;
+  }
+
+  // Null where the graph has no such value, or has not run.
+  const Value* value(const char* name) const {
+    const int i = graph.find(name);
+    return i < 0 || !values[size_t(i)].data ? nullptr : &values[size_t(i)];
   }
 
  private:
@@ -591,6 +802,7 @@ class DirectStep : public Step {
     for (int i = 0; i < n_inputs; i++) bind(inputs[i]);
     for (int i = 0; i < n_caches; i++) bind(caches[i]);
     run_.bind("n_candidates", &n_candidates, ort::INT64, {1});
+    run_.bind("want_log_probs", &wants_whole, ort::BOOL, {});
     run_.bind("log_normalizer", log_normalizer.data(), ort::FLOAT, {B, K});
   }
 
@@ -610,8 +822,9 @@ class DirectStep : public Step {
       run_.bind("probe_ids", probe_ids.data(), ort::INT64, {B, K, Q});
     }
     std::copy(query.probe_ids.begin(), query.probe_ids.end(), probe_ids.begin());
+    wants_whole = query.whole;
     run_();
-    return Found{ids.data(), log_probs.data(), log_normalizer.data(), probed.data(), M, Q};
+    return Found{ids.data(), log_probs.data(), log_normalizer.data(), probed.data(), M, Q, whole(query)};
   }
 
  private:
@@ -619,8 +832,17 @@ class DirectStep : public Step {
   const int B, K;
   int64_t n_candidates = -1;
   int n_probes = -1;
+  bool wants_whole = false;
   std::vector<int64_t> probe_ids, ids;
   std::vector<float> log_probs, probed, log_normalizer;
+
+  float* whole(const Query& query) const {
+    if (!query.whole) return nullptr;
+    const direct::Value* found = run_.find("log_probs");
+    const bool is_there = found && found->data && found->type == ort::FLOAT && found->count() == int64_t(B) * K * query.vocabulary;
+    if (!is_there) throw std::runtime_error("the decoder step does not tell the whole distribution");
+    return found->floats();
+  }
 
   void bind(const S2STensor& t) {
     run_.bind(t.name, t.data, t.type, std::vector<int64_t>(t.shape, t.shape + t.n_dimensions));

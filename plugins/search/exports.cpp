@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <exception>
+#include <memory>
 #include <stdexcept>
 #include <string>
 
@@ -49,13 +50,14 @@ EXPORT int32_t s2s_search_ask(void* search, int32_t* n_candidates, const int64_t
   return found.query.n_probes;
 }
 
-// One token more. tokens, parents [B, K] out: what the next step feeds, of the batch as it was.
+// One token more. log_probs [B, K, V] of a search that reads the whole distribution, which it changes; tokens, parents [B, K] out: what the next step feeds, of the batch as it was.
 EXPORT int32_t s2s_search_advance(void* search, const int64_t* candidate_ids, const float* candidate_log_probs,
-                                  const float* log_normalizer, const float* probe_log_probs, int32_t n_candidates,
-                                  int32_t n_probes, int64_t* tokens, int64_t* parents) {
+                                  const float* log_normalizer, const float* probe_log_probs, float* log_probs,
+                                  int32_t n_candidates, int32_t n_probes, int64_t* tokens, int64_t* parents) {
   auto& made = *static_cast<s2s::Search*>(search);
   try {
-    const int status = made.advance({candidate_ids, candidate_log_probs, log_normalizer, probe_log_probs, n_candidates, n_probes});
+    const int status = made.advance(
+        {candidate_ids, candidate_log_probs, log_normalizer, probe_log_probs, n_candidates, n_probes, log_probs});
     if (status == s2s::IMPRECISE) return status;
     std::copy(made.tokens.begin(), made.tokens.end(), tokens);
     std::copy(made.parents.begin(), made.parents.end(), parents);
@@ -115,13 +117,24 @@ EXPORT void* s2s_step_new(void* session, const S2STensor* inputs, int32_t n_inpu
   }
 }
 
+// The same step over the tokens ids [n] only, ascending. It owns the step that is given, also where null is returned.
+EXPORT void* s2s_step_listed(void* step, const int64_t* ids, int64_t n, int32_t rows) {
+  std::unique_ptr<s2s::Step> given(static_cast<s2s::Step*>(step));
+  try {
+    return static_cast<s2s::Step*>(new s2s::ListedStep(std::move(given), ids, n, rows));
+  } catch (const std::exception& error) {
+    message = error.what();
+    return nullptr;
+  }
+}
+
 EXPORT void s2s_step_delete(void* step) { delete static_cast<s2s::Step*>(step); }
 
-// A step's graph whose operators are called directly, and the step of a batch with it; direct.h.
+// A graph whose operators are called directly; direct.h.
 EXPORT void* s2s_graph_new(const char* operators, const S2SNode* nodes, int32_t n_nodes, const S2STensor* weights,
-                           int32_t n_weights) {
+                           int32_t n_weights, const char* kept) {
   try {
-    return new direct::Graph(operators, nodes, n_nodes, weights, n_weights);
+    return new direct::Graph(operators, nodes, n_nodes, weights, n_weights, kept);
   } catch (const std::exception& error) {
     message = error.what();
     return nullptr;
@@ -130,6 +143,38 @@ EXPORT void* s2s_graph_new(const char* operators, const S2SNode* nodes, int32_t 
 
 EXPORT void s2s_graph_delete(void* graph) { delete static_cast<direct::Graph*>(graph); }
 
+// Runs a graph once. What it gave is in the result until that is deleted.
+EXPORT void* s2s_graph_run(void* graph, const S2STensor* inputs, int32_t n_inputs) {
+  try {
+    auto made = std::make_unique<direct::Run>(*static_cast<direct::Graph*>(graph));
+    for (int32_t i = 0; i < n_inputs; i++)
+      made->bind(inputs[i].name, inputs[i].data, inputs[i].type,
+                 std::vector<int64_t>(inputs[i].shape, inputs[i].shape + inputs[i].n_dimensions));
+    (*made)();
+    return made.release();
+  } catch (const std::exception& error) {
+    message = error.what();
+    return nullptr;
+  } catch (...) {  // of a library with a C++ library of its own
+    message = "an operator failed";
+    return nullptr;
+  }
+}
+
+// A tensor that a run gave: its name is the caller's. Returns false where there is none.
+EXPORT int32_t s2s_run_output(void* run, S2STensor* tensor) {
+  const direct::Value* found = static_cast<direct::Run*>(run)->value(tensor->name);
+  if (!found) return 0;
+  tensor->data = found->data;
+  tensor->shape = found->dims.data();
+  tensor->n_dimensions = int32_t(found->dims.size());
+  tensor->type = found->type;
+  return 1;
+}
+
+EXPORT void s2s_run_delete(void* run) { delete static_cast<direct::Run*>(run); }
+
+// The step of a batch with a graph.
 EXPORT void* s2s_direct_new(void* graph, const S2STensor* inputs, int32_t n_inputs, const S2STensor* caches,
                             int32_t n_caches, int32_t sources, int32_t rows) {
   try {

@@ -8,14 +8,16 @@
 #include "step.h"
 
 extern "C" {
-// What changes from step to step, in the caller's memory. Mirrored by runtime/native_search/library.py.
+// What changes from step to step, in the caller's memory. Mirrored by runtime/native_graphs/library.py.
 typedef struct S2SBatch {
   int64_t* token;     /* [B, K] */
   int64_t* position;  /* [n_positions]: all are set to the step's position */
   int64_t* ancestors; /* [B, K, C]: see decoding/ancestors.py */
+  float* watched;     /* [B] out: the log-probability of a token behind a position, of each source's first row; or null */
   int32_t n_positions, capacity;
   int32_t limit; /* positions that the decoder has; -1: as many as there are */
   int32_t step;  /* positions that were written, in and out */
+  int32_t watched_position, watched_token;
 } S2SBatch;
 }
 
@@ -38,6 +40,23 @@ inline void follow(const S2SBatch& batch, const Search& search, std::vector<int6
   }
 }
 
+// The query of a watched position in the prompt.
+inline Query query_for(int32_t token, size_t n_rows) {
+  Query query;
+  query.n_probes = 1;
+  query.probe_ids.assign(n_rows, token);
+  return query;
+}
+
+// Writes down what is watched, before the search changes it.
+inline void watch(const S2SBatch& batch, const Search& search, const Found& found) {
+  for (int b = 0; b < search.B; b++) {
+    const size_t row = size_t(b) * search.K;
+    if (found.log_probs) batch.watched[b] = found.log_probs[row * search.V + batch.watched_token];
+    else batch.watched[b] = found.probe_log_probs[row * found.n_probes];
+  }
+}
+
 // At most n_steps tokens more. The prompt is fed first: its tokens but the last are no steps of the search.
 inline Status run(Search& search, Step& step, S2SBatch& batch, int n_steps) {
   std::vector<int64_t> old;
@@ -53,7 +72,9 @@ inline Status run(Search& search, Step& step, S2SBatch& batch, int n_steps) {
     const size_t R = size_t(search.B) * search.K;
     for (size_t r = 0; r < R; r++) batch.token[r] = feeds_prompt ? search.prompt[batch.step] : search.tokens[r];
     for (int i = 0; i < batch.n_positions; i++) batch.position[i] = batch.step;
-    const Found found = step.run(feeds_prompt ? nothing : search.query);
+    const bool is_watched = batch.watched && batch.step == batch.watched_position;
+    const Found found = step.run(!feeds_prompt ? search.query : is_watched ? query_for(batch.watched_token, R) : nothing);
+    if (is_watched) watch(batch, search, found);
     batch.step++;
     if (feeds_prompt) continue;
     const Status status = search.advance(found);

@@ -9,6 +9,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -175,14 +176,15 @@ class SessionStep : public Step {
   SessionStep(const SessionStep&) = delete;
 
   Found run(const Query& query) override {
-    Asked& asked = bind(query.n_candidates, query.n_probes);
+    Asked& asked = bind(query);
     if (query.n_probes && (query.changed || last != &asked))
       std::copy(query.probe_ids.begin(), query.probe_ids.end(), asked.probe_ids.begin());
     last = &asked;
     ort_session::call(ort_session::RUN_WITH_BINDING, session.session, static_cast<const void*>(nullptr),
               static_cast<const OrtIoBinding*>(asked.binding));
     return Found{asked.ids.data(),   asked.log_probs.data(), log_normalizer.data(),
-                 asked.probed.data(), query.n_candidates,     max(1, query.n_probes)};
+                 asked.probed.data(), query.n_candidates,     max(1, query.n_probes),
+                 query.whole ? asked.whole.data() : nullptr};
   }
 
  private:
@@ -190,14 +192,16 @@ class SessionStep : public Step {
   struct Asked {
     OrtIoBinding* binding = nullptr;
     std::vector<int64_t> n_candidates, probe_ids, ids;
-    std::vector<float> log_probs, probed;
+    std::vector<float> log_probs, probed, whole;
+    bool wants_whole = false;
   };
+  static constexpr const char* WANTED = "want_log_probs";
   const Session& session;
   const int B, K;
   std::vector<std::pair<std::string, OrtValue*>> bound, written;
   std::vector<OrtValue*> values;
   std::vector<float> log_normalizer;
-  std::map<std::pair<int, int>, std::unique_ptr<Asked>> made;
+  std::map<std::tuple<int, int, bool>, std::unique_ptr<Asked>> made;
   Asked* last = nullptr;
 
   OrtValue* keep(OrtValue* value) {
@@ -205,10 +209,10 @@ class SessionStep : public Step {
     return value;
   }
 
-  Asked& bind(int M, int n_probes) {
-    std::unique_ptr<Asked>& place = made[{M, n_probes}];
+  Asked& bind(const Query& query) {
+    std::unique_ptr<Asked>& place = made[{query.n_candidates, query.n_probes, query.whole}];
     if (place) return *place;
-    const int Q = max(1, n_probes);
+    const int M = query.n_candidates, Q = max(1, query.n_probes);
     const size_t R = size_t(B) * K;
     auto asked = std::make_unique<Asked>();
     asked->n_candidates = {M};
@@ -217,13 +221,21 @@ class SessionStep : public Step {
     asked->log_probs.resize(R * M);
     asked->probed.resize(R * Q);
     ort_session::call(ort_session::CREATE_IO_BINDING, session.session, &asked->binding);
-    for (auto& [name, value] : bound) in(*asked, name.c_str(), value);
+    asked->wants_whole = query.whole;
+    for (auto& [name, value] : bound) {
+      const bool is_ours = query.whole && name == WANTED;
+      in(*asked, name.c_str(), is_ours ? keep(ort_session::value_of(&asked->wants_whole, ort::BOOL, {})) : value);
+    }
     in(*asked, "n_candidates", keep(ort_session::value_of(asked->n_candidates.data(), 7, {1})));
     in(*asked, "probe_ids", keep(ort_session::value_of(asked->probe_ids.data(), 7, {B, K, Q})));
     out(*asked, "candidate_ids", keep(ort_session::value_of(asked->ids.data(), 7, {B, K, M})));
     out(*asked, "candidate_log_probs", keep(ort_session::value_of(asked->log_probs.data(), 1, {B, K, M})));
     out(*asked, "log_normalizer", keep(ort_session::value_of(log_normalizer.data(), 1, {B, K})));
     out(*asked, "probe_log_probs", keep(ort_session::value_of(asked->probed.data(), 1, {B, K, Q})));
+    if (query.whole) {
+      asked->whole.resize(R * size_t(query.vocabulary));
+      out(*asked, "log_probs", keep(ort_session::value_of(asked->whole.data(), ort::FLOAT, {B, K, query.vocabulary})));
+    }
     for (auto& [name, value] : written) out(*asked, name.c_str(), value);
     place = std::move(asked);
     return *place;

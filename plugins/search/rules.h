@@ -88,17 +88,29 @@ struct Rules {
 
   void find(const RuleView& view, Named& named) const {
     named.clear();
+    for (int i : active) mention(all[i], view, named);
+    index(named);
+  }
+
+  // Applies the active rules to the scores [V] of all tokens of a row, in place, one rule after the other.
+  void apply_to_all(const RuleView& view, float* scores) const {
     for (int i : active) {
       const DeviceRule& rule = all[i];
-      for (int j = 0, n = mentions(rule, view); j < n; j++) named.places.push_back(token_of(rule, view, j));
+      const int n = mentions(rule, view);
+      if (rule.effect == S2S_BAN) {
+        for (int j = 0; j < n; j++)
+          if (const int32_t token = token_of(rule, view, j); token >= 0) scores[token] = MINUS_INFINITY;
+        continue;
+      }
+      of_one.clear();
+      mention(rule, view, of_one);
+      index(of_one);
+      few.resize(of_one.ids.size());
+      for (size_t q = 0; q < few.size(); q++) few[q] = scores[of_one.ids[q]];
+      edit(rule, view, of_one.places.data(), n, few.data(), int(few.size()));
+      if (rule.effect == S2S_ONLY) std::fill(scores, scores + view.vocabulary, MINUS_INFINITY);
+      for (size_t q = 0; q < few.size(); q++) scores[of_one.ids[q]] = few[q];
     }
-    for (int32_t token : named.places)
-      if (token >= 0) named.ids.push_back(token);
-    std::sort(named.ids.begin(), named.ids.end());
-    named.ids.erase(std::unique(named.ids.begin(), named.ids.end()), named.ids.end());
-    for (int32_t& token : named.places)
-      if (token >= 0)
-        token = int32_t(std::lower_bound(named.ids.begin(), named.ids.end(), token) - named.ids.begin());
   }
 
   // Applies the active rules to the scores of a row's named tokens, in place.
@@ -115,7 +127,24 @@ struct Rules {
 
  private:
   bool first = true;
-  mutable std::vector<float> before;
+  mutable std::vector<float> before, few;
+  mutable Named of_one;
+
+  // Adds the tokens of a rule's mentions to `places`.
+  void mention(const DeviceRule& rule, const RuleView& view, Named& named) const {
+    for (int j = 0, n = mentions(rule, view); j < n; j++) named.places.push_back(token_of(rule, view, j));
+  }
+
+  // Makes ids of the tokens in `places`, and places of them.
+  static void index(Named& named) {
+    for (int32_t token : named.places)
+      if (token >= 0) named.ids.push_back(token);
+    std::sort(named.ids.begin(), named.ids.end());
+    named.ids.erase(std::unique(named.ids.begin(), named.ids.end()), named.ids.end());
+    for (int32_t& token : named.places)
+      if (token >= 0)
+        token = int32_t(std::lower_bound(named.ids.begin(), named.ids.end(), token) - named.ids.begin());
+  }
 
   // What `mentioned` says, less what adds nothing: frequency_penalty lists the prompt, with the amount 0.
   int32_t token_of(const DeviceRule& rule, const RuleView& view, int j) const {

@@ -11,9 +11,10 @@
 #include <vector>
 
 #include "rules.h"
+#include "whole.h"
 
 extern "C" {
-// What a search is made from; all is copied. Mirrored by runtime/native_search/library.py.
+// What a search is made from; all is copied. Mirrored by runtime/native_graphs/library.py.
 typedef struct S2SSettings {
   const int64_t* prompt;       /* [P] */
   const int64_t* end_ids;      /* [n_end] */
@@ -30,6 +31,10 @@ typedef struct S2SSettings {
   int32_t keeps_history;   /* the texts are read by rules or by `stable` */
   int32_t leave_early;     /* whether `LEAVE` is returned */
   int32_t fill;            /* what finished rows are fed */
+  int32_t reads_whole;     /* whether a step tells the whole distribution, and all rules are applied to it */
+  int32_t timestamp_begin; /* of the rule of times, which comes after those above; 0: there is none. It needs the whole
+                              distribution and the history */
+  int32_t end_of_text, most_first_time; /* of the rule of times; most_first_time: -1 for any */
 } S2SSettings;
 }
 
@@ -54,6 +59,8 @@ constexpr int MOST_CANDIDATES = 512;     // of decoding/chain.py
 struct Query {
   int n_candidates = 1, n_probes = 0;
   std::vector<int64_t> probe_ids;  // [R, Q], filled up with 0
+  bool whole = false;              // whether the whole distribution is wanted
+  int vocabulary = 0;              // V, where it is
   bool changed = true;             // whether it differs from the query before
 };
 
@@ -64,6 +71,7 @@ struct Found {
   const float* log_normalizer;
   const float* probe_log_probs;
   int n_candidates, n_probes;
+  float* log_probs = nullptr;  // [R, V] of a query for the whole distribution; the search changes it
 };
 
 struct Offer {
@@ -92,6 +100,9 @@ class Search {
     rules.ids.assign(s.ids, s.ids + s.n_ids);
     rules.amounts.assign(s.amounts, s.amounts + s.n_amounts);
     rules.check(s.max_length);
+    times = TimesRule{s.timestamp_begin, s.end_of_text, s.most_first_time};
+    if (times.begin && (times.begin < 0 || times.begin >= V || !s.reads_whole || !s.keeps_history))
+      throw std::invalid_argument("a rule of times has other tokens than the vocabulary, or is not given what it reads");
     rules.normalises = s.n_rules && rules.all.back().effect == S2S_RENORMALIZE;
     n_chosen = is_beam_search ? max(2, 1 + s.n_end) * K : 1;
     present.resize(B);
@@ -124,6 +135,13 @@ class Search {
 
   // What the next step has to find out, into `query`; false where that is too much (see TOO_MANY).
   bool ask() {
+    if (given.reads_whole) {
+      rules.begin(length);
+      query.changed = !query.whole;
+      query.whole = true;
+      query.vocabulary = V;
+      return true;
+    }
     const int was = query.n_probes, was_candidates = query.n_candidates;
     rules.begin(length);
     const bool changes = !rules.active.empty() && (rules.changed || !rules.same_everywhere);
@@ -247,6 +265,8 @@ class Search {
   const std::vector<float> divisor;
   std::vector<int32_t> sources;
   Rules rules;
+  TimesRule times;
+  std::vector<float> logits;  // [V], of one row
   std::vector<Named> named;  // [R], or one for all rows
   int n_named_rows = -1;
   std::vector<float> score;     // [B, K]: sums of the running beams
@@ -293,8 +313,10 @@ class Search {
     for (int b = 0; b < B; b++) {
       Best best{offers.data() + size_t(b) * n_chosen, n_chosen};
       bool has_nan = false;
-      for (int k = 0; k < K; k++)
-        if (!read_row(found, b * K + k, k, best, has_nan)) return false;
+      for (int k = 0; k < K; k++) {
+        if (given.reads_whole) read_whole_row(found, b * K + k, k, best);
+        else if (!read_row(found, b * K + k, k, best, has_nan)) return false;
+      }
       if (!is_beam_search && has_nan) best.n = 0;
       for (int c = best.n; c < n_chosen; c++)  // too few tokens are possible
         best.offers[c] = Offer{MINUS_INFINITY, MINUS_INFINITY, 0, is_beam_search ? c % V : 0};
@@ -312,6 +334,14 @@ class Search {
       int i = n < most ? n++ : n - 1;
       for (; i > 0 && before(offer, offers[i - 1]); i--) offers[i] = offers[i - 1];
       offers[i] = offer;
+    }
+    // A score that a token of a later row, or a later token, must exceed to be among the best; rounding makes it lower.
+    float least_score(const Normaliser& by, float sum) const {
+      if (n < most) return MINUS_INFINITY;
+      const double exact = double(offers[n - 1].value) - sum + by.rest + by.top;
+      const double size = std::fabs(offers[n - 1].value) + std::fabs(sum) + std::fabs(by.rest) + std::fabs(by.top);
+      const float found = float(exact - 1e-6 * size - 1e-30);
+      return found == found ? found : MINUS_INFINITY;
     }
     static bool before(const Offer& a, const Offer& b) {
       if (a.value != b.value) return a.value > b.value;
@@ -364,6 +394,49 @@ class Search {
     }
     for (int q = 0; q < Q; q++) offer(probed[q], shifts ? choice[q] : 0.f, of_row.ids[q]);
     return true;
+  }
+
+  // Applies all rules to the scores [V] of a row. Returns whether any token is left; `by` makes them log-probabilities.
+  bool apply_to_all(int r, float* scores, Normaliser& by) {
+    rules.apply_to_all(view(r), scores);
+    if (times.begin) times.apply(scores, V, text(r) + prompt.size(), length - int(prompt.size()));
+    return !rules.normalises || normalise(scores, V, by);
+  }
+
+  void read_whole_row(const Found& found, int r, int k, Best& best) {
+    float* log_probs = found.log_probs + size_t(r) * V;
+    Normaliser by, of_logits;
+    if (given.edits_logits) {  // by which greedy search chooses
+      const float shift = found.log_normalizer[r];
+      logits.resize(V);
+      for (int i = 0; i < V; i++) logits[i] = log_probs[i] + shift;
+      if (!apply_to_all(r, logits.data(), of_logits)) return;
+    }
+    const bool has_tokens = apply_to_all(r, log_probs, by);
+    if (!has_tokens && !given.edits_logits) return;
+    const float* choice = given.edits_logits ? logits.data() : log_probs;
+    const Normaliser& of_choice = given.edits_logits ? of_logits : by;
+    if (!is_beam_search && !rules.normalises && std::isnan(largest(choice, V))) return;  // nothing is the largest
+    scan(choice, of_choice, is_beam_search ? score[r] : 0.f, k, best);
+    if (given.edits_logits && best.n) best.offers[0].log_prob = has_tokens ? by(log_probs[best.offers[0].token]) : NAN;
+  }
+
+  // Offers the tokens of a row, of whose scores [V] most are too low: these are passed over LANES at a time.
+  void scan(const float* scores, const Normaliser& by, float sum, int k, Best& best) const {
+    auto offer = [&](int token) {
+      const float log_prob = by(scores[token]);
+      best.add(Offer{is_beam_search ? log_prob + sum : log_prob, log_prob, k, token});
+    };
+    float least = best.least_score(by, sum);
+    int i = 0;
+    for (; i + LANES <= V; i += LANES) {
+      if (!any_above(scores + i, least)) continue;
+      for (int j = i; j < i + LANES; j++)
+        if (scores[j] > least) offer(j);
+      least = best.least_score(by, sum);
+    }
+    for (; i < V; i++)
+      if (scores[i] > least) offer(i);
   }
 
   bool ends(int32_t token) const {

@@ -69,3 +69,24 @@ def parted(both: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """The inverse of `interleaved`."""
     parts = both.reshape(-1, 2, 8, *both.shape[1:])
     return parts[:, 0].reshape(-1, *both.shape[1:]), parts[:, 1].reshape(-1, *both.shape[1:])
+
+
+def by_units(gates: NDArray[Any]) -> NDArray[Any]:
+    """gates [G, U, ...] as outputs [O, ...] of a recurrent cell: each tile of 16 has the gates of 16/G units, one gate
+    behind the other, and zeros behind them."""
+    n_gates, n_units = gates.shape[:2]
+    each = TILE // n_gates
+    n_tiles = -(-n_units // each)
+    whole = filled(gates, n_gates, n_tiles * each, *gates.shape[2:])
+    tiles = whole.reshape(n_gates, n_tiles, each, *gates.shape[2:]).swapaxes(0, 1)
+    tiles = tiles.reshape(n_tiles, n_gates * each, *gates.shape[2:])
+    return filled(tiles, n_tiles, TILE, *gates.shape[2:]).reshape(n_tiles * TILE, *gates.shape[2:])
+
+
+def of_units(outputs: NDArray[Any], n_gates: int, n_units: int) -> NDArray[Any]:
+    """The inverse of `by_units` along the last axis: [..., O] -> [G, ..., U]."""
+    each = TILE // n_gates
+    tiles = outputs.reshape(*outputs.shape[:-1], -1, TILE)[..., : n_gates * each]
+    parts = tiles.reshape(*tiles.shape[:-1], n_gates, each)  # [..., tile, G, unit]
+    parts = np.moveaxis(parts, -2, 0)
+    return parts.reshape(n_gates, *outputs.shape[:-1], -1)[..., :n_units]

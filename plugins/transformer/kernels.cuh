@@ -1,4 +1,4 @@
-// The kernels of a Transformer with packed weights, by name. launches.py has grids and threads.
+// The kernels of Transformers and recurrent models with packed weights, by name. launches.py has grids and threads.
 //
 // KERNELS(element, T, W): T is the element of activations, W of weights.
 #pragma once
@@ -10,6 +10,7 @@
 #include "encoder_attention.cuh"
 #include "head.cuh"
 #include "products.cuh"
+#include "recurrent.cuh"
 #include "windows.cuh"
 
 #define KERNEL(name, threads, Parameters, body) \
@@ -43,6 +44,16 @@
       cross_block_##element##_r##rows##_w##width(CrossBlockParameters given) {                                 \
     cross_block<T, W, rows, width>(given);                                                                     \
   }
+#define CELL(element, T, W, cell, gates, groups)                                       \
+  KERNEL(recurrent_cell_##element##_##cell##_g##groups, kCellThreads, CellParameters, \
+         (recurrent_cell<T, W, gates, groups>))
+#define RECURRENT(element, T, W)                                                        \
+  CELL(element, T, W, lstm, 4, 1) CELL(element, T, W, lstm, 4, 4)                       \
+  CELL(element, T, W, gru, 3, 1) CELL(element, T, W, gru, 3, 4)                         \
+  KERNEL(begin_step_##element, kBeginThreads, BeginParameters, (begin_step<T, W>))      \
+  KERNEL(pick_states_##element, kPickThreads, PickParameters, pick_states<T>)           \
+  KERNEL(source_scores_##element, kScoreThreads, ScoreParameters, source_scores<T>)     \
+  KERNEL(source_context_##element, kContextThreads, ContextParameters, source_context<T>)
 #define OF_WIDTH(element, T, W, width)                                                                        \
   SELF(element, T, width) CROSS(element, T, 1, width) CROSS(element, T, 4, width) CROSS(element, T, 8, width) \
   SELF_BLOCK(element, T, W, width) CROSS_BLOCK(element, T, W, 1, width) CROSS_BLOCK(element, T, W, 4, width)  \
@@ -57,7 +68,8 @@
   KERNEL(input_windows_##element, kWindowThreads, WindowParameters, (gather_windows<float, T>))       \
   KERNEL(merge_cross_##element, kMergeThreads, CrossAttentionParameters, merge_cross<T>)              \
   KERNEL(windows_##element, kWindowThreads, WindowParameters, (gather_windows<T, T>))                 \
-  OF_WIDTH(element, T, W, 32) OF_WIDTH(element, T, W, 64) OF_WIDTH(element, T, W, 128)
+  OF_WIDTH(element, T, W, 32) OF_WIDTH(element, T, W, 64) OF_WIDTH(element, T, W, 128)                \
+  RECURRENT(element, T, W)
 #ifndef __CUDACC__
 // The host build finds a kernel by its name, as a driver does in a loaded binary.
 constexpr int kNoSuchKernel = -101;
@@ -95,6 +107,14 @@ struct NamedKernel {
   NAMED(input_windows_##element, WindowParameters)              \
   NAMED(merge_cross_##element, CrossAttentionParameters)        \
   NAMED(windows_##element, WindowParameters)                    \
+  NAMED(recurrent_cell_##element##_lstm_g1, CellParameters)     \
+  NAMED(recurrent_cell_##element##_lstm_g4, CellParameters)     \
+  NAMED(recurrent_cell_##element##_gru_g1, CellParameters)      \
+  NAMED(recurrent_cell_##element##_gru_g4, CellParameters)      \
+  NAMED(begin_step_##element, BeginParameters)                  \
+  NAMED(pick_states_##element, PickParameters)                  \
+  NAMED(source_scores_##element, ScoreParameters)               \
+  NAMED(source_context_##element, ContextParameters)            \
   NAMED_OF_WIDTH(element, 32) NAMED_OF_WIDTH(element, 64) NAMED_OF_WIDTH(element, 128)
 
 inline int run_named(const NamedKernel* first, size_t n, const char* name, const void* given, const uint32_t* grid,

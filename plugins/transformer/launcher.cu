@@ -9,7 +9,8 @@ S2S_EXPORT int s2s_transformer_sizes(int32_t* sizes, int n) {
   const int32_t all[] = {sizeof(ProductParameters),       sizeof(NormParameters),           sizeof(EmbedParameters),
                          sizeof(SelfAttentionParameters), sizeof(CrossAttentionParameters), sizeof(EncoderAttentionParameters),
                          sizeof(SelfBlockParameters),     sizeof(CrossBlockParameters),     sizeof(HeadParameters),
-                         sizeof(WindowParameters)};
+                         sizeof(WindowParameters),        sizeof(CellParameters),           sizeof(BeginParameters),
+                         sizeof(PickParameters),          sizeof(ScoreParameters),          sizeof(ContextParameters)};
   for (int i = 0; i < n && i < static_cast<int>(sizeof all / sizeof *all); ++i) sizes[i] = all[i];
   return sizeof all / sizeof *all;
 }

@@ -1,4 +1,4 @@
-"""Which kernel of a Transformer serves which sizes, over which grid. The arguments come from structures.py.
+"""Which kernel of a model serves which sizes, over which grid. The arguments come from structures.py.
 
 Letters as in parameters.h.
 """
@@ -10,6 +10,9 @@ from s2s_export.errors import BuildError
 from ..beam_search.launches import MOST_LISTS
 from ..common.nodes import MAX_BEAMS, MAX_HEAD_SIZE, Launch, block_threads, width
 from .structures import (
+    BeginParameters,
+    CellParameters,
+    ContextParameters,
     CrossAttentionParameters,
     CrossBlockParameters,
     EmbedParameters,
@@ -17,7 +20,9 @@ from .structures import (
     HeadOutputParameters,
     HeadParameters,
     NormParameters,
+    PickParameters,
     ProductParameters,
+    ScoreParameters,
     SelfAttentionParameters,
     SelfBlockParameters,
     WindowParameters,
@@ -38,6 +43,9 @@ SPLIT_POSITIONS, MOST_SPLITS = 192, 16
 BLOCK_THREADS = 256
 GROUP_OUTPUTS = WARPS * TILE  # of a block of head_candidates at a time
 MOST_CANDIDATES = 32  # of a row: a lane each
+GATES = {"lstm": 4, "gru": 3}
+CELL_GROUPS = 4  # of eight rows, of a block of recurrent_cell where there are more than eight
+CONTEXT_COLUMNS = 64  # of a block of source_context
 MOST_GROUPS = 32  # of a block, for whose outputs it keeps a bit each
 
 
@@ -197,6 +205,40 @@ def encoder_attention(element: str, given: EncoderAttentionParameters) -> Launch
     _check(element, given.head_size)
     grid = (-(-given.length // 64), given.heads, given.sources)
     return Launch(f"encoder_attention_{element}_w{width(given.head_size)}", grid, 128)
+
+
+def cell(element: str, given: CellParameters, kind: str, directions: int = 1) -> Launch:
+    """kind: "lstm" or "gru". Eight rows a block, or 32 for which weights are read once."""
+    _check(element)
+    if kind not in GATES or given.outputs % TILE or given.inputs % TILE or given.units % TILE:
+        raise BuildError(
+            f"a layer of {given.units} {kind} units with {given.inputs} inputs and {given.outputs} outputs; expected "
+            f"{' or '.join(GATES)} and multiples of {TILE}; fill its weights with zeros"
+        )
+    groups = 1 if given.rows <= ROWS else CELL_GROUPS
+    grid = (given.outputs // TILE, -(-given.rows // (ROWS * groups)), directions)
+    return Launch(f"recurrent_cell_{element}_{kind}_g{groups}", grid, 32 * WARPS)
+
+
+def begin_step(element: str, given: BeginParameters) -> Launch:
+    _check(element)
+    return Launch(f"begin_step_{element}", (given.rows, 1 + given.layers, 1), 128)
+
+
+def pick_states(element: str, given: PickParameters, n_sources: int) -> Launch:
+    _check(element)
+    return Launch(f"pick_states_{element}", (n_sources, 1, 1), 128)
+
+
+def source_scores(element: str, given: ScoreParameters, n_sources: int) -> Launch:
+    _check(element, beams=given.beams)
+    return Launch(f"source_scores_{element}", (-(-given.length // 8), -(-given.beams // 8), n_sources), BLOCK_THREADS)
+
+
+def source_context(element: str, given: ContextParameters, n_sources: int) -> Launch:
+    _check(element, beams=given.beams)
+    grid = (-(-given.width // CONTEXT_COLUMNS), n_sources * given.beams, 1)
+    return Launch(f"source_context_{element}", grid, BLOCK_THREADS)
 
 
 def _check_output(given: HeadOutputParameters) -> None:

@@ -17,10 +17,11 @@ enum {
   S2S_LINEAR = 0, S2S_RELU = 1, S2S_GELU = 2, S2S_GELU_TANH = 3, S2S_SILU = 4, S2S_QUICK_GELU = 5, S2S_TANH = 6,
   S2S_SIGMOID = 7
 };
+enum { S2S_GATED = 1, S2S_MAXOUT = 2 };
 
 /* output = activation(scale * input weight^T + bias) + residual. With `gated`, rows 0-7 of each 16 of the weight are a
-gate's and rows 8-15 the inner product's: activation(gate) * inner, O/2 outputs. Where a norm comes first, the parts of an
-earlier product may be added to the input before it. */
+gate's and rows 8-15 the inner product's: activation(gate) * inner, O/2 outputs; with S2S_MAXOUT the larger of both. Where a
+norm comes first, the parts of an earlier product may be added to the input before it. */
 typedef struct ProductParameters {
   const void* input;         /* [R, I] T; fp32 where a norm comes first */
   const void* weight;        /* fragments */
@@ -153,5 +154,80 @@ typedef struct EncoderAttentionParameters {
   int32_t sources, heads, head_size, length, first_distance, n_distances;
   float scale;
 } EncoderAttentionParameters;
+
+/* A layer of LSTM or GRU cells for one position. Letters: U units, L layers, G gates. A tile of 16 outputs has the gates of
+16/G units, one gate behind the other (recurrent.cuh).
+
+A decoder step has R = B*K rows and `length` 0: states lie in rows of `stride` elements. An encoder has R = B rows: the state
+of position p is row b*S + p of `after`, direction d in columns d*U and on, and `before` is the same memory. */
+typedef struct CellParameters {
+  const void* input;         /* [R, input_stride] T, of which the first I are read */
+  const void* input_weight;  /* fragments of [O, I] */
+  const float* input_scale;  /* [O], of a weight of 8 bits; else not read */
+  const float* input_bias;   /* [O], or null */
+  const void* hidden_weight; /* fragments of [directions*O, U] */
+  const float* hidden_scale; /* [directions*O] */
+  const float* hidden_bias;  /* [directions*O], or null */
+  const float* added;        /* [R, added_stride], or [B*S, added_stride] of an encoder: what the input gives, or null */
+  const int32_t* mask;       /* [B, S] of an encoder */
+  const void* before;        /* the last hidden states, T */
+  const float* kept_before;  /* an LSTM's last cells, a GRU's last hidden states */
+  void* after;
+  float* kept_after;
+  void* output;              /* [R, output_stride] T: the hidden states once more, or null */
+  int32_t rows, inputs, units, outputs;  /* R, I or 0, U, O of one direction */
+  int32_t input_stride, stride, added_stride, output_stride;
+  int32_t length, step;      /* S, and the number of the position in the order in which it is read */
+  int32_t reverse;           /* the first direction reads from the last position to the first */
+} CellParameters;
+
+/* What a recurrent decoder's step begins with. after -> before: each beam's states are its parent's; at position 0 they are
+the first ones of its source. */
+typedef struct BeginParameters {
+  const int64_t* ids;        /* [R] */
+  const void* embedding;     /* [V, E] in fragments */
+  const float* embedding_row_scales;
+  void* embedded;            /* [R, stride] T */
+  const void* context;       /* [B, context_width] T, copied to each beam, or null */
+  void* context_rows;        /* [R, stride] T */
+  const int64_t* ancestors;  /* [B, K, C] */
+  const int64_t* position;   /* [1] */
+  const void* first;         /* [B, L, U] T */
+  const float* first_kept;   /* [B, L, U], or null: zeros */
+  const void* after;         /* [L, R, U] T */
+  const float* kept_after;   /* [L, R, U] */
+  void* before;
+  float* kept_before;
+  int32_t rows, beams, capacity, width, vocabulary, stride, context_width, units, layers;
+} BeginParameters;
+
+/* The states with which an encoder has read a whole source. */
+typedef struct PickParameters {
+  const void* states;   /* [B*S, stride] T */
+  const float* kept;    /* [B*S, stride] */
+  const int32_t* mask;  /* [B, S] */
+  void* output;         /* [B, output_stride] T */
+  float* output_kept;   /* [B, output_stride], or null */
+  int32_t length, stride, output_stride, units, backward;
+} PickParameters;
+
+/* Scores of attention without heads: energy . tanh(query + key), or state . key. */
+typedef struct ScoreParameters {
+  const float* query;   /* [R, U], with energy */
+  const void* state;    /* [R, U] T, without */
+  const float* energy;  /* [U], or null */
+  const void* keys;     /* [B, S, U] T */
+  const int32_t* mask;  /* [B, S] */
+  float* scores;        /* [R, S] */
+  int32_t beams, length, units;
+} ScoreParameters;
+
+/* The mean of annotations, weighted with the softmax of scores. */
+typedef struct ContextParameters {
+  const float* scores;      /* [R, S] */
+  const void* annotations;  /* [B, S, A] T */
+  void* output;             /* [R, stride] T */
+  int32_t beams, length, width, stride;  /* width: A */
+} ContextParameters;
 
 #endif

@@ -52,7 +52,7 @@ __device__ __forceinline__ void store_tile(const ProductParameters& given, int t
     if (row >= given.rows) continue;
     const float one = sum[i] * scale[0] + bias[0], other = sum[2 + i] * scale[1] + bias[1];
     if (given.gated) {
-      store_result<T>(given, row, tile * 8 + g, activated(one, given.activation) * other);
+      store_result<T>(given, row, tile * 8 + g, given.gated == S2S_MAXOUT ? fmaxf(one, other) : activated(one, given.activation) * other);
     } else {
       store_result<T>(given, row, upper, activated(one, given.activation));
       store_result<T>(given, row, lower, activated(other, given.activation));

@@ -85,3 +85,32 @@ def attention(
 def biases(table: NDArray[Any], first: int, distances: NDArray[np.int64]) -> NDArray[Any]:
     """table [H, n] at distances [...]: [H, ...]."""
     return table[:, np.clip(distances - first, 0, table.shape[1] - 1)]
+
+
+def lstm(x: NDArray[Any], h: NDArray[Any], cell: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Hidden states and cells [R, U]. x, h [4, R, U]: what the gates i, f, g, o get of the input and of the state."""
+    i, f, g, o = x + h
+    after = activated(f, "sigmoid") * cell + activated(i, "sigmoid") * np.tanh(g)
+    return activated(o, "sigmoid") * np.tanh(after), after
+
+
+def gru(x: NDArray[Any], h: NDArray[Any], state: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Hidden states [R, U], twice. x, h [3, R, U]: what r, z, n get; the reset gate multiplies the state's product."""
+    candidate = np.tanh(x[2] + activated(x[0] + h[0], "sigmoid") * h[2])
+    after = candidate + activated(x[1] + h[1], "sigmoid") * (state - candidate)
+    return after, after
+
+
+def additive(query: NDArray[Any], keys: NDArray[Any], energy: NDArray[Any]) -> NDArray[Any]:
+    """Scores [B, K, S] of query [B, K, U] for keys [B, S, U] (1409.0473, section A.1.2)."""
+    return np.tanh(query[:, :, None] + keys[:, None]) @ energy
+
+
+def softmax_mean(scores: NDArray[Any], values: NDArray[Any], visible: NDArray[np.bool_]) -> NDArray[Any]:
+    """values [B, S, A] weighted with the softmax of scores [B, K, S] over the visible positions [B, S]; the mean of all
+    where none is visible."""
+    scores = np.where(visible[:, None], scores, -np.inf)
+    largest = scores.max(axis=-1, keepdims=True)
+    weights = np.exp(scores - np.where(np.isfinite(largest), largest, 0.0))
+    weights = np.where(visible.any(axis=-1)[:, None, None], weights, 1.0)
+    return (weights / weights.sum(axis=-1, keepdims=True)) @ values

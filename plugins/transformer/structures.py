@@ -81,11 +81,43 @@ class EncoderAttentionParameters(ctypes.Structure):
     _fields_ = fields("rows mask bias output", "sources heads head_size length first_distance n_distances", "scale")
 
 
+class CellParameters(ctypes.Structure):
+    _fields_ = fields(
+        "input input_weight input_scale input_bias hidden_weight hidden_scale hidden_bias added mask before "
+        "kept_before after kept_after output",
+        "rows inputs units outputs input_stride stride added_stride output_stride length step reverse",
+        "",
+    )
+
+
+class BeginParameters(ctypes.Structure):
+    _fields_ = fields(
+        "ids embedding embedding_row_scales embedded context context_rows ancestors position first first_kept after "
+        "kept_after before kept_before",
+        "rows beams capacity width vocabulary stride context_width units layers",
+        "",
+    )
+
+
+class PickParameters(ctypes.Structure):
+    _fields_ = fields("states kept mask output output_kept", "length stride output_stride units backward", "")
+
+
+class ScoreParameters(ctypes.Structure):
+    _fields_ = fields("query state energy keys mask scores", "beams length units", "")
+
+
+class ContextParameters(ctypes.Structure):
+    _fields_ = fields("scores annotations output", "beams length width stride", "")
+
+
 # In the order of s2s_transformer_sizes.
 ALL = (
     *(ProductParameters, NormParameters, EmbedParameters),
     *(SelfAttentionParameters, CrossAttentionParameters, EncoderAttentionParameters),
     *(SelfBlockParameters, CrossBlockParameters, HeadParameters, WindowParameters),
+    *(CellParameters, BeginParameters, PickParameters, ScoreParameters, ContextParameters),
 )
 # In the order of parameters.h.
 ACTIVATIONS = ("linear", "relu", "gelu", "gelu_tanh", "silu", "quick_gelu", "tanh", "sigmoid")
+GATED, MAXOUT = 1, 2  # of ProductParameters.gated

@@ -148,7 +148,7 @@ class OpenDecoding:
                 wanted=None if wanted is None else lambda i: wanted(chosen[i]),
                 on_prefix=None if told is None else lambda i, ids: told(chosen[i], ids),
                 sparse_sums=sparse_sums,
-                make=self._search.native.make if sparse_sums else None,
+                make=self._search.native.make,
                 label=(work, chosen),
             )
 

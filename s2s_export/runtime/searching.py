@@ -19,7 +19,7 @@ from ..errors import BackendError, BuildError, InvalidOption, UnknownOption
 from . import decoding
 from .backends import Backend, Searcher, SearchesItself
 from .decoding import DecodeState, GenerationOptions, Hypothesis, StepQuery
-from .native_search import PYTHON, NativeSearches, TooMany
+from .native_search import NativeSearches, TooMany
 from .sources import Source, SourceKind, is_prompt
 
 MODES = {"auto": "auto", "device": "auto", "device-while": "while", "device-replay": "replay", "device-queue": "queue"}
@@ -166,12 +166,9 @@ class HostSearch:
                 self.remember(options, reason)
 
     def _attempts(self, options: GenerationOptions) -> Iterator[tuple[decoding.Make | None, bool]]:
-        """Values of `make` and `sparse_sums` to try. The first may be the search in C++, whose sums are sparse."""
-        if options not in self._imprecise:
-            yield self.native.make, True
+        """Values of `make` and `sparse_sums` to try."""
         for sparse_sums in self.ways(options):
-            self.native.count(PYTHON)
-            yield None, sparse_sums
+            yield self.native.make, sparse_sums
 
     def ways(self, options: GenerationOptions) -> tuple[bool, ...]:
         """Values of `sparse_sums` to try: True is faster, False always precise."""

@@ -13,10 +13,15 @@ import pytest
 
 pytest.importorskip("onnx")
 
-from s2s_export import bundle, plugin_sources, recipes
+import own_modules
+
+from s2s_export import ModuleConfig, bundle, export_module, plugin_sources, recipes
 from s2s_export.building.build import build
 from s2s_export.building.builders import cuda_native
 from s2s_export.building.native import pack, parse
+from s2s_export.building.native.recurrent import pack as recurrent_pack
+from s2s_export.building.native.recurrent import parse as recurrent_parse
+from s2s_export.building.native.structure import Linear, Weight
 from s2s_export.errors import BuildError, InvalidOption
 from s2s_export.runtime.backends._cuda_native.model import Weights
 
@@ -51,13 +56,72 @@ def test_other_structures_are_refused_by_name(copy: Any, name: str) -> None:
     assert not (path / "engines" / TARGET).exists()
 
 
-def test_recurrent_models_and_sources_that_are_no_text(bundled: Any) -> None:
+def test_sources_that_are_no_text(bundled: Any) -> None:
     opened = bundle.read(bundled("gru"))
-    with pytest.raises(BuildError, match="its decoder is recurrent; expected a Transformer for text"):
-        parse.parse(opened)
-    manifest = {**opened.manifest, "decoder": "attention", "source": {"kind": "pixels"}}
+    manifest = {**opened.manifest, "source": {"kind": "pixels"}}
     with pytest.raises(BuildError, match="it reads pixels, not text or windows of sound"):
         parse.parse(dataclasses.replace(opened, manifest=manifest))
+    with pytest.raises(BuildError, match="its decoder is recurrent and it reads pixels, not text"):
+        recurrent_parse.parse(dataclasses.replace(opened, manifest=manifest))
+
+
+def test_recurrent_models(bundled: Any, tmp_path: Path) -> None:
+    """Directions are filled up each by itself, and what reads both has gaps between their columns."""
+    structure = recurrent_parse.parse(bundle.read(bundled("attention")))
+    model = recurrent_pack.write(structure, "fp16", 40, tmp_path)
+    (cells,) = model.encoder
+    assert (cells.kind, cells.directions, cells.units, cells.width) == ("lstm", 2, 16, 32)  # of 12 each
+    weights = Weights(tmp_path, "")
+    read = fragments.unpack(weights.array(model.decoder[0].input.weight)).view(np.float16)  # embedding, then context
+    used = [read[:, first : first + 16].any(axis=0).sum() for first in range(0, read.shape[1], 16)]
+    assert used == [16, 8, 12, 12]
+    gates = fragments.of_units(read.T, 4, 24).transpose(0, 2, 1)
+    expected = structure.decoder[0].input[:, :, :16].astype(np.float16)
+    np.testing.assert_array_equal(gates[:, :, :16], expected)
+    assert model.score is not None and model.score.key is not None  # `dot` has none: it closes the gap
+    assert recurrent_pack.write(structure, "int8", 40, tmp_path).tensors[cells.hidden.weight].layout == "bytes"
+
+
+def test_recurrent_models_of_other_forms_are_refused(bundled: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    """A module of one's own, whose steps may have any operators; a GRU with the paper's reset gate."""
+    path = tmp_path / "own.bundle"
+    config = ModuleConfig(own_modules.START, own_modules.END, own_modules.PAD)
+    export_module(own_modules.Attentive().eval(), config, path)
+    with pytest.raises(BuildError, match="its decoder is recurrent, and its steps were traced from a module's own"):
+        build(path, TARGET)
+    opened, real = bundle.read(bundled("gru")), recurrent_parse.attribute
+
+    def papers(node: Any, name: str, otherwise: Any = None) -> Any:
+        return 0 if name == "linear_before_reset" else real(node, name, otherwise)
+
+    monkeypatch.setattr(recurrent_parse, "attribute", papers)
+    with pytest.raises(BuildError, match="the reset gate of its GRU multiplies the state and not its product"):
+        recurrent_parse.parse(opened)
+
+
+@pytest.mark.parametrize("change", ["reverse", "gates", "score"])
+def test_a_recurrent_structure_that_was_misread_makes_no_engine(
+    bundled: Any, tmp_path: Path, monkeypatch: Any, change: str
+) -> None:
+    real = recurrent_parse.parse
+
+    def misread(opened: Any) -> Any:
+        found = real(opened)
+        if change == "reverse":
+            return dataclasses.replace(found, reverse=not found.reverse)
+        if change == "score":
+            turned = Linear(Weight(-np.eye(24, dtype=np.float32), ""), None)
+            return dataclasses.replace(found, score=dataclasses.replace(found.score, key=turned))
+        first = found.decoder[0]
+        swapped = dataclasses.replace(first, input=first.input[::-1])
+        return dataclasses.replace(found, decoder=(swapped, *found.decoder[1:]))
+
+    monkeypatch.setattr(recurrent_parse, "parse", misread)
+    name = "attention" if change == "score" else "lstm"
+    path = shutil.copytree(bundled(name), tmp_path / name, ignore=shutil.ignore_patterns("engines"))
+    with pytest.raises(BuildError, match=r"the packed weights give logits that differ"):
+        build(path, TARGET)
+    assert not (path / "engines" / TARGET).exists()
 
 
 def test_what_an_engine_holds(copy: Any) -> None:

@@ -91,6 +91,8 @@ def _options(chance: random.Random, vocabulary_size: int) -> GenerationOptions:
         "suppress_tokens": lambda: some(1, chance.choice([3, size])),
         "begin_suppress_tokens": lambda: some(1, 3),
         "renormalize_logits": lambda: True,
+        "timestamp_begin": lambda: chance.randrange(1, size),
+        "max_initial_timestamp_index": lambda: chance.randint(0, 4),
     }
     rarely: dict[str, Callable[[], Any]] = {
         "patience": lambda: 2.0, "top_k": lambda: 3, "max_length_ratio": lambda: 1.5, "presence_penalty": lambda: 0.5,
@@ -98,6 +100,8 @@ def _options(chance: random.Random, vocabulary_size: int) -> GenerationOptions:
     }  # fmt: skip
     for name in chance.sample(list(may), chance.choice([0, 1, 2, 3, 5])):
         given[name] = may[name]()
+    if chance.random() < 0.25:  # as speech is decoded
+        given |= {name: may[name]() for name in ("timestamp_begin", "suppress_tokens", "begin_suppress_tokens")}
     if chance.random() < 0.05:
         name = chance.choice(list(rarely))
         given[name] = rarely[name]()

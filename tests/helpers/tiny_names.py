@@ -1,9 +1,13 @@
 """Names that tests are made for; a conftest can't be imported by name."""
 
+import pytest
+
 FAMILIES = ["marian", "marian-two-vocabularies", "bart", "mbart", "m2m_100", "pegasus", "t5", "t5-gated", "mt5"]
 # One of each structure (bias of distances or positions, norms before or after, scaled or not): what every precision and
 # every way of compiling is tried on, where FAMILIES times all of these would take minutes.
 STRUCTURES = ["marian", "m2m_100", "t5-gated"]
+# FAMILIES for what treats those of a structure alike: the others wait for the long run.
+EACH_FAMILY = [pytest.param(name, marks=() if name in STRUCTURES else pytest.mark.slow) for name in FAMILIES]
 RECURRENT = {
     "lstm": {"model": "lstm"},
     "gru": {"model": "gru"},

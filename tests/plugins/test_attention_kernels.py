@@ -80,10 +80,10 @@ both = pytest.mark.parametrize("bias", [False, True], ids=["plain", "bias"])
 @both
 class TestRandom:
     def test_self(self, element: str, bias: bool) -> None:
-        sweep_self(1, 80, element, bias)
+        sweep_self(1, 40, element, bias)
 
     def test_cross(self, element: str, bias: bool) -> None:
-        sweep_cross(2, 80, element, bias)
+        sweep_cross(2, 40, element, bias)
 
     @pytest.mark.slow
     def test_many(self, element: str, bias: bool) -> None:

@@ -47,7 +47,7 @@ library("cross_attention", True).s2s_cross_attention(0, ctypes.byref(given), Non
 # The Transformer's kernels, on memory of exactly the size that was asked for.
 TRANSFORMER = """
 import ctypes
-from s2s_export.measuring.gpu_check import native_cases
+from s2s_export.measuring.gpu_check import native_cases, recurrent_cases
 from s2s_export.runtime.cuda import emulation
 from plugin_helpers import library
 emulation._library = lambda folder: library(folder, True)
@@ -62,7 +62,7 @@ class Exact(emulation.HostDevice):
     def free(self, address):
         libc.free(address)
 for seed in range({n}):
-    for make in native_cases.KINDS.values():
+    for make in (native_cases.KINDS | recurrent_cases.KINDS).values():
         case = make(np.random.default_rng(seed), ("fp16", "bf16", "int8")[seed % 3])
         {change}
         assert case.error(case.run(Exact())) <= 1.0

@@ -12,6 +12,7 @@ from device_helpers import missing_compiler
 from s2s_export import plugin_sources
 from s2s_export.errors import BuildError
 from s2s_export.measuring.gpu_check import native_cases as cases
+from s2s_export.measuring.gpu_check import recurrent_cases
 from s2s_export.runtime.cuda.emulation import HostDevice, _library
 
 if reason := missing_compiler():
@@ -21,6 +22,7 @@ launches = plugin_sources.module("transformer.launches")
 structures = plugin_sources.module("transformer.structures")
 fragments = plugin_sources.module("transformer.fragments")
 SCHEDULES = (0, 1, 7)
+KINDS = cases.KINDS | recurrent_cases.KINDS
 ELEMENTS = ("fp16", "bf16", "int8")
 
 
@@ -98,18 +100,18 @@ def test_multiply_by_mma_and_by_shuffles(element: str) -> None:
 
 
 @pytest.mark.parametrize("element", ELEMENTS)
-@pytest.mark.parametrize("kind", cases.KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_kernels(kind: str, element: str) -> None:
     for seed in range(8):
-        check(cases.KINDS[kind](np.random.default_rng(seed), element), (kind, seed), SCHEDULES[seed % 3])
+        check(KINDS[kind](np.random.default_rng(seed), element), (kind, seed), SCHEDULES[seed % 3])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("element", ELEMENTS)
-@pytest.mark.parametrize("kind", cases.KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_many_cases(kind: str, element: str) -> None:
     for seed in range(100, 250):
-        check(cases.KINDS[kind](np.random.default_rng(seed), element), (kind, seed), SCHEDULES[seed % 3])
+        check(KINDS[kind](np.random.default_rng(seed), element), (kind, seed), SCHEDULES[seed % 3])
 
 
 @pytest.mark.parametrize("rows", [1, 8, 9, 32, 33, 64, 70])
@@ -124,6 +126,41 @@ def test_norms_of_each_width_before_a_product(width: int) -> None:
     case = cases.wide_norm(np.random.default_rng(width), "fp16", width)
     assert case.launch.kernel.endswith(f"norm{next(size for size in launches.NORM_WIDTHS if width <= size)}")
     check(case, width)
+
+
+@pytest.mark.parametrize("kind", launches.GATES)
+@pytest.mark.parametrize("rows", [1, 8, 9, 32, 33])
+def test_rows_of_recurrent_cells(rows: int, kind: str) -> None:
+    """A block of eight rows, or of 32 for which weights are read once."""
+    for seed in range(3):
+        case = recurrent_cases.cell(np.random.default_rng([rows, seed]), ELEMENTS[seed], kind, rows)
+        assert case.launch.kernel.endswith("g1" if rows <= 8 else "g4")
+        check(case, (rows, kind), SCHEDULES[seed])
+
+
+@pytest.mark.parametrize("position", [0, 1, 5])
+def test_states_that_a_step_begins_with(position: int) -> None:
+    """The source's at first; then the parents', also at the last position."""
+    for element in ELEMENTS:
+        check(recurrent_cases.begin_step(np.random.default_rng(position), element, position), position)
+
+
+@pytest.mark.parametrize("additive", [False, True])
+def test_both_scores_of_attention(additive: bool) -> None:
+    for order in SCHEDULES:
+        check(recurrent_cases.source_scores(np.random.default_rng(order), "fp16", additive), additive, order)
+
+
+def test_gates_by_units() -> None:
+    """Five units of three gates a tile, and a row of zeros; four of four."""
+    for n in (3, 4):
+        gates = 1.0 + np.arange(n * 16 * 2).reshape(n, 16, 2)
+        laid = fragments.by_units(gates)
+        assert laid.shape == (64, 2)
+        np.testing.assert_array_equal(laid[: 16 // n], gates[0, : 16 // n])
+        np.testing.assert_array_equal(laid[16 // n : 2 * (16 // n)], gates[1, : 16 // n])
+        assert n == 4 or not laid[15::16].any()
+        np.testing.assert_array_equal(fragments.of_units(laid.T, n, 16).transpose(0, 2, 1), gates)
 
 
 @pytest.mark.parametrize("how", ["rows", "offset", "padding", "padding moves", "none"])
@@ -165,8 +202,8 @@ def test_head_sizes(kind: str, head_size: int) -> None:
 
 def test_a_wrong_kernel_shows() -> None:
     """Tolerances are narrow enough that a result which is off by a quarter is found, in every kernel."""
-    for kind in set(cases.KINDS) - {"wide_norm"}:
-        case = cases.KINDS[kind](np.random.default_rng(3), "fp16")
+    for kind in set(KINDS) - {"wide_norm"}:
+        case = KINDS[kind](np.random.default_rng(3), "fp16")
         found = case.run(HostDevice())
         name = next(iter(case.expected))
         found[name] = found[name] + found[name].dtype.type(0.25)
@@ -199,5 +236,10 @@ def test_sizes_that_no_kernel_serves() -> None:
     head = structures.HeadParameters(candidates=40, lists=1)
     with pytest.raises(BuildError, match="40 candidates of 0 tokens for 0 rows of 0 in 1 lists; expected up to 32"):
         launches.head_candidates("fp16", head)
+    layer = structures.CellParameters(rows=1, inputs=16, units=20, outputs=80)
+    with pytest.raises(
+        BuildError, match="a layer of 20 lstm units with 16 inputs and 80 outputs; expected lstm or gru"
+    ):
+        launches.cell("fp16", layer, "lstm")
     with pytest.raises(BuildError, match="no kernels for 'fp32'"):
         launches.norm("fp32", structures.NormParameters(rows=1))

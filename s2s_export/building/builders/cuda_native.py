@@ -1,4 +1,4 @@
-"""Targets cuda-native-*: a Transformer's weights packed for kernels of our own. Nothing is compiled, and nothing runs.
+"""Targets cuda-native-*: a model's weights packed for kernels of our own. Nothing is compiled, and nothing runs.
 
 The kernels come with the package or are compiled where the engine runs; the engine is data, the same for every GPU. So
 it can be built on a machine without one. What is checked here: the structure that was read from the graphs is computed
@@ -10,13 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...bundle import GRAPHS, Bundle
 from ...errors import BuildError, InvalidOption, MissingExtra
 from ...recipes import Recipe
+
+if TYPE_CHECKING:
+    from ...runtime.backends._cuda_native.model import AnyModel
 
 FLAVOURS = ("cuda-native",)
 PRECISIONS = ("fp16", "bf16", "int8")
@@ -60,11 +63,15 @@ def version(recipe: Recipe) -> str:
 def build(bundle: Bundle, recipe: Recipe, folder: Path, progress: Callable[[str], None]) -> dict[str, Any]:
     from ...runtime.backends._cuda_native.model import WEIGHTS, Weights
     from ..native import pack, parse
+    from ..native.recurrent import pack as recurrent_pack
+    from ..native.recurrent import parse as recurrent_parse
 
+    is_recurrent = bundle.manifest["decoder"] == "recurrent"
+    reading, writing = (recurrent_parse, recurrent_pack) if is_recurrent else (parse, pack)
     progress(STAGES[0])
-    structure = parse.parse(bundle)
+    structure = reading.parse(bundle)
     progress(STAGES[1])
-    model = pack.write(structure, recipe.precision, bundle.vocabulary_size, folder)
+    model: AnyModel = writing.write(structure, recipe.precision, bundle.vocabulary_size, folder)
     progress(STAGES[2])
     found = compare(bundle, Weights(folder, "build it again"), TOLERANCE[recipe.precision])
     step = model.step_bytes / 2**20
@@ -75,8 +82,8 @@ def build(bundle: Bundle, recipe: Recipe, folder: Path, progress: Callable[[str]
         "has_run": False,
         "agreement": found,
         "summary": [
-            f"{len(model.encoder.layers)} encoder and {len(model.decoder.layers)} decoder layers, a step reads "
-            f"{step:.1f} MiB of weights",
+            f"{model.n_layers[0]} encoder and {model.n_layers[1]} decoder layers, a step reads {step:.1f} MiB of "
+            "weights",
             f"packed weights in numpy against the portable graphs: logits differ by at most "
             f"{found['largest_share']:.2%} of their spread, tokens equal for {found['equal']} of {found['sources']} "
             f"sources with {found['num_beams']} beams ({found['samples']})",
@@ -94,13 +101,15 @@ def compare(bundle: Bundle, weights: Any, tolerance: float) -> dict[str, Any]:
     from ...runtime.sources import kind_of
     from .. import samples
     from ..native.numpy_model import NumpyModel
+    from ..native.recurrent.numpy_model import NumpyRecurrent
 
     portable, kind = OnnxRuntimeBackend(bundle, 1), kind_of(bundle)
     sources, origin = samples.sources(bundle, N_SOURCES)
     limit = max(1, min(N_TOKENS, (bundle.max_target_length or N_TOKENS + 1) - 1))
     options = Session(bundle, portable).options(num_beams=2, do_sample=False, max_new_tokens=limit)
     ids = [kind.ids(source) for source in sources]
-    ours = NumpyModel(weights)
+    is_recurrent = bundle.manifest["decoder"] == "recurrent"
+    ours: Any = NumpyRecurrent(weights) if is_recurrent else NumpyModel(weights)
     with quiet():
         share = 0.0
         for source in sources[:2]:
@@ -145,12 +154,13 @@ def _logits_apart(portable: Any, ours: Any, options: Any) -> float:
 def _described(bundle: Bundle, name: str, file: str, model: Any) -> dict[str, Any]:
     """A graph as the manifest describes it, with the types and head sizes that the engine has."""
     graph = bundle.manifest["graphs"][name]
-    size = model.decoder.head_size
+    is_recurrent = bundle.manifest["decoder"] == "recurrent"
 
     def typed(entry: dict[str, Any]) -> dict[str, Any]:
         is_cache = entry["name"].startswith(("cross_", "self_"))
-        if not is_cache:
+        if not is_cache or is_recurrent:
             return entry
+        size = model.decoder.head_size
         return {"name": entry["name"], "dtype": "float16", "shape": [*entry["shape"][:-1], size]}
 
     outputs = [entry for entry in graph["outputs"] if entry["name"] != "attention"]

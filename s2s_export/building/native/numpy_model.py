@@ -14,42 +14,17 @@ from numpy.typing import NDArray
 
 from ... import plugin_sources
 from ...runtime.backends._cuda_native.encoder import rows_of
-from ...runtime.backends._cuda_native.model import Attention, Distances, FeedForward, Linear, Norm, Stack, Weights
+from ...runtime.backends._cuda_native.model import Attention, Distances, FeedForward, Model, Norm, Stack
 from ...runtime.backends._cuda_native.state import answer
 from ...runtime.decoding.state import Ints, StepQuery, StepResult
+from .numpy_weights import Floats, Unpacked
 
 fragments = plugin_sources.module("transformer.fragments")
 reference = plugin_sources.module("transformer.reference")
-Floats = NDArray[np.float32]
 
 
-class NumpyModel:
-    """An open engine. Weights are unpacked when they are first used, and kept."""
-
-    def __init__(self, weights: Weights) -> None:
-        self.model = weights.model
-        self._weights = weights
-        self._unpacked: dict[str, Floats] = {}
-
-    def array(self, name: str) -> Floats:
-        if name not in self._unpacked:
-            found = self._weights.array(name)
-            if self.model.tensors[name].layout == "fragments":
-                element = fragments.activations(self.model.element)
-                found = fragments.unpack(found).view(fragments.dtype(element)).astype(np.float32)
-            elif self.model.tensors[name].layout == "bytes":
-                found = fragments.unpack(found).astype(np.float32)
-            self._unpacked[name] = found
-        return self._unpacked[name]
-
-    def weight(self, name: str, scale: str | None) -> Floats:
-        """[O, I], with the scale of each output where it has one."""
-        found = self.array(name)
-        return found if scale is None else np.asarray(found * self.array(scale)[:, None])
-
-    def _product(self, rows: Floats, linear: Linear) -> Floats:
-        bias = None if linear.bias is None else self.array(linear.bias)
-        return np.asarray(reference.product(rows, self.weight(linear.weight, linear.scale), bias), np.float32)
+class NumpyModel(Unpacked[Model]):
+    """An open engine of a Transformer."""
 
     def _norm(self, rows: Floats, norm: Norm | None, true_width: int) -> Floats:
         if norm is None:
@@ -67,7 +42,7 @@ class NumpyModel:
             hidden = reference.product(rows, inner, biases[1], part.activation, gate, biases[0])
         else:
             hidden = reference.product(rows, weight, bias, part.activation)
-        return self._product(np.asarray(hidden, np.float32), part.outer)
+        return self.product(np.asarray(hidden, np.float32), part.outer)
 
     def _bias(self, distances: Distances | None, found: NDArray[np.int64]) -> Floats | None:
         """[H, ...] for distances [...]."""
@@ -107,16 +82,16 @@ class NumpyModel:
         visible = np.broadcast_to(mask[:, None, None] != 0, (B, stack.heads, S, S))
 
         def attend(rows: Floats, a: Attention) -> Floats:
-            query, key, value = _heads(self._product(rows, a.rows), B, S, stack)
+            query, key, value = _heads(self.product(rows, a.rows), B, S, stack)
             bias = self._bias(a.distances, steps[None] - steps[:, None])
-            return self._product(_merged(reference.attention(query, key, value, visible, a.scale, bias)), a.output)
+            return self.product(_merged(reference.attention(query, key, value, visible, a.scale, bias)), a.output)
 
         for layer in stack.layers:
             x = self._added(x, stack, layer.self_attention.norm, lambda h, a=layer.self_attention: attend(h, a))
             x = self._added(x, stack, layer.feed_forward.norm, lambda h, f=layer.feed_forward: self._feed_forward(h, f))
         x = self._norm(x, stack.final_norm, stack.true_width)
         decoder = self.model.decoder
-        both = self._product(x, self.model.cross).reshape(B, S, len(decoder.layers), 2, decoder.heads, -1)
+        both = self.product(x, self.model.cross).reshape(B, S, len(decoder.layers), 2, decoder.heads, -1)
         both = both.transpose(2, 3, 0, 4, 1, 5)
         return [(layer[0], layer[1]) for layer in both]
 
@@ -167,19 +142,19 @@ class NumpyState:
         x = owner._embedded(stack, tokens.reshape(-1), self._position_rows(tokens.reshape(-1)))
 
         def attend(rows: Floats, a: Attention, i: int) -> Floats:
-            query, *new = owner._product(rows, a.rows).reshape(B, K, 3, stack.heads, 1, -1).transpose(2, 0, 1, 3, 4, 5)
+            query, *new = owner.product(rows, a.rows).reshape(B, K, 3, stack.heads, 1, -1).transpose(2, 0, 1, 3, 4, 5)
             keys, values = (np.concatenate([old, one], axis=3) for old, one in zip(self._caches[i], new, strict=True))
             self._caches[i] = (keys, values)
             bias = owner._bias(a.distances, np.arange(t + 1) - t)
             seen = np.ones((1, t + 1), bool)
             mixed = reference.attention(query, keys, values, seen, a.scale, None if bias is None else bias[:, None])
-            return owner._product(np.asarray(mixed.reshape(B * K, -1), np.float32), a.output)
+            return owner.product(np.asarray(mixed.reshape(B * K, -1), np.float32), a.output)
 
         def look(rows: Floats, a: Attention, i: int) -> Floats:
-            query = _heads(owner._product(rows, a.rows), B, K, stack)[0]  # [B, H, K, D]
+            query = _heads(owner.product(rows, a.rows), B, K, stack)[0]  # [B, H, K, D]
             key, value = self._cross[i]
             visible = np.broadcast_to(self._mask[:, None, None] != 0, (B, stack.heads, K, key.shape[2]))
-            return owner._product(_merged(reference.attention(query, key, value, visible, a.scale)), a.output)
+            return owner.product(_merged(reference.attention(query, key, value, visible, a.scale)), a.output)
 
         for i, layer in enumerate(stack.layers):
             own, cross, part = layer.self_attention, layer.cross_attention, layer.feed_forward
@@ -188,7 +163,7 @@ class NumpyState:
             x = owner._added(x, stack, cross.norm, lambda h, a=cross, i=i: look(h, a, i))
             x = owner._added(x, stack, part.norm, lambda h, f=part: owner._feed_forward(h, f))
         x = owner._norm(x, stack.final_norm, stack.true_width) * np.float32(owner.model.head_scale)
-        return owner._product(x, owner.model.head)[:, : self.vocabulary_size].reshape(B, K, -1)
+        return owner.product(x, owner.model.head)[:, : self.vocabulary_size].reshape(B, K, -1)
 
     def _position_rows(self, tokens: Ints) -> Ints:
         table, t = self._owner.model.decoder.positions, self._t - 1

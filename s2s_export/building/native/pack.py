@@ -26,7 +26,7 @@ LARGEST = {"fp16": 65504.0, "bf16": float("inf"), "int8": float("inf")}
 def write(structure: Structure, element: str, vocabulary: int, folder: Path) -> packed.Model:
     """Raises BuildError for weights that the element can't hold, and for heads that are too large."""
     with (folder / packed.WEIGHTS).open("wb") as file:
-        packer = _Packer(file, element)
+        packer = Packer(file, element)
         encoder, decoder = (packer.stack(stack, name) for stack, name in _stacks(structure))
         attention = structure.decoder.parts[0].layer
         assert isinstance(attention, Attention)
@@ -56,7 +56,9 @@ def _split_heads(array: Array, n: int, heads: int, size: int) -> Array:
     return np.pad(parts, [(0, 0), (0, more)] + [(0, 0)] * (array.ndim - 1)).reshape(-1, *array.shape[1:])
 
 
-class _Packer:
+class Packer:
+    """Writes tensors to a file, each once. tensors: where they lie."""
+
     def __init__(self, file: Any, element: str) -> None:
         self._file = file
         self._element = element
@@ -106,14 +108,15 @@ class _Packer:
         filled = _filled(np.asarray(values, np.float32))
         return self._store(name, filled, "floats", filled.shape)
 
-    def _linear(self, weight: Array, bias: Array | None, name: str) -> packed.Linear:
+    def product(self, weight: Array, bias: Array | None, name: str) -> packed.Linear:
+        """weight [O, I], bias [O]: filled to multiples of 16."""
         stored, scale = self.matrix(weight, f"{name}.weight")
         outputs, inputs = (fragments.rounded(size) for size in weight.shape)
         kept = None if bias is None else self.vector(bias, f"{name}.bias")
         return packed.Linear(stored, scale, kept, outputs, inputs)
 
     def linear(self, linear: Linear, name: str) -> packed.Linear:
-        return self._linear(linear.weight.array, linear.bias, name)
+        return self.product(linear.weight.array, linear.bias, name)
 
     def norm(self, norm: Norm | None, name: str) -> packed.Norm | None:
         if norm is None:
@@ -166,7 +169,7 @@ class _Packer:
             n_out, size, channels = one.weight.shape
             more = fragments.rounded(channels) - channels if i else 0
             weight = np.pad(np.asarray(one.weight, np.float32), ((0, 0), (0, 0), (0, more))).reshape(n_out, -1)
-            product = self._linear(weight, one.bias, f"{name}.stem.{i}")
+            product = self.product(weight, one.bias, f"{name}.stem.{i}")
             found.append(packed.Convolution(product, channels + more, size, one.step, one.padding, one.activation))
         return tuple(found)
 
@@ -202,8 +205,8 @@ class _Packer:
         norm = self.norm(part.norm, f"{name}.norm")
         assert norm is not None
         return packed.Attention(
-            rows=self._linear(weight, bias, f"{name}.rows"),
-            output=self._linear(output, own.output.bias, f"{name}.output"),
+            rows=self.product(weight, bias, f"{name}.rows"),
+            output=self.product(output, own.output.bias, f"{name}.output"),
             norm=norm,
             scale=own.scale,
             distances=self._distances(own, f"{name}.distances"),
@@ -227,7 +230,7 @@ class _Packer:
         norm = self.norm(part.norm, f"{name}.norm")
         assert norm is not None
         return packed.FeedForward(
-            inner=self._linear(weight, bias, f"{name}.inner"),
+            inner=self.product(weight, bias, f"{name}.inner"),
             outer=self.linear(own.outer, f"{name}.outer"),
             norm=norm,
             activation=own.activation,
@@ -242,7 +245,7 @@ class _Packer:
         if any(one.bias is not None for one in layers):
             found = [np.zeros(2 * heads * size, np.float32) if one.bias is None else one.bias for one in layers]
             bias = np.concatenate([_split_heads(np.asarray(one), 2, heads, size) for one in found])
-        return self._linear(weight, bias, "cross")
+        return self.product(weight, bias, "cross")
 
 
 def _rows_filled(array: Array) -> Array:

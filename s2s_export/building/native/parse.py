@@ -30,8 +30,6 @@ ReadAttention = Callable[[Reader, str, Linear], "tuple[str, Attention]"]
 
 def parse(bundle: Bundle) -> Structure:
     """Raises BuildError, with the reason, for a model that is not of the standard structure."""
-    if bundle.manifest["decoder"] != "attention":
-        raise refused(bundle, "its decoder is recurrent")
     kind = bundle.manifest["source"].get("kind", "token_ids")
     if kind not in INPUTS:
         raise refused(bundle, f"it reads {kind.replace('_', ' ')}, not text or windows of sound")
@@ -48,8 +46,8 @@ def parse(bundle: Bundle) -> Structure:
 def refused(bundle: Bundle, reason: str) -> BuildError:
     return BuildError(
         f"{bundle.path}: the backend cuda has no kernels for this {bundle.manifest['model_type']} model: {reason}; "
-        "expected a Transformer for text or sound of the standard structure (docs/cuda-native.md); build a target of "
-        "onnxruntime-cuda or TensorRT"
+        "expected a Transformer for text or sound of the standard structure, or a recurrent reference model "
+        "(docs/cuda-native.md); build a target of onnxruntime-cuda or TensorRT"
     )
 
 

@@ -17,12 +17,12 @@ from ... import bundle as bundles
 from ...building.build import build
 from ...engines import folder_of
 from ...runtime.backends._cuda_native.backend import NativeBackend
-from ...runtime.backends._cuda_native.decoder import DecoderProgram
-from ...runtime.backends._cuda_native.encoder import EncoderProgram
+from ...runtime.backends._cuda_native.programs import encoder_of, step_of
+from ...runtime.backends._cuda_native.step_program import StepProgram
 from ...runtime.cuda.driver import Buffers
 from ...runtime.cuda.interface import Device
 from ...runtime.device_search.step_executor import CandidateTables
-from . import native_cases
+from . import native_cases, recurrent_cases
 from .times import launch_us
 
 Save = Callable[[dict[str, Any]], None]
@@ -36,7 +36,7 @@ def agree(device: Device, n: int, elements: Sequence[str]) -> dict[str, Any]:
     """n random cases of each kernel and element: their number, the worst error / tolerance, and those above 1."""
     worst, wrong, total = 0.0, [], 0
     for element in elements:
-        for kind, make in native_cases.KINDS.items():
+        for kind, make in (native_cases.KINDS | recurrent_cases.KINDS).items():
             for seed in range(n):
                 case = make(np.random.default_rng(seed), element)
                 share = case.error(case.run(device))
@@ -54,11 +54,11 @@ def step_times(backend: NativeBackend, points: Sequence[tuple[int, int]] = POINT
         stream = device.create_stream()
         buffers = Buffers(device, stream)
         try:
-            encoder = EncoderProgram(loaded, n_sources, SOURCE_LENGTH, buffers.get)
-            decoder = DecoderProgram(loaded, encoder, n_beams, CAPACITY, buffers.get)
+            encoder = encoder_of(loaded, n_sources, SOURCE_LENGTH, buffers.get)
+            decoder = step_of(loaded, encoder, n_beams, CAPACITY, buffers.get)
             ids = np.full((n_sources, SOURCE_LENGTH), 3, np.int64)
             values = {"input_ids": ids, "source_mask": np.ones_like(ids)}
-            encoder.upload(values, loaded.model.encoder.positions, device, stream)
+            encoder.upload(values, device, stream)
             for address, array in _first(decoder, n_sources):
                 device.to_device(address, array, stream)
             device.synchronize(stream)
@@ -80,9 +80,9 @@ def step_times(backend: NativeBackend, points: Sequence[tuple[int, int]] = POINT
             device.destroy_stream(stream)
 
 
-def _candidates_us(device: Any, stream: int, decoder: DecoderProgram, buffers: Buffers) -> float | None:
+def _candidates_us(device: Any, stream: int, decoder: StepProgram, buffers: Buffers) -> float | None:
     """Of a step that finds the candidates in place of logits; None where it can't."""
-    n_rows = decoder.cache_shape[0] * decoder.n_beams
+    n_rows = decoder.n_rows
     candidates = 2 * decoder.n_beams if decoder.n_beams > 1 else 1
     lists = decoder.candidate_lists(candidates)
     if not lists:
@@ -93,16 +93,15 @@ def _candidates_us(device: Any, stream: int, decoder: DecoderProgram, buffers: B
     return launch_us(device, stream, lambda: decoder.run_candidates(stream, tables), 20)
 
 
-def _first(decoder: DecoderProgram, n_sources: int) -> list[tuple[int, Any]]:
+def _first(decoder: StepProgram, n_sources: int) -> list[tuple[int, Any]]:
     """Token, position and ancestors of a step in the middle of a text, and caches without NaN."""
     beams = np.arange(decoder.n_beams)[:, None]
-    cache = np.zeros(decoder.cache_shape, np.float16)
     found = [
         (decoder.token, np.full((n_sources, decoder.n_beams), 3, np.int64)),
         (decoder.position, np.array([POSITION], np.int64)),
         (decoder.ancestors, np.broadcast_to(beams, (n_sources, decoder.n_beams, decoder.capacity)).astype(np.int64)),
     ]
-    return found + [(address, cache) for pair in decoder.caches for address in pair]
+    return found + [(one.address, np.zeros(one.shape, one.dtype)) for one in decoder.kept]
 
 
 def native(save: Save, bundle: str, quick: bool) -> str | None:

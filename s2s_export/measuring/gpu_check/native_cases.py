@@ -121,6 +121,7 @@ def product(rng: np.random.Generator, element: str, rows: int = 0, blocks: int =
     with_norm = launches.is_skinny(rows) and bool(rng.random() < 0.6)
     is_gated, has_bias, has_residual = (bool(one) for one in rng.random(3) < (0.3, 0.7, 0.6))
     activation = str(rng.choice(structures.ACTIVATIONS))
+    is_maxout = is_gated and bool(rng.random() < 0.5)
     dtype, scale = dtype_of(element), float(rng.choice([1.0, 0.25]))
     limit = n_out // 2 if is_gated else n_out - int(rng.integers(0, 5))  # a vocabulary need not be a multiple of 16
     of_weight, weight = stored(fragments.filled(rng.standard_normal((n_out, true_in)) / 4, n_out, n_in), element)
@@ -147,13 +148,18 @@ def product(rng: np.random.Generator, element: str, rows: int = 0, blocks: int =
         written[name] = nothing((rows, limit), np.float32 if elements[name] == "fp32" else dtype_of(element))
     given = structures.ProductParameters(
         rows=rows, inputs=n_in, outputs=n_out, stride=limit, limit=limit, true_width=true_in,
-        activation=structures.ACTIVATIONS.index(activation), gated=int(is_gated), epsilon=1e-5, scale=scale,
+        activation=structures.ACTIVATIONS.index(activation), gated=int(is_gated) + int(is_maxout), epsilon=1e-5,
+        scale=scale,
         norm_weight=1 if with_norm else None, n_parts=len(read.get("parts", ())),
     )  # fmt: skip
     launch = launches.product(element, given)
     if blocks and launches.is_skinny(rows):
         launch = type(launch)(launch.kernel, (blocks, *launch.grid[1:]), launch.threads)
-    result, size = _product(wide, weight, bias, activation, is_gated, scale)
+    if is_maxout:
+        result, size = _product(wide, weight, bias, "linear", False, scale)
+        result, size = (np.maximum(*(half.T for half in fragments.parted(one.T))) for one in (result, size))
+    else:
+        result, size = _product(wide, weight, bias, activation, is_gated, scale)
     result, size = result[:, :limit], size[:, :limit]
     if has_residual:
         result, size = result + read["residual"], size + np.abs(read["residual"])

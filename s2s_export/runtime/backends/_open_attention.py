@@ -42,7 +42,7 @@ class AttentionBatch:
 
     def __init__(
         self,
-        session: Any,
+        open_session: Callable[[], Any],
         graph: Mapping[str, Any],
         n_beams: int,
         n_places: int,
@@ -53,7 +53,7 @@ class AttentionBatch:
     ) -> None:
         self.vocabulary_size = vocabulary_size
         self.n_beams = n_beams
-        self._session = session
+        self._open_session = open_session  # called when a step needs it
         self._failed = failed
         self._inputs = {entry["name"]: entry for entry in graph["inputs"]}
         self._outputs = {entry["name"]: entry for entry in graph["outputs"]}
@@ -108,7 +108,7 @@ class AttentionBatch:
         if query.probe_ids is not None and n_probes:
             buffers["probe_ids"][...] = query.probe_ids
         try:
-            self._session.run_with_iobinding(binding)
+            self._open_session().run_with_iobinding(binding)
         except Exception as error:
             raise self._failed("the decoder step", error) from error
         self._positions[places] += 1
@@ -211,7 +211,7 @@ class AttentionBatch:
         }
         for name in ("token", "position", "places", "probe_ids"):
             inputs[name] = np.zeros(self._shape(self._inputs[name], **letters), dtype=np.int64)
-        binding = self._session.io_binding()
+        binding = self._open_session().io_binding()
         values = {name: OrtValue.ortvalue_from_numpy(inputs[name]) for name in self._inputs}
         for name, value in values.items():
             binding.bind_ortvalue_input(name, value)

@@ -20,7 +20,7 @@ class RecurrentBatch:
 
     def __init__(
         self,
-        session: Any,
+        open_session: Callable[[], Any],
         graph: Mapping[str, Any],
         n_beams: int,
         n_places: int,
@@ -30,7 +30,7 @@ class RecurrentBatch:
     ) -> None:
         self.vocabulary_size = vocabulary_size
         self.n_beams = n_beams
-        self._session = session
+        self._session = open_session()
         self._failed = failed
         self._limit = limit
         self._outputs = [entry["name"] for entry in graph["outputs"]]

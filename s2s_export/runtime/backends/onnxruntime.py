@@ -2,15 +2,20 @@
 
 It runs the bundle's own graphs, or those of an engine that `s2s build` made for a CPU. An engine may have several
 decoder steps: one with `max_rows` serves batches of at most so many rows, and is opened when there is such a batch.
+
+Graphs whose operators are all our own, or nearly, are called without ONNX Runtime (native_graphs), which is imported
+when a graph needs it.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import re
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +29,7 @@ from ...errors import BackendError, BackendUnavailable, BuildError, BundleError,
 from ...schema import shown
 from .. import cores, free_memory
 from ..decoding.state import DecodeState, Ints, StepQuery, StepResult
+from ..native_graphs import NativeGraph, NativeGraphs
 from ..sources import Source, kind_of
 from ._declaration import Declaration
 from ._open_attention import AttentionBatch, OwnSteps
@@ -66,17 +72,36 @@ def unavailable() -> str | None:
     if left is not None and left < LEAST_ROOM:
         return f"there is not enough memory to load onnxruntime; {ROOM}"
     try:
-        import onnxruntime
+        version = installed_version()
     except ImportError as error:
-        if _lacks_memory(error):
-            return f"there is not enough memory to load onnxruntime; {ROOM}"
-        return f"onnxruntime can't be imported ({error}); pip install onnxruntime"
-    if tuple(int(part) for part in onnxruntime.__version__.split(".")[:2]) < OLDEST:
+        return _not_imported(error)
+    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
         return (
-            f"ONNX Runtime {onnxruntime.__version__} does not run opset 24, expected {OLDEST[0]}.{OLDEST[1]} or newer; "
+            f"ONNX Runtime {version} does not run opset 24, expected {OLDEST[0]}.{OLDEST[1]} or newer; "
             "pip install -U onnxruntime (its packages for Python 3.10 end before that: use Python 3.11 or newer)"
         )
     return None
+
+
+def _not_imported(error: ImportError) -> str:
+    if _lacks_memory(error):
+        return f"there is not enough memory to load onnxruntime; {ROOM}"
+    return f"onnxruntime can't be imported ({error}); pip install onnxruntime"
+
+
+def installed_version() -> str:
+    """Of the installed ONNX Runtime, without importing its 20 MB where that can be avoided. Raises ImportError."""
+    if "onnxruntime" not in sys.modules:
+        spec = importlib.util.find_spec("onnxruntime")
+        if spec is None:
+            raise ImportError("No module named 'onnxruntime'")
+        if spec.origin and (
+            found := re.search(r'^__version__ = "([^"]+)"', Path(spec.origin).read_text("utf-8"), re.M)
+        ):
+            return found[1]
+    import onnxruntime
+
+    return str(onnxruntime.__version__)
 
 
 def incompatible_reason(bundle: Bundle, target: str | None) -> str | None:
@@ -93,19 +118,17 @@ def open(bundle: Bundle, target: str | None = None, threads: int | None = None) 
 
 def _choose(bundle: Bundle, target: str | None) -> tuple[Mapping[str, Any] | None, Path | None]:
     """engine.json and folder of the target's engine, by default that of DEFAULT; none for the portable graphs."""
-    import onnxruntime
-
     name = target or (DEFAULT if DEFAULT in engine_names(bundle) else PORTABLE)
     if name == PORTABLE:
         return None, None
     folder = folder_of(bundle, name)
     engine = read(folder)
-    refuse_stale(bundle, folder, engine, library=f"onnxruntime {onnxruntime.__version__}")
+    refuse_stale(bundle, folder, engine, library=f"onnxruntime {installed_version()}")
     return engine, folder
 
 
 class OnnxRuntimeBackend:
-    """Sessions over a bundle's graphs. They are shared by threads; every decode has buffers of its own.
+    """A bundle's graphs, as sessions or called directly. Threads share them; every decode has buffers of its own.
 
     engine, folder: engine.json and where it lies; the bundle's own graphs without them. prepack: whether weights are
     laid out anew for the kernels, which costs their size in memory; without it a step is many times slower. spin:
@@ -141,13 +164,24 @@ class OnnxRuntimeBackend:
         steps = [name for name in self.graphs if name.startswith("decoder_step")]
         self._steps = sorted(steps, key=self._max_rows)
         self._sessions: dict[str, Any] = {}
+        self.natives = NativeGraphs(self.operators, self.weights, threads)
+        self._compared: set[str] = set()  # those of `natives` that were opened, and are as described
         self.shared = _map_shared(self.weights / WEIGHTS, engine.get("shared") or {}) if engine else {}
         # The largest first: while a session is opened its weights are in memory twice.
-        if len(self._steps) == 1:
-            self.session(self._steps[0])
         self._of_source = [name for name in OF_SOURCE if name in self.graphs]
-        for name in self._of_source:
-            self.session(name)
+        for name in (*(self._steps if len(self._steps) == 1 else ()), *self._of_source):
+            if self.native(name) is None:
+                self.session(name)
+
+    def native(self, name: str) -> NativeGraph | None:
+        """A graph that is called without ONNX Runtime, or None where that has to run it: `natives.why_not`."""
+        if name in self._compared:
+            return self.natives.opened(name)
+        found = self.natives.get(name, self.file_of(name), self.graphs[name], self.shared.get(name))
+        if found is not None:
+            self._refuse_difference(name, found.inputs, found.outputs)
+        self._compared.add(name)
+        return found
 
     def session(self, name: str) -> Any:
         """The session of a graph, opened when it is first wanted."""
@@ -157,12 +191,14 @@ class OnnxRuntimeBackend:
                 session = open_session(
                     path, self.weights, self.threads, self._prepack, self.operators, self.shared.get(name), self.spin
                 )
-                # Whichever decoder step serves a batch is fed as the first is described.
-                described = {name, "decoder_step"} if name in self._steps else {name}
-                for graph in described:
-                    refuse_difference(path, self.graphs[graph], session)
+                self._refuse_difference(name, *tensors_of(session))
                 self._sessions[name] = session
             return self._sessions[name]
+
+    def _refuse_difference(self, name: str, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> None:
+        # Whichever decoder step serves a batch is fed as the first is described.
+        for graph in {name, "decoder_step"} if name in self._steps else {name}:
+            refuse_difference(self.file_of(name), self.graphs[graph], inputs, outputs)
 
     def release_steps(self) -> None:
         """Close the decoder steps, for whoever decodes with others; one opens again when it is wanted."""
@@ -174,6 +210,8 @@ class OnnxRuntimeBackend:
         """Close all graphs, for whoever decodes elsewhere; one opens again when it is wanted."""
         with self._lock:
             self._sessions.clear()
+            self._compared.clear()
+            self.natives.clear()
 
     def step_for(self, n_rows: int) -> Any:
         """The session of the decoder step for so many rows."""
@@ -202,7 +240,7 @@ class OnnxRuntimeBackend:
         entry = self.graphs[PREFILL]
         feed = {one["name"]: tokens if one["name"] == "tokens" else values[one["name"]] for one in entry["inputs"]}
         names = [one["name"] for one in entry["outputs"]]
-        found = run(self.session(PREFILL), names, feed)
+        found = self.run(PREFILL, names, feed)
         return {name.replace("prompt_", "self_"): value for name, value in zip(names, found, strict=True)}
 
     def encode(self, sources: Sequence[Source]) -> dict[str, Any]:
@@ -211,8 +249,20 @@ class OnnxRuntimeBackend:
         for name in self._of_source:
             wanted = {entry["name"]: values[entry["name"]] for entry in self.graphs[name]["inputs"]}
             names = [entry["name"] for entry in self.graphs[name]["outputs"]]
-            values.update(zip(names, run(self.session(name), names, wanted), strict=True))
+            values.update(zip(names, self.run(name, names, wanted), strict=True))
         return values
+
+    def run(self, name: str, names: list[str], feed: dict[str, Any]) -> list[Any]:
+        """These outputs of a graph that runs once for a batch. Raises BackendError."""
+        graph = self.native(name)
+        if graph is None:
+            return run(self.session(name), names, feed)
+        try:
+            return graph.run(names, feed)
+        except (RuntimeError, MemoryError) as error:
+            if isinstance(error, MemoryError) or _lacks_memory(error):
+                raise _failure(f"the graph {name}", error) from error
+            raise BackendError(f"the graph {name} failed ({_first_line(error)}); build the engine again") from error
 
     def begin(self, sources: Sequence[Source], n_beams: int) -> DecodeState:
         return self.start(self.encode(sources), n_beams)
@@ -238,7 +288,7 @@ class OnnxRuntimeBackend:
         """
         kind = RecurrentBatch if self._is_recurrent else partial(AttentionBatch, steps=steps)
         return kind(
-            self.step_for(n_beams * n_places),
+            partial(self.step_for, n_beams * n_places),
             self.graphs["decoder_step"],
             n_beams,
             n_places,
@@ -266,9 +316,7 @@ class OnnxRuntimeBackend:
 
 
 def _map_shared(path: Path, shared: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Weights that several graphs read, mapped once, by graph and name. They live as long as the sessions do."""
-    from onnxruntime import OrtValue
-
+    """Weights that several graphs read, mapped once, by graph and name."""
     mapped: dict[int, Any] = {}
     found: dict[str, dict[str, Any]] = {name: {} for name in shared}
     for name, weights in shared.items():
@@ -281,7 +329,7 @@ def _map_shared(path: Path, shared: Mapping[str, Any]) -> dict[str, dict[str, An
                         f"{path.parent}/{RECORD}: shared.{name}.{weight} is not in {path.name} ({error}); "
                         f"{rebuild(path.parent, {})}"
                     ) from error
-                mapped[at["offset"]] = OrtValue.ortvalue_from_numpy(array)
+                mapped[at["offset"]] = array
             found[name][weight] = mapped[at["offset"]]
     return found
 
@@ -318,7 +366,10 @@ def open_session(
     """weights: the folder that holds the file of weights, which a graph names without a folder. operators: a library
     of our own operators that the graph uses. shared: weights that are in memory, by name.
     """
-    import onnxruntime
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise BackendUnavailable(_not_imported(error)) from error
 
     onnxruntime.set_default_logger_severity(QUIET)  # of what belongs to no session, such as the allocator
     options = onnxruntime.SessionOptions()
@@ -327,7 +378,8 @@ def open_session(
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.fsencode(weights))
-    for name, value in (shared or {}).items():
+    values = {name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in (shared or {}).items()}
+    for name, value in values.items():
         options.add_initializer(name, value)
     if not prepack:
         options.add_session_config_entry("session.disable_prepacking", "1")
@@ -341,9 +393,11 @@ def open_session(
             ) from error
     try:
         # Without its fallback, which tries the same again and prints to stdout that it does.
-        return onnxruntime.InferenceSession(
+        session = onnxruntime.InferenceSession(
             path.read_bytes(), options, providers=["CPUExecutionProvider"], enable_fallback=0
         )
+        session.s2s_shared = values  # which it reads as long as it lives
+        return session
     except Exception as error:  # its exceptions have no common base but Exception
         if _lacks_memory(error):
             raise BackendError(f"{path}: there is not enough memory to open it; {ROOM}") from error
@@ -352,12 +406,19 @@ def open_session(
         ) from error
 
 
-def refuse_difference(path: Path, described: Mapping[str, Any], session: Any) -> None:
-    """Raises BundleError where a session's graph is not as the manifest or engine.json describes it."""
+def tensors_of(session: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The inputs and outputs of a session's graph, by name."""
     inputs, outputs = (
         {value.name: Tensor(DTYPES.get(value.type, value.type), value.shape) for value in values}
         for values in (session.get_inputs(), session.get_outputs())
     )
+    return inputs, outputs
+
+
+def refuse_difference(
+    path: Path, described: Mapping[str, Any], inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]
+) -> None:
+    """Raises BundleError where a graph's inputs and outputs are not as the manifest or engine.json describes them."""
     if reason := difference(described, inputs, outputs):
         raise BundleError(f"{path}: {reason}; export the bundle again, or build the target again")
 
@@ -396,7 +457,11 @@ class OnnxRuntimeState:
 
     Buffers (letters of docs/architecture.md): token, position, what says which slots a beam sees (_slots.py),
     n_candidates, probe_ids, and the caches self_key.l / self_value.l, updated in place.
+
+    listed: the tokens [W], ascending, that a graph with a shortlist gives out by their places; None for all tokens.
     """
+
+    listed: Ints | None = None
 
     def __init__(self, backend: OnnxRuntimeBackend, values: dict[str, Any], n_beams: int) -> None:
         self.backend = backend
@@ -410,7 +475,6 @@ class OnnxRuntimeState:
         self.n_sources = int(mask.shape[0])
         # Kept when the batch shrinks: which kernel computes a step should not depend on when others finish.
         self.first_rows = self.n_sources * n_beams
-        self._session = backend.step_for(self.first_rows)
         self._values: Mapping[str, Any] = values
         self._fixed = {name: value for name, value in values.items() if name in self._inputs}
         self._caches = [name for name in self._inputs if output_of(name) in self._outputs]
@@ -423,6 +487,10 @@ class OnnxRuntimeState:
         for name in self._caches:
             entry = self._inputs[name]
             self._buffers[name] = self._table.new(self._shape(entry), entry["dtype"])
+
+    @cached_property
+    def _session(self) -> Any:
+        return self.backend.step_for(self.first_rows)
 
     def _form(self) -> type[Slots | Ancestors]:
         """How the graph wants its caches kept."""

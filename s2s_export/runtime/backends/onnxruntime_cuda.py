@@ -25,7 +25,7 @@ from ..device_search.step_executor import incompatible_reason as search_incompat
 from ..sources import Source, kind_of
 from ._cuda_step import CudaSlotFactory
 from ._declaration import Declaration
-from .onnxruntime import refuse_difference
+from .onnxruntime import refuse_difference, tensors_of
 
 NAME = "onnxruntime-cuda"
 SEARCH = "on the device, of recurrent models on the host"
@@ -109,7 +109,7 @@ class OnnxRuntimeCudaBackend:
             raise EngineError(f"{path}: ONNX Runtime can't load it ({_first_line(error)}); build it again") from error
         if wanted not in session.get_providers():
             raise BackendError(f"ONNX Runtime left {wanted} aside and took {session.get_providers()}; {PIP}")
-        refuse_difference(path, described, session)
+        refuse_difference(path, described, *tensors_of(session))
         return session
 
     def begin(self, sources: Sequence[Source], n_beams: int) -> DecodeState:

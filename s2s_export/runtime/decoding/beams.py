@@ -120,10 +120,9 @@ class Beams:
         else:
             at = best_of_few(sums, scored.ids, self._steps.state.vocabulary_size, self.n_candidates)
         parent, place = np.divmod(at, width)
-        if scored.ids is None:
-            return along(sums, at), parent, place, along(log_probs, at)
-        value, token, log_prob = along(sums, at), along(scored.ids.reshape(n_sources, -1), at), along(log_probs, at)
-        if (value[:, -1] > -np.inf).all():
+        token = place if scored.ids is None else along(scored.ids.reshape(n_sources, -1), at)
+        value, log_prob = along(sums, at), along(log_probs, at)
+        if self._options.do_sample or (value[:, -1] > -np.inf).all():
             return value, parent, token, log_prob
         # Too few tokens are possible. What fills up the rest depends on nothing but its place.
         possible = value > -np.inf

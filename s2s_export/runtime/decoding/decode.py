@@ -154,6 +154,7 @@ def make_search(
             keep_history=keep_history,
             leave_early=leave_early,
             source_lengths=source_lengths,
+            sparse_sums=sparse_sums,
         )
         if made is not None:
             return made

@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .chain import Scored
 from .draws import Draws
 from .endings import Endings
 from .hypothesis import Hypothesis
@@ -94,16 +92,12 @@ class RowSearch:
             # Of equally likely tokens the one with the lowest id, in whichever order they came.
             best = scored.logits.max(axis=-1, keepdims=True)
             at = np.where(scored.logits == best, scored.ids, self.steps.state.vocabulary_size).argmin(axis=-1)
-            if not (best > -np.inf).all():
-                return self._of_possible(scored, at, best[..., 0] > -np.inf)
         tokens = at if scored.ids is None else np.take_along_axis(scored.ids, at[..., None], axis=-1)[..., 0]
-        return tokens, np.take_along_axis(scored.log_probs, at[..., None], axis=-1)[..., 0]
-
-    def _of_possible(self, scored: Scored, at: Ints, possible: NDArray[np.bool_]) -> tuple[Ints, Floats]:
-        """What `_choose` returns where some rows have no possible token: the first token, with the probability 0."""
-        assert scored.ids is not None
-        tokens = np.take_along_axis(scored.ids, at[..., None], axis=-1)[..., 0]
         log_probs = np.take_along_axis(scored.log_probs, at[..., None], axis=-1)[..., 0]
+        possible = np.take_along_axis(scored.logits, at[..., None], axis=-1)[..., 0] > -np.inf
+        if self._options.do_sample or possible.all():
+            return tokens, log_probs
+        # Where no token is possible: the first, with the probability 0.
         return np.where(possible, tokens, 0), np.where(possible, log_probs, np.float32(-np.inf))
 
     def _let_finished_leave(self) -> None:

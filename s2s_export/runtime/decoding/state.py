@@ -45,7 +45,7 @@ class StepResult:
 
     candidate_ids [B, K, M] int64 and candidate_log_probs [B, K, M] float32: best first; log-softmax over all V tokens.
     log_normalizer [B, K] float32: log sum exp of the logits, so that logit = log_prob + log_normalizer.
-    probe_log_probs [B, K, Q] float32, or None. log_probs [B, K, V] float32, or None.
+    probe_log_probs [B, K, Q] float32, or None. log_probs [B, K, V] float32, or None; whoever asked may change them.
     attention [B, K, L, H, S] float32, or None: cross-attention weights of the token that was just fed.
     """
 

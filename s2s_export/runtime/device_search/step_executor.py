@@ -83,8 +83,8 @@ def incompatible_reason(decoder_step: Mapping[str, Any]) -> str | None:
     if any(entry["name"] == "ancestors" for entry in decoder_step["inputs"]):
         return None
     return (
-        "this model's decoder has states and no caches, which change places at every step; the search on the device "
-        "takes transformers"
+        "this model's decoder has states and no caches, which change places at every step; with this backend the "
+        "search on the device takes transformers"
     )
 
 

@@ -11,7 +11,9 @@ from ...errors import BackendError, BuildError
 from ..decoding.generation_options import GenerationOptions
 from ..decoding.prompts import Prompts
 from ..decoding.state import DecodeState
-from . import library, loop
+from ..decoding.watch import Watch
+from ..native_graphs import library
+from . import loop
 from .open_step import DirectSteps
 from .search import StepSearch
 from .search import TooMany as TooMany
@@ -44,8 +46,6 @@ class NativeSearches:
         """Why numpy's search is used with these options, or nothing."""
         if self.why_python:
             return self.why_python
-        if options in self._too_many:
-            return "a step with these options needed the whole distribution"
         return prepare(options, vocabulary_size).why_not
 
     def count(self, kind: str) -> None:
@@ -53,7 +53,7 @@ class NativeSearches:
             self.counts[kind] += 1
 
     def remember(self, options: GenerationOptions) -> None:
-        """A step needed too many candidates with these options."""
+        """A step needed too many candidates with these options: from now on the whole distribution is read."""
         with self._lock:
             if len(self._too_many) >= MOST_REMEMBERED:
                 self._too_many.clear()
@@ -79,30 +79,33 @@ class NativeSearches:
         keep_history: bool,
         leave_early: bool,
         source_lengths: Sequence[int] | None,
+        sparse_sums: bool = True,
     ) -> StepSearch | None:
         """The search of a batch, or None where numpy's serves it.
 
-        is_watched: whether the caller looks after each token. The other arguments are those of `decoding.decode`.
+        is_watched: whether the caller looks after each token. The other arguments are those of `decoding.decode`;
+        without sparse_sums the whole distribution is read.
         """
         # Texts that begin with prompts of their own are numpy's: the library has one prompt for all.
         if isinstance(sources, Prompts) or self.why_not(options, state.vocabulary_size):
             self.count(PYTHON)
             return None
-        prepared = prepare(options, state.vocabulary_size)
+        prepared = prepare(options, state.vocabulary_size, not sparse_sums or options in self._too_many)
         given: dict[str, Any] = {
             "alignments": alignments,
             "keep_history": keep_history,
             "leave_early": leave_early,
             "source_lengths": source_lengths,
         }
-        if not alignments and not self.why_steps and loop.serves(state):
+        watch, bare = (state, state.state) if isinstance(state, Watch) else (None, state)
+        if not alignments and not self.why_steps and loop.serves(bare) and loop.tells(bare, prepared.whole, watch):
             try:
-                loop.Sessions.of_state(state)
+                loop.Sessions.of_state(loop.batch_of(bare))
             except BackendError as error:
                 self.why_steps = str(error)
             else:
                 self.count(LOOP)
                 at_once = 1 if is_watched else loop.AT_ONCE
-                return loop.LoopSearch(prepared, state, sources, options, at_once=at_once, **given)
+                return loop.LoopSearch(prepared, bare, sources, options, at_once=at_once, watch=watch, **given)
         self.count(STEPS)
         return StepSearch(prepared, state, sources, options, **given)

@@ -7,13 +7,12 @@ in a session that the library opens through ONNX Runtime's C interface. The sess
 from __future__ import annotations
 
 import ctypes
-import functools
 import os
 import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeGuard
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -21,34 +20,26 @@ from ...bundle import output_of
 from ...errors import BackendError
 from ..backends.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeState, step_failure
 from ..decoding.state import FEWEST_PREFILLED, DecodeState, Ints
-from . import direct, library, onnx_file
+from ..decoding.watch import Watch
+from ..native_graphs import library
+from ..native_graphs.graph import tensors
 from .search import StepSearch, TooMany
+from .settings import Prepared
 
-# ONNXTensorElementDataType of ONNX Runtime's interface.
-TYPES = {
-    "float32": 1,
-    "int8": 3,
-    "uint16": 4,
-    "int32": 6,
-    "int64": 7,
-    "bool": 9,
-    "float16": 10,
-    "bfloat16": 16,
-    "uint8": 2,
-}
-FOUND = ("candidate_ids", "candidate_log_probs", "log_normalizer", "probe_log_probs")  # outputs of a step
+WANTS_WHOLE = "want_log_probs"  # the input of a step by which the whole distribution is asked for
 DIRECT, SESSION = "called directly", "a session of ONNX Runtime"
 AT_ONCE = 32  # tokens that a native call makes at most, so that Python gets to see Ctrl-C
 
 
 @dataclass(frozen=True)
 class Opened:
-    """What runs a decoder step natively: its handle, and the functions that make a batch's step and that end it."""
+    """What runs a decoder step natively: its handle, the function that makes a batch's step, and what has to live as
+    long."""
 
     by: str  # DIRECT or SESSION
     handle: Any
     new_step: Callable[..., Any]
-    delete: Callable[[Any], None]
+    kept: Any
 
 
 class Sessions:
@@ -71,7 +62,6 @@ class Sessions:
 
     def __init__(self, backend: OnnxRuntimeBackend) -> None:
         self._library = library.load()
-        self._register()
         self._sessions: dict[str, Opened] = {}
         self.why_not_direct = ""  # why ONNX Runtime runs the step, in a few words
         self._kept: list[Any] = []
@@ -80,7 +70,8 @@ class Sessions:
 
     def __del__(self) -> None:
         for opened in getattr(self, "_sessions", {}).values():
-            opened.delete(opened.handle)
+            if opened.by is SESSION:
+                self._library.s2s_session_delete(opened.handle)
 
     def _register(self) -> None:
         """Let ONNX Runtime hand its interface to the library."""
@@ -96,39 +87,15 @@ class Sessions:
 
     def _open_graph(self, name: str) -> Opened | None:
         """The step's operators, to be called directly; None where ONNX Runtime has to run them (`why_not_direct`)."""
-        backend = self._backend
-        if backend.threads > 1:
-            self.why_not_direct = f"a call has {backend.threads} threads"
-            return None
-        described = backend.graphs[name]
-        try:
-            graph = onnx_file.read(backend.file_of(name), backend.weights)
-        except (ValueError, OSError) as error:
-            self.why_not_direct = f"{backend.file_of(name).name} can't be read ({error})"
-            return None
-        inputs = {entry["name"]: entry["dtype"] for entry in described["inputs"]}
-        caches = [output_of(name) for name in inputs if name.startswith(("self_key.", "self_value."))]
-        nodes = direct.needed(graph, {*FOUND, *caches})
-        weights = {name: array for name, array in graph.weights.items() if array is not None}
-        weights |= {key: value.numpy() for key, value in (backend.shared.get(name) or {}).items()}
-        self.why_not_direct = direct.why_not(nodes, weights, inputs)
-        if self.why_not_direct:
-            return None
-        given = tensors({name: array for node in nodes for name in node.inputs
-                         if (array := weights.get(name)) is not None}, self._kept)  # fmt: skip
-        self._kept.append(dict(backend.shared.get(name) or {}))
-        listed = direct.nodes_of(nodes, self._kept)
-        made = self._library.s2s_graph_new(os.fsencode(backend.operators), listed, len(listed), given, len(given))
-        if made is None:
-            self.why_not_direct = library.error(self._library)
-            return None
-        return Opened(DIRECT, made, self._library.s2s_direct_new, self._library.s2s_graph_delete)
+        graph = self._backend.native(name)
+        self.why_not_direct = self._backend.natives.why_not.get(name, "")
+        return None if graph is None else Opened(DIRECT, graph.handle, self._library.s2s_direct_new, graph)
 
     def _open(self, name: str) -> Opened:
         backend = self._backend
+        self._register()
         model = backend.file_of(name).read_bytes()
-        shared = tensors({key: value.numpy() for key, value in (backend.shared.get(name) or {}).items()}, self._kept)
-        self._kept.append(dict(backend.shared.get(name) or {}))
+        shared = tensors(backend.shared.get(name) or {}, self._kept)
         made = self._library.s2s_session_new(
             model, len(model), os.fsencode(backend.operators), os.fsencode(backend.weights), backend.threads,
             backend.spin, shared, len(shared),
@@ -138,73 +105,80 @@ class Sessions:
                 f"ONNX Runtime can't open the decoder step natively ({library.error(self._library)[:300]}); "
                 "load with search='python'"
             )
-        return Opened(SESSION, made, self._library.s2s_step_new, self._library.s2s_session_delete)
+        return Opened(SESSION, made, self._library.s2s_step_new, None)
 
 
-def tensors(arrays: dict[str, Any], kept: list[Any]) -> Any:
-    """An array of S2STensor. kept: what has to live as long as they are used."""
-    made = (library.Tensor * len(arrays))()
-    sizes = (ctypes.c_int64 * sum(array.ndim for array in arrays.values()))()
-    at = 0
-    for i, (name, array) in enumerate(arrays.items()):
-        n = array.ndim
-        sizes[at : at + n] = array.shape
-        shape = ctypes.addressof(sizes) + at * ctypes.sizeof(ctypes.c_int64)
-        made[i] = library.Tensor(name.encode(), library.address(array), shape, n, _type_of(array.dtype))
-        at += n
-    kept += [*arrays.values(), sizes, made]
-    return made
-
-
-@functools.cache
-def _type_of(dtype: Any) -> int:
-    return TYPES[str(dtype)]
-
-
-def serves(state: DecodeState) -> TypeGuard[OnnxRuntimeState]:
+def serves(state: DecodeState) -> bool:
     """Whether the loop runs the steps of this state: those of an engine with our own operators, whose weights are read
     as they lie in the mapped file, so that a second session takes no memory for them."""
+    batch = batch_of(state)
     return (
-        type(state) is OnnxRuntimeState
-        and state.backend.operators is not None
-        and {"token", "position", "ancestors", "n_candidates", "probe_ids"} <= set(state.inputs)
+        isinstance(batch, OnnxRuntimeState)
+        and batch.backend.operators is not None
+        and {"token", "position", "ancestors", "n_candidates", "probe_ids"} <= set(batch.inputs)
     )
+
+
+def batch_of(state: DecodeState) -> Any:
+    """The state that has the batch, where another is around it: that of a shortlist."""
+    return getattr(state, "inner", state)
+
+
+def tells(state: DecodeState, whole: bool, watch: Watch | None) -> bool:
+    """Whether the loop's steps of this state tell what a search and a watch want to know."""
+    if watch is not None and not whole and watch.is_last:
+        return False  # the search asks the watched step for a few tokens, which the watched one is not among
+    return not whole or (isinstance(state, OnnxRuntimeState) and WANTS_WHOLE in state.inputs)
 
 
 class LoopSearch(StepSearch):
     """A search whose steps are made by the library. state: one that `serves`.
 
-    at_once: how many tokens an `advance` makes at most.
+    at_once: how many tokens an `advance` makes at most. watch: what is to be noted in the prompt.
     """
 
-    state: OnnxRuntimeState
-
-    def __init__(self, *arguments: Any, at_once: int = AT_ONCE, **more: Any) -> None:
+    def __init__(
+        self,
+        prepared: Prepared,
+        state: DecodeState,
+        *arguments: Any,
+        at_once: int = AT_ONCE,
+        watch: Watch | None = None,
+        **more: Any,
+    ) -> None:
         self._step: Any = None
         self._at_once = at_once
-        super().__init__(*arguments, **more)
+        self._watch = watch
+        self._of_batch: OnnxRuntimeState = batch_of(state)
+        super().__init__(prepared, state, *arguments, **more)
 
     def __del__(self) -> None:
         self._unbind()
         super().__del__()
 
     def _begin(self) -> None:
-        self._session = Sessions.of_state(self.state)
+        self._session = Sessions.of_state(self._of_batch)
         shape = (len(self.steps.present), self.options.n_rows)
         self._tokens = np.zeros(shape, dtype=np.int64)  # what the batch feeds is in the library
         self._parents = np.zeros(shape, dtype=np.int64)
-        first = self._fed_first()
-        is_fed = first.shape[1] >= FEWEST_PREFILLED and self.state.prefill(first)
+        first, watch = self._fed_first(), self._watch
+        if watch is not None:
+            first = first[:, : watch.at]
+        is_fed = first.shape[1] >= FEWEST_PREFILLED and self._of_batch.prefill(first)
         self._batch = library.Batch(step=first.shape[1] if is_fed else 0)  # what is not fed yet, the library feeds
+        if watch is not None:
+            self._batch.watched = library.address(watch.log_probs)
+            self._batch.watched_position, self._batch.watched_token = watch.at, watch.token
         self._bind()
 
     def _bind(self) -> None:
         """Show the library where the batch lies in memory now."""
         self._unbind()
-        arrays = self.state.tensors()
+        state = self._of_batch
+        arrays = state.tensors()
         self._kept: list[Any] = []
-        caches = {output_of(name): arrays[name] for name in self.state.caches}
-        limit = self.state.limit
+        caches = {output_of(name): arrays[name] for name in state.caches}
+        limit = state.limit
         batch = self._batch
         batch.token, batch.position = library.address(arrays["token"]), library.address(arrays["position"])
         batch.ancestors = library.address(arrays["ancestors"])
@@ -213,6 +187,11 @@ class LoopSearch(StepSearch):
         inputs, outputs = tensors(arrays, self._kept), tensors(caches, self._kept)
         opened = self._session
         self._step = opened.new_step(opened.handle, inputs, len(inputs), outputs, len(outputs), *arrays["token"].shape)
+        if self._step is not None and state.listed is not None:
+            listed = np.ascontiguousarray(state.listed, dtype=np.int64)
+            self._step = self._library.s2s_step_listed(
+                self._step, library.address(listed), len(listed), arrays["token"].size
+            )
         if self._step is None:
             raise self._failure()
 
@@ -225,7 +204,7 @@ class LoopSearch(StepSearch):
         """Up to `at_once` more tokens. Returns whether the search goes on."""
         status = self._run()
         while status == library.NEEDS_ROOM:
-            self.state.make_room()
+            self._of_batch.make_room()
             self._bind()
             status = self._run()
         if status == library.PAUSED:
@@ -233,7 +212,7 @@ class LoopSearch(StepSearch):
         if status == library.TOO_MANY:
             raise TooMany("more candidates are needed than a step is asked for")
         if status == library.NO_POSITION:
-            raise self.state.no_position(self._batch.step)
+            raise self._of_batch.no_position(self._batch.step)
         if status == library.FAILED:
             raise self._failure()
         return self._after(status)
@@ -250,7 +229,7 @@ class LoopSearch(StepSearch):
 
     def _run(self) -> int:
         status: int = self._library.s2s_search_run(self.handle, self._step, ctypes.byref(self._batch), self._at_once)
-        self.state.made_steps(self._batch.step)
+        self._of_batch.made_steps(self._batch.step)
         return status
 
     def leave(self, staying: Ints) -> None:

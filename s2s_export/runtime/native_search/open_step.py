@@ -13,8 +13,9 @@ import numpy as np
 
 from ..backends.onnxruntime import OnnxRuntimeBackend
 from ..decoding.state import StepQuery, StepResult
-from . import library
-from .loop import DIRECT, Opened, Sessions, tensors
+from ..native_graphs import library
+from ..native_graphs.graph import tensors
+from .loop import DIRECT, Opened, Sessions
 
 
 class DirectSteps:

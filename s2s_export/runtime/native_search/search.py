@@ -17,7 +17,7 @@ from ..decoding.chain import Imprecise
 from ..decoding.generation_options import GenerationOptions
 from ..decoding.hypothesis import Hypothesis
 from ..decoding.state import DecodeState, Floats, Ints, Question, StepQuery, StepResult, feed
-from . import library
+from ..native_graphs import library
 from .settings import Prepared, settings
 
 
@@ -65,6 +65,7 @@ class StepSearch:
         self.options = options
         self.results: list[list[Hypothesis]] = [[] for _ in sources]
         self.steps = Batch(self, len(sources))
+        self._whole = prepared.whole
         self._query: StepQuery | None = None  # of the next step, where it was asked for already
         self._prompt = list(options.prompt)
         self._source_lengths = [len(source) for source in sources] if source_lengths is None else source_lengths
@@ -108,9 +109,12 @@ class StepSearch:
             if found.probe_log_probs is None:
                 raise ValueError("the decode state returned no probe_log_probs, expected them for a query with some")
             probed = np.ascontiguousarray(found.probe_log_probs, dtype=np.float32)
+        if self._whole and found.log_probs is None:
+            raise ValueError("the decode state returned no log_probs, expected them for a query with dense=True")
+        whole = np.require(found.log_probs, np.float32, ["C", "W"]) if self._whole else log_probs
         self._tokens, self._parents = np.empty_like(self._tokens), np.empty_like(self._parents)
         status = self._library.s2s_search_advance(
-            self.handle, *map(library.address, (ids, log_probs, normalizer, probed)), ids.shape[2],
+            self.handle, *map(library.address, (ids, log_probs, normalizer, probed, whole)), ids.shape[2],
             probed.shape[2], library.address(self._tokens), library.address(self._parents),
         )  # fmt: skip
         return self._after(status)
@@ -120,8 +124,11 @@ class StepSearch:
         n_probes = self._library.s2s_search_ask(self.handle, self._n_candidates, self._probes)
         if n_probes == library.TOO_MANY:
             raise TooMany("more candidates are needed than a step is asked for")
-        ids = self._probe_ids(n_probes)
-        self._query = StepQuery(self._n_candidates.value, ids, attention=bool(self._alignments))
+        wants_attention = bool(self._alignments)
+        if self._whole:
+            self._query = StepQuery(dense=True, attention=wants_attention)
+        else:
+            self._query = StepQuery(self._n_candidates.value, self._probe_ids(n_probes), attention=wants_attention)
         return Question(self._tokens, self._parents, self._query)
 
     def _probe_ids(self, n_probes: int) -> Ints | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,31 +16,44 @@ from ... import plugin_sources
 from ...errors import InvalidOption
 from ..decoding.generation_options import GenerationOptions
 from ..decoding.rule import NO_TOKEN
+from ..decoding.rules import active
+from ..decoding.rules.timestamps import Timestamps
 from ..device_search.rules import DeviceRules, serialise
-from .library import Settings, address
+from ..native_graphs.library import Settings, address
 
 MOST_REMEMBERED = 64
 EDITS = ("ban", "add", "scale", "grow", "only")
 NORMALISES = "renormalize"
+TIMES = "timestamp_begin"  # the option of the rule of times, which has no form for a device but is in the library
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything that is the same for each batch with these options, or the reason why there is nothing."""
+    """Everything that is the same for each batch with these options, or the reason why there is nothing.
+
+    whole: whether the search reads the whole distribution, to which then all rules are applied. It always can, and must
+    where there is a rule of times. Where it renormalises, its last bits are others than those from a few tokens.
+    """
 
     why_not: str = ""
+    whole: bool = False
     rules: DeviceRules | None = None
+    times: Timestamps | None = None
     prompt: NDArray[np.int64] | None = None
     end_ids: NDArray[np.int64] | None = None
     length_divisor: NDArray[np.float32] | None = None
 
 
 @lru_cache(maxsize=MOST_REMEMBERED)
-def prepare(options: GenerationOptions, vocabulary_size: int) -> Prepared:
+def prepare(options: GenerationOptions, vocabulary_size: int, whole: bool = False) -> Prepared:
+    """whole: of `Prepared`, for options that leave the choice."""
     if reason := _why_not(options, vocabulary_size):
         return Prepared(reason)
+    times = next((rule for rule in active(options, vocabulary_size) if isinstance(rule, Timestamps)), None)
+    if times is not None and not 0 < times.begin < vocabulary_size:
+        return Prepared("the first token is a time")
     try:
-        rules = serialise(options, vocabulary_size)
+        rules = serialise(_without_times(options), vocabulary_size)
     except InvalidOption as error:
         return Prepared(str(error).split(" can't be applied on a device")[0] + ": only numpy's search has it")
     if reason := _why_not_rules(rules):
@@ -52,11 +66,18 @@ def prepare(options: GenerationOptions, vocabulary_size: int) -> Prepared:
     with np.errstate(over="ignore", under="ignore"):
         divisor = np.asarray(lengths, dtype=np.float64).astype(np.float32)
     return Prepared(
+        whole=whole or times is not None,
         rules=rules,
+        times=times,
         prompt=np.asarray(options.prompt, dtype=np.int64),
         end_ids=np.asarray(options.eos_token_id, dtype=np.int64),
         length_divisor=divisor,
     )
+
+
+def _without_times(options: GenerationOptions) -> GenerationOptions:
+    of_rules = ((name, None if name == TIMES else value) for name, value in options.of_rules)
+    return dataclasses.replace(options, of_rules=tuple(of_rules))
 
 
 def _why_not(options: GenerationOptions, vocabulary_size: int) -> str:
@@ -112,12 +133,21 @@ def settings(
         prepared.prompt, prepared.end_ids, prepared.length_divisor, records, rules.ids, rules.amounts, of_sources,
     )  # fmt: skip
     is_beam_search = options.num_beams > 1
+    keeps_history = keeps_history or rules.reads_history or prepared.times is not None
     fill = options.pad_token_id if options.pad_token_id is not None else (*options.eos_token_id, 0)[0]
     numbers = (
         len(sources), options.n_rows, vocabulary_size, len(prepared.prompt), len(prepared.end_ids),
         options.max_length, rules.n_rules, len(rules.ids), len(rules.amounts), of_sources.shape[1],
         is_beam_search, options.early_stopping is True,
         options.early_stopping == "never" and options.length_penalty > 0.0,
-        not is_beam_search and rules.changes_choice, keeps_history or rules.reads_history, leave_early, fill,
+        not is_beam_search and rules.changes_choice, keeps_history, leave_early, fill,
+        prepared.whole, *_of_times(prepared.times),
     )  # fmt: skip
     return Settings(*(address(array) for array in arrays), *map(int, numbers)), arrays
+
+
+def _of_times(rule: Timestamps | None) -> tuple[int, int, int]:
+    """timestamp_begin, end_of_text and most_first_time of S2SSettings."""
+    if rule is None:
+        return 0, 0, -1
+    return rule.begin, rule.end_of_text, -1 if rule.most_first is None else rule.most_first

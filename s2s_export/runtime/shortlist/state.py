@@ -15,11 +15,12 @@ import numpy as np
 
 from ...bundle import Bundle, first_changed, inside
 from ...engines import PORTABLE, folder_of, read
-from ...errors import BundleError, EngineError, InvalidOption
+from ...errors import BackendError, BundleError, EngineError, InvalidOption
 from ..backends._recurrent import RecurrentState
 from ..backends.onnxruntime import OnnxRuntimeBackend, OnnxRuntimeState, open_session, run
 from ..decoding import GenerationOptions, token_ids_of
 from ..decoding.state import DecodeState, Floats, Ints, StepQuery, StepResult
+from ..native_graphs import NativeGraph, NativeGraphs
 from .lists import Lists
 
 FOLDER = "shortlist"
@@ -46,7 +47,9 @@ class Shortlist:
         self._backend = backend
         target = record["targets"][target_of(backend)]
         self._steps = _Steps(backend, target["graphs"], folder)
-        self._rows = self._steps.open(target["rows"]) if "rows" in target else None
+        self._has_rows = "rows" in target
+        if self._has_rows:
+            self._steps.open_rows(target["rows"])
         sizes = bundle.manifest["sizes"]
         n_source = int(sizes.get("source_vocabulary_size", bundle.vocabulary_size))
         self.lists = Lists.read(folder / LISTS, n_source, bundle.vocabulary_size)
@@ -75,14 +78,11 @@ class Shortlist:
         values = self._backend.encode(sources)
         values |= self._rows_of(ids)
         values[BIAS] = np.ascontiguousarray(self._bias[ids], dtype=np.float32)
-        return ShortlistState(self._steps.begin(values, options.n_rows, len(ids)), ids, self.lists.n_target)
+        return ShortlistState(self._steps.begin(values, options.n_rows, ids), ids, self.lists.n_target)
 
     def _rows_of(self, ids: Ints) -> dict[str, Any]:
         """The rows of the output projection, in the form that the step reads."""
-        if self._rows is None:
-            return {WEIGHT: _as_float32(self._weight[ids])}
-        names = [output.name for output in self._rows.get_outputs()]
-        return dict(zip(names, run(self._rows, names, {IDS: ids}), strict=True))
+        return self._steps.rows(ids) if self._has_rows else {WEIGHT: _as_float32(self._weight[ids])}
 
 
 def open_shortlist(backend: Any) -> Shortlist:
@@ -151,46 +151,83 @@ def step_names(graphs: Mapping[str, Any]) -> list[str]:
 
 
 class _Steps:
-    """In place of a decode state's backend: sessions of the rewritten steps, opened when they are first needed."""
+    """In place of a decode state's backend: the rewritten steps, opened when they are first needed."""
+
+    has_prefill = False
 
     def __init__(self, backend: OnnxRuntimeBackend, graphs: Mapping[str, Any], folder: Path) -> None:
         self.bundle = backend.bundle
         self.graphs = graphs
         self._backend = backend
         self.operators = backend.operators
+        self.weights, self.threads, self.spin = backend.weights, backend.threads, backend.spin
+        self.shared = {name: backend.shared.get("decoder_step") for name in (*graphs, ROWS)}
+        self.natives = NativeGraphs(backend.operators, backend.weights, backend.threads)
         self._folder = folder
         self._sessions: dict[str, Any] = {}
         self._names = sorted(step_names(graphs), key=self._max_rows)
 
-    def begin(self, values: dict[str, Any], n_beams: int, n_tokens: int) -> DecodeState:
+    def begin(self, values: dict[str, Any], n_beams: int, ids: Ints) -> DecodeState:
         if self.bundle.manifest["decoder"] == "recurrent":
             graph = self.graphs["decoder_step"]
             limit = self.bundle.max_target_length
-            return _RecurrentState(self.step_for, graph, values, n_beams, n_tokens, limit)
-        return _AttentionState(self, values, n_beams, n_tokens)
+            return _RecurrentState(self.step_for, graph, values, n_beams, len(ids), limit)
+        return _AttentionState(self, values, n_beams, ids)
 
     def step_for(self, n_rows: int) -> Any:
-        name = next(name for name in self._names if n_rows <= self._max_rows(name))
+        name = self.step_name(n_rows)
         if name not in self._sessions:
             # If two threads open it at the same time, one session is kept and the other dropped.
             self._sessions[name] = self.open(self.graphs[name]["file"])
         return self._sessions[name]
 
     def open(self, file: str) -> Any:
-        backend = self._backend
-        shared = backend.shared.get("decoder_step")
-        path = self._folder / file
-        return open_session(path, backend.weights, backend.threads, operators=backend.operators, shared=shared)
+        path, shared = inside(self._folder, file), self.shared["decoder_step"]
+        return open_session(path, self.weights, self.threads, operators=self.operators, shared=shared, spin=self.spin)
+
+    def step_name(self, n_rows: int) -> str:
+        """The graph of the decoder step for so many rows."""
+        return next(name for name in self._names if n_rows <= self._max_rows(name))
+
+    def file_of(self, name: str) -> Path:
+        """Where a graph lies."""
+        return inside(self._folder, self.graphs[name]["file"])
+
+    def native(self, name: str) -> NativeGraph | None:
+        """See `OnnxRuntimeBackend.native`."""
+        return self.natives.get(name, self.file_of(name), self.graphs[name], self.shared[name])
+
+    def open_rows(self, file: str) -> None:
+        """Open the graph that reads rows of the weights of our own kernels."""
+        inputs = (entry["name"] for entry in self.graphs["decoder_step"]["inputs"])
+        self._row_names = [name for name in inputs if name.startswith(PREFIX) and name != BIAS]
+        described = {
+            "inputs": [{"name": IDS, "dtype": "int64"}], "outputs": [{"name": name} for name in self._row_names]
+        }  # fmt: skip
+        self._rows = self.natives.get(ROWS, self._folder / file, described, self.shared[ROWS])
+        if self._rows is None:
+            self._sessions[ROWS] = self.open(file)
+
+    def rows(self, ids: Ints) -> dict[str, Any]:
+        """The rows of the output projection of these tokens, in the form that the step reads."""
+        feed = {IDS: np.asarray(ids, dtype=np.int64)}
+        try:
+            found = self._rows.run(self._row_names, feed) if self._rows else None
+        except RuntimeError as error:
+            raise BackendError(f"the shortlist's rows can't be read ({error}); make the shortlist again") from error
+        if found is None:
+            found = run(self._sessions[ROWS], self._row_names, feed)
+        return dict(zip(self._row_names, found, strict=True))
 
     def _max_rows(self, name: str) -> float:
         return float(self.graphs[name].get("max_rows", float("inf")))
 
 
 class _AttentionState(OnnxRuntimeState):
-    def __init__(self, steps: Any, values: dict[str, Any], n_beams: int, n_tokens: int) -> None:
+    def __init__(self, steps: Any, values: dict[str, Any], n_beams: int, ids: Ints) -> None:
         super().__init__(steps, values, n_beams)
-        self.vocabulary_size = n_tokens
-        self._letters["W"] = n_tokens
+        self.vocabulary_size = self._letters["W"] = len(ids)
+        self.listed = ids
 
     def keep(self, sources: Ints) -> None:
         shared = {name: self._fixed.pop(name) for name in list(self._fixed) if name.startswith(PREFIX)}
@@ -206,25 +243,25 @@ class _RecurrentState(RecurrentState):
 
 
 class ShortlistState:
-    """A decode state over V tokens that wraps one over the W tokens `ids`, which are ascending.
+    """A decode state over V tokens that wraps one over the W tokens `ids`, which are ascending: `inner`.
 
     Any other token has the log-probability minus infinity.
     """
 
     def __init__(self, state: DecodeState, ids: Ints, vocabulary_size: int) -> None:
         self.vocabulary_size = vocabulary_size
-        self._state = state
+        self.inner = state
         self._ids = ids
         self._places = np.full(vocabulary_size, -1, dtype=np.int64)
         self._places[ids] = np.arange(len(ids))
 
     @property
     def n_sources(self) -> int:
-        return self._state.n_sources
+        return self.inner.n_sources
 
     @property
     def n_beams(self) -> int:
-        return self._state.n_beams
+        return self.inner.n_beams
 
     def step(self, tokens: Ints, parents: Ints, query: StepQuery) -> StepResult:
         places = None if query.probe_ids is None else self._places[query.probe_ids]
@@ -233,7 +270,7 @@ class ShortlistState:
             n_candidates=min(query.n_candidates, len(self._ids)),
             probe_ids=None if places is None else np.maximum(places, 0),
         )
-        found = self._state.step(tokens, parents, inner)
+        found = self.inner.step(tokens, parents, inner)
         probed = found.probe_log_probs
         if probed is not None and places is not None:
             probed = np.where(places >= 0, probed, MINUS_INFINITY)
@@ -247,7 +284,7 @@ class ShortlistState:
         )
 
     def keep(self, sources: Ints) -> None:
-        self._state.keep(sources)
+        self.inner.keep(sources)
 
     def _dense(self, log_probs: Floats) -> Floats:
         """[B,K,W] -> [B,K,V]"""

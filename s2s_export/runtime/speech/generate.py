@@ -17,6 +17,7 @@ from ..backends import Backend, Searcher
 from ..decoding.generation_options import GenerationOptions
 from ..decoding.hypothesis import Hypothesis
 from ..decoding.state import Floats
+from ..searching import HostSearch
 from ..sources.audio_features import AudioFeatures
 from . import prompts
 from .loop import Fallback, Passage, Track, run
@@ -35,7 +36,8 @@ class SpeechSearch:
         self.speech = speech
         self.vocabulary_size = bundle.vocabulary_size
         self.max_target_length = bundle.max_target_length or 448
-        self.decoder = WindowDecoder(backend, speech, self.max_target_length)
+        make = searcher.native.make if isinstance(searcher, HostSearch) else None
+        self.decoder = WindowDecoder(backend, speech, self.max_target_length, make)
         self._searcher = searcher
 
     def decode(

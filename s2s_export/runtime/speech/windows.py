@@ -5,7 +5,6 @@ Letters: B windows, F mel bands, T frames of a window, A alignment heads, S posi
 
 from __future__ import annotations
 
-import dataclasses
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ from .. import decoding
 from ..backends import Backend
 from ..decoding.generation_options import GenerationOptions
 from ..decoding.hypothesis import Hypothesis
-from ..decoding.state import DecodeState, Floats, Ints, StepQuery, StepResult
+from ..decoding.state import DecodeState, Floats, StepQuery
+from ..decoding.watch import Watch
 from .options import search_of
 from .tokens import SpeechTokens
 
@@ -90,8 +90,12 @@ def _stacked(parts: list[dict[str, Any]]) -> dict[str, Any]:
 class WindowDecoder:
     """Decodes windows with one backend's graphs and the search of `decoding`."""
 
-    def __init__(self, backend: Backend, speech: SpeechTokens, max_target_length: int) -> None:
+    def __init__(
+        self, backend: Backend, speech: SpeechTokens, max_target_length: int, make: decoding.Make | None = None
+    ) -> None:
+        """make: of `decoding.decode`."""
         self._backend = backend
+        self._make = make
         self.speech = speech
         self.max_target_length = max_target_length
 
@@ -144,7 +148,7 @@ class WindowDecoder:
             numbers = places if source_numbers is None else [source_numbers[place] for place in places]
             some = encoded.rows(places)
             state: Any = some.begin(chosen.n_rows)
-            watch = _Watch(state, prompt.index(self.speech.startoftranscript)) if no_speech else None
+            watch = self._watch(state, prompt) if no_speech else None
             with np.errstate(all="ignore"):
                 outputs = decoding.decode(
                     watch or state,
@@ -153,11 +157,19 @@ class WindowDecoder:
                     alignments="heads" if attention else False,
                     source_numbers=numbers,
                     source_lengths=[0] * len(places),
+                    make=self._make,
                 )
             for row, (place, hypotheses) in enumerate(zip(places, outputs, strict=True)):
-                silence = None if watch is None else watch.probability(row, self.speech.nospeech)
+                silence = None if watch is None else float(np.exp(watch.log_probs[row]))
                 found[place] = self._window(hypotheses, len(prompt), silence, temperature)
         return [window for window in found if window is not None]
+
+    def _watch(self, state: DecodeState, prompt: Sequence[int]) -> Watch | None:
+        """What notes the probability that nobody speaks, where the model has a token for that."""
+        if self.speech.nospeech is None:
+            return None
+        at = prompt.index(self.speech.startoftranscript)
+        return Watch(state, at, self.speech.nospeech, is_last=at == len(prompt) - 1)
 
     def _window(
         self, hypotheses: list[Hypothesis], n_prompt: int, silence: float | None, temperature: float
@@ -171,39 +183,3 @@ class WindowDecoder:
         if ids and ids[-1] == self.speech.endoftext:
             ids = ids[:-1]
         return DecodedWindow(ids, hypotheses, mean, silence, temperature, attention)
-
-
-class _Watch:
-    """A decode state that remembers the distribution behind one token of the prompt."""
-
-    def __init__(self, state: DecodeState, at: int) -> None:
-        self._state = state
-        self._at = at
-        self._n_steps = 0
-        self._log_probs: Floats | None = None
-        self.vocabulary_size = state.vocabulary_size
-
-    @property
-    def n_sources(self) -> int:
-        return self._state.n_sources
-
-    @property
-    def n_beams(self) -> int:
-        return self._state.n_beams
-
-    def step(self, tokens: Ints, parents: Ints, query: StepQuery) -> StepResult:
-        is_it = self._n_steps == self._at
-        self._n_steps += 1
-        result = self._state.step(tokens, parents, dataclasses.replace(query, dense=True) if is_it else query)
-        if is_it:
-            assert result.log_probs is not None
-            self._log_probs = result.log_probs[:, 0].copy()
-        return result
-
-    def keep(self, sources: Ints) -> None:
-        self._state.keep(sources)
-
-    def probability(self, row: int, token: int | None) -> float | None:
-        if token is None or self._log_probs is None:
-            return None
-        return float(np.exp(self._log_probs[row, token]))

@@ -87,7 +87,8 @@ def test_results_are_those_of_fp32_bit_for_bit(exported, tmp_path, name, storage
 
 
 def test_the_native_step_reads_16_bits_itself(exported, tmp_path):
-    from s2s_export.runtime.native_search import library, loop
+    from s2s_export.runtime.native_graphs import library
+    from s2s_export.runtime.native_search import loop
 
     try:
         library.load()

@@ -53,7 +53,7 @@ def compiled(trt, bundled, tmp_path):
 @pytest.mark.parametrize(
     ("target", "name"),
     [
-        pytest.param(target, name, marks=() if target == "rtx-fp16" or name in STRUCTURES else pytest.mark.slow)
+        pytest.param(target, name, marks=() if target == "rtx-fp16" and name in STRUCTURES else pytest.mark.slow)
         for target in TARGETS
         for name in FAMILIES
     ],
@@ -79,7 +79,9 @@ def test_a_decoder_step_compiles_from_the_layers_it_should(compiled, bundled, na
 
 
 @pytest.mark.parametrize("name", RECURRENT)
-@pytest.mark.parametrize("target", ["rtx-fp16", "rtx-bf16", "rtx-int8"])
+@pytest.mark.parametrize(
+    "target", ["rtx-fp16", *(pytest.param(t, marks=pytest.mark.slow) for t in ("rtx-bf16", "rtx-int8"))]
+)
 def test_recurrent_models_compile_whole(compiled, name, target):
     results, lowered = compiled(name, shrunk(target), GRAPHS)
     assert all(result.n_bytes > 0 for result in results.values())
@@ -89,7 +91,7 @@ def test_recurrent_models_compile_whole(compiled, name, target):
     assert lowered.agreement["finite"]
 
 
-@pytest.mark.parametrize("name", ["marian", "t5"])
+@pytest.mark.parametrize("name", ["marian", pytest.param("t5", marks=pytest.mark.slow)])
 def test_fp8_compiles_where_the_hardware_has_it(compiled, name):
     results, _ = compiled(name, recipe("fp8", compute_capabilities=("8.9", "12.0")), GRAPHS)
     assert all(result.layers["QUANTIZE"] > 0 for result in results.values())

@@ -8,7 +8,7 @@ import onnx
 import onnxruntime
 import pytest
 from small import recipe
-from tiny_names import FAMILIES, RECURRENT
+from tiny_names import EACH_FAMILY, RECURRENT
 
 import s2s_export
 from s2s_export import bundle
@@ -30,7 +30,7 @@ def lowered(path, folder, precision_name, **changes):
     return lower.lower(opened, wanted, dimensions.fit(opened, wanted), options.read(wanted), folder, lambda stage: None)
 
 
-@pytest.mark.parametrize("name", [*FAMILIES, *RECURRENT])
+@pytest.mark.parametrize("name", [*EACH_FAMILY, *RECURRENT])
 @pytest.mark.parametrize("kind", TOLERANCE)
 def test_lowered_graphs_agree_with_fp32(bundled, tmp_path, name, kind):
     found = lowered(bundled(name), tmp_path, kind).agreement

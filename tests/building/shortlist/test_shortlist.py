@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from command_line import s2s
+from random_searches import random_options
 
 from s2s_export import export, load
 from s2s_export.building.build import build
@@ -19,6 +21,8 @@ from s2s_export.errors import BundleError, EngineError, InputError, InvalidOptio
 from s2s_export.reference import build as build_model
 from s2s_export.reference.checkpoint import Checkpoint, save_checkpoint, weights_of
 from s2s_export.reference.config import ReferenceConfig
+from s2s_export.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from s2s_export.runtime.shortlist import state
 from s2s_export.runtime.shortlist.lists import Lists
 from s2s_export.runtime.shortlist.state import _ids_in
 
@@ -164,6 +168,36 @@ def test_engines_are_served_and_newer_ones_ask(bundle, tmp_path) -> None:
     assert set(record["targets"]) == {"portable", "cpu-int8"}
     found = load(path, "onnxruntime", "cpu-int8", shortlist=True).generate(some_sources(3), max_new_tokens=6)
     assert all(of[0].token_ids for of in found)
+
+
+@pytest.mark.parametrize("target", ["cpu-fp32", "cpu-int8"])
+def test_the_loop_in_cpp_gives_numpys_numbers(bundle, tmp_path, monkeypatch, target) -> None:
+    """Short lists, so that a step has fewer candidates than the search asks for, and rules probe what is not listed."""
+    path = bundle("marian")
+    build(path, target)
+    make(path, write_pairs(tmp_path, [([5], [30]), ([6], [40, 41])]), Options(best=2, frequent=4, n_measured=0))
+    monkeypatch.setattr(state, "FEWEST", 5)
+    sessions = [load(path, "onnxruntime", target, threads=1, shortlist=True, search=s) for s in ("host", "python")]
+    if sessions[0].backend.operators is None or sessions[0].searcher.native.why_python:
+        pytest.skip("this machine has no compiler or no fast instruction set for our own operators")
+    with monkeypatch.context() as patched:  # all of numpy's by ONNX Runtime
+        patched.setattr(OnnxRuntimeBackend, "native", lambda self, name: None)
+        patched.setattr(state._Steps, "native", lambda self, name: None)
+        through_onnx_runtime = load(path, "onnxruntime", target, threads=1, shortlist=True)
+        assert through_onnx_runtime.generate([[5, 6, 7]]) == sessions[0].generate([[5, 6, 7]])
+    sizes = set()
+    for seed in range(60):
+        chance = random.Random(seed)
+        options = random_options(chance, VOCABULARY)
+        sources = [[chance.randrange(4, VOCABULARY) for _ in range(chance.randint(1, 6))] for _ in range(1 + seed % 3)]
+        sizes.add(len(sessions[0].shortlist.ids_of(sources, options)))
+        found, wanted = (session.decode_batch(sources, options) for session in sessions)
+        for ours, theirs in zip(found, wanted, strict=True):
+            told = [[(one.token_ids, one.score, one.token_scores) for one in of] for of in (ours, theirs)]
+            assert told[0] == told[1]
+    counts = sessions[0].searcher.native.counts
+    assert counts["C++ loop"] > 30  # the rest needs the whole distribution
+    assert min(sizes) < 16 and len(sizes) > 5
 
 
 def test_faults_are_named(bundle, tmp_path) -> None:

@@ -48,7 +48,8 @@ def test_peers_run_in_half_precision_or_say_why_not(folders) -> None:
 def test_without_a_gpu_everyone_says_why(folders) -> None:
     done = s2s(
         "bench", folders[1], "--checkpoint", folders[0], "--device", "cuda", "--batch-sizes", "1", "--num-beams", "1",
-        "--source-lengths", "6", "--new-tokens", "5", "--repeats", "1", "--json", "-", "-q", status=1,
+        "--source-lengths", "6", "--new-tokens", "5", "--repeats", "1", "--peers", "transformers",
+        "--json", "-", "-q", status=1,
     )  # fmt: skip
     found = json.loads(done.stdout)
     assert found["results"] == []

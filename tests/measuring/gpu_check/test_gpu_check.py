@@ -20,11 +20,14 @@ from fake_tensorrt import FakeDevice
 from s2s_export import plugin_sources, recipes
 from s2s_export.errors import BackendUnavailable, BuildError
 from s2s_export.measuring import gpu_check
+from s2s_export.measuring.bench import run as bench_run
+from s2s_export.measuring.bench.contestants import OURS
 from s2s_export.measuring.gpu_check import (
     attention,
     child,
     command,
     decodes,
+    native,
     parts,
     plan,
     report,
@@ -111,6 +114,7 @@ def pretended(monkeypatch):
     monkeypatch.setattr(parts, "PEERS", ())
     monkeypatch.setattr(parts, "LOOPS", ("device",))
     monkeypatch.setattr(times, "LAUNCHES", 3)
+    monkeypatch.setattr(native, "launch_us", lambda device, stream, queue, n: times.launch_us(device, stream, queue, 1))
     monkeypatch.setattr(times, "N_TOKENS", 3)
     monkeypatch.setattr(times, "VOCABULARIES", {"tiny": 90})
     monkeypatch.setattr(times, "BEAMS", (1, 2))
@@ -124,8 +128,15 @@ def pretended(monkeypatch):
     monkeypatch.setattr(parts, "N_TOKENS", 6)
 
 
+def unmeasured(path: str, *rest: Any, **named: Any) -> dict[str, Any]:
+    """What `s2s bench` finds where the processes that it starts have no GPU."""
+    entry = {"label": "s2s cuda-fp16 device", "contestant": OURS, "precision": "fp16", "reason": "no GPU"}
+    return {"contestants": [entry], "results": [], "bandwidth": {"floors": [], "reason": "no GPU"}}
+
+
 def test_all_of_it(pretended, bundled, tmp_path, capsys, monkeypatch):
-    """Everything but what other processes measure, which have no GPU here and say so."""
+    """Everything but what other processes measure."""
+    monkeypatch.setattr(bench_run, "bench", unmeasured)
     out = tmp_path / "out"
     given = [str(out), str(bundled("marian")), "--targets", "cuda-fp16", "--quick"]
     assert gpu_check.main(given, in_this_process) == 1
@@ -133,15 +144,15 @@ def test_all_of_it(pretended, bundled, tmp_path, capsys, monkeypatch):
     assert result["command"].startswith("scripts/gpu_check ") and result["started"] and result["packages"]["numpy"]
     states = {part["name"]: part["state"] for part in result["parts"]}
     name = bundled("marian").name
-    unmeasured = (f"{name}: steps", f"{name}: speed")
-    assert all(states[part] == ("failed" if part in unmeasured else "ok") for part in states), result["parts"]
+    by_others = (f"{name}: steps", f"{name}: speed")
+    assert all(states[part] == ("failed" if part in by_others else "ok") for part in states), result["parts"]
     assert set(states) == {
         *("search", "rules", "kernels", "attention", "sanitizers"),
         *(
             f"{name}: {part}"
             for part in ("torch steps", "onnxruntime steps", "native", "build cuda-fp16", "tokens cuda-fp16")
         ),
-        *unmeasured,
+        *by_others,
     }
     by_name = {part["name"]: part for part in result["parts"]}
     assert "s2s cuda-fp16 device" in by_name[f"{name}: speed"]["reason"]
@@ -404,18 +415,13 @@ def test_speed_is_told_with_floor_and_agreement(measured):
     assert row.startswith("| 1 | 4 | s2s portable | ") and row.endswith("| 100% |")
 
 
-def test_nothing_of_ours_measured_is_a_failure(measured, monkeypatch):
-    from s2s_export.measuring.bench import run as bench_run
-
-    absent = [{**entry, "reason": "no GPU"} for entry in measured["contestants"]]
-    monkeypatch.setattr(bench_run, "bench", lambda *a, **k: {**measured, "contestants": absent, "results": []})
+def test_nothing_of_ours_measured_is_a_failure(monkeypatch):
+    monkeypatch.setattr(bench_run, "bench", unmeasured)
     wrong = parts.steps(lambda found: None, "bundle", ["x"], True)
-    assert wrong is not None and "s2s portable: no GPU" in wrong.split("; ")
+    assert wrong == "s2s cuda-fp16 device: no GPU"
 
 
 def test_steps_are_measured_in_every_way(monkeypatch):
-    from s2s_export.measuring.bench import run as bench_run
-
     seen: list[Any] = []
     monkeypatch.setattr(bench_run, "bench", lambda path, options, *a, **k: seen.append(options) or {"contestants": []})
     parts.steps(lambda found: None, "bundle", ["rtx-fp16"], False)

@@ -8,7 +8,7 @@ import json
 
 import numpy as np
 import pytest
-from tiny_names import FAMILIES, RECURRENT, STRUCTURES
+from tiny_names import EACH_FAMILY, RECURRENT, STRUCTURES
 
 import s2s_export
 from s2s_export import bundle
@@ -37,7 +37,7 @@ def on_cpu(path, target=None, search="host"):
     return Session(opened, backend, search=search)
 
 
-@pytest.mark.parametrize("name", [*FAMILIES, *RECURRENT])
+@pytest.mark.parametrize("name", [*EACH_FAMILY, *RECURRENT])
 def test_tokens_equal_the_cpu_backends(bundled, name, monkeypatch):
     monkeypatch.setattr(cuda, "FIRST_CAPACITY", 4)  # caches grow on the way
     session, reference = on_cpu(bundled(name)), s2s_export.load(bundled(name), backend="onnxruntime", threads=1)

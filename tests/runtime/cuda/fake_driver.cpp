@@ -51,6 +51,11 @@ static size_t size_of_transformer(const std::string& name) {
   if (begins("encoder_attention")) return sizeof(EncoderAttentionParameters);
   if (begins("norm_rows")) return sizeof(NormParameters);
   if (begins("embed_rows")) return sizeof(EmbedParameters);
+  if (begins("recurrent_cell")) return sizeof(CellParameters);
+  if (begins("begin_step")) return sizeof(BeginParameters);
+  if (begins("pick_states")) return sizeof(PickParameters);
+  if (begins("source_scores")) return sizeof(ScoreParameters);
+  if (begins("source_context")) return sizeof(ContextParameters);
   return begins("skinny_product") || begins("tiled_product") ? sizeof(ProductParameters) : 0;
 }
 static size_t size_of(const std::string& name) {

@@ -26,7 +26,9 @@ def check(seeds: range) -> Tally:
     generate_versions.VERSION < generate_versions.CACHES_AS_OBJECTS,
     reason="the state that runs PyTorch here needs the caches of transformers 4.54",
 )
-@pytest.mark.parametrize("shard", range(N_SHARDS))
+@pytest.mark.parametrize(
+    "shard", [pytest.param(i, marks=pytest.mark.slow if i >= N_SHARDS // 2 else ()) for i in range(N_SHARDS)]
+)
 def test_random_options_give_the_tokens_of_generate(shard: int) -> None:
     tally = check(range(shard * N_A_SHARD, (shard + 1) * N_A_SHARD))
     assert tally.n_fillers < tally.n_hypotheses // 4

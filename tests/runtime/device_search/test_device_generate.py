@@ -62,8 +62,8 @@ def compare(seed: int, mode: str) -> bool:
 
 @pytest.mark.parametrize("mode", ["while", "replay"])
 def test_equals_generate(mode: str) -> None:
-    equal = [compare(seed, mode) for seed in (range(16) if mode == "while" else range(16, 24))]
-    assert sum(equal) >= len(equal) - 2
+    equal = [compare(seed, mode) for seed in (range(8) if mode == "while" else range(16, 20))]
+    assert sum(equal) >= len(equal) - 1
 
 
 @pytest.mark.slow

@@ -15,8 +15,9 @@ from onnx import helper, numpy_helper
 import s2s_export
 from s2s_export.errors import BackendError, BuildError
 from s2s_export.runtime.backends.onnxruntime import OnnxRuntimeBackend
-from s2s_export.runtime.native_search import LOOP, direct, library, loop, onnx_file
-from s2s_export.runtime.native_search.onnx_file import Node
+from s2s_export.runtime.native_graphs import direct, library, onnx_file
+from s2s_export.runtime.native_graphs.onnx_file import Node
+from s2s_export.runtime.native_search import LOOP, loop
 
 try:
     library.load()
@@ -59,7 +60,7 @@ def test_the_numbers_are_those_of_onnx_runtime(engine: Path, monkeypatch: pytest
     session, sessions = opened(engine)
     without = outputs(session)
     assert sessions.why_not_direct == ""
-    monkeypatch.setattr(loop.Sessions, "_open_graph", lambda self, name: None)
+    monkeypatch.setattr(OnnxRuntimeBackend, "native", lambda self, name: None)
     assert outputs(opened(engine)[0]) == without
 
 
@@ -103,8 +104,11 @@ def test_positions_of_rows(engine: Path, tmp_path: Path, monkeypatch: pytest.Mon
     model.graph.node.extend([*nodes[:at], *made, *nodes[at:]])
     path = tmp_path / STEP
     path.write_bytes(model.SerializeToString())
+    file_of = OnnxRuntimeBackend.file_of
+    monkeypatch.setattr(
+        OnnxRuntimeBackend, "file_of", lambda self, name: path if name == "decoder_step" else file_of(self, name)
+    )
     session, sessions = opened(engine)
-    monkeypatch.setattr(OnnxRuntimeBackend, "file_of", lambda self, name: path)
     assert outputs(session) == wanted and sessions.why_not_direct == ""
 
 

@@ -14,8 +14,10 @@ from random_searches import random_options
 import s2s_export
 from s2s_export.errors import BackendError, BuildError
 from s2s_export.runtime.backends import _slots
+from s2s_export.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from s2s_export.runtime.joining import OpenDecoding
-from s2s_export.runtime.native_search import LOOP, PYTHON, STEPS, library, loop
+from s2s_export.runtime.native_graphs import library
+from s2s_export.runtime.native_search import LOOP, PYTHON, STEPS, loop
 
 try:
     library.load()
@@ -121,7 +123,7 @@ def test_threads_share_a_session(sessions: Any) -> None:
 
 def test_without_a_native_session_steps_are_called_one_by_one(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = s2s_export.load(engine, target="cpu-fp32", threads=1)
-    monkeypatch.setattr(loop.Sessions, "_open_graph", lambda self, name: None)
+    monkeypatch.setattr(OnnxRuntimeBackend, "native", lambda self, name: None)
     monkeypatch.setattr(loop.Sessions, "_open", lambda self, name: (_ for _ in ()).throw(BackendError("no session")))
     session.generate([[5, 6, 7]], max_new_tokens=4)
     session.generate([[5, 6, 7]], max_new_tokens=4)
@@ -130,7 +132,7 @@ def test_without_a_native_session_steps_are_called_one_by_one(engine: Path, monk
 
 
 def test_what_onnx_runtime_says_is_one_sentence(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop.Sessions, "_open_graph", lambda self, name: None)
+    monkeypatch.setattr(OnnxRuntimeBackend, "native", lambda self, name: None)
     session = s2s_export.load(engine, target="cpu-fp32", threads=1)
     tensors = loop.OnnxRuntimeState.tensors
 

@@ -16,7 +16,7 @@ from s2s_export.errors import BuildError
 RUN = """
 import sys
 from s2s_export import plugin_sources
-from s2s_export.runtime.native_search import library
+from s2s_export.runtime.native_graphs import library
 found = library.declare(plugin_sources.module("search.build").library(sanitize=True))
 library.load = lambda: found
 sys.path[:0] = [{helpers!r}, {here!r}]
@@ -30,7 +30,7 @@ compare(range(400, 600))
 _slots.RESERVED = 3
 for calls_directly in (True, False):
     if not calls_directly:
-        loop.Sessions._open_graph = lambda self, name: None
+        loop.OnnxRuntimeBackend.native = lambda self, name: None
     session = s2s_export.load({bundle!r}, target="cpu-fp32", threads=1)
     size = session.bundle.vocabulary_size
     for seed in range(25):

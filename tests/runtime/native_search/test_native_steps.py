@@ -13,7 +13,9 @@ from random_searches import HashedState, random_options, random_sources
 from s2s_export import plugin_sources
 from s2s_export.errors import BuildError
 from s2s_export.runtime.decoding import Imprecise, decode
-from s2s_export.runtime.native_search import PYTHON, STEPS, NativeSearches, TooMany, library
+from s2s_export.runtime.decoding.watch import Watch
+from s2s_export.runtime.native_graphs import library
+from s2s_export.runtime.native_search import PYTHON, STEPS, NativeSearches, TooMany
 
 try:
     library.load()
@@ -26,9 +28,10 @@ KINDS = ("smooth", "ties", "sharp", "broken")
 def outcome(seed: int, make: Any) -> Any:
     """What a random search gives: its hypotheses and everything that it told on the way, or that it is imprecise."""
     chance = random.Random(seed)
-    size = chance.choice([5, 11, 40])
+    size = chance.choice([5, 11, 40, 90])
     options, sources = random_options(chance, size), random_sources(chance, size)
     state = HashedState(chance.choice(KINDS), seed, len(sources), options.n_rows, size)
+    watch = Watch(state, 0, chance.randrange(size), is_last=len(options.prompt) == 1)
     alignments = chance.choice([False, False, True, "heads"])
     watches, leaves_at, leave_early = chance.random() < 0.5, chance.choice([99, 99, 2]), chance.random() < 0.8
     told: list[Any] = []
@@ -38,15 +41,15 @@ def outcome(seed: int, make: Any) -> Any:
 
     try:
         found = decode(
-            state, sources, options, alignments=alignments, leave_early=leave_early,
+            chance.choice([state, watch]), sources, options, alignments=alignments, leave_early=leave_early,
             on_prefix=(lambda source, tokens: told.append((source, tokens))) if watches else None,
-            wanted=wanted if leaves_at < 99 else None, sparse_sums=True, make=make,
+            wanted=wanted if leaves_at < 99 else None, sparse_sums=chance.random() < 0.7, make=make,
         )  # fmt: skip
     except TooMany:
         raise
     except Imprecise:
         return "imprecise"
-    return [[plain(one) for one in of_source] for of_source in found], told
+    return [[plain(one) for one in of_source] for of_source in found], told, watch.log_probs.tobytes()
 
 
 def plain(hypothesis: Any) -> tuple[Any, ...]:

@@ -139,9 +139,9 @@ def settings(cores: int) -> list[dict[str, Any]]:
 
 def _library(backend: str) -> dict[str, str]:
     if backend.startswith("onnxruntime"):
-        import onnxruntime
+        from ....runtime.backends.onnxruntime import installed_version
 
-        return {"onnxruntime": onnxruntime.__version__}
+        return {"onnxruntime": installed_version()}  # which is imported where a graph needs it
     return {}
 
 

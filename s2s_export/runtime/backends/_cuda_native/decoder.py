@@ -17,31 +17,27 @@ Letters: B sources, K beams, R = B*K rows, S source length, C positions, H heads
 
 from __future__ import annotations
 
-from ...device_search.step_executor import CandidateTables
 from .encoder import EncoderProgram, activated
-from .loaded import Buffer, Loaded, Program, launches, named, structures
+from .loaded import Buffer, Loaded, launches, named, structures
 from .rows import Rows
+from .step_program import Kept, StepProgram
 
 
-class DecoderProgram:
-    """A step of B sources with K beams. token [B, K], position [1] and ancestors [B, K, C] int64 are read, logits
-    [B, K, V] fp32 written; the caches [B, H, C*K, D] of every layer are changed in place."""
+class DecoderProgram(StepProgram):
+    """A Transformer's step. What is kept: the caches [B, H, C*K, D] of every layer."""
 
     def __init__(self, loaded: Loaded, encoder: EncoderProgram, n_beams: int, capacity: int, buffer: Buffer) -> None:
-        model, stack, B, K, C = loaded.model, loaded.model.decoder, encoder.n_sources, n_beams, capacity
-        self.n_beams, self.capacity = n_beams, capacity
+        super().__init__(loaded, encoder.n_sources, n_beams, capacity, buffer)
+        model, B, K, C = loaded.transformer, encoder.n_sources, n_beams, capacity
+        stack = model.decoder
         n_rows, inside = B * K, stack.heads * stack.head_size
-        self.token = buffer("token", (B, K), "int64")
-        self.position = buffer("position", (1,), "int64")
-        self.ancestors = buffer("ancestors", (B, K, C), "int64")
-        self.logits = buffer("logits", (B, K, model.vocabulary), "float32")
-        self.cache_shape = (B, stack.heads, C * K, stack.head_size)
-        self.caches = [
-            [buffer(f"{name}.{i}", self.cache_shape, "float16") for name in ("self_key", "self_value")]
+        shape = (B, stack.heads, C * K, stack.head_size)
+        caches = [
+            [buffer(f"{name}.{i}", shape, "float16") for name in ("self_key", "self_value")]
             for i in range(len(stack.layers))
         ]
+        self.kept = [Kept(address, shape, "float16", B * stack.heads) for pair in caches for address in pair]
         own = named("decoder", buffer)
-        self.program = Program(loaded)
         rows = Rows(loaded, self.program, stack, n_rows, own)
         heads = own("heads", (n_rows, 3 * inside), "float16")
         mixed = own("mixed", (n_rows, inside), "float16")
@@ -55,7 +51,7 @@ class DecoderProgram:
             assert cross is not None
             keys = encoder.cross + 2 * i * inside * 2  # two bytes an element
             base = rows.into(attention.rows, attention.norm, heads)
-            bias, (key_cache, value_cache) = attention.distances, self.caches[i]
+            bias, (key_cache, value_cache) = attention.distances, caches[i]
             of_self = structures.SelfAttentionParameters(
                 rows=heads, key_cache=key_cache, value_cache=value_cache, ancestors=self.ancestors,
                 position=self.position, bias=loaded.address(bias.table if bias else None), output=mixed,
@@ -88,21 +84,4 @@ class DecoderProgram:
 
             base = rows.into(part.inner, part.norm, hidden, **activated(part))
             rows.out_of(part.outer, part.norm, hidden, base)
-        self._element = model.element
-        self._head = rows.head(
-            model.head, output_float=self.logits, limit=model.vocabulary, scale=model.head_scale
-        )  # fmt: skip
-
-    def candidate_lists(self, candidates: int) -> int:
-        """See `step_executor.FindsCandidates`."""
-        head = self._head
-        return int(launches.candidate_lists(head.rows, head.inputs, head.limit, candidates))
-
-    def run_candidates(self, stream: int, tables: CandidateTables) -> None:
-        """A step that finds each row's best tokens and leaves no logits."""
-        given = structures.HeadParameters(
-            product=self._head, candidates=tables.candidates, lists=tables.lists, **tables.addresses
-        )
-        if tables.rules is not None:
-            given.rules = tables.rules
-        self.program.run_with(launches.head_candidates(self._element, given), given, stream)
+        rows.head(model.head, output_float=self.logits, limit=model.vocabulary, scale=model.head_scale)

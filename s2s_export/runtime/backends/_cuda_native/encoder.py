@@ -23,7 +23,7 @@ LEAST_LENGTH = 16  # source lengths that are run are powers of two, so that few 
 def source_length(loaded: Loaded, kind: SourceKind, sources: Sequence[Source], limit: int | None) -> int:
     """S for a batch. Windows of sound all have the same."""
     longest = max(map(kind.length, sources))
-    return longest if loaded.model.encoder.stem else run_length(longest, limit)
+    return longest if loaded.model.reads_sound else run_length(longest, limit)
 
 
 def run_length(length: int, limit: int | None) -> int:
@@ -40,12 +40,15 @@ class EncoderProgram:
     """
 
     def __init__(self, loaded: Loaded, n_sources: int, length: int, buffer: Buffer) -> None:
-        model, stack = loaded.model, loaded.model.encoder
+        model = loaded.transformer
+        stack = model.encoder
+        self._table = stack.positions
         self.n_sources, self.length = n_sources, length
         self.has_features = bool(stack.stem)
         self.mask = buffer("mask", (n_sources, length), "int32")
         n_rows, inside = n_sources * length, stack.heads * stack.head_size
         self.cross = buffer("cross", (n_rows, model.cross.outputs), "float16")
+        self.results = (self.cross,)  # what a step reads
         self.program = Program(loaded)
         own = named("encoder", buffer)
         rows = Rows(loaded, self.program, stack, n_rows, own)
@@ -76,22 +79,26 @@ class EncoderProgram:
             rows.out_of(part.outer, part.norm, hidden, base)
         rows.product(model.cross, rows.result(), output=self.cross)
 
-    def upload(self, values: Mapping[str, NDArray[Any]], table: Positions | None, device: Any, stream: int) -> None:
+    def upload(self, values: Mapping[str, NDArray[Any]], device: Any, stream: int) -> None:
         """values: what the kind of source prepared: at most S tokens of each source, or windows of S positions."""
-        mask = np.zeros((self.n_sources, self.length), np.int32)
-        mask[:, : values["source_mask"].shape[1]] = values["source_mask"]
+        mask = filled(values["source_mask"], self.length, np.int32)
         device.to_device(self.mask, mask, stream)
         if self.has_features:
             features = np.ascontiguousarray(values["input_features"], np.float32)
             assert features.shape == self.features_shape
             device.to_device(self.features, features, stream)
         else:
-            ids = np.zeros((self.n_sources, self.length), np.int64)
-            given = values["input_ids"]
-            ids[:, : given.shape[1]] = given
+            ids = filled(values["input_ids"], self.length, np.int64)
             device.to_device(self.ids, ids, stream)
-            device.to_device(self.positions, rows_of(table, ids), stream)
+            device.to_device(self.positions, rows_of(self._table, ids), stream)
         device.synchronize(stream)  # the copies have read the arrays above
+
+
+def filled(rows: NDArray[Any], length: int, dtype: Any) -> NDArray[Any]:
+    """rows [B, n] with zeros behind them: [B, length]."""
+    found = np.zeros((len(rows), length), dtype)
+    found[:, : rows.shape[1]] = rows
+    return found
 
 
 def activated(part: Any) -> dict[str, int]:

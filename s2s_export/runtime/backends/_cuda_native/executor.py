@@ -10,9 +10,10 @@ from ...cuda.driver import Buffers
 from ...decoding.options import GenerationOptions
 from ...device_search.step_executor import Attention, CandidateTables, capacity
 from ...sources import Source, SourceKind
-from .decoder import DecoderProgram
-from .encoder import EncoderProgram, source_length
+from .encoder import source_length
 from .loaded import NO_ATTENTION, Loaded
+from .programs import Encoder, encoder_of, step_of
+from .step_program import StepProgram
 
 
 class NativeExecutor:
@@ -22,7 +23,7 @@ class NativeExecutor:
     capturable = True
     attention: Attention | None = None
 
-    def __init__(self, loaded: Loaded, encoder: EncoderProgram, decoder: DecoderProgram, stream: int) -> None:
+    def __init__(self, loaded: Loaded, encoder: Encoder, decoder: StepProgram, stream: int) -> None:
         self._decoder = decoder
         self.n_sources, self.n_beams = encoder.n_sources, decoder.n_beams
         self.vocabulary_size = loaded.model.vocabulary
@@ -32,8 +33,8 @@ class NativeExecutor:
         self.stream = stream
         # The step's launches follow from sizes and addresses, and those from the memory of the slot.
         self.signature: object = (
-            self.n_sources, self.n_beams, self.capacity, encoder.length, encoder.cross, encoder.mask, self.token,
-            self.position, self.ancestors, self.logits, *(address for pair in decoder.caches for address in pair),
+            self.n_sources, self.n_beams, self.capacity, encoder.length, encoder.mask, *encoder.results, self.token,
+            self.position, self.ancestors, self.logits, *(one.address for one in decoder.kept),
         )  # fmt: skip
 
     def enqueue(self, stream: int) -> None:
@@ -53,7 +54,7 @@ class NativeSlot:
         self._loaded, self._kind, self._limits = loaded, kind, limits
         self._stream = loaded.device.create_stream()
         self._buffers = Buffers(loaded.device, self._stream)
-        self._last: tuple[Hashable, EncoderProgram, NativeExecutor] | None = None
+        self._last: tuple[Hashable, Encoder, NativeExecutor] | None = None
 
     def begin(
         self, sources: Sequence[Source], options: GenerationOptions, *, graphs: bool, alignments: bool
@@ -64,12 +65,12 @@ class NativeSlot:
         n_sources, n_beams, positions, length = shape
         if self._last is None or self._last[0] != shape:
             self._last = None
-            encoder = EncoderProgram(self._loaded, n_sources, length, self._buffers.get)
-            decoder = DecoderProgram(self._loaded, encoder, n_beams, positions, self._buffers.get)
+            encoder = encoder_of(self._loaded, n_sources, length, self._buffers.get)
+            decoder = step_of(self._loaded, encoder, n_beams, positions, self._buffers.get)
             self._last = (shape, encoder, NativeExecutor(self._loaded, encoder, decoder, self._stream))
         _, encoder, executor = self._last
         values = self._kind.prepare(sources)
-        encoder.upload(values, self._loaded.model.encoder.positions, self._loaded.device, self._stream)
+        encoder.upload(values, self._loaded.device, self._stream)
         encoder.program.run(self._stream)
         return executor
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from .... import plugin_sources
 from ...cuda.interface import Device, Kernels, Queued
-from .model import Weights
+from .model import AnyModel, Model, RecurrentModel, Weights
 
 NO_ATTENTION = (
     "the backend cuda gives no cross-attention weights, which alignments need; expected no alignments; leave them out, "
@@ -22,7 +22,7 @@ class Loaded:
     """Shared by all batches. Raises OutOfMemory where the weights don't fit, and what loading kernels raises."""
 
     def __init__(self, weights: Weights, device: Device) -> None:
-        self.model = weights.model
+        self.model: AnyModel = weights.model
         self.device = device
         self.kernels: Kernels = device.kernels(
             launches.folder(self.model.element), launches.any_kernel(self.model.element)
@@ -32,6 +32,16 @@ class Loaded:
         device.to_device(self._base, weights.bytes, stream)
         device.synchronize(stream)
         device.destroy_stream(stream)
+
+    @property
+    def transformer(self) -> Model:
+        assert isinstance(self.model, Model)
+        return self.model
+
+    @property
+    def recurrent(self) -> RecurrentModel:
+        assert isinstance(self.model, RecurrentModel)
+        return self.model
 
     def address(self, name: str | None) -> int | None:
         """Of a tensor; None for none."""

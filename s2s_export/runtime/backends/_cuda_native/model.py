@@ -1,4 +1,4 @@
-"""What an engine of flavour "cuda-native" holds: model.json, a Transformer's structure, and weights.bin, its weights.
+"""What an engine of flavour "cuda-native" holds: model.json, a model's structure, and weights.bin, its weights.
 
 model.json, version 3:
 
@@ -9,6 +9,7 @@ model.json, version 3:
                  scale for each output beside them) or "floats" (any shape, fp32)
     encoder, decoder, cross, head, head_scale, vocabulary
                  the fields of `Model` below; a tensor is named, and two names may have one place
+    kind         of a recurrent model "recurrent"; then the other fields are those of `recurrent_model.RecurrentModel`
 
 Widths are multiples of 16: what the model has less is zeros, and `true_width` tells for norms. Letters as in
 docs/architecture.md, and E for a stack's width, F for the inner width, O outputs and I inputs.
@@ -29,32 +30,25 @@ from numpy.typing import NDArray
 
 from ....errors import EngineError
 from ....schema import Unreadable, read_json, shown
+from . import recurrent_model
+from .parts import (
+    BYTES,
+    LAYOUT_BYTES,
+    Linear,
+    Tensor,
+    Wanted,
+    Wrong,
+    layout_of,
+    n_bytes,
+    of_embedding,
+    of_linear,
+    weight_bytes,
+)
+from .recurrent_model import RecurrentModel
 
 DESCRIPTION, WEIGHTS = "model.json", "weights.bin"
 VERSION = 3
 ALIGNMENT = 256  # bytes
-BYTES = {"fp16": 2, "bf16": 2, "int8": 1}
-LAYOUT_BYTES = {"fragments": 2, "bytes": 1, "floats": 4}
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """Where a tensor lies in weights.bin."""
-
-    offset: int
-    layout: str
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Linear:
-    """weight [O, I], bias [O] fp32 or None. scale [O]: of a weight of 8 bits, else None."""
-
-    weight: str
-    scale: str | None
-    bias: str | None
-    outputs: int
-    inputs: int
 
 
 @dataclass(frozen=True)
@@ -165,8 +159,14 @@ class Model:
     head_scale: float
     tensors: Mapping[str, Tensor]
 
-    def n_bytes(self, tensor: Tensor) -> int:
-        return int(np.prod(tensor.shape)) * LAYOUT_BYTES[tensor.layout]
+    @property
+    def n_layers(self) -> tuple[int, int]:
+        """Of encoder and decoder."""
+        return len(self.encoder.layers), len(self.decoder.layers)
+
+    @property
+    def reads_sound(self) -> bool:
+        return bool(self.encoder.stem)
 
     @property
     def step_bytes(self) -> int:
@@ -176,7 +176,10 @@ class Model:
             assert layer.cross_attention is not None
             parts += [layer.feed_forward.inner, layer.feed_forward.outer]
             parts += [part for a in (layer.self_attention, layer.cross_attention) for part in (a.rows, a.output)]
-        return sum(part.outputs * part.inputs for part in parts) * BYTES[self.element]
+        return weight_bytes(parts, self.element)
+
+
+AnyModel = Model | RecurrentModel
 
 
 class Weights:
@@ -188,7 +191,7 @@ class Weights:
         self.path = folder / WEIGHTS
         self.bytes: NDArray[np.uint8] = np.memmap(self.path, mode="r", dtype=np.uint8)
         for name, tensor in self.model.tensors.items():
-            end = tensor.offset + self.model.n_bytes(tensor)
+            end = tensor.offset + n_bytes(tensor)
             if tensor.offset % ALIGNMENT or tensor.offset < 0 or end > self.bytes.size:
                 raise EngineError(
                     f"{folder / DESCRIPTION}: tensor {shown(name)} ends at byte {end}, but {WEIGHTS} has "
@@ -198,14 +201,14 @@ class Weights:
     def array(self, name: str) -> NDArray[Any]:
         """A tensor: fragments [O/16, I/16, 32, 8] as uint16 bits or int8, or fp32 of its shape."""
         tensor = self.model.tensors[name]
-        raw = self.bytes[tensor.offset : tensor.offset + self.model.n_bytes(tensor)]
+        raw = self.bytes[tensor.offset : tensor.offset + n_bytes(tensor)]
         if tensor.layout == "floats":
             return raw.view(np.float32).reshape(tensor.shape)
         n_out, n_in = tensor.shape
         return raw.view(np.int8 if tensor.layout == "bytes" else np.uint16).reshape(n_out // 16, n_in // 16, 32, 8)
 
 
-def read(file: Path, again: str) -> Model:
+def read(file: Path, again: str) -> AnyModel:
     """The description in a file. Raises EngineError, which names what is wrong by its path in the file."""
     try:
         document = read_json(file)
@@ -218,19 +221,16 @@ def read(file: Path, again: str) -> Model:
             f"version {VERSION}; {again}"
         )
     try:
-        model: Model = _made(Model, document, "")
+        kind = RecurrentModel if document.get("kind") == recurrent_model.KIND else Model
+        model: AnyModel = _made(kind, document, "")
         _check(model)
-    except _Wrong as wrong:
+    except Wrong as wrong:
         raise EngineError(f"{file}: {wrong}; {again}") from None
     return model
 
 
-def write(model: Model, file: Path) -> None:
+def write(model: AnyModel, file: Path) -> None:
     file.write_text(json.dumps(_plain(model), indent=1) + "\n", encoding="utf-8")
-
-
-class _Wrong(Exception):
-    """What is wrong with a document, in the middle of a sentence."""
 
 
 def _plain(value: Any) -> Any:
@@ -248,77 +248,72 @@ def _made(kind: Any, value: Any, where: str) -> Any:
         return None if value is None else _made(next(k for k in inner if k is not type(None)), value, where)
     if is_dataclass(kind):
         if not isinstance(value, dict):
-            raise _Wrong(f"{where or 'the document'} is {shown(value)}, expected an object")
+            raise Wrong(f"{where or 'the document'} is {shown(value)}, expected an object")
         hints = typing.get_type_hints(kind)
         for name in hints:
             if name not in value:
-                raise _Wrong(f"{where}.{name} is missing".removeprefix("."))
+                raise Wrong(f"{where}.{name} is missing".removeprefix("."))
         found = {name: _made(hint, value[name], f"{where}.{name}".lstrip(".")) for name, hint in hints.items()}
         made: Any = kind
         return made(**found)
     if origin is tuple:
         if not isinstance(value, list):
-            raise _Wrong(f"{where} is {shown(value)}, expected a list")
+            raise Wrong(f"{where} is {shown(value)}, expected a list")
         return tuple(_made(inner[0], one, f"{where}[{i}]") for i, one in enumerate(value))
     if origin is not None and issubclass(origin, Mapping):
         if not isinstance(value, dict):
-            raise _Wrong(f"{where} is {shown(value)}, expected an object")
+            raise Wrong(f"{where} is {shown(value)}, expected an object")
         return {name: _made(inner[1], one, f"{where}.{name}") for name, one in value.items()}
     is_right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not is_right or (kind is int and abs(value) >= 2**31 and not where.endswith("offset")):
-        raise _Wrong(f"{where} is {shown(value)}, expected {NAMES[kind]}")
+        raise Wrong(f"{where} is {shown(value)}, expected {NAMES[kind]}")
     return value
 
 
 NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
 
-def _check(model: Model) -> None:
-    """Raises _Wrong where tensors are missing or have other sizes than the structure says."""
+def _check(model: AnyModel) -> None:
+    """Raises Wrong where tensors are missing or have other sizes than the structure says."""
     if model.element not in BYTES:
-        raise _Wrong(f"element is {shown(model.element)}, expected one of {', '.join(BYTES)}")
+        raise Wrong(f"element is {shown(model.element)}, expected one of {', '.join(BYTES)}")
     for name, tensor in model.tensors.items():
         if tensor.layout not in LAYOUT_BYTES or not all(size > 0 for size in tensor.shape):
-            raise _Wrong(
+            raise Wrong(
                 f"tensors.{name} is {shown(_plain(tensor))}, expected {', '.join(LAYOUT_BYTES)} of positive sizes"
             )
         if tensor.layout != "floats" and (len(tensor.shape) != 2 or any(size % 16 for size in tensor.shape)):
-            raise _Wrong(f"tensors.{name} has shape {list(tensor.shape)}, expected two multiples of 16")
-    if not 1 <= model.vocabulary <= model.head.outputs or not model.encoder.layers or not model.decoder.layers:
-        raise _Wrong("it has a vocabulary beyond its head, or a stack without layers")
-    for wanted, shape, layout in _tensors_of(model):
+            raise Wrong(f"tensors.{name} has shape {list(tensor.shape)}, expected two multiples of 16")
+    if not 1 <= model.vocabulary <= model.head.outputs or not all(model.n_layers):
+        raise Wrong("it has a vocabulary beyond its head, or a stack without layers")
+    wanted_of = recurrent_model.tensors_of(model) if isinstance(model, RecurrentModel) else _tensors_of(model)
+    for wanted, shape, layout in wanted_of:
         if wanted is None:
-            raise _Wrong("a weight of 8 bits has no scales")
+            raise Wrong("a weight of 8 bits has no scales")
         name = wanted
         if name not in model.tensors:
-            raise _Wrong(f"it names the tensor {shown(name)}, which tensors does not have")
+            raise Wrong(f"it names the tensor {shown(name)}, which tensors does not have")
         if (stored := model.tensors[name].layout) != layout:
-            raise _Wrong(f"tensors.{name} has the layout {shown(stored)}, expected {layout}")
+            raise Wrong(f"tensors.{name} has the layout {shown(stored)}, expected {layout}")
         if (found := model.tensors[name].shape) != shape:
-            raise _Wrong(f"tensors.{name} has shape {list(found)}, expected {list(shape)}")
-
-
-Wanted = tuple[str | None, tuple[int, ...], str]
+            raise Wrong(f"tensors.{name} has shape {list(found)}, expected {list(shape)}")
 
 
 def _tensors_of(model: Model) -> typing.Iterator[Wanted]:
     """Every tensor that the structure names, with the shape and layout that it must have."""
-    of_weights = "bytes" if model.element == "int8" else "fragments"
+    of_weights = layout_of(model.element)
     for stack in (model.encoder, model.decoder):
         E, inside = stack.width, stack.heads * stack.head_size
         if E % 16 or not 0 < stack.true_width <= E or stack.head_size % 16 or not 16 <= stack.head_size <= 128:
-            raise _Wrong(f"a stack has width {E} and head size {stack.head_size}, expected multiples of 16")
+            raise Wrong(f"a stack has width {E} and head size {stack.head_size}, expected multiples of 16")
         if stack.stem and stack is model.encoder:
             yield from _of_stem(stack, of_weights)
         elif stack.vocabulary < 1 or stack.embedding is None or stack.stem:
-            raise _Wrong(f"a stack has a vocabulary of {stack.vocabulary}, expected an embedding of at least 1")
+            raise Wrong(f"a stack has a vocabulary of {stack.vocabulary}, expected an embedding of at least 1")
         else:
-            rows = -(-stack.vocabulary // 16) * 16
-            yield stack.embedding, (rows, E), of_weights
-            if of_weights == "bytes":
-                yield stack.embedding_row_scales, (rows,), "floats"
+            yield from of_embedding(stack.embedding, stack.embedding_row_scales, stack.vocabulary, E, of_weights)
         if stack.positions is not None and not stack.stem:
             yield stack.positions.table, (-(-stack.positions.n // 16) * 16, E), "fragments"
         for norm in (stack.embedding_norm, stack.final_norm):
@@ -326,47 +321,37 @@ def _tensors_of(model: Model) -> typing.Iterator[Wanted]:
         for layer in stack.layers:
             attentions = [(layer.self_attention, 3)]
             if (layer.cross_attention is not None) != (stack is model.decoder):
-                raise _Wrong("cross-attention is missing in the decoder, or there is some in the encoder")
+                raise Wrong("cross-attention is missing in the decoder, or there is some in the encoder")
             if layer.cross_attention is not None:
                 attentions.append((layer.cross_attention, 1))
             for attention, n in attentions:
                 yield from _of_norm(attention.norm, E)
-                yield from _of_linear(attention.rows, n * inside, E, of_weights)
-                yield from _of_linear(attention.output, E, inside, of_weights)
+                yield from of_linear(attention.rows, n * inside, E, of_weights)
+                yield from of_linear(attention.output, E, inside, of_weights)
                 if (bias := attention.distances) is not None:
                     yield bias.table, (stack.heads, bias.n), "floats"
             inner = layer.feed_forward
             yield from _of_norm(inner.norm, E)
-            yield from _of_linear(inner.inner, inner.outer.inputs * (2 if inner.gated else 1), E, of_weights)
-            yield from _of_linear(inner.outer, E, inner.outer.inputs, of_weights)
+            yield from of_linear(inner.inner, inner.outer.inputs * (2 if inner.gated else 1), E, of_weights)
+            yield from of_linear(inner.outer, E, inner.outer.inputs, of_weights)
     own = model.decoder.heads * model.decoder.head_size
-    yield from _of_linear(model.cross, len(model.decoder.layers) * 2 * own, model.encoder.width, of_weights)
-    yield from _of_linear(model.head, model.head.outputs, model.decoder.width, of_weights)
+    yield from of_linear(model.cross, len(model.decoder.layers) * 2 * own, model.encoder.width, of_weights)
+    yield from of_linear(model.head, model.head.outputs, model.decoder.width, of_weights)
 
 
 def _of_stem(stack: Stack, layout: str) -> typing.Iterator[Wanted]:
     if stack.positions is None or stack.embedding_norm is not None or not stack.norm_first:
-        raise _Wrong("an encoder of sound has no positions, or norms where none are expected")
+        raise Wrong("an encoder of sound has no positions, or norms where none are expected")
     yield stack.positions.table, (stack.positions.n, stack.width), "floats"
     channels = stack.stem[0].channels
     for one in stack.stem:
         if one.channels != channels or not 0 <= one.padding < one.size or one.step < 1:
-            raise _Wrong(f"a convolution reads {one.channels} channels with a step of {one.step}, expected {channels}")
+            raise Wrong(f"a convolution reads {one.channels} channels with a step of {one.step}, expected {channels}")
         inputs = -(-one.size * one.channels // 16) * 16
-        yield from _of_linear(one.product, one.product.outputs, inputs, layout)
+        yield from of_linear(one.product, one.product.outputs, inputs, layout)
         channels = one.product.outputs
     if channels != stack.width:
-        raise _Wrong(f"the last convolution gives {channels} channels, expected {stack.width}")
-
-
-def _of_linear(linear: Linear, outputs: int, inputs: int, layout: str) -> typing.Iterator[Wanted]:
-    if (linear.outputs, linear.inputs) != (outputs, inputs):
-        raise _Wrong(f"{linear.weight} is [{linear.outputs}, {linear.inputs}], expected [{outputs}, {inputs}]")
-    yield linear.weight, (outputs, inputs), layout
-    if layout == "bytes":
-        yield linear.scale, (outputs,), "floats"
-    if linear.bias is not None:
-        yield linear.bias, (outputs,), "floats"
+        raise Wrong(f"the last convolution gives {channels} channels, expected {stack.width}")
 
 
 def _of_norm(norm: Norm | None, width: int) -> typing.Iterator[Wanted]:
@@ -374,3 +359,6 @@ def _of_norm(norm: Norm | None, width: int) -> typing.Iterator[Wanted]:
         for name in (norm.weight, norm.bias):
             if name is not None:
                 yield name, (width,), "floats"
+
+
+__all__ = ["DESCRIPTION", "VERSION", "WEIGHTS", "AnyModel", "Linear", "Model", "RecurrentModel", "Tensor", "Weights"]

@@ -186,10 +186,9 @@ class Rows:
         self._norm_rows(norm, self._normed_copy, None)
         return self._normed_copy
 
-    def head(self, linear: Linear, **more: Any) -> ctypes.Structure:
-        """A product of the stack's result. Returns its arguments."""
+    def head(self, linear: Linear, **more: Any) -> None:
+        """A product of the stack's result."""
         self._product_of(linear, self._last_norm(), keep=False, **more)
-        return self._program.last
 
     def _last_norm(self) -> Norm | None:
         if self._stack.final_norm is None:

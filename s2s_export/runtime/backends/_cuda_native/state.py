@@ -17,9 +17,10 @@ from ...cuda.driver import Buffers
 from ...decoding.ancestors import AncestorTable
 from ...decoding.state import Floats, Ints, StepQuery, StepResult
 from ...sources import Source, SourceKind
-from .decoder import DecoderProgram
-from .encoder import EncoderProgram, source_length
+from .encoder import source_length
 from .loaded import NO_ATTENTION, Loaded
+from .programs import encoder_of, step_of
+from .step_program import StepProgram
 
 FIRST_CAPACITY = 64  # positions that a cache has room for at first
 GROWTH = 2  # a full cache grows by this factor
@@ -40,13 +41,13 @@ class NativeState:
         self._buffers = Buffers(self._device, self._stream)
         weakref.finalize(self, _close, self._device, self._buffers, self._stream)
         length = source_length(loaded, kind, sources, limits[0])
-        self._encoder = EncoderProgram(loaded, len(sources), length, self._buffers.get)
-        self._encoder.upload(kind.prepare(sources), loaded.model.encoder.positions, self._device, self._stream)
+        self._encoder = encoder_of(loaded, len(sources), length, self._buffers.get)
+        self._encoder.upload(kind.prepare(sources), self._device, self._stream)
         self._encoder.program.run(self._stream)
         self._t = self._generation = 0
         self._kept = np.arange(len(sources))  # of the batch that was encoded, those that are still searched
         self._ancestors = AncestorTable.of(len(sources), n_beams, 0)
-        self._decoder: DecoderProgram | None = None
+        self._decoder: StepProgram | None = None
         self._grow(FIRST_CAPACITY)
 
     @property
@@ -93,15 +94,15 @@ class NativeState:
         def buffer(name: str, shape: tuple[int, ...], dtype: str) -> int:
             return self._buffers.get(f"{prefix} {name}", shape, dtype)
 
-        self._decoder = DecoderProgram(self._loaded, self._encoder, self.n_beams, positions, buffer)
+        self._decoder = step_of(self._loaded, self._encoder, self.n_beams, positions, buffer)
         self._ancestors.grow(positions)
         if old is None:
             return
-        B, H, N, D = old.cache_shape
-        row, new_row = N * D * 2, self._decoder.cache_shape[2] * D * 2  # bytes of a head's positions
-        for before, after in zip(old.caches, self._decoder.caches, strict=True):
-            for source, target in zip(before, after, strict=True):
-                self._device.move_rows(target, new_row, source, row, row, B * H, self._stream)
+        for source, target in zip(old.kept, self._decoder.kept, strict=True):
+            size = source.part_bytes
+            self._device.move_rows(
+                target.address, target.part_bytes, source.address, size, size, source.n_parts, self._stream
+            )
 
 
 def _close(device: Any, buffers: Buffers, stream: int) -> None:

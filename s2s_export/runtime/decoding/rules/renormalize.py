@@ -5,7 +5,7 @@ from __future__ import annotations
 from .. import option_values as values
 from ..device_form import DeviceForm
 from ..generation_options import GenerationOptions
-from ..numerics import log_softmax
+from ..numerics import normalised
 from ..option import Option
 from ..rule import DenseRule, View
 from ..state import Floats
@@ -23,7 +23,7 @@ class Renormalize(DenseRule):
     is_normalisation = True
 
     def apply(self, scores: Floats, view: View) -> Floats:
-        return log_softmax(scores)
+        return normalised(scores)
 
     def device_form(self, max_length: int) -> DeviceForm:
         return DeviceForm("renormalize")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .. import option_values as values
 from ..generation_options import GenerationOptions
+from ..numerics import logarithms, sum_of_exponentials
 from ..option import Option
 from ..rule import MINUS_INFINITY, DenseRule, View
 from ..state import Floats, Ints
@@ -29,42 +31,47 @@ class Timestamps(DenseRule):
     reads_history = True
 
     def __init__(self, begin: int, end_of_text: int, prompt_length: int, most_first: int | None) -> None:
-        self._begin = begin
-        self._end = end_of_text
+        self.begin = begin
+        self.end_of_text = end_of_text
+        self.most_first = most_first
         self._prompt_length = prompt_length
-        self._most_first = most_first
 
     def apply(self, scores: Floats, view: View) -> Floats:
-        begin = self._begin
+        begin = self.begin
         scores[..., begin - 1] = MINUS_INFINITY
         texts = view.history()[:, :, self._prompt_length :]  # [B, K, T]
         if not texts.shape[2]:
             scores[..., :begin] = MINUS_INFINITY
-            if self._most_first is not None:
-                scores[..., begin + self._most_first + 1 :] = MINUS_INFINITY
+            if self.most_first is not None:
+                scores[..., begin + self.most_first + 1 :] = MINUS_INFINITY
         else:
             self._order(scores, texts)
-        # The normaliser of both sides is the same, so it is left out.
-        times = scores[..., begin:]
-        best = times.max(axis=-1)
-        shift = np.where(np.isfinite(best), best, np.float32(0.0))
-        with np.errstate(divide="ignore"):
-            of_times = np.log(np.exp(times - shift[..., None]).sum(axis=-1)) + shift
-        scores[of_times > scores[..., :begin].max(axis=-1), :begin] = MINUS_INFINITY
+        times_win = _log_sums(scores[..., begin:]) > scores[..., :begin].max(axis=-1)
+        scores[times_win, :begin] = MINUS_INFINITY
         return scores
 
     def _order(self, scores: Floats, texts: Ints) -> None:
-        begin = self._begin
+        begin = self.begin
         is_time = texts >= begin
         is_last, is_before = is_time[..., -1], is_time[..., -2] if texts.shape[2] > 1 else np.True_
         scores[is_last & is_before, begin:] = MINUS_INFINITY  # a pair is complete: text follows
         opened = is_last & ~is_before
-        scores[opened, : self._end] = MINUS_INFINITY  # its second time follows, or the end
+        scores[opened, : self.end_of_text] = MINUS_INFINITY  # its second time follows, or the end
         place = texts.shape[2] - 1 - is_time[..., ::-1].argmax(axis=-1)
         latest = np.take_along_axis(texts, place[..., None], axis=-1)[..., 0]
         least = np.where(is_time.any(axis=-1), latest + ~opened, begin)
         below = np.arange(begin, scores.shape[-1]) < least[..., None]
         scores[..., begin:][below] = MINUS_INFINITY
+
+
+def _log_sums(scores: Floats) -> NDArray[np.float64]:
+    """[B, K] of scores [B, K, n]: the logarithm of the sum of their exponentials. Scores that are log-probabilities but
+    for a constant do: it is on both sides of the comparison."""
+    best = scores.max(axis=-1)
+    found: NDArray[np.float64] = best.astype(np.float64)
+    is_finite = np.isfinite(best)
+    found[is_finite] += logarithms(sum_of_exponentials(scores[is_finite] - best[is_finite][:, None]))
+    return found
 
 
 def from_options(options: GenerationOptions, vocabulary_size: int) -> Timestamps | None:

@@ -173,10 +173,10 @@ def test_a_compiler_that_does_not_know_a_set(tmp_path, refused, kept):
 def machine(tmp_path_factory):
     """Gives the set that is chosen for a described processor, and why it is not amx."""
     program = tmp_path_factory.mktemp("machine") / "machine"
-    source, sets = Path(__file__).with_name("machine.cpp"), ("AMX", "AVX512", "AVX2")
+    source = Path(__file__).with_name("machine.cpp")
     command = [build.find_compiler(*BUILD.COMPILERS), "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror"]
-    with_sets = [f"-DWITH_{name}" for name in sets]
-    subprocess.run([*command, *with_sets, "-I", build.ROOT / "cpu", source, "-o", program], check=True)
+    command.append("-Wno-address")  # all sets that the source has are there
+    subprocess.run([*command, "-I", build.ROOT / "cpu", source, "-o", program], check=True)
 
     def ask(*words):
         done = subprocess.run([program, *words], capture_output=True, text=True, check=False)

@@ -24,7 +24,7 @@ from command_line import run_here
 from device_helpers import missing_compiler
 from fake_tensorrt import EmulatedGpu, FakeContext, FakeEngine, build, fake_library
 from small import recipe
-from tiny_names import FAMILIES
+from tiny_names import EACH_FAMILY
 
 import s2s_export
 from s2s_export import bundle
@@ -114,7 +114,7 @@ def test_sessions_equal_the_portable_graphs(make: Make, name: str, search: str) 
     assert gpu.allocated < before
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EACH_FAMILY)
 def test_every_family(make: Make, name: str) -> None:
     session, _, path = make(name)
     reference = s2s_export.load(path, backend="onnxruntime", threads=1)

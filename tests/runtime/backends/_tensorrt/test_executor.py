@@ -11,7 +11,7 @@ import pytest
 from command_line import s2s
 from fake_tensorrt import FakeDevice, build, fake_library
 from small import recipe
-from tiny_names import FAMILIES, RECURRENT
+from tiny_names import EACH_FAMILY, RECURRENT
 
 import s2s_export
 from s2s_export import bundle
@@ -65,7 +65,7 @@ def opened(copied, tmp_path):
     return make
 
 
-@pytest.mark.parametrize("name", [*FAMILIES, *RECURRENT])
+@pytest.mark.parametrize("name", [*EACH_FAMILY, *RECURRENT])
 def test_tokens_equal_the_portable_graphs(opened, name):
     session, _, path = opened(name)
     reference = s2s_export.load(path, backend="onnxruntime", threads=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from ctypes import POINTER, c_char_p, c_double, c_float, c_int32, c_uint64, c_void_p
+from ctypes import POINTER, c_char_p, c_double, c_float, c_int32, c_int64, c_uint64, c_void_p
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ class Settings(ctypes.Structure):
     _fields_ = _fields(
         "prompt end_ids length_divisor rules ids amounts sources",
         "n_sources n_rows vocabulary prompt_length n_end max_length n_rules n_ids n_amounts source_width "
-        "is_beam_search early_stopping bound_at_limit edits_logits keeps_history leave_early fill",
+        "is_beam_search early_stopping bound_at_limit edits_logits keeps_history leave_early fill reads_whole "
+        "timestamp_begin end_of_text most_first_time",
     )
 
 
@@ -48,7 +49,9 @@ class Node(ctypes.Structure):
 class Batch(ctypes.Structure):
     """S2SBatch of loop.h."""
 
-    _fields_ = _fields("token position ancestors", "n_positions capacity limit step")
+    _fields_ = _fields(
+        "token position ancestors watched", "n_positions capacity limit step watched_position watched_token"
+    )
 
 
 # (result, arguments) of each function.
@@ -58,7 +61,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "s2s_search_delete": (None, (c_void_p,)),
     "s2s_search_leave_at": (None, (c_void_p, c_double)),
     "s2s_search_ask": (c_int32, (c_void_p, POINTER(c_int32), POINTER(c_void_p))),
-    "s2s_search_advance": (c_int32, (*[c_void_p] * 5, c_int32, c_int32, c_void_p, c_void_p)),
+    "s2s_search_advance": (c_int32, (*[c_void_p] * 6, c_int32, c_int32, c_void_p, c_void_p)),
     "s2s_search_settled": (c_int32, (c_void_p, c_void_p)),
     "s2s_search_leave": (None, (c_void_p, c_void_p, c_int32)),
     "s2s_search_output": (c_int32, (c_void_p, c_int32, c_int32, c_void_p, c_void_p, c_void_p, POINTER(c_float))),
@@ -74,9 +77,13 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
         c_void_p,
         (c_void_p, POINTER(Tensor), c_int32, POINTER(Tensor), c_int32, c_int32, c_int32),
     ),
+    "s2s_step_listed": (c_void_p, (c_void_p, c_void_p, c_int64, c_int32)),
     "s2s_step_delete": (None, (c_void_p,)),
-    "s2s_graph_new": (c_void_p, (c_char_p, POINTER(Node), c_int32, POINTER(Tensor), c_int32)),
+    "s2s_graph_new": (c_void_p, (c_char_p, POINTER(Node), c_int32, POINTER(Tensor), c_int32, c_char_p)),
     "s2s_graph_delete": (None, (c_void_p,)),
+    "s2s_graph_run": (c_void_p, (c_void_p, POINTER(Tensor), c_int32)),
+    "s2s_run_output": (c_int32, (c_void_p, POINTER(Tensor))),
+    "s2s_run_delete": (None, (c_void_p,)),
     "s2s_direct_new": (
         c_void_p,
         (c_void_p, POINTER(Tensor), c_int32, POINTER(Tensor), c_int32, c_int32, c_int32),

@@ -1,4 +1,5 @@
-"""Reads as much of an .onnx file as a step that is called directly needs: nodes, their plain attributes, and weights.
+"""Reads as much of an .onnx file as a graph that is called directly needs: nodes, their plain attributes, weights, and
+what goes in and out.
 
 The runtime has no onnx package. A file is a protocol buffer message (onnx.proto); the field numbers are named below.
 What is not understood is left out: whoever uses the result checks that all it needs is there.
@@ -14,28 +15,35 @@ from typing import Any
 
 import numpy as np
 
+from ...bundle import Tensor
+
 # TensorProto.data_type
-DTYPES = {1: "float32", 3: "int8", 4: "uint16", 6: "int32", 7: "int64", 9: "bool"}
+DTYPES = {1: "float32", 3: "int8", 4: "uint16", 6: "int32", 7: "int64", 9: "bool"}  # of weights that are read
+NAMES = {**DTYPES, 2: "uint8", 10: "float16", 16: "bfloat16"}
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
 
 
 @dataclass
 class Node:
-    """op: "Add", or with its domain, "s2s.cpu.Linear". attributes: numbers; `others` names those of other types."""
+    """op: "Add", or with its domain, "s2s.cpu.Linear". attributes: numbers, and lists of whole ones; `others` names
+    those of other types."""
 
     op: str
     inputs: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
-    attributes: dict[str, int | float] = field(default_factory=dict)
+    attributes: dict[str, int | float | tuple[int, ...]] = field(default_factory=dict)
     others: list[str] = field(default_factory=list)
 
 
 @dataclass
 class OnnxGraph:
-    """weights: arrays by name; those of another file are mapped."""
+    """weights: arrays by name; those of another file are mapped. inputs, outputs: by name; a type that no such graph
+    has is its number."""
 
     nodes: list[Node]
     weights: dict[str, Any]
+    inputs: dict[str, Tensor] = field(default_factory=dict)
+    outputs: dict[str, Tensor] = field(default_factory=dict)
 
 
 def read(path: Path, folder: Path) -> OnnxGraph:
@@ -50,6 +58,8 @@ def _read(path: Path, folder: Path) -> OnnxGraph:
     nodes: list[Node] = []
     weights: dict[str, Any] = {}
     files: dict[str, Any] = {}
+    inputs: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
     for number, graph in fields(memoryview(path.read_bytes())):
         if number != 7:  # ModelProto.graph
             continue
@@ -59,7 +69,10 @@ def _read(path: Path, folder: Path) -> OnnxGraph:
             elif part == 5:
                 name, array = _weight(value, folder, files)
                 weights[name] = array
-    return OnnxGraph(nodes, weights)
+            elif part in (11, 12):
+                name, tensor = _described(value)
+                (inputs if part == 11 else outputs)[name] = tensor
+    return OnnxGraph(nodes, weights, inputs, outputs)
 
 
 def fields(message: memoryview) -> Iterator[tuple[int, Any]]:
@@ -126,13 +139,20 @@ def _node(message: memoryview) -> Node:
 
 
 def _attribute(message: memoryview, node: Node) -> None:
-    """AttributeProto: name 1, f 2, i 3, type 20, of which 1 is a float and 2 a whole number."""
-    given = dict(fields(message))
+    """AttributeProto: name 1, f 2, i 3, ints 8, type 20: 1 is a float, 2 a whole number, 7 a list of them."""
+    given: dict[int, Any] = {}
+    listed: list[int] = []
+    for number, value in fields(message):
+        given[number] = value
+        if number == 8:
+            listed += _packed(value) if isinstance(value, memoryview) else [value]
     name = _text(given[1])
     if given.get(20) == 1:
         node.attributes[name] = float(given.get(2, 0.0))
     elif given.get(20) == 2:
         node.attributes[name] = _signed(given.get(3, 0))
+    elif given.get(20) == 7:
+        node.attributes[name] = tuple(map(_signed, listed))
     else:
         node.others.append(name)
 
@@ -169,6 +189,21 @@ def _weight(message: memoryview, folder: Path, files: dict[str, Any]) -> tuple[s
         raise ValueError(f"{name} begins at byte {first}, expected a multiple of 16")
     array = files[file][first : first + size].view(DTYPES[kind]).reshape(dims)
     return name, array
+
+
+def _described(message: memoryview) -> tuple[str, Tensor]:
+    """ValueInfoProto: name 1, type 2; of a TypeProto, tensor_type 1, with elem_type 1 and shape 2."""
+    given = dict(fields(message))
+    tensor = dict(fields(dict(fields(given[2]))[1]))
+    kind = NAMES.get(tensor[1], str(tensor[1]))
+    if 2 not in tensor:
+        return _text(given[1]), Tensor(kind, None)
+    sizes: list[int | str | None] = []
+    for number, dim in fields(tensor[2]):
+        if number == 1:  # Dimension: dim_value 1, dim_param 2
+            found = dict(fields(dim))
+            sizes.append(_signed(found[1]) if 1 in found else _text(found[2]) if 2 in found else None)
+    return _text(given[1]), Tensor(kind, sizes)
 
 
 def _packed(message: memoryview) -> list[int]:
