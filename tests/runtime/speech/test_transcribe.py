@@ -176,18 +176,17 @@ def test_regions_of_speech() -> None:
     assert activity.cut(np.zeros(10, np.float32), 10 * n, rules) == []
     # Neighbours share what is between them; speech that is too long is divided where somebody breathes.
     p = np.ones(100, np.float32)
-    p[40:44] = p[60:70] = 0
+    p[38:44] = p[60:70] = 0
     close = activity.Rules(least_silence=0.25, padding=1.0)
     assert activity.cut(p, 100 * n, close) == [(0, 65 * n), (65 * n, 100 * n)]
-    assert activity.cut(p, 100 * n, activity.Rules(padding=0.0, most_speech=70 * n / 16000)) == [
-        (0, 60 * n), (70 * n, 100 * n),
-    ]  # fmt: skip
-    assert activity.cut(p[:60], 60 * n, activity.Rules(padding=0.0, most_speech=50 * n / 16000)) == [
-        (0, 40 * n), (44 * n, 60 * n),
-    ]  # fmt: skip
-    assert activity.cut(p[:40], 40 * n, activity.Rules(padding=0.0, most_speech=21 * n / 16000)) == [
-        (0, 21 * n), (21 * n, 40 * n),
-    ]  # fmt: skip
+
+    def divided(n_frames: int, most: int) -> list[tuple[int, int]]:
+        rules = activity.Rules(padding=0.0, most_speech=most * n / 16000)
+        return [(a // n, b // n) for a, b in activity.cut(p[:n_frames], n_frames * n, rules)]
+
+    assert divided(100, 70) == [(0, 60), (70, 100)]
+    assert divided(60, 50) == [(0, 38), (44, 60)]
+    assert divided(38, 21) == [(0, 21), (21, 38)]
     assert activity.chunks([(0, 10), (12, 20), (25, 60)], 20) == [[(0, 10), (12, 20)], [(25, 45)], [(45, 60)]]
 
 
