@@ -57,6 +57,7 @@ class FloatAttention {
     delete[] totals_;
   }
   FloatAttention(const FloatAttention&) = delete;
+  static int stride_of(int length) { return length; }
 
   void pack(const float* keys, const float* values, size_t row) {
     pack_source(keys, values, row, length_, size_, keys_, values_);
@@ -93,7 +94,8 @@ void attend_all(const EncoderAttention& a, int first_pair, int end_pair) {
   const int group = queries_of(a.length);
   Attention attention(a.length, a.size, group);
   float* queries = new float[size_t(group) * a.size];
-  float* scores = new float[size_t(group) * a.length];
+  const size_t stride = Attention::stride_of(a.length);
+  float* scores = new float[group * stride];
   for (int pair = first_pair; pair < end_pair; pair++) {
     const int source = pair / a.heads, head = pair % a.heads;
     const float* rows = a.rows + size_t(source) * a.length * 3 * width + size_t(head) * a.size;
@@ -105,7 +107,7 @@ void attend_all(const EncoderAttention& a, int first_pair, int end_pair) {
         for (int d = 0; d < a.size; d++) queries[size_t(i) * a.size + d] = a.scale * from[d];
       }
       attention.look(queries, n, scores);
-      for (int i = 0; i < n; i++) add_mask(a, source, head, first + i, scores + size_t(i) * a.length);
+      for (int i = 0; i < n; i++) add_mask(a, source, head, first + i, scores + i * stride);
       attention.gather(scores, n, a.y + (size_t(source) * a.length + first) * width + size_t(head) * a.size, width);
     }
   }
@@ -114,7 +116,7 @@ void attend_all(const EncoderAttention& a, int first_pair, int end_pair) {
 }
 
 inline void attend_encoder(const EncoderAttention& a, int first_pair, int end_pair) {
-  if (a.is_int8 && a.length <= MOST_POSITIONS) {
+  if (a.is_int8 && !a.mask && a.length <= MOST_POSITIONS) {
     attend_all<ByteAttention>(a, first_pair, end_pair);
   } else {
     attend_all<FloatAttention>(a, first_pair, end_pair);

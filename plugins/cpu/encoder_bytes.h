@@ -2,8 +2,12 @@
 //
 // Queries and keys are quantised for each position, values for each channel, after the mean over the positions was taken
 // from keys and values: softmax does not change when all scores of a query grow alike, and the weights of a query add up
-// to 1, so that the values' mean is added to the result as it is. Of scores that are near each other the weights are small
-// and many; they have 16 bits, as two bytes with a product each. Keys and queries as in SageAttention (arXiv:2410.02367).
+// to 1, so that the values' mean is added to the result as it is. Keys and queries as in SageAttention (arXiv:2410.02367).
+//
+// Of scores that are near each other the weights are small and many, and rounding each of them to a byte would lose much
+// of their sum. So what is rounded off a weight is added to that of the next position, whose values are like its own: the
+// error of a sum of neighbours stays below a step. For that positions are laid out so that neighbours follow each other
+// from one vector to the next.
 #pragma once
 
 #include "kernels.h"
@@ -12,7 +16,19 @@
 namespace KERNELS {
 
 constexpr int MOST_POSITIONS = 32768;      // more might not fit the sums of 32 bits
-constexpr float WEIGHT_STEPS = 255 * 256;  // what the largest weight of a query becomes
+#if defined(__AVX512BW__)
+constexpr int SCORES_AT_ONCE = 64;  // scores that become weights together
+constexpr int SIDE_BY_SIDE = 32;    // of them, those in one register
+#else
+constexpr int SCORES_AT_ONCE = LANES, SIDE_BY_SIDE = LANES;
+#endif
+
+// The position of a source that stands at a place of its keys and values: neighbours follow each other in the same lane,
+// one vector further.
+inline int position_at(int place, int length) {
+  const int lane = place % SIDE_BY_SIDE, whole = length / SIDE_BY_SIDE, left = length % SIDE_BY_SIDE;
+  return lane * whole + (lane < left ? lane : left) + place / SIDE_BY_SIDE;
+}
 
 inline int in_fours(int n) { return (n + 3) / 4 * 4; }
 inline int in_blocks(int n) { return (n + BLOCK - 1) / BLOCK * BLOCK; }
@@ -94,7 +110,7 @@ inline void pack_keys(const float* keys, size_t row, int length, int size, Bytes
   float* most = new float[size];
   means_of(keys, row, length, size, packed.mean, most);
   for (int s = 0; s < length; s++) {
-    const float* key = keys + s * row;
+    const float* key = keys + position_at(s, length) * row;
     Floats largest{}, nothing{};
     for (int d = 0; d < size; d += LANES) {
       const Floats value = magnitude(centred(key + d, packed.mean + d, size - d));
@@ -130,7 +146,8 @@ inline void pack_values(const float* values, size_t row, int length, int size, B
     for (int s = 0; s < length; s += 4, to += 4 * BLOCK) {  // four bytes of each channel side by side
       Wrapping four{};
       for (int i = 0; i < 4 && s + i < length; i++) {
-        const Ints whole = in_bytes(centred(values + (s + i) * row + d, packed.mean + d, size - d) * inverse);
+        const float* value = values + position_at(s + i, length) * row + d;
+        const Ints whole = in_bytes(centred(value, packed.mean + d, size - d) * inverse);
         four |= (Wrapping(whole) & 255) << (8 * i);
         sums += whole;
       }
@@ -141,40 +158,87 @@ inline void pack_values(const float* values, size_t row, int length, int size, B
   delete[] most;
 }
 
-// Makes weights of a query's scores [n], e**(score - the largest), as high and low bytes [width], the rest of which is 0.
-// Returns the sum of all, NaN where a score is none.
-inline float split_weights(const float* scores, int n, int width, uint8_t* high, uint8_t* low) {
-  typedef uint8_t Eight __attribute__((vector_size(LANES)));
+// Makes weights of a query's scores [n], e**(score - the largest), as bytes, the largest of which is 255 or next to it;
+// those up to `filled` are 0. What rounding takes from a weight, the next key's gets. Returns the sum of all, NaN where a
+// score is none.
+#if defined(__AVX512BW__)
+// 2**(x/2048 - 1) of 32 whole numbers from -32768 to 2047, with 14 bits behind the point: a polynomial of third degree
+// within 1.2e-4 for what is behind the point of x/2048, and a shift for what is before it.
+inline __m512i powers_of_two(__m512i x) {
+  const __m512i f = _mm512_slli_epi16(_mm512_and_si512(x, _mm512_set1_epi16(2047)), 4);
+  const auto next = [&](__m512i sum, short coefficient) {
+    return _mm512_add_epi16(_mm512_mulhrs_epi16(sum, f), _mm512_set1_epi16(coefficient));
+  };
+  const __m512i behind = _mm512_mulhrs_epi16(next(next(_mm512_set1_epi16(2592), 7353), 22823), f);
+  const __m512i power = _mm512_or_si512(behind, _mm512_set1_epi16(short(0x8000)));
+  const __m512i shifted = _mm512_srlv_epi16(power, _mm512_sub_epi16(__m512i{}, _mm512_srai_epi16(x, 11)));
+  return _mm512_avg_epu16(shifted, __m512i{});  // half of it, rounded
+}
+
+inline float weigh(float* scores, int n, int, uint8_t* bytes) {
+  constexpr int AT_ONCE = SCORES_AT_ONCE;
+  for (int i = n; i % AT_ONCE; i++) scores[i] = -3e38f;  // a number, unlike infinity, still when it is multiplied by 0
+  Floats largest[4], nothing{};
+  for (auto& some : largest) some = all(-INFINITY);
+  for (int i = 0; i < n; i += AT_ONCE) {
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) {
+      const Floats some = load(scores + i + j * LANES);
+      largest[j] = larger(largest[j], some);
+      nothing += some * 0.0f;
+    }
+  }
+  const float top = maximum(larger(larger(largest[0], largest[1]), larger(largest[2], largest[3])));
+  constexpr float STEPS = 1.44269504f * 2048;
+  const __m512 factor = _mm512_set1_ps(STEPS), offset = _mm512_set1_ps(2047 - top * STEPS);
+  const __m512i places = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);  // packed within 128 bits
+  __m512i sums{}, rest = _mm512_set1_epi16(64);  // a half
+  for (int i = 0; i < n; i += AT_ONCE) {
+    __m512i whole[4], upper[2];
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) {
+      whole[j] = _mm512_cvtps_epi32(_mm512_fmadd_ps(_mm512_loadu_ps(scores + i + j * LANES), factor, offset));
+    }
+#pragma GCC unroll 2
+    for (int j = 0; j < 2; j++) {
+      const __m512i x = _mm512_min_epi16(_mm512_packs_epi32(whole[2 * j], whole[2 * j + 1]), _mm512_set1_epi16(2047));
+      const __m512i weights = _mm512_add_epi16(powers_of_two(x), rest);
+      upper[j] = _mm512_srli_epi16(weights, 7);
+      rest = _mm512_and_si512(weights, _mm512_set1_epi16(127));
+    }
+    const __m512i packed = _mm512_permutexvar_epi32(places, _mm512_packus_epi16(upper[0], upper[1]));
+    _mm512_storeu_si512(bytes + i, packed);
+    sums = _mm512_add_epi64(sums, _mm512_sad_epu8(packed, __m512i{}));
+  }
+  return float(_mm512_reduce_add_epi64(sums)) + sum(nothing);
+}
+#else
+inline float weigh(float* scores, int n, int filled, uint8_t* bytes) {
+  typedef uint8_t Packed __attribute__((vector_size(LANES)));
   Floats largest = all(-INFINITY);
   int i = 0;
   for (; i + LANES <= n; i += LANES) largest = larger(largest, load(scores + i));
   float top = maximum(largest);
   for (; i < n; i++) top = top > scores[i] ? top : scores[i];
-  Floats nothing{};
-  const auto steps = [&](Floats of_scores) {
-    const Floats weights = exponential(of_scores - top);
-    nothing += weights * 0.0f;
-    return __builtin_convertvector(larger(smaller(weights * WEIGHT_STEPS + 0.5f, all(WEIGHT_STEPS)), Floats{}), Ints);
-  };
+  for (; i % LANES; i++) scores[i] = -INFINITY;
+  Floats nothing{}, rest = all(0.5f);
   Ints sums{};
-  for (i = 0; i + LANES <= n; i += LANES) {
-    const Ints whole = steps(load(scores + i));
-    const Eight upper = __builtin_convertvector(whole >> 8, Eight), lower = __builtin_convertvector(whole & 255, Eight);
-    memcpy(high + i, &upper, sizeof upper);
-    memcpy(low + i, &lower, sizeof lower);
+  for (i = 0; i < n; i += LANES) {
+    const Floats exact = exponential(load(scores + i) - top) * 255.0f;
+    nothing += exact * 0.0f;
+    const Floats weights = smaller(exact + rest, all(255.0f));
+    const Ints whole = __builtin_convertvector(larger(weights, Floats{}), Ints);
+    rest = weights - to_floats(whole);
+    const Packed packed = __builtin_convertvector(whole, Packed);
+    memcpy(bytes + i, &packed, sizeof packed);
     sums += whole;
   }
   float total = 0.0f;
   for (int lane = 0; lane < LANES; lane++) total += float(sums[lane]);
-  const Ints rest = i < n ? steps(load_some(scores + i, n - i)) : Ints{};
-  for (int lane = 0; i < n; i++, lane++) {
-    high[i] = uint8_t(rest[lane] >> 8);
-    low[i] = uint8_t(rest[lane]);
-    total += float(rest[lane]);
-  }
-  for (; i < width; i++) high[i] = low[i] = 0;
+  for (; i < filled; i++) bytes[i] = 0;
   return total + sum(nothing);
 }
+#endif
 
 // A product with few outputs. Four blocks, as of heads of 64, are those of one tile where it has six rows; with eight rows
 // they would be three and one, and the tile of one block reads as many inputs as that of three.
@@ -198,48 +262,43 @@ inline void multiply_narrow(Product p) {
 class ByteAttention {
  public:
   ByteAttention(int length, int size, int group)
-      : length_(length), size_(size), keys_(length, size), values_(size, in_tiles(length)) {
-    bytes_ = new uint8_t[size_t(group) * (keys_.width > 2 * values_.width ? keys_.width : 2 * values_.width)];
-    scale_ = new float[size_t(group) * 2];
+      : length_(length), stride_(stride_of(length)), size_(size), keys_(length, size), values_(size, in_tiles(length)) {
+    const int widest = keys_.width > values_.width ? keys_.width : values_.width;
+    bytes_ = new uint8_t[size_t(group) * widest + SCORES_AT_ONCE];  // the last row's end may be written over
+    scale_ = new float[group];
     zero_ = new int32_t[group];
-    low_ = new float[size_t(group) * size];
   }
   ~ByteAttention() {
     delete[] bytes_;
     delete[] scale_;
     delete[] zero_;
-    delete[] low_;
   }
   ByteAttention(const ByteAttention&) = delete;
+
+  // The distance of the scores of two queries.
+  static int stride_of(int length) { return (length + SCORES_AT_ONCE - 1) / SCORES_AT_ONCE * SCORES_AT_ONCE; }
 
   void pack(const float* keys, const float* values, size_t row) {
     pack_keys(keys, row, length_, size_, keys_);
     pack_values(values, row, length_, size_, values_);
   }
 
-  // scores [rows, S]
+  // scores: rows of S, `stride_of` apart
   void look(const float* queries, int rows, float* scores) {
     quantise(queries, rows, size_, bytes_, scale_, zero_);
     Product p = product(rows, size_, length_, keys_, bytes_, scale_, zero_);
-    p.y = scores, p.stride = length_;
+    p.y = scores, p.stride = stride_;
     multiply(p, 0, keys_.n_out / BLOCK);
   }
 
-  void gather(const float* scores, int rows, float* y, size_t stride) {
+  void gather(float* scores, int rows, float* y, size_t stride) {
     const size_t width = size_t(values_.width);
-    uint8_t *high = bytes_, *low = bytes_ + rows * width;
-    float *of_high = scale_, *of_low = scale_ + rows;
     for (int i = 0; i < rows; i++) {
-      const float* of_query = scores + size_t(i) * length_;
-      of_low[i] = 1.0f / split_weights(of_query, length_, values_.width, high + i * width, low + i * width);
-      of_high[i] = 256.0f * of_low[i];
+      scale_[i] = 1.0f / weigh(scores + size_t(i) * stride_, length_, values_.width, bytes_ + i * width);
       zero_[i] = 0;
     }
-    Product p = product(rows, values_.width, size_, values_, low, of_low, zero_);
-    p.bias = values_.mean, p.y = low_, p.stride = size_;
-    multiply_narrow(p);
-    p = product(rows, values_.width, size_, values_, high, of_high, zero_);
-    p.residual = low_, p.y = y, p.stride = int(stride);
+    Product p = product(rows, values_.width, size_, values_, bytes_, scale_, zero_);
+    p.bias = values_.mean, p.y = y, p.stride = int(stride);
     multiply_narrow(p);
   }
 
@@ -253,12 +312,11 @@ class ByteAttention {
     return p;
   }
 
-  const int length_, size_;
+  const int length_, stride_, size_;
   Bytes keys_, values_;
   uint8_t* bytes_;
   float* scale_;
   int32_t* zero_;
-  float* low_;
 };
 
 }  // namespace KERNELS

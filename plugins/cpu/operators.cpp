@@ -231,6 +231,73 @@ class GateOperator {
   Activation activation_;
 };
 
+// The windows of a convolution along time, each as one row: `width` frames side by side, every `stride` frames, with
+// width/2 frames of zeros before the first and behind the last. A product of these rows is the convolution.
+class Windows {
+ public:
+  static constexpr const char* NAME = "Windows";
+  static inline const std::vector<Slot> INPUTS = {{FLOAT}};
+  static inline const std::vector<Slot> OUTPUTS = {{FLOAT}};
+
+  explicit Windows(const Attributes& given)
+      : width_(given.whole("width", 1)), stride_(given.whole("stride", 1)), is_turned_(given.whole("is_turned", 0) != 0) {}
+
+  const char* run(Call& call) const {
+    const Tensor x = call.input(0);
+    if (x.dims.size() != 3 || !fit_32(x) || width_ < 1 || width_ % 2 == 0 || width_ > MOST || stride_ < 1 || stride_ > MOST) {
+      return "s2s.cpu: Windows was given no sound; build the engine again";
+    }
+    const int64_t n_frames = x.dims[is_turned_ ? 2 : 1], n_channels = x.dims[is_turned_ ? 1 : 2];
+    const int64_t n_windows = n_frames ? (n_frames - 1) / stride_ + 1 : 0, row = width_ * n_channels;
+    if (row < 1 || row > MOST) return "s2s.cpu: Windows was given too many channels; build the engine again";
+    float* y = call.output(0, {x.dims[0], n_windows, row}).as<float>();
+    const int64_t n_rows = x.dims[0] * n_windows;
+    if (call.failure() || !n_rows) return nullptr;
+    if (!y || n_rows > MOST) return "s2s.cpu: Windows has no output";
+    in_parts(call, int(n_rows), AT_ONCE, n_rows * row, [&](int, int first, int end) {
+      for (int64_t i = first; i < end;) {  // at most AT_ONCE windows of one source
+        const int64_t source = i / n_windows, window = i % n_windows;
+        const int64_t n = std::min({end - i, n_windows - window, AT_ONCE});
+        const float* from = x.as<float>() + source * n_frames * n_channels;
+        for (int64_t place = 0; place < width_; place++) {
+          const int64_t frame = window * stride_ + place - width_ / 2;
+          float* to = y + i * row + place * n_channels;
+          (this->*(is_turned_ ? &Windows::turn : &Windows::copy))(from, n_frames, n_channels, frame, n, row, to);
+        }
+        i += n;
+      }
+    });
+    return nullptr;
+  }
+
+ private:
+  static constexpr int64_t AT_ONCE = 16;  // windows: a line of the cache of each channel
+
+  // Frames [T,C] from `frame` on, every stride-th, of which those outside are zeros.
+  void copy(const float* from, int64_t n_frames, int64_t n_channels, int64_t frame, int64_t n, int64_t row, float* to) const {
+    for (; n--; frame += stride_, to += row) {
+      if (frame >= 0 && frame < n_frames) {
+        std::copy_n(from + frame * n_channels, n_channels, to);
+      } else {
+        std::fill_n(to, n_channels, 0.0f);
+      }
+    }
+  }
+
+  // The same of [C,T].
+  void turn(const float* from, int64_t n_frames, int64_t n_channels, int64_t frame, int64_t n, int64_t row, float* to) const {
+    for (int64_t c = 0; c < n_channels; c++, from += n_frames) {
+      for (int64_t i = 0; i < n; i++) {
+        const int64_t at = frame + i * stride_;
+        to[i * row + c] = at >= 0 && at < n_frames ? from[at] : 0.0f;
+      }
+    }
+  }
+
+  int64_t width_, stride_;
+  bool is_turned_;
+};
+
 // Rows of a packed weight, unpacked: [ids..., I].
 template <Storage S>
 class Embedding {
@@ -631,7 +698,8 @@ extern "C" __attribute__((visibility("default"))) const OrtCustomOp* const* s2s_
   static const std::vector<const OrtCustomOp*> operators = [] {
     std::vector<const OrtCustomOp*> all = {callbacks<SelfAttentionOperator>(), callbacks<CrossAttentionOperator<false>>(),
                                            callbacks<CrossAttentionOperator<true>>(), callbacks<EncoderAttentionOperator>(),
-                                           callbacks<NormOperator>(), callbacks<GateOperator>()};
+                                           callbacks<NormOperator>(), callbacks<GateOperator>(),
+                                           callbacks<Windows>()};
     add_with_weights<Storage::fp32>(all);
     add_with_weights<Storage::fp16>(all);
     add_with_weights<Storage::bf16>(all);

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ STATE = 128
 FILES = (("silero_vad", "data/silero_vad.onnx"),)
 QUIETEST = 1e-3  # RMS, -60 dB of full scale: below it a frame is silence whatever else the sound holds
 BELOW_LOUDEST = 0.02  # of the RMS of loud frames (their 95th percentile): 34 dB below speech
+LEAST_DIVISION = int(0.098 * SAMPLE_RATE)  # silence in which speech that is too long may be divided; faster-whisper's
 
 Region = tuple[int, int]  # first sample, and the one behind the last
 
@@ -114,45 +116,61 @@ def _loudness(samples: Floats) -> Floats:
 
 
 def cut(probability: Floats, n_samples: int, rules: Rules) -> list[Region]:
-    """Frames -> regions of samples."""
-    found: list[list[int]] = []
-    is_on, last = False, 0
-    gap = int(rules.least_silence * SAMPLE_RATE)
-    longest = rules.most_speech * SAMPLE_RATE
-    for i, p in enumerate(probability.tolist()):
+    """Frames -> regions of samples. Two regions share the silence between them where both would take it as padding."""
+    least, padding = rules.least_speech * SAMPLE_RATE, int(rules.padding * SAMPLE_RATE)
+    spoken = [(a, b) for a, b in _spoken(probability.tolist(), n_samples, rules) if b - a >= least]
+    if not spoken:
+        return []
+    silences = [b - a for (_, a), (b, _) in itertools.pairwise(spoken)]
+    before = [spoken[0][0], *(silence // 2 for silence in silences)]
+    behind = [*(silence - silence // 2 for silence in silences), n_samples - spoken[-1][1]]
+    shared = zip(spoken, before, behind, strict=True)
+    return [(a - min(padding, n_before), b + min(padding, n_behind)) for (a, b), n_before, n_behind in shared]
+
+
+def _spoken(probability: Sequence[float], n_samples: int, rules: Rules) -> list[Region]:
+    """Without padding. Speech that is too long ends at its last short silence, or else where it gets too long."""
+    gap = rules.least_silence * SAMPLE_RATE
+    longest = rules.most_speech * SAMPLE_RATE - FRAME - 2 * rules.padding * SAMPLE_RATE
+    found: list[Region] = []
+    start: int | None = None
+    silence: int | None = None  # where the silence began that we are in
+    division: tuple[int, int | None] | None = None  # the last short silence, and where speech went on behind it
+    for i, p in enumerate(probability):
         at = i * FRAME
         if p >= rules.threshold:
-            if not is_on:
-                found.append([at, at + FRAME])
-                is_on = True
-            last = at + FRAME
-            found[-1][1] = last
-        elif is_on and p < rules.threshold - 0.15 and at - last >= gap:
-            is_on = False
-        if is_on and found[-1][1] - found[-1][0] >= longest:
-            is_on = False
-    padding = int(rules.padding * SAMPLE_RATE)
-    padded: list[Region] = []
-    for start, end in found:
-        if end - start < rules.least_speech * SAMPLE_RATE:
-            continue
-        start, end = max(0, start - padding), min(n_samples, end + padding)
-        if padded and start <= padded[-1][1] and end - padded[-1][0] <= longest + 2 * padding:
-            padded[-1] = (padded[-1][0], end)
-        else:
-            padded.append((max(start, padded[-1][1] if padded else 0), end))
-    return padded
-
-
-def chunks(parts: Sequence[Region], most: int) -> list[Region]:
-    """Neighbouring regions joined as long as they span at most `most` samples; longer ones are divided."""
-    found: list[Region] = []
-    for start, end in parts:
-        while end - start > most:
-            found.append((start, start + most))
-            start += most
-        if found and end - found[-1][0] <= most:
-            found[-1] = (found[-1][0], end)
-        elif end > start:
+            silence = None
+            if division is not None and division[1] is None:
+                division = division[0], at
+            if start is None:
+                start = at
+        if start is not None and at - start > longest:
+            end, goes_on = division or (at, at if p >= rules.threshold else None)
             found.append((start, end))
+            start, silence, division = goes_on, None, None
+        if start is not None and p < rules.threshold - 0.15:
+            silence = at if silence is None else silence
+            if at - silence > LEAST_DIVISION:
+                division = silence, None
+            if at - silence >= gap:
+                found.append((start, silence))
+                start = silence = division = None
+    if start is not None:
+        found.append((start, n_samples if silence is None else silence))
+    return found
+
+
+def chunks(parts: Sequence[Region], most: int) -> list[list[Region]]:
+    """Regions put together as long as they have at most `most` samples; longer ones are divided."""
+    found: list[list[Region]] = []
+    room = 0
+    for start, end in parts:
+        while start < end:
+            if found and end - start <= room:
+                found[-1].append((start, end))
+                room -= end - start
+                break
+            stop = min(end, start + most)
+            found.append([(start, stop)])
+            room, start = most - (stop - start), stop
     return found

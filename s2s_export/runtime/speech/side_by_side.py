@@ -8,11 +8,11 @@ is given up.
 
 from __future__ import annotations
 
-import operator
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
+
+import numpy as np
 
 from ...errors import is_failure
 from ..audio.log_mel import HOP, SAMPLE_RATE
@@ -21,7 +21,16 @@ from ..decoding.state import Floats
 from . import activity
 from .loop import Passage, Track
 from .segments import Segment
-from .transcribe import TranscribeOptions, Transcriber, Transcription, clips_of, inside, is_too_short, moved
+from .transcribe import (
+    TranscribeOptions,
+    Transcriber,
+    Transcription,
+    clips_of,
+    in_the_whole,
+    inside,
+    is_too_short,
+    moved,
+)
 
 Read = Callable[[], Floats]  # gives samples [L] at 16 kHz, or raises what is wrong with them
 LEAST_SILENCE = 0.16  # seconds of silence at which a part may end; faster-whisper's batched mode has the same
@@ -65,14 +74,15 @@ def one_by_one(reads: Iterable[Read], transcribe: Callable[[Floats], Transcripti
 
 @dataclass(eq=False)
 class _Audio:
-    """An audio that was read. spans: its parts. n_taken: of them, those that went into batches; n_given: those whose
-    segments were given out. done: the segments of those that are decoded and not given out yet.
+    """An audio that was read. spans: its parts, each of regions, the silence between which is left out. n_taken: of
+    the parts, those that went into batches; n_given: those whose segments were given out. done: the segments of those
+    that are decoded and not given out yet.
     """
 
     transcription: Transcription
     samples: Floats | None
     start: list[int]
-    spans: list[activity.Region]
+    spans: list[list[activity.Region]]
     n_taken: int = 0
     n_given: int = 0
     done: dict[int, list[Segment]] = field(default_factory=dict)
@@ -136,8 +146,8 @@ class SideBySide:
         self._untaken.append(audio)
         return True
 
-    def _spans(self, samples: Floats) -> list[activity.Region]:
-        """The parts with speech, up to a window each."""
+    def _spans(self, samples: Floats) -> list[list[activity.Region]]:
+        """The parts with speech, up to a window each. The silence between their regions is left out."""
         if is_too_short(samples, self._options):
             return []
         window = self._transcriber.kind.n_samples
@@ -150,7 +160,7 @@ class SideBySide:
         while audio.n_given < len(audio.spans) or audio.error is not None:
             if audio.n_given in audio.done:
                 number, audio.n_given = audio.n_given, audio.n_given + 1
-                yield audio.spans[number][1] / SAMPLE_RATE, audio.done.pop(number)
+                yield audio.spans[number][-1][1] / SAMPLE_RATE, audio.done.pop(number)
             elif audio.error is not None:
                 self._opened.remove(audio)
                 raise audio.error
@@ -173,7 +183,7 @@ class SideBySide:
         audio.transcription.is_whole = not missing and audio.error is None
         begun = {part.number: part.segments for part in (*self._parts.values(), *self._returned) if part.audio is audio}
         for number, segments in sorted({**begun, **audio.done}.items()):
-            yield audio.spans[number][1] / SAMPLE_RATE, segments
+            yield audio.spans[number][-1][1] / SAMPLE_RATE, segments
         if audio.error is not None:
             raise audio.error
 
@@ -238,12 +248,12 @@ class SideBySide:
     def _part(self, audio: _Audio) -> _Part:
         assert audio.samples is not None
         number = audio.n_taken
-        a, b = audio.spans[number]
-        features = self._transcriber.kind.features(audio.samples[a:b])
+        sound = np.concatenate([audio.samples[a:b] for a, b in audio.spans[number]])
+        features = self._transcriber.kind.features(sound)
         # Its number within the audio, which tells draws apart, so that they don't depend on the audios beside it.
-        track = self._transcriber.track(features, audio.start, self._options, number=number, end=-(-(b - a) // HOP))
+        track = self._transcriber.track(features, audio.start, self._options, number=number, end=-(-len(sound) // HOP))
         audio.n_taken += 1
-        return _Part(audio, number, track, activity.loud_seconds(audio.samples[a:b]))
+        return _Part(audio, number, track, activity.loud_seconds(sound))
 
     def _run(self, tracks: Iterable[Track], batch_size: int) -> Iterator[Passage]:
         wants_times = self._options.timestamps != "none"
@@ -260,7 +270,7 @@ class SideBySide:
                 raise
             audio.error = error
             return
-        offset = audio.spans[part.number][0] / SAMPLE_RATE
-        part.segments += [moved(segment, partial(operator.add, offset)) for segment in finished.segments]
+        to_whole = in_the_whole(audio.spans[part.number])
+        part.segments += [moved(segment, to_whole) for segment in finished.segments]
         if part.track.is_done:
             audio.done[part.number] = part.segments

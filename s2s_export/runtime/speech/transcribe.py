@@ -269,7 +269,7 @@ class Transcriber:
         elif activity.is_silent(samples):
             return
         features = self._search.whole_features(kept)
-        to_seconds = _mapping(spans)
+        to_seconds = in_the_whole(spans)
         for a, b in parts:
             if b <= a:
                 continue
@@ -353,7 +353,7 @@ class Transcriber:
         return dataclasses.replace(passage, segments=[]) if is_sparse else passage
 
 
-def _mapping(spans: Sequence[activity.Region]) -> Callable[[float], float]:
+def in_the_whole(spans: Sequence[activity.Region]) -> Callable[[float], float]:
     """Seconds in the joined spans -> seconds in the whole."""
     if not spans:
         return lambda seconds: seconds

@@ -35,6 +35,12 @@ TRANSCRIPT = Transcript(
 )  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def by_loudness(monkeypatch: Any) -> None:
+    """Noise is no speech for Silero's network."""
+    monkeypatch.setattr(activity, "silero", lambda: None)
+
+
 def write_wav(path: Path, samples: Any, rate: int = 16000) -> Path:
     with wave.open(str(path), "wb") as file:
         file.setparams((1, 2, rate, 0, "NONE", ""))
@@ -168,7 +174,20 @@ def test_regions_of_speech() -> None:
     assert activity.cut(p, 400 * n, rules) == [(100 * n - 1600, 150 * n + 1600), (300 * n - 1600, 310 * n + 1600)]
     assert activity.cut(np.ones(10, np.float32), 10 * n, rules) == [(0, 10 * n)]
     assert activity.cut(np.zeros(10, np.float32), 10 * n, rules) == []
-    assert activity.chunks([(0, 10), (12, 20), (25, 60)], 20) == [(0, 20), (25, 45), (45, 60)]
+    # Neighbours share what is between them; speech that is too long is divided where somebody breathes.
+    p = np.ones(100, np.float32)
+    p[38:44] = p[60:70] = 0
+    close = activity.Rules(least_silence=0.25, padding=1.0)
+    assert activity.cut(p, 100 * n, close) == [(0, 65 * n), (65 * n, 100 * n)]
+
+    def divided(n_frames: int, most: int) -> list[tuple[int, int]]:
+        rules = activity.Rules(padding=0.0, most_speech=most * n / 16000)
+        return [(a // n, b // n) for a, b in activity.cut(p[:n_frames], n_frames * n, rules)]
+
+    assert divided(100, 70) == [(0, 60), (70, 100)]
+    assert divided(60, 50) == [(0, 38), (44, 60)]
+    assert divided(38, 21) == [(0, 21), (21, 38)]
+    assert activity.chunks([(0, 10), (12, 20), (25, 60)], 20) == [[(0, 10), (12, 20)], [(25, 45)], [(45, 60)]]
 
 
 def test_formats() -> None:

@@ -57,20 +57,25 @@ class Store:
     added: dict[tuple[int, int], list[str]] = field(default_factory=dict)  # names by graph and packed weight
     names: dict[int, str] = field(default_factory=dict)  # in the first graph that has it, by packed weight
 
-    def get(self, graph: Graph, name: str, is_transposed: bool) -> Packed:
-        """is_transposed: whether the graph's weight is [O,I] and not [I,O]."""
+    def get(self, graph: Graph, name: str, is_transposed: bool, precision: str | None = None) -> Packed:
+        """is_transposed: whether the graph's weight is [O,I] and not [I,O]. precision: of this weight, where it is not
+        that of all.
+        """
         array = graph.weights[name]
-        key = (graph.places.get(name) or id(array), array.shape, is_transposed)
+        chosen = precision or self.precision
+        key = (graph.places.get(name) or id(array), array.shape, is_transposed, chosen)
         if key not in self.found:
             weight = np.asarray(array if is_transposed else array.T, dtype=np.float32)
-            is_int8 = self.precision == INT8
-            self.found[key] = to_int8(weight) if is_int8 else to_floats(weight, self.precision, narrows=self.narrows)
+            is_int8 = chosen == INT8
+            self.found[key] = to_int8(weight) if is_int8 else to_floats(weight, chosen, narrows=self.narrows)
             self.names[id(self.found[key])] = name
         return self.found[key]
 
-    def add(self, graph: Graph, name: str, is_transposed: bool = True) -> tuple[list[str], Packed]:
+    def add(
+        self, graph: Graph, name: str, is_transposed: bool = True, precision: str | None = None
+    ) -> tuple[list[str], Packed]:
         """Add a packed weight to the graph, once. Returns its arrays' names in the order of an operator's inputs."""
-        packed = self.get(graph, name, is_transposed)
+        packed = self.get(graph, name, is_transposed, precision)
         key = (id(graph), id(packed))
         if key not in self.added:
             self.added[key] = [f"{name}/packed{part and '_' + part}" for part in packed.arrays]

@@ -6,7 +6,7 @@ from ...graphs.graph import Graph
 from ...graphs.passes import Applied
 from ..onnxruntime import ondemand
 from ..onnxruntime.products import drop_unused_weights
-from . import attention, declare, embedding, encoder, gates, head, norms, placing, products, source_halves
+from . import attention, convolutions, declare, embedding, encoder, gates, head, norms, placing, products, source_halves
 from .packing import INT8, Store
 
 ENCODER, STEP, PREFILL = "encoder", "decoder_step", "prefill"
@@ -29,6 +29,8 @@ def rewrite(graph: Graph, store: Store, *, is_of_sound: bool = False) -> list[Ap
     if graph.name == PREFILL:
         graph.prune(graph.outputs)  # of attention weights, for which nobody asks
         done.append(attention.apply(graph)[1])
+    if graph.name == ENCODER and is_of_sound and store.precision == INT8:
+        done.append(convolutions.apply(graph, store))
     if graph.name in (ENCODER, PREFILL):
         done.append(encoder.apply(graph, store.precision == INT8))
         graph.prune(graph.outputs)  # of what its attention was made of

@@ -396,6 +396,29 @@ def test_padding_changes_no_bit_of_an_encoders_attention(library, length):
         np.testing.assert_array_equal(padded[:length], alone)
 
 
+# Convolutions
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("is_turned", [0, 1])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 5, 3), (1, 40, 7), (3, 33, 16)])  # B, T, C
+def test_windows_of_a_convolution(library, shape, is_turned, stride):
+    x = normal(np.random.default_rng(0), *shape)
+    width = 5
+    (found,) = run(
+        library,
+        "Windows",
+        [x.transpose(0, 2, 1) if is_turned else x],
+        1,
+        width=width,
+        stride=stride,
+        is_turned=is_turned,
+    )
+    padded = np.pad(x, ((0, 0), (width // 2, width // 2), (0, 0)))
+    expected = [padded[:, at : at + width].reshape(shape[0], -1) for at in range(0, shape[1], stride)]
+    np.testing.assert_array_equal(found, np.stack(expected, axis=1))
+
+
 # The output projection
 
 
@@ -517,12 +540,14 @@ def cases():
         "HeadFp16": ([x, *halves, bias, *asked], 5, (1, 2), {"n_out": 37}),
         "Norm": ([residual, norm, norm], 1, (1, 2), {"epsilon": 1e-5}),
         "Gate": ([x], 1, (), {"activation": 3}),
+        "Windows": ([normal(rng, 2, 7, 3)], 1, (), {"width": 3, "stride": 2}),
     }
 
 
 CASES = ("Linear", "LinearInt8", "Embedding", "EmbeddingInt8", "TakeRows", "TakeRowsInt8", "SelfAttention",
          "CrossAttention", "CrossAttentionFp16", "EncoderAttention", "Head", "HeadInt8", "LinearFp16", "LinearBf16",
-         "EmbeddingFp16", "EmbeddingBf16", "TakeRowsBf16", "HeadFp16", "Norm", "Gate")  # fmt: skip
+         "EmbeddingFp16", "EmbeddingBf16", "TakeRowsBf16", "HeadFp16", "Norm", "Gate",
+         "Windows")  # fmt: skip
 
 
 def of_other_sizes(array):
