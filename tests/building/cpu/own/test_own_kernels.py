@@ -577,7 +577,8 @@ def test_inputs_of_other_sizes_are_refused_or_served(library, case):
                 assert "s2s.cpu" in str(error) or "Invalid" in str(error) or "dimension" in str(error), error
     assert not [entry for entry in served if entry[0] in fixed]
     for name in {"n_out", "width", "n_rows"} & attributes.keys():
-        for value in (-1, 1, attributes[name] + 16, 2**31, 2**40):
+        others = () if case == "Windows" else (1, attributes[name] + 16)  # whose weight is another operator's
+        for value in (-1, *others, 2**31, 2**40):
             with pytest.raises(RUNTIME_ERRORS, match="s2s.cpu"):
                 run(library, case, inputs, n_outputs, **{**attributes, name: value})
 
