@@ -22,6 +22,10 @@ from s2s_export.training.tokenizer import Tokenizer
 from s2s_export.training.trainer import train
 
 MODELS = ("lstm", "gru", "attention", "transformer")
+# All of them in the long run.
+each_model = pytest.mark.parametrize(
+    "model", [pytest.param(name, marks=pytest.mark.slow if name in ("lstm", "attention") else ()) for name in MODELS]
+)
 SIZES = {"d_model": 16, "encoder_layers": 2, "decoder_layers": 2}
 OPTIONS = {"max_steps": 12, "batch_tokens": 200, "evaluate_every": 4, "metric_pairs": 0, "warmup_steps": 5}
 
@@ -56,7 +60,7 @@ def contents(folder):
     return files, state
 
 
-@pytest.mark.parametrize("model", MODELS)
+@each_model
 def test_twenty_pairs_are_learned_by_heart(model, tmp_path):
     pairs = generate_pairs(20, 1, languages=["de"])
     report = train(
@@ -86,7 +90,7 @@ def test_twenty_pairs_are_learned_by_heart(model, tmp_path):
     assert translate(checkpoint.model(), tokenizer, pairs, cpu, num_beams=3) == [pair.target for pair in pairs]
 
 
-@pytest.mark.parametrize("model", MODELS)
+@each_model
 def test_a_seed_repeats_bit_for_bit(model, pairs, tmp_path):
     first, again = (fit(tmp_path / name, pairs, model, metric_pairs=3, max_steps=8) for name in "ab")
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
@@ -95,7 +99,7 @@ def test_a_seed_repeats_bit_for_bit(model, pairs, tmp_path):
     assert contents(tmp_path / "a") != contents(tmp_path / "c")
 
 
-@pytest.mark.parametrize("model", MODELS)
+@each_model
 @pytest.mark.parametrize("stop", [2, 4, 7])  # before, at and after an evaluation; an epoch has 5 or 6 batches
 def test_an_interrupted_run_resumes_to_the_same_weights(model, stop, pairs, tmp_path):
     fit(tmp_path / "whole", pairs, model)

@@ -25,6 +25,12 @@ SWEPT = [
     for name in model.values
     for kernels in KERNELS
 ]
+# In int8 one of each structure, with both kinds of kernels.
+SWEPT_IN_INT8 = [
+    pytest.param(name, kernels, marks=() if name in STRUCTURES else pytest.mark.slow)
+    for name in tiny_models.CONFIGS
+    for kernels in KERNELS
+]
 # Log-probabilities from sums in another order. The random T5s, which don't scale attention, magnify rounding: PyTorch
 # in float32 is up to 5e-5 (t5) and 5e-4 (mt5) from itself in float64, as are both kinds of kernels; the others 6e-6.
 TOLERANCE = {"t5": 1e-4, "t5-gated": 1e-4, "mt5": 1e-3}
@@ -108,7 +114,7 @@ def test_random_parents_and_sources_that_leave(built, name, kernels):
         assert states[1]._table.n_slots < states[0]._table.n_slots  # dead ones were dropped
 
 
-@pytest.mark.parametrize(("name", "kernels"), SWEPT)
+@pytest.mark.parametrize(("name", "kernels"), SWEPT_IN_INT8)
 def test_int8_is_near_fp32(built, name, kernels):
     path = built(name, "cpu-int8", kernels=kernels)
     rng = np.random.default_rng(1)

@@ -91,7 +91,8 @@ def test_recurrent_models_compile_whole(compiled, name, target):
     assert lowered.agreement["finite"]
 
 
-@pytest.mark.parametrize("name", ["marian", pytest.param("t5", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["marian", "t5"])
 def test_fp8_compiles_where_the_hardware_has_it(compiled, name):
     results, _ = compiled(name, recipe("fp8", compute_capabilities=("8.9", "12.0")), GRAPHS)
     assert all(result.layers["QUANTIZE"] > 0 for result in results.values())

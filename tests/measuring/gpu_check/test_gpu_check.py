@@ -115,6 +115,7 @@ def pretended(monkeypatch):
     monkeypatch.setattr(parts, "PEERS", ())
     monkeypatch.setattr(parts, "LOOPS", ("device",))
     monkeypatch.setattr(times, "LAUNCHES", 3)
+    monkeypatch.setattr(native, "FEW_CASES", 1)
     monkeypatch.setattr(native, "launch_us", lambda device, stream, queue, n: times.launch_us(device, stream, queue, 1))
     monkeypatch.setattr(times, "N_TOKENS", 3)
     monkeypatch.setattr(times, "VOCABULARIES", {"tiny": 90})

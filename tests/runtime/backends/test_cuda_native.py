@@ -60,7 +60,9 @@ def test_decodes_of_families(built: Any, name: str) -> None:
     assert n_equal >= 0.7 * total
 
 
-@pytest.mark.parametrize("search", ["device-replay", "device-queue", "host"])
+@pytest.mark.parametrize(
+    "search", ["host", *(pytest.param(name, marks=pytest.mark.slow) for name in ("device-replay", "device-queue"))]
+)
 @pytest.mark.parametrize("name", ["t5-gated"])
 def test_other_ways_to_search(built: Any, name: str, search: str) -> None:
     path = built(name)
@@ -220,7 +222,7 @@ def on_device(path: Path, search: str = "device-while") -> Any:
     return found
 
 
-@pytest.mark.parametrize("case", range(len(TIMED)))
+@pytest.mark.parametrize("case", [0, *(pytest.param(i, marks=pytest.mark.slow) for i in range(1, len(TIMED)))])
 def test_times_are_searched_on_the_device(speech: Path, case: int) -> None:
     """Clips of one window and of several, in a batch: tokens, times and scores are the CPU's."""
     from tiny_whisper import IDS, clip

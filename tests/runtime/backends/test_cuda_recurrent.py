@@ -182,6 +182,7 @@ def test_weights_of_eight_bits_are_those_of_the_definition(built: Any, name: str
         assert abs(mine[0].score - theirs[0].score) < SCORE[FP16]
 
 
+@pytest.mark.slow
 def test_steps_are_timed(built: Any) -> None:
     """As gpu_check times them on a GPU."""
     path = built("additive")

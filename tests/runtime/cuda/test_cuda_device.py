@@ -208,7 +208,10 @@ def test_an_encoder_by_cublaslt_through_the_driver(
     assert not np.array_equal(results[0], results[2])  # else it would be the same kernel
 
 
-@pytest.mark.parametrize("search", ["device-while", "device-replay", "device-queue", "host"])
+@pytest.mark.parametrize(
+    "search",
+    ["device-while", *(pytest.param(s, marks=pytest.mark.slow) for s in ("device-replay", "device-queue", "host"))],
+)
 def test_a_session_with_packed_weights_through_the_driver(
     make: Callable[..., FakeCuda], exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, search: str
 ) -> None:

@@ -107,7 +107,9 @@ def test_filter(name: str) -> None:
     assert compared.n_unequal <= 0.05 * compared.n_rows
 
 
-@pytest.mark.parametrize("name", FILTERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "typical_p" else pytest.mark.slow) for name in FILTERS]
+)
 def test_filter_of_a_large_vocabulary(name: str) -> None:
     compare(name, 2, 5, (58101,), SLICES[1:])
 
