@@ -87,7 +87,7 @@ def _replace(
         "Windows", [value], [convolution.output[0]], f"{convolution.name}/windows",
         width=width, stride=stride, is_turned=int(is_first),
     )  # fmt: skip
-    output = gelu.output[0] if last is None else last.output[0]
+    output: str = gelu.output[0] if last is None else last.output[0]
     product = node(
         packed.operator("Linear"), [convolution.output[0], *weight, f"{bias}/filled"], [output], convolution.name,
         n_out=n_out, activation=ACTIVATIONS["gelu"],

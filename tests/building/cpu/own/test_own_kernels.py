@@ -576,10 +576,19 @@ def test_inputs_of_other_sizes_are_refused_or_served(library, case):
             except RUNTIME_ERRORS as error:
                 assert "s2s.cpu" in str(error) or "Invalid" in str(error) or "dimension" in str(error), error
     assert not [entry for entry in served if entry[0] in fixed]
-    for name in {"n_out", "width", "n_rows"} & attributes.keys():
+    sized = {"n_out", "width", "n_rows"} if case != "Windows" else set()  # whose width is no size of an input
+    for name in sized & attributes.keys():
         for value in (-1, 1, attributes[name] + 16, 2**31, 2**40):
             with pytest.raises(RUNTIME_ERRORS, match="s2s.cpu"):
                 run(library, case, inputs, n_outputs, **{**attributes, name: value})
+
+
+def test_windows_of_no_width_are_refused(library):
+    inputs, n_outputs, _, attributes = cases()["Windows"]
+    for name, values in (("width", (-1, 0, 2, 2**31 + 1, 2**40 + 1)), ("stride", (-1, 0, 2**31, 2**40))):
+        for value in values:
+            with pytest.raises(RUNTIME_ERRORS, match="s2s.cpu"):
+                run(library, "Windows", inputs, n_outputs, **{**attributes, name: value})
 
 
 def test_values_that_point_outside_are_refused(library):
