@@ -82,6 +82,7 @@ def test_recurrent_models(bundled: Any, tmp_path: Path) -> None:
     assert recurrent_pack.write(structure, "int8", 40, tmp_path).tensors[cells.hidden.weight].layout == "bytes"
 
 
+@pytest.mark.slow
 def test_recurrent_models_of_other_forms_are_refused(bundled: Any, tmp_path: Path, monkeypatch: Any) -> None:
     """A module of one's own, whose steps may have any operators; a GRU with the paper's reset gate."""
     path = tmp_path / "own.bundle"

@@ -6,8 +6,15 @@ FAMILIES = ["marian", "marian-two-vocabularies", "bart", "mbart", "m2m_100", "pe
 # One of each structure (bias of distances or positions, norms before or after, scaled or not): what every precision and
 # every way of compiling is tried on, where FAMILIES times all of these would take minutes.
 STRUCTURES = ["marian", "m2m_100", "t5-gated"]
-# FAMILIES for what treats those of a structure alike: the others wait for the long run.
-EACH_FAMILY = [pytest.param(name, marks=() if name in STRUCTURES else pytest.mark.slow) for name in FAMILIES]
+
+
+def in_the_long_run(names, fast):
+    """All names, for `parametrize`, of which those that are not in `fast` are slow."""
+    return [pytest.param(name, marks=() if name in fast else pytest.mark.slow) for name in names]
+
+
+# FAMILIES for what treats those of a structure alike.
+EACH_FAMILY = in_the_long_run(FAMILIES, STRUCTURES)
 RECURRENT = {
     "lstm": {"model": "lstm"},
     "gru": {"model": "gru"},

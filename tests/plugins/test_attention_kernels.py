@@ -21,6 +21,7 @@ from plugin_helpers import (
     run,
     self_case,
 )
+from tiny_names import in_the_long_run
 
 from s2s_export.errors import BuildError
 
@@ -106,7 +107,7 @@ class TestRandom:
         check_cross(case, run(case))
 
 
-@each
+@pytest.mark.parametrize("element", in_the_long_run(ELEMENTS, ["fp16"]))
 def test_order_of_threads_does_not_matter(element: str) -> None:
     """Bit for bit: a barrier that is missing would show here."""
     rng = np.random.default_rng(5)

@@ -11,7 +11,7 @@ import json
 
 import pytest
 from small import recipe, shrunk
-from tiny_names import FAMILIES, RECURRENT, STRUCTURES
+from tiny_names import FAMILIES, RECURRENT, STRUCTURES, in_the_long_run
 
 import s2s_export
 from s2s_export import bundle
@@ -78,7 +78,7 @@ def test_a_decoder_step_compiles_from_the_layers_it_should(compiled, bundled, na
     assert lowered.agreement["relative_error"] < AGREEMENT[small.precision]
 
 
-@pytest.mark.parametrize("name", RECURRENT)
+@pytest.mark.parametrize("name", in_the_long_run(RECURRENT, ["attention"]))
 @pytest.mark.parametrize(
     "target", ["rtx-fp16", *(pytest.param(t, marks=pytest.mark.slow) for t in ("rtx-bf16", "rtx-int8"))]
 )

@@ -9,6 +9,7 @@ import weakref
 
 import pytest
 import tiny_models
+from tiny_names import STRUCTURES, in_the_long_run
 
 import s2s_export
 from s2s_export.errors import BackendUnavailable, UnknownOption
@@ -18,7 +19,7 @@ from s2s_export.runtime.backends import onnxruntime
 SOURCES = [[5, 6, 7, 8, 9], [10, 11], [12, 13, 14]]
 
 
-@pytest.mark.parametrize("name", tiny_models.CONFIGS)
+@pytest.mark.parametrize("name", in_the_long_run(tiny_models.CONFIGS, STRUCTURES))
 def test_torch_gives_what_onnxruntime_gives(exported, name):
     path = exported(name)[1]
     options = {"num_beams": 3, "num_return_sequences": 2, "max_new_tokens": 12, "alignments": True}

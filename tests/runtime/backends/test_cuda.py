@@ -8,7 +8,7 @@ import json
 
 import numpy as np
 import pytest
-from tiny_names import EACH_FAMILY, RECURRENT, STRUCTURES
+from tiny_names import EACH_FAMILY, RECURRENT, STRUCTURES, in_the_long_run
 
 import s2s_export
 from s2s_export import bundle
@@ -60,7 +60,7 @@ def emulated():
         pytest.skip(reason)
 
 
-@pytest.mark.parametrize("name", STRUCTURES)
+@pytest.mark.parametrize("name", in_the_long_run(STRUCTURES, ["marian"]))
 def test_the_search_on_the_device_finds_the_same_tokens(emulated, bundled, name):
     """Steps that the host runs, and a graph of the search behind each; on the CPU's memory."""
     reference = s2s_export.load(bundled(name), backend="onnxruntime", threads=1)

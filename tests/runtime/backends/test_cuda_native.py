@@ -15,7 +15,7 @@ pytest.importorskip("onnx")
 
 from device_helpers import missing_compiler
 from native_decodes import BF16, FP16, INT8, SCORE, SEARCHES, SOURCES, agree, session
-from tiny_names import FAMILIES, STRUCTURES
+from tiny_names import FAMILIES, in_the_long_run
 
 import s2s_export
 from s2s_export import bundle, plugin_sources
@@ -51,7 +51,7 @@ def built(bundled: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[s
     return make
 
 
-SWEPT = [pytest.param(name, marks=() if name in STRUCTURES else pytest.mark.slow) for name in FAMILIES]
+SWEPT = [pytest.param(name, marks=() if name in ("marian", "t5-gated") else pytest.mark.slow) for name in FAMILIES]
 
 
 @pytest.mark.parametrize("name", SWEPT)
@@ -84,7 +84,7 @@ RULES: tuple[tuple[dict[str, Any], bool], ...] = (
 
 
 @pytest.mark.parametrize("case", range(len(RULES)))
-@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("beams", in_the_long_run([1, 3], [3]))
 def test_rules_within_the_search_for_candidates(built: Any, case: int, beams: int) -> None:
     """Rules that ban tokens or allow only some are applied by the launch that finds candidates; with others the head
     gives logits. Tokens and scores are the host search's over the same logits."""
@@ -263,7 +263,7 @@ def test_a_transcription_is_searched_on_the_device(speech: Path, search: str) ->
     assert drawn
 
 
-@pytest.mark.parametrize("name", ["marian", "t5"])
+@pytest.mark.parametrize("name", in_the_long_run(["marian", "t5"], ["marian"]))
 def test_long_sources_are_split(built: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Several blocks share a source, with the norm before and behind; tokens and scores are those of one block."""
     path, device = built(name), HostDevice()

@@ -12,7 +12,7 @@ pytest.importorskip("torch")
 
 import torch
 from device_helpers import missing_compiler
-from tiny_names import EACH_FAMILY
+from tiny_names import FAMILIES, in_the_long_run
 
 import s2s_export
 from s2s_export import bundle
@@ -35,7 +35,7 @@ def session(path: Path, search: str, element: Any = None) -> Session:
     return Session(opened, TorchDeviceBackend(opened, HostDevice(), "cpu", element), search=search)
 
 
-@pytest.mark.parametrize("name", EACH_FAMILY)
+@pytest.mark.parametrize("name", in_the_long_run(FAMILIES, ["marian"]))
 def test_tokens_equal_onnx_runtimes(bundled: Any, name: str) -> None:
     reference = s2s_export.load(bundled(name), backend="onnxruntime", threads=1)
     for mode in ("device-while", "device-replay", "device-queue"):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from exhaustive import holds
 from scripted import ScriptedState
+from tiny_names import in_the_long_run
 
 from s2s_export.errors import InputError, InvalidOption
 from s2s_export.runtime.decoding import GenerationOptions, Hypothesis, decode, resolve
@@ -162,7 +163,7 @@ def try_one(seed: int) -> str:
     return "decoded" if None not in alone else "impossible"
 
 
-@pytest.mark.parametrize("part", range(10))
+@pytest.mark.parametrize("part", in_the_long_run(range(10), range(5)))
 def test_what_options_promise_holds_together(part: int) -> None:
     outcomes = [try_one(seed) for seed in range(part * 40, part * 40 + 40)]
     assert outcomes.count("decoded") > 10

@@ -20,6 +20,7 @@ from device_helpers import (
     schedule,
     structures,
 )
+from tiny_names import in_the_long_run
 
 from s2s_export import plugin_sources
 from s2s_export.errors import BuildError
@@ -120,7 +121,7 @@ class LookingState(KernelState):
         return result
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", in_the_long_run(range(12), range(2, 8)))
 def test_alignments_equal_the_definitions(seed: int) -> None:
     chance = random.Random(seed)
     options = resolved(random_options(chance, V, do_sample=seed % 4 == 3, seed=seed), V)

@@ -96,7 +96,10 @@ def tokens(found: list[list[Any]]) -> list[list[list[int]]]:
     return [[h.token_ids for h in of] for of in found]
 
 
-@pytest.mark.parametrize(("name", "search"), [("marian", "device-while"), ("t5", "device-replay"), ("t5", "auto")])
+@pytest.mark.parametrize(
+    ("name", "search"),
+    [("marian", "device-while"), ("t5", "device-replay"), pytest.param("t5", "auto", marks=pytest.mark.slow)],
+)
 def test_sessions_equal_the_portable_graphs(make: Make, name: str, search: str) -> None:
     """Five sources on an engine for three, in batches of four: in parts, and in two buckets."""
     session, gpu, path = make(name, search)
