@@ -19,6 +19,7 @@ using std::min;
 inline float product(float a, float b) { return a * b; }
 #include "../beam_search/named.cuh"
 #include "../beam_search/times.cuh"
+#include "whole.h"
 
 namespace s2s {
 
@@ -40,6 +41,23 @@ struct Named {
   bool holds(int32_t id) const { return std::binary_search(ids.begin(), ids.end(), id); }
 };
 
+// Whisper's order of times among words, of the scores [V] of what follows a text. decoding/rules/timestamps.py is the
+// definition; what may come next is said once for this search and that on a GPU.
+inline void order_times(const OrderOfTimes& rule, const RuleView& view, float* scores) {
+  const int V = view.vocabulary, begin = rule.begin, n = view.length - rule.prompt;
+  const int32_t* text = view.history + rule.prompt;
+  int latest = n - 1;
+  while (latest >= 0 && text[latest] < begin) latest--;
+  const PossibleTokens may = possible_tokens(rule, text, n, latest, V);
+  std::fill(scores, scores + may.first_word, MINUS_INFINITY);
+  std::fill(scores + may.end_word, scores + may.first_time, MINUS_INFINITY);
+  std::fill(scores + may.end_time, scores + V, MINUS_INFINITY);
+  if (may.first_word >= may.end_word || may.first_time >= may.end_time) return;
+  const float best_time = largest(scores + begin, V - begin);
+  const double sum = std::isfinite(best_time) ? sum_of_exponentials(scores + begin, V - begin, best_time) : 0.0;
+  if (takes_time(sum, best_time, largest(scores, begin))) std::fill(scores, scores + begin, MINUS_INFINITY);
+}
+
 struct Rules {
   std::vector<DeviceRule> all;
   std::vector<int32_t> ids;
@@ -49,8 +67,9 @@ struct Rules {
   bool only = false;         // whether one of them lets its own tokens pass only
   bool same_everywhere = true;  // whether they name the same tokens in every row
 
-  // Throws where a rule would read what it was not given. longest: most tokens of a text, prompt included.
-  void check(int longest) const {
+  // Throws where a rule would read what it was not given. longest: most tokens of a text, prompt included; n_prompt: of
+  // them, the prompt's; reads_all: whether the rules are given whole distributions, and the texts.
+  void check(int longest, int n_prompt, int vocabulary, bool reads_all) const {
     for (const DeviceRule& rule : all) {
       const bool is_ngram = rule.which == S2S_NGRAM || rule.which == S2S_SOURCE_NGRAM;
       const bool is_listed = rule.which == S2S_LISTED, is_sequences = rule.which == S2S_SEQUENCES;
@@ -67,13 +86,17 @@ struct Rules {
         n_amounts = std::max<int64_t>(std::min(rule.last_length, longest) - int64_t(rule.first_length) + 1, 0);
       if (!fits || rule.first_amount + n_amounts > int64_t(amounts.size()))
         throw std::invalid_argument("a decoding rule names ids or amounts that were not given");
+      if (rule.effect != S2S_TIMES) continue;
+      const int32_t* given = ids.data() + rule.first_id;
+      if (!is_listed || rule.count != 4 || given[0] <= 0 || given[0] >= vocabulary || given[2] != n_prompt || !reads_all)
+        throw std::invalid_argument("the rule of times has other tokens than the vocabulary, or is not given what it reads");
     }
   }
 
   void begin(int length) {
     std::vector<int> now;
     for (size_t i = 0; i < all.size(); i++)
-      if (all[i].effect <= S2S_ONLY && length >= all[i].first_length && length <= all[i].last_length)
+      if ((all[i].effect <= S2S_ONLY || all[i].effect == S2S_TIMES) && length >= all[i].first_length && length <= all[i].last_length)
         now.push_back(int(i));
     changed = now != active || first;
     first = false;
@@ -98,6 +121,10 @@ struct Rules {
   void apply_to_all(const RuleView& view, float* scores) const {
     for (int i : active) {
       const DeviceRule& rule = all[i];
+      if (rule.effect == S2S_TIMES) {
+        order_times(::order_of_times(ids.data() + rule.first_id), view, scores);
+        continue;
+      }
       const int n = mentions(rule, view);
       if (rule.effect == S2S_BAN) {
         for (int j = 0; j < n; j++)

@@ -11,7 +11,6 @@
 #include <vector>
 
 #include "rules.h"
-#include "whole.h"
 
 extern "C" {
 // What a search is made from; all is copied. Mirrored by runtime/native_graphs/library.py.
@@ -19,7 +18,8 @@ typedef struct S2SSettings {
   const int64_t* prompt;       /* [P] */
   const int64_t* end_ids;      /* [n_end] */
   const float* length_divisor; /* [max_length - P + 1]: n ** length_penalty for n tokens */
-  const DeviceRule* rules;     /* in order; of effects that change every score only S2S_RENORMALIZE, as the last */
+  const DeviceRule* rules;     /* in order; of effects that change every score only S2S_TIMES, which needs reads_whole and
+                                  keeps_history, and S2S_RENORMALIZE, as the last */
   const int32_t* ids;
   const float* amounts;
   const int32_t* sources; /* [B, source_width], padded with -1 */
@@ -32,9 +32,6 @@ typedef struct S2SSettings {
   int32_t leave_early;     /* whether `LEAVE` is returned */
   int32_t fill;            /* what finished rows are fed */
   int32_t reads_whole;     /* whether a step tells the whole distribution, and all rules are applied to it */
-  int32_t timestamp_begin; /* of the rule of times, which comes after those above; 0: there is none. It needs the whole
-                              distribution and the history */
-  int32_t end_of_text, most_first_time; /* of the rule of times; most_first_time: -1 for any */
 } S2SSettings;
 }
 
@@ -99,10 +96,7 @@ class Search {
     rules.all.assign(s.rules, s.rules + s.n_rules);
     rules.ids.assign(s.ids, s.ids + s.n_ids);
     rules.amounts.assign(s.amounts, s.amounts + s.n_amounts);
-    rules.check(s.max_length);
-    times = TimesRule{s.timestamp_begin, s.end_of_text, s.most_first_time};
-    if (times.begin && (times.begin < 0 || times.begin >= V || !s.reads_whole || !s.keeps_history))
-      throw std::invalid_argument("a rule of times has other tokens than the vocabulary, or is not given what it reads");
+    rules.check(s.max_length, s.prompt_length, V, s.reads_whole && s.keeps_history);
     rules.normalises = s.n_rules && rules.all.back().effect == S2S_RENORMALIZE;
     n_chosen = is_beam_search ? max(2, 1 + s.n_end) * K : 1;
     present.resize(B);
@@ -265,7 +259,6 @@ class Search {
   const std::vector<float> divisor;
   std::vector<int32_t> sources;
   Rules rules;
-  TimesRule times;
   std::vector<float> logits;  // [V], of one row
   std::vector<Named> named;  // [R], or one for all rows
   int n_named_rows = -1;
@@ -399,7 +392,6 @@ class Search {
   // Applies all rules to the scores [V] of a row. Returns whether any token is left; `by` makes them log-probabilities.
   bool apply_to_all(int r, float* scores, Normaliser& by) {
     rules.apply_to_all(view(r), scores);
-    if (times.begin) times.apply(scores, V, text(r) + prompt.size(), length - int(prompt.size()));
     return !rules.normalises || normalise(scores, V, by);
   }
 

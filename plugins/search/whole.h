@@ -1,14 +1,10 @@
-// A row's whole distribution [V], for what a few of its tokens do not tell: whether all times together are likelier than
-// the best other token, and sums over the vocabulary. decoding/numerics.py and decoding/rules/timestamps.py are the
-// definition, whose results these are bit for bit: every number is rounded where numpy rounds it, and sums have its order.
+// Sums over a row's whole distribution [V], and its largest number. decoding/numerics.py is the definition, whose results
+// these are bit for bit: every number is rounded where numpy rounds it, and sums have its order.
 #pragma once
 
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-
-#include "rules.h"
 
 namespace s2s {
 
@@ -120,28 +116,5 @@ inline bool normalise(const float* scores, int n, Normaliser& found) {
   found.rest = float(std::log(sum_of_exponentials(scores, n, found.top)));
   return true;
 }
-
-// Whisper's order of times among words: decoding/rules/timestamps.py. What may come next is said once for this search and
-// that on a GPU (../beam_search/times.cuh). Letters: V vocabulary, T tokens of a text without its prompt.
-struct TimesRule {
-  int begin = 0;         // the first time, all tokens from it on being times; 0: there is no such rule
-  int end_of_text = 0;
-  int most_first = -1;   // the latest first time, in steps from `begin`; -1: any
-
-  // Changes the scores [V] of what follows a text [T].
-  void apply(float* scores, int V, const int32_t* text, int T) const {
-    int latest = T - 1;
-    while (latest >= 0 && text[latest] < begin) latest--;
-    const PossibleTokens may = possible_tokens(OrderOfTimes{begin, end_of_text, 0, most_first}, text, T, latest, V);
-    std::fill(scores, scores + may.first_word, -INFINITY);
-    std::fill(scores + may.end_word, scores + may.first_time, -INFINITY);
-    std::fill(scores + may.end_time, scores + V, -INFINITY);
-    if (may.first_word >= may.end_word || may.first_time >= may.end_time) return;
-    const float best_time = largest(scores + begin, V - begin);
-    const bool is_finite = std::isfinite(best_time);
-    const double sum = is_finite ? sum_of_exponentials(scores + begin, V - begin, best_time) : 0.0;
-    if (takes_time(sum, best_time, largest(scores, begin))) std::fill(scores, scores + begin, -INFINITY);
-  }
-};
 
 }  // namespace s2s

@@ -29,8 +29,7 @@ class Settings(ctypes.Structure):
     _fields_ = _fields(
         "prompt end_ids length_divisor rules ids amounts sources",
         "n_sources n_rows vocabulary prompt_length n_end max_length n_rules n_ids n_amounts source_width "
-        "is_beam_search early_stopping bound_at_limit edits_logits keeps_history leave_early fill reads_whole "
-        "timestamp_begin end_of_text most_first_time",
+        "is_beam_search early_stopping bound_at_limit edits_logits keeps_history leave_early fill reads_whole",
     )
 
 

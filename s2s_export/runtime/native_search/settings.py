@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,15 +15,13 @@ from ... import plugin_sources
 from ...errors import InvalidOption
 from ..decoding.generation_options import GenerationOptions
 from ..decoding.rule import NO_TOKEN
-from ..decoding.rules import active
-from ..decoding.rules.timestamps import Timestamps
 from ..device_search.rules import DeviceRules, serialise
 from ..native_graphs.library import Settings, address
 
 MOST_REMEMBERED = 64
 EDITS = ("ban", "add", "scale", "grow", "only")
 NORMALISES = "renormalize"
-TIMES = "timestamp_begin"  # the option of the rule of times, which has no form for a device but is in the library
+TIMES = "times"
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,6 @@ class Prepared:
     why_not: str = ""
     whole: bool = False
     rules: DeviceRules | None = None
-    times: Timestamps | None = None
     prompt: NDArray[np.int64] | None = None
     end_ids: NDArray[np.int64] | None = None
     length_divisor: NDArray[np.float32] | None = None
@@ -49,14 +45,12 @@ def prepare(options: GenerationOptions, vocabulary_size: int, whole: bool = Fals
     """whole: of `Prepared`, for options that leave the choice."""
     if reason := _why_not(options, vocabulary_size):
         return Prepared(reason)
-    times = next((rule for rule in active(options, vocabulary_size) if isinstance(rule, Timestamps)), None)
-    if times is not None and not 0 < times.begin < vocabulary_size:
-        return Prepared("the first token is a time")
     try:
-        rules = serialise(_without_times(options), vocabulary_size)
+        rules = serialise(options, vocabulary_size)
     except InvalidOption as error:
         return Prepared(str(error).split(" can't be applied on a device")[0] + ": only numpy's search has it")
-    if reason := _why_not_rules(rules):
+    effects = _effects(rules)
+    if reason := _why_not_effects(effects):
         return Prepared(reason)
     n_prompt = len(options.prompt)
     try:
@@ -66,18 +60,12 @@ def prepare(options: GenerationOptions, vocabulary_size: int, whole: bool = Fals
     with np.errstate(over="ignore", under="ignore"):
         divisor = np.asarray(lengths, dtype=np.float64).astype(np.float32)
     return Prepared(
-        whole=whole or times is not None,
+        whole=whole or TIMES in effects,
         rules=rules,
-        times=times,
         prompt=np.asarray(options.prompt, dtype=np.int64),
         end_ids=np.asarray(options.eos_token_id, dtype=np.int64),
         length_divisor=divisor,
     )
-
-
-def _without_times(options: GenerationOptions) -> GenerationOptions:
-    of_rules = ((name, None if name == TIMES else value) for name, value in options.of_rules)
-    return dataclasses.replace(options, of_rules=tuple(of_rules))
 
 
 def _why_not(options: GenerationOptions, vocabulary_size: int) -> str:
@@ -88,21 +76,25 @@ def _why_not(options: GenerationOptions, vocabulary_size: int) -> str:
         return "several rows of greedy search"
     if not options.prompt:
         return "there is no decoder prompt"
+    if options.timestamp_begin is not None and not 0 < options.timestamp_begin < vocabulary_size:
+        return "the first token is a time"
     if max(2, 1 + len(options.eos_token_id)) > vocabulary_size:
         return "nearly all tokens are end tokens"
     return ""
 
 
-def _why_not_rules(rules: DeviceRules) -> str:
+def _effects(rules: DeviceRules) -> list[str]:
     structures = plugin_sources.module("beam_search.structures")
     size = ctypes.sizeof(structures.DeviceRule)
-    effects = [
+    return [
         structures.EFFECTS[structures.DeviceRule.from_buffer_copy(rules.records, at).effect]
         for at in range(0, rules.n_rules * size, size)
     ]
-    if effects and effects[-1] == NORMALISES:
-        effects.pop()
-    whole = [effect for effect in effects if effect not in EDITS]
+
+
+def _why_not_effects(effects: list[str]) -> str:
+    before = effects[:-1] if effects and effects[-1] == NORMALISES else effects
+    whole = [effect for effect in before if effect not in (*EDITS, TIMES)]
     return f"{', '.join(whole)} changes the whole distribution" if whole else ""
 
 
@@ -133,7 +125,7 @@ def settings(
         prepared.prompt, prepared.end_ids, prepared.length_divisor, records, rules.ids, rules.amounts, of_sources,
     )  # fmt: skip
     is_beam_search = options.num_beams > 1
-    keeps_history = keeps_history or rules.reads_history or prepared.times is not None
+    keeps_history = keeps_history or rules.reads_history
     fill = options.pad_token_id if options.pad_token_id is not None else (*options.eos_token_id, 0)[0]
     numbers = (
         len(sources), options.n_rows, vocabulary_size, len(prepared.prompt), len(prepared.end_ids),
@@ -141,13 +133,6 @@ def settings(
         is_beam_search, options.early_stopping is True,
         options.early_stopping == "never" and options.length_penalty > 0.0,
         not is_beam_search and rules.changes_choice, keeps_history, leave_early, fill,
-        prepared.whole, *_of_times(prepared.times),
+        prepared.whole,
     )  # fmt: skip
     return Settings(*(address(array) for array in arrays), *map(int, numbers)), arrays
-
-
-def _of_times(rule: Timestamps | None) -> tuple[int, int, int]:
-    """timestamp_begin, end_of_text and most_first_time of S2SSettings."""
-    if rule is None:
-        return 0, 0, -1
-    return rule.begin, rule.end_of_text, -1 if rule.most_first is None else rule.most_first

@@ -34,23 +34,23 @@ class Timestamps(DenseRule):
     reads_history = True
 
     def __init__(self, begin: int, end_of_text: int, prompt_length: int, most_first: int | None) -> None:
-        self.begin = begin
-        self.end_of_text = end_of_text
-        self.most_first = most_first
+        self._begin = begin
+        self._end = end_of_text
+        self._most_first = most_first
         self._prompt_length = prompt_length
 
     def device_form(self, max_length: int) -> DeviceForm:
-        most_first = -1 if self.most_first is None else self.most_first
-        return DeviceForm("times", ids=(self.begin, self.end_of_text, self._prompt_length, most_first))
+        most_first = -1 if self._most_first is None else self._most_first
+        return DeviceForm("times", ids=(self._begin, self._end, self._prompt_length, most_first))
 
     def apply(self, scores: Floats, view: View) -> Floats:
-        begin = self.begin
+        begin = self._begin
         scores[..., begin - 1] = MINUS_INFINITY
         texts = view.history()[:, :, self._prompt_length :]  # [B, K, T]
         if not texts.shape[2]:
             scores[..., :begin] = MINUS_INFINITY
-            if self.most_first is not None:
-                scores[..., begin + self.most_first + 1 :] = MINUS_INFINITY
+            if self._most_first is not None:
+                scores[..., begin + self._most_first + 1 :] = MINUS_INFINITY
         else:
             self._order(scores, texts)
         times_win = _log_sums(scores[..., begin:]) > scores[..., :begin].max(axis=-1)
@@ -58,12 +58,12 @@ class Timestamps(DenseRule):
         return scores
 
     def _order(self, scores: Floats, texts: Ints) -> None:
-        begin = self.begin
+        begin = self._begin
         is_time = texts >= begin
         is_last, is_before = is_time[..., -1], is_time[..., -2] if texts.shape[2] > 1 else np.True_
         scores[is_last & is_before, begin:] = MINUS_INFINITY  # a pair is complete: text follows
         opened = is_last & ~is_before
-        scores[opened, : self.end_of_text] = MINUS_INFINITY  # its second time follows, or the end
+        scores[opened, : self._end] = MINUS_INFINITY  # its second time follows, or the end
         place = texts.shape[2] - 1 - is_time[..., ::-1].argmax(axis=-1)
         latest = np.take_along_axis(texts, place[..., None], axis=-1)[..., 0]
         least = np.where(is_time.any(axis=-1), latest + ~opened, begin)
