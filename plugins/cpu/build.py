@@ -136,7 +136,7 @@ def _compiled(
     def compile_to(output: Path) -> str:
         known = sets if release else known_to(compiler, sets)
         parts = objects(compiler, flags, known, release, own)
-        return str(build.run([*compiler, *map(str, parts), *link, "-o", str(output)]))
+        return str(build.run([*compiler, *flags, *map(str, parts), *link, "-o", str(output)]))
 
     return build.cached(FOLDER, NAME, _recipe(compiler, (*flags, *own), sets, link, release), compile_to)
 

@@ -30,7 +30,7 @@ def describe(bundle: str | os.PathLike[str] | None = None) -> dict[str, Any]:
     found = {
         "machine": machine(),
         "packages": {name: _version(name) for name in PACKAGES},
-        "backends": {name: backend.unavailable() for name, backend in known.items()},
+        "backends": {name: backend.unavailable() or backend.broken() for name, backend in known.items()},
         "searches": {name: backend.search for name, backend in known.items()},
         "native_search": native_search.NativeSearches().why_python or None,
         "matrix_library": cublaslt.report(),

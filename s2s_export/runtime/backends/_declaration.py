@@ -28,6 +28,8 @@ class Declaration:
     incompatible_reason: why it can't run this bundle, or its engine of a target, or None. Raises EngineError where
         engine.json can't be read.
     open: bundle, target (None: the backend's choice) and threads of a call -> an open backend.
+    broken: why what is installed fails when it is used, in one sentence, or None: what `unavailable` does not look at,
+        as it takes time or memory. For `s2s doctor`.
     """
 
     name: str
@@ -39,3 +41,4 @@ class Declaration:
     incompatible_reason: Callable[[Bundle, str | None], str | None]
     open: Callable[[Bundle, str | None, int | None], Backend]
     search: str = ON_THE_HOST
+    broken: Callable[[], str | None] = lambda: None

@@ -83,6 +83,14 @@ def unavailable() -> str | None:
     return None
 
 
+def broken() -> str | None:
+    try:
+        import onnxruntime  # noqa: F401
+    except ImportError as error:
+        return _not_imported(error)
+    return None
+
+
 def _not_imported(error: ImportError) -> str:
     if _lacks_memory(error):
         return f"there is not enough memory to load onnxruntime; {ROOM}"
@@ -659,4 +667,5 @@ BACKEND = Declaration(
     unavailable=unavailable,
     incompatible_reason=incompatible_reason,
     open=open,
+    broken=broken,
 )

@@ -17,6 +17,7 @@ import numpy as np
 from ...bundle import Bundle
 from ...errors import BundleError
 from ...schema import shown
+from ..decoding.state import Floats, Ints
 from ..text import Tokenizer
 
 Source: TypeAlias = Any  # one source in the form that the `check` of its kind returns: token ids, an array of features
@@ -80,6 +81,20 @@ class SourceKind(Protocol):
     def typical(self, rng: np.random.Generator, length: int) -> Source:
         """A random source of this length that has the form of a user's, to measure times with."""
         ...
+
+
+def rows_of(sources: Sequence[Floats], width: int) -> tuple[Floats, Ints]:
+    """[B,S,width] of sources [S,width] of unequal length, with zeros behind the shorter ones, and their lengths [B]."""
+    lengths = np.array([len(source) for source in sources], dtype=np.int64)
+    values = np.zeros((len(sources), int(lengths.max()), width), dtype=np.float32)
+    for row, source in zip(values, sources, strict=True):
+        row[: len(source)] = source
+    return values, lengths
+
+
+def mask_of(lengths: Ints) -> Ints:
+    """[B,S] with 1 in the places of sources that are so long [B], and 0 behind them."""
+    return (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
 
 
 def kinds() -> dict[str, type[SourceKind]]:

@@ -15,7 +15,7 @@ from ...bundle import Bundle
 from ...errors import BundleError, InputError
 from ..decoding.state import Floats
 from ..text import Tokenizer
-from . import MASK, SourceKind
+from . import MASK, SourceKind, mask_of, rows_of
 
 FEATURES = "features"  # the encoder's input, and the field of a JSON line
 
@@ -67,12 +67,8 @@ class Features:
         return len(source)
 
     def prepare(self, batch: Sequence[Floats]) -> dict[str, Any]:
-        lengths = np.array([len(source) for source in batch])
-        values = np.zeros((len(batch), lengths.max(), self.width), np.float32)
-        for row, source in zip(values, batch, strict=True):
-            row[: len(source)] = source
-        mask = np.arange(lengths.max()) < lengths[:, None]
-        return {FEATURES: values, MASK: mask.astype(np.int64)}
+        values, lengths = rows_of(batch, self.width)
+        return {FEATURES: values, MASK: mask_of(lengths)}
 
     def ids(self, source: Floats) -> Sequence[int]:
         return ()

@@ -20,7 +20,7 @@ from ..audio.filter_banks import FRAME, HOP, filter_banks, n_frames
 from ..audio.log_mel import SAMPLE_RATE
 from ..decoding.state import Floats
 from ..text import Tokenizer
-from . import MASK, SourceKind
+from . import MASK, SourceKind, mask_of, rows_of
 
 FILTER_BANKS = "filter_banks"  # the encoder's inputs
 N_FRAMES = "n_frames"
@@ -87,14 +87,9 @@ class FilterBanks:
         return found
 
     def prepare(self, batch: Sequence[Floats]) -> dict[str, Any]:
-        features = [self.features(samples) for samples in batch]
-        lengths = np.array([len(rows) for rows in features], dtype=np.int64)
-        values = np.zeros((len(batch), int(lengths.max()), self._n_bands), dtype=np.float32)
-        for row, found in zip(values, features, strict=True):
-            row[: len(found)] = found
+        values, lengths = rows_of([self.features(samples) for samples in batch], self._n_bands)
         positions = np.array([self._positions(int(n)) for n in lengths])
-        mask = np.arange(positions.max()) < positions[:, None]
-        return {FILTER_BANKS: values, N_FRAMES: lengths, MASK: mask.astype(np.int64)}
+        return {FILTER_BANKS: values, N_FRAMES: lengths, MASK: mask_of(positions)}
 
     def ids(self, source: Floats) -> Sequence[int]:
         return ()

@@ -18,7 +18,7 @@ from ...errors import BundleError, InputError
 from ..decoding.state import Floats
 from ..pictures import files, patches
 from ..text import Tokenizer
-from . import MASK, SourceKind
+from . import MASK, SourceKind, mask_of, rows_of
 from .pixels import FIELD
 
 FLATTENED_PATCHES = "flattened_patches"  # the encoder's input
@@ -80,12 +80,8 @@ class FlattenedPatches:
         return len(source)
 
     def prepare(self, batch: Sequence[Floats]) -> dict[str, Any]:
-        lengths = np.array([len(source) for source in batch])
-        values = np.zeros((len(batch), lengths.max(), self.width), np.float32)
-        for row, source in zip(values, batch, strict=True):
-            row[: len(source)] = source
-        mask = np.arange(lengths.max()) < lengths[:, None]
-        return {FLATTENED_PATCHES: values, MASK: mask.astype(np.int64)}
+        values, lengths = rows_of(batch, self.width)
+        return {FLATTENED_PATCHES: values, MASK: mask_of(lengths)}
 
     def ids(self, source: Floats) -> Sequence[int]:
         return ()

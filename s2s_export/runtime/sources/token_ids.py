@@ -14,7 +14,7 @@ import numpy as np
 from ...bundle import Bundle
 from ...errors import BundleError, InputError
 from ..text import Tokenizer
-from . import MASK, SourceKind
+from . import MASK, SourceKind, mask_of
 
 INPUT_IDS = "input_ids"  # the encoder's input, and the field of a JSON line
 
@@ -72,8 +72,7 @@ class TokenIds:
         ids = np.full((len(batch), int(lengths.max())), self._padding or 0, dtype=np.int64)
         for row, source in zip(ids, batch, strict=True):
             row[: len(source)] = source
-        mask = np.arange(ids.shape[1]) < lengths[:, None]
-        return {INPUT_IDS: ids, MASK: mask.astype(np.int64)}
+        return {INPUT_IDS: ids, MASK: mask_of(lengths)}
 
     def ids(self, source: Sequence[int]) -> Sequence[int]:
         return source

@@ -20,7 +20,7 @@ from ..audio import files
 from ..audio.log_mel import SAMPLE_RATE
 from ..decoding.state import Floats
 from ..text import Tokenizer
-from . import MASK, SourceKind
+from . import MASK, SourceKind, mask_of
 
 INPUT_VALUES = "input_values"  # the encoder's inputs
 N_FRAMES = "n_frames"
@@ -92,8 +92,7 @@ class Waveform:
         for row, samples in zip(values, batch, strict=True):
             row[: len(samples)] = self.normalized(samples)
         frames = np.array([self._frames(len(samples)) for samples in batch], dtype=np.int64)
-        mask = np.arange(frames[:, -1].max()) < frames[:, -1:]
-        return {INPUT_VALUES: values, N_FRAMES: frames[:, 0].copy(), MASK: mask.astype(np.int64)}
+        return {INPUT_VALUES: values, N_FRAMES: frames[:, 0].copy(), MASK: mask_of(frames[:, -1])}
 
     def ids(self, source: Floats) -> Sequence[int]:
         return ()

@@ -38,8 +38,8 @@ class SpeechSearch:
         self.vocabulary_size = bundle.vocabulary_size
         self.max_target_length = bundle.max_target_length or 448
         make = searcher.native.make if isinstance(searcher, HostSearch) else None
-        self.decoder = WindowDecoder(backend, speech, self.max_target_length, make)
-        self.decoder.device = on_device(searcher, self.vocabulary_size)
+        device = on_device(searcher, self.vocabulary_size)
+        self.decoder = WindowDecoder(backend, speech, self.max_target_length, make, device)
         self._searcher = searcher
 
     def decode(

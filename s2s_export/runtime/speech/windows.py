@@ -94,19 +94,21 @@ def _stacked(parts: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 class WindowDecoder:
-    """Decodes windows with one backend's graphs and the search of `decoding`.
-
-    device: the search on the device, where the backend has one, for the windows that it serves.
-    """
-
-    device: DeviceWindows | None = None
+    """Decodes windows with one backend's graphs and the search of `decoding`."""
 
     def __init__(
-        self, backend: Backend, speech: SpeechTokens, max_target_length: int, make: decoding.Make | None = None
+        self,
+        backend: Backend,
+        speech: SpeechTokens,
+        max_target_length: int,
+        make: decoding.Make | None = None,
+        device: DeviceWindows | None = None,
     ) -> None:
-        """make: of `decoding.decode`."""
+        """make: of `decoding.decode`. device: the search on the device, where the backend has one, for the windows that
+        it serves."""
         self._backend = backend
         self._make = make
+        self._device = device
         self.speech = speech
         self.max_target_length = max_target_length
 
@@ -158,10 +160,9 @@ class WindowDecoder:
             chosen = search_of(options, prompt, begin, self.max_target_length, **changes)
             numbers = places if source_numbers is None else [source_numbers[place] for place in places]
             some = encoded.rows(places)
-            if self.device is not None and not attention and self.device.serves(chosen):
-                for place, window in zip(
-                    places, self._on_device(some, chosen, numbers, temperature, no_speech), strict=True
-                ):
+            if self._device is not None and not attention and self._device.serves(chosen):
+                windows = self._on_device(self._device, some, chosen, numbers, temperature, no_speech)
+                for place, window in zip(places, windows, strict=True):
                     found[place] = window
                 continue
             state: Any = some.begin(chosen.n_rows)
@@ -182,14 +183,13 @@ class WindowDecoder:
         return [window for window in found if window is not None]
 
     def _on_device(
-        self, encoded: EncodedWindows, options: GenerationOptions, numbers: Sequence[int], temperature: float,
-        no_speech: bool,
+        self, device: DeviceWindows, encoded: EncodedWindows, options: GenerationOptions, numbers: Sequence[int],
+        temperature: float, no_speech: bool,
     ) -> list[DecodedWindow]:  # fmt: skip
         """Windows with one prompt, as `decode` has them."""
-        assert self.device is not None
         prompt, token = options.prompt, self.speech.nospeech
         at = prompt.index(self.speech.startoftranscript) if no_speech and token is not None else None
-        outputs, logits = self.device.decode(encoded.features, options, numbers, at)
+        outputs, logits = device.decode(encoded.features, options, numbers, at)
         silences = [None] * len(outputs) if at is None else [float(np.exp(log_softmax(row)[token])) for row in logits]
         return [
             self._window(hypotheses, len(prompt), silence, temperature)

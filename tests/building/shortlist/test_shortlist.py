@@ -196,7 +196,8 @@ def test_the_loop_in_cpp_gives_numpys_numbers(bundle, tmp_path, monkeypatch, tar
             told = [[(one.token_ids, one.score, one.token_scores) for one in of] for of in (ours, theirs)]
             assert told[0] == told[1]
     counts = sessions[0].searcher.native.counts
-    assert counts["C++ loop"] > 30  # the rest needs the whole distribution
+    # Sums that are imprecise are searched once more, over the whole distribution and step by step.
+    assert counts["C++ loop"] > 30 and counts["Python"] < 5
     assert min(sizes) < 16 and len(sizes) > 5
 
 

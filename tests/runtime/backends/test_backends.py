@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import subprocess
 import sys
 import threading
 import weakref
@@ -104,3 +106,13 @@ def test_onnxruntime_is_not_loaded_where_there_is_no_room_for_it(monkeypatch):
     monkeypatch.setattr(free_memory, "left_of_process", lambda: onnxruntime.LEAST_ROOM - 1)
     assert "not enough memory to load onnxruntime" in (onnxruntime.unavailable() or "")
     assert "onnxruntime" not in sys.modules
+
+
+def test_what_is_installed_and_broken_is_told_by_doctor(tmp_path):
+    (tmp_path / "onnxruntime").mkdir()
+    (tmp_path / "onnxruntime" / "__init__.py").write_text('__version__ = "1.32.0"\nraise ImportError("no libfoo.so")\n')
+    code = "from s2s_export.measuring.machine import describe; print(describe()['backends']['onnxruntime'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "onnxruntime can't be imported (no libfoo.so); pip install onnxruntime", done.stderr
