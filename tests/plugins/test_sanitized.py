@@ -12,7 +12,7 @@ from plugin_helpers import build
 
 RUN = """
 import sys
-sys.path.insert(0, {here!r})
+sys.path[:0] = [{here!r}, {helpers!r}]
 from test_attention_kernels import ELEMENTS, sweep_cross, sweep_self
 for element in ELEMENTS if {cases} else ():
     for bias in (False, True):
@@ -74,7 +74,8 @@ def run(extra: str = "", cases: bool = True) -> subprocess.CompletedProcess[str]
     runtime = subprocess.run([compiler, "-print-file-name=libasan.so"], capture_output=True, text=True).stdout.strip()
     if not Path(runtime).is_file():
         pytest.skip(f"{compiler} has no libasan.so")
-    code = RUN.format(here=str(Path(__file__).parent), extra=extra, cases=cases)
+    here = Path(__file__).parent
+    code = RUN.format(here=str(here), helpers=str(here.parent / "helpers"), extra=extra, cases=cases)
     options = "detect_leaks=0:detect_stack_use_after_return=0"
     environment = {**os.environ, "LD_PRELOAD": runtime, "ASAN_OPTIONS": options, "PYTHONMALLOC": "malloc"}
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
