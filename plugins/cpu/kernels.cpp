@@ -4,6 +4,7 @@
 #include "attention.h"
 #include "encoder.h"
 #include "products.h"
+#include "screen.h"
 #include "summary.h"
 
 #define TEXT_OF(name) #name
@@ -12,6 +13,7 @@
 #define JOINED(a, b) JOINED_OF(a, b)
 
 const Kernels JOINED(kernels_, KERNELS) = {
-    TEXT(KERNELS), KERNELS::multiply,    KERNELS::quantise,     KERNELS::normalise,
-    KERNELS::gate, KERNELS::attend_self, KERNELS::attend_cross, KERNELS::attend_encoder, KERNELS::summarise,
+    TEXT(KERNELS),         KERNELS::multiply,     KERNELS::quantise,       KERNELS::normalise,
+    KERNELS::gate,         KERNELS::attend_self,  KERNELS::attend_cross,   KERNELS::attend_encoder,
+    KERNELS::summarise,    KERNELS::copy_for_screen, KERNELS::screen,
 };

@@ -111,6 +111,24 @@ struct Summary {
   float* logits;             // [R,V] of all tokens, or null
 };
 
+// A copy in int8 of an output projection (screen.h), as of an int8 weight, O padded to whole blocks.
+struct ScreenCopy {
+  int8_t* weight;
+  float* scale;   // [O]
+  int32_t* sum;   // [O]
+  float* lost;    // [O] no less than the length of what rounding took from an output's weights
+  float* norm;    // [O] no less than the length of what is left
+};
+
+// Bounds of the logits of R rows.
+struct Screened {
+  int n_candidates, n_blocks;
+  const float *lost, *norm, *bias;  // [O]; bias may be null
+  const float *by_lost, *by_norm;   // [R] a logit is off by by_lost * lost + by_norm * norm at most
+  RowSummary* least;                // [R] of this call: the best lower bounds; `top` and `total` are not used
+  float* highest;                   // [R, n_blocks] out: the highest upper bound of a block's logits
+};
+
 struct Kernels {
   const char* name;
   void (*multiply)(const Product&, int first_block, int end_block);
@@ -121,6 +139,8 @@ struct Kernels {
   void (*attend_cross)(const CrossAttention&, int first_pair, int end_pair);
   void (*attend_encoder)(const EncoderAttention&, int first_pair, int end_pair);
   void (*summarise)(const Product&, int first_block, int end_block, const Summary&);
+  void (*copy_for_screen)(const Product&, int first_block, int end_block, const ScreenCopy&);
+  void (*screen)(const Product&, int first_block, int end_block, const Screened&);
 };
 
 // Of each set that a library may be linked with. Weak: the address is null where it is not among them.

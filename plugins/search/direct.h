@@ -580,6 +580,14 @@ struct Node {
   std::vector<int> last_of;  // values whose memory nothing after this node reads
 };
 
+constexpr const char* LEAVES = "leaves_normalizer";  // an input of a Head that is called directly
+
+// Whether a node is an output projection that may leave normalisers out: of floats, all whose tokens are known.
+inline bool is_screened_head(const Node& node) {
+  return (node.op == "s2s.cpu.Head" || node.op == "s2s.cpu.HeadFp16" || node.op == "s2s.cpu.HeadBf16") &&
+         node.info.whole("n_out", 0) > 0;
+}
+
 inline std::vector<std::string> lines(const char* text) {
   std::vector<std::string> found;
   for (const char* end; (end = std::strchr(text, '\n')); text = end + 1) found.emplace_back(text, end);
@@ -606,7 +614,7 @@ class Graph {
       value.type = weights[i].type;
       value.is_bound = true;
     }
-    const bool is_cached = bytes_of_weights() <= cache_bytes() / 2;
+    const bool is_cached = bytes_of_weights() <= std::min(cache_bytes() / 2, MOST_CACHED);
     void* library = dlopen(operators, RTLD_NOW | RTLD_LOCAL);
     if (!library) throw std::runtime_error(dlerror());
     auto listed = reinterpret_cast<const OrtCustomOp* const* (*)(size_t*)>(dlsym(library, "s2s_operators"));
@@ -635,6 +643,7 @@ class Graph {
         }
         if (node.inputs.size() > n_inputs) throw std::runtime_error(node.op + " has too many inputs");
         node.inputs.resize(n_inputs, -1);
+        if (is_screened_head(node)) node.inputs.back() = index(LEAVES);
         for (size_t j = 0; j < node.callbacks->GetOutputTypeCount(node.callbacks); j++)
           node.output_types.push_back(node.callbacks->GetOutputType(node.callbacks, j));
         if (node.outputs.size() > node.output_types.size()) throw std::runtime_error(node.op + " has too many outputs");
@@ -698,6 +707,9 @@ class Graph {
     for (const auto& [value, node] : last) node->last_of.push_back(value);
   }
 
+  // A larger cache is shared by all cores of a server, and slower than asking ahead: Xeon with 480 MiB, 207 MB of weights.
+  static constexpr size_t MOST_CACHED = size_t(64) << 20;
+
   size_t bytes_of_weights() const {
     size_t n = 0;
     for (const Value& value : first)
@@ -736,6 +748,8 @@ class Run {
     return true;
   }
 
+  const Value* find_input(const Node& node, size_t i) const { return &values[size_t(node.inputs[i])]; }
+
   // Null where the graph has no such value.
   const Value* find(const char* name) const {
     const int i = graph.find(name);
@@ -746,13 +760,7 @@ class Run {
     for (const Node& node : graph.nodes) {
       if (is_first) require(node);
       if (node.callbacks) {
-        context.inputs.clear();
-        context.outputs.clear();
-        for (int i : node.inputs) context.inputs.push_back(i < 0 ? nullptr : &values[i]);
-        for (int i : node.outputs) context.outputs.push_back(i < 0 ? nullptr : &values[i]);
-        context.output_types = node.output_types.data();
-        check(reinterpret_cast<Failure*>(
-            node.callbacks->KernelComputeV2(node.kernel, reinterpret_cast<OrtKernelContext*>(&context))));
+        run(node);
       } else if (is_first || !node.is_fixed) {
         inputs.clear();
         for (int i : node.inputs) inputs.push_back(&values[i]);
@@ -761,6 +769,20 @@ class Run {
       for (int i : node.last_of) values[size_t(i)].own.release();
     }
     is_first = false;
+  }
+
+  // Runs one of our operators alone. given, found: in place of its own inputs and outputs, where they are not null.
+  void run(const Node& node, const std::vector<Value*>& given = {}, const std::vector<Value*>& found = {}) {
+    const auto fill = [this](std::vector<Value*>& to, const std::vector<int>& own, const std::vector<Value*>& others) {
+      to.clear();
+      for (size_t i = 0; i < own.size(); i++)
+        to.push_back(i < others.size() && others[i] ? others[i] : own[i] < 0 ? nullptr : &values[size_t(own[i])]);
+    };
+    fill(context.inputs, node.inputs, given);
+    fill(context.outputs, node.outputs, found);
+    context.output_types = node.output_types.data();
+    check(reinterpret_cast<Failure*>(
+        node.callbacks->KernelComputeV2(node.kernel, reinterpret_cast<OrtKernelContext*>(&context))));
   }
 
   // Null where the graph has no such value, or has not run.
@@ -804,6 +826,9 @@ class DirectStep : public Step {
     run_.bind("n_candidates", &n_candidates, ort::INT64, {1});
     run_.bind("want_log_probs", &wants_whole, ort::BOOL, {});
     run_.bind("log_normalizer", log_normalizer.data(), ort::FLOAT, {B, K});
+    run_.bind(direct::LEAVES, &leaves, ort::BOOL, {});
+    for (const direct::Node& node : graph.nodes)
+      if (direct::is_screened_head(node)) head = &node;
   }
 
   Found run(const Query& query) override {
@@ -823,11 +848,58 @@ class DirectStep : public Step {
     }
     std::copy(query.probe_ids.begin(), query.probe_ids.end(), probe_ids.begin());
     wants_whole = query.whole;
+    leaves = query.may_leave && !query.whole && pause == 0;
+    pause -= pause > 0;
     run_();
-    return Found{ids.data(), log_probs.data(), log_normalizer.data(), probed.data(), M, Q, whole(query)};
+    if (leaves && std::count(log_normalizer.begin(), log_normalizer.end(), LEFT_OUT) == 0) pause = PAUSE;
+    return found(whole(query));
+  }
+
+  bool can_leave() const override { return head != nullptr; }
+  Found complete() override {
+    leaves = false;
+    run_.run(*head);
+    return found(nullptr);
+  }
+  void keep(const std::vector<int32_t>& rows) override {
+    if (rows.empty()) return;
+    const direct::Value& states = *run_.find_input(*head, 0);
+    const size_t width = size_t(states.dims.back());
+    for (int32_t row : rows) kept.insert(kept.end(), states.floats() + row * width, states.floats() + (row + 1) * width);
+    n_kept += rows.size();
+  }
+  const float* normalizers() override {
+    const int64_t n = int64_t(n_kept), width = int64_t(kept.size()) / n;
+    std::vector<int64_t> no_probes(n_kept, 0);
+    int64_t one = 1;
+    bool no = false;
+    direct::Value rows, wanted, probes, is_left, best, best_ids, sums, of_probes;
+    const auto show = [](direct::Value& value, void* data, int type, const std::vector<int64_t>& dims) {
+      value.data = data;
+      value.type = type;
+      value.dims = dims;
+    };
+    show(rows, kept.data(), ort::FLOAT, {n, width});
+    show(wanted, &one, ort::INT64, {1});
+    show(probes, no_probes.data(), ort::INT64, {n, 1, 1});
+    show(is_left, &no, ort::BOOL, {});
+    run_.run(*head, {&rows, nullptr, nullptr, &wanted, &probes, &is_left, &is_left}, {&best, &best_ids, &sums, &of_probes, &unused});
+    settled.resize(n_kept);
+    for (size_t i = 0; i < n_kept; i++) settled[i] = -best.floats()[i];  // the best has the logit 0 less the best
+    kept.clear();
+    n_kept = 0;
+    return settled.data();
   }
 
  private:
+  static constexpr int PAUSE = 16;  // steps for which nothing is left out after one that could not
+  bool leaves = false;
+  int pause = 0;
+  const direct::Node* head = nullptr;
+  std::vector<float> kept, settled;  // kept: rows of states
+  size_t n_kept = 0;
+  direct::Value unused;
+
   direct::Run run_;
   const int B, K;
   int64_t n_candidates = -1;
@@ -835,6 +907,12 @@ class DirectStep : public Step {
   bool wants_whole = false;
   std::vector<int64_t> probe_ids, ids;
   std::vector<float> log_probs, probed, log_normalizer;
+
+  Found found(float* all) {
+    Found made{ids.data(), log_probs.data(), log_normalizer.data(), probed.data(), int(n_candidates), n_probes, all};
+    made.is_left = leaves;
+    return made;
+  }
 
   float* whole(const Query& query) const {
     if (!query.whole) return nullptr;

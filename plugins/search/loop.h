@@ -57,9 +57,14 @@ inline void watch(const S2SBatch& batch, const Search& search, const Found& foun
   }
 }
 
-// At most n_steps tokens more. The prompt is fed first: its tokens but the last are no steps of the search.
-inline Status run(Search& search, Step& step, S2SBatch& batch, int n_steps) {
+constexpr int LEAST_LEFT = 4;  // steps for which it pays to leave normalisers out
+constexpr size_t MOST_LEFT = 64;  // rows whose normalisers are computed together
+
+inline bool settle(Search& search, Step& step) { return !search.n_unsettled() || search.settle(step.normalizers()); }
+
+inline Status make_steps(Search& search, Step& step, S2SBatch& batch, int n_steps) {
   std::vector<int64_t> old;
+  search.may_leave = n_steps >= LEAST_LEFT && step.can_leave();
   const int P = int(search.prompt.size());
   while (true) {
     const bool feeds_prompt = batch.step < P - 1;
@@ -73,13 +78,22 @@ inline Status run(Search& search, Step& step, S2SBatch& batch, int n_steps) {
     for (size_t r = 0; r < R; r++) batch.token[r] = feeds_prompt ? search.prompt[batch.step] : search.tokens[r];
     for (int i = 0; i < batch.n_positions; i++) batch.position[i] = batch.step;
     const bool is_watched = batch.watched && batch.step == batch.watched_position;
-    const Found found = step.run(!feeds_prompt ? search.query : is_watched ? query_for(batch.watched_token, R) : nothing);
+    Found found = step.run(!feeds_prompt ? search.query : is_watched ? query_for(batch.watched_token, R) : nothing);
     if (is_watched) watch(batch, search, found);
     batch.step++;
     if (feeds_prompt) continue;
+    if (found.is_left && !search.decides(found)) found = step.complete();
     const Status status = search.advance(found);
+    step.keep(search.left);
     if (status != GOES_ON) return status;
+    if (search.n_unsettled() >= MOST_LEFT && !settle(search, step)) return IMPRECISE;
   }
+}
+
+// At most n_steps tokens more. The prompt is fed first: its tokens but the last are no steps of the search.
+inline Status run(Search& search, Step& step, S2SBatch& batch, int n_steps) {
+  const Status status = make_steps(search, step, batch, n_steps);
+  return status == IMPRECISE || settle(search, step) ? status : IMPRECISE;
 }
 
 }  // namespace s2s

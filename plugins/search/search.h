@@ -59,6 +59,7 @@ struct Query {
   bool whole = false;              // whether the whole distribution is wanted
   int vocabulary = 0;              // V, where it is
   bool changed = true;             // whether it differs from the query before
+  bool may_leave = false;          // whether the step may leave the normalisers to be computed later
 };
 
 // What a step found: arrays as of decoding/state.py's StepResult. M may be less than was asked for.
@@ -69,7 +70,11 @@ struct Found {
   const float* probe_log_probs;
   int n_candidates, n_probes;
   float* log_probs = nullptr;  // [R, V] of a query for the whole distribution; the search changes it
+  // Whether these are logits, and log_normalizer has log(sum of e**(logit - the row's best)), or LEFT_OUT.
+  bool is_left = false;
 };
+
+constexpr float LEFT_OUT = INFINITY;  // of plugins/cpu: a normaliser that is yet to be computed
 
 struct Offer {
   float value;      // the sum that it would give; greedy: the score by which it is chosen
@@ -125,6 +130,8 @@ class Search {
   std::vector<int64_t> tokens, parents;  // [B, K]: what the next step feeds
   std::vector<int32_t> settled;          // after LEAVE and ENDED: sources of the batch whose outputs are final
   Query query;
+  bool may_leave = false;       // whether the steps to come may leave their normalisers out
+  std::vector<int32_t> left;    // after `advance`: rows of the batch whose normalisers are needed, which `settle` takes
   double leave_at = LEAVE_AT;  // the share of the batch that has to be settled before it leaves
 
   // What the next step has to find out, into `query`; false where that is too much (see TOO_MANY).
@@ -157,15 +164,49 @@ class Search {
       query.changed = false;
     }
     n_named_rows = B * K;
-    query.n_candidates = std::min(n_chosen + query.n_probes, V);
+    query.may_leave = may_leave && !is_beam_search && !given.edits_logits && !rules.only;
+    query.n_candidates = std::min(n_chosen + query.n_probes + query.may_leave, V);
     query.changed |= was != query.n_probes || was_candidates != query.n_candidates;
     return query.n_candidates <= MOST_CANDIDATES;
   }
 
+  // Whether the tokens are chosen by logits as they are by log-probabilities: rounding makes these equal where two logits are
+  // near, and the lower token is taken then. For a step that left its normalisers out.
+  bool decides(const Found& found) {
+    static const Named nothing;
+    const size_t M = size_t(found.n_candidates);
+    for (int r = 0; r < B * K; r++) {
+      const Named& of_row = rules.active.empty() ? nothing : named_of(r);
+      probed.assign(of_row.ids.size(), 0.f);
+      if (!probed.empty()) rules.apply(view(r), of_row, probed.data());
+      for (float value : probed)
+        if (value != MINUS_INFINITY) return false;  // a rule that does more than to ban
+      const float* logits = found.candidate_log_probs + size_t(r) * M;
+      float best[2];
+      int n = 0;
+      for (size_t m = 0; m < M && n < 2; m++)
+        if (!of_row.holds(int32_t(found.candidate_ids[size_t(r) * M + m]))) best[n++] = logits[m];
+      if (n < 2 || !(best[0] - best[1] > 1e-5f * (std::fabs(logits[0] - best[0]) + 100.f))) return false;
+    }
+    return true;
+  }
+
+  // Gives what was left out: log(sum of e**(logit - the best)) of the rows that `left` named, in order, since the last time.
+  // Returns false where sums are imprecise.
+  bool settle(const float* rests) {
+    for (const Left& one : unsettled)
+      if (!settle(one, *rests++)) return false;
+    unsettled.clear();
+    return true;
+  }
+  size_t n_unsettled() const { return unsettled.size(); }
+
   // One more token, from what the step found.
   Status advance(const Found& found) {
+    left.clear();
     if (!read(found)) return IMPRECISE;
     const bool goes_on = is_beam_search ? advance_beams() : advance_rows();
+    if (found.is_left && !note_left(found)) return IMPRECISE;
     return after(goes_on);
   }
 
@@ -273,6 +314,27 @@ class Search {
   std::vector<Offer> offers;  // [B, C]: chosen, best first
   std::vector<float> probed, choice;
   std::vector<int32_t> moved;
+  struct Left {  // a chosen token whose log-probability is yet to be computed
+    size_t place;  // in all_scores
+    float logit, top;
+    bool normalises;
+    std::vector<float> banned;  // the logits of what was banned, where it normalises
+  };
+  std::vector<Left> of_step;  // [R]
+  std::vector<Left> unsettled;
+
+  bool settle(const Left& one, float rest) {
+    float log_prob = (one.logit - one.top) - rest;
+    if (one.normalises) {
+      std::vector<float> had(one.banned), none(one.banned.size(), MINUS_INFINITY);
+      for (float& value : had) value = (value - one.top) - rest;
+      const float less = log_sum(had.data(), none.data(), int(had.size()), false, 0.0);
+      if (std::isnan(less)) return false;
+      log_prob -= less;
+    }
+    all_scores[one.place] = log_prob;
+    return true;
+  }
 
   template <class Value>
   static void move(std::vector<Value>& values, size_t to, size_t from, size_t n) {
@@ -308,6 +370,7 @@ class Search {
       bool has_nan = false;
       for (int k = 0; k < K; k++) {
         if (given.reads_whole) read_whole_row(found, b * K + k, k, best);
+        else if (found.is_left) read_left_row(found, b * K + k, k, best);
         else if (!read_row(found, b * K + k, k, best, has_nan)) return false;
       }
       if (!is_beam_search && has_nan) best.n = 0;
@@ -387,6 +450,23 @@ class Search {
     }
     for (int q = 0; q < Q; q++) offer(probed[q], shifts ? choice[q] : 0.f, of_row.ids[q]);
     return true;
+  }
+
+  // The token is chosen by logits (see `decides`); its log-probability is left open.
+  void read_left_row(const Found& found, int r, int k, Best& best) {
+    static const Named nothing;
+    const Named& of_row = rules.active.empty() ? nothing : named_of(r);
+    const size_t first = size_t(r) * found.n_candidates;
+    size_t m = first;
+    while (of_row.holds(int32_t(found.candidate_ids[m]))) m++;
+    of_step.resize(size_t(B) * K);
+    Left& one = of_step[r];
+    one.logit = found.candidate_log_probs[m];
+    one.top = found.candidate_log_probs[first];
+    one.normalises = rules.normalises && query.n_probes > 0;
+    const float* banned = found.probe_log_probs + size_t(r) * found.n_probes;
+    one.banned.assign(banned, banned + (one.normalises ? of_row.ids.size() : 0));
+    best.add(Offer{one.logit, 0.f, k, int32_t(found.candidate_ids[m])});
   }
 
   // Applies all rules to the scores [V] of a row. Returns whether any token is left; `by` makes them log-probabilities.
@@ -561,6 +641,23 @@ class Search {
     }
     follow();
     return !all;
+  }
+
+  // Notes which log-probabilities are open. Returns false where sums are imprecise.
+  bool note_left(const Found& found) {
+    for (int r = 0; r < B * K; r++) {
+      const size_t i = size_t(r);
+      if (n_generated[i] != T) continue;  // the row had finished before
+      Left& one = of_step[i];
+      one.place = (size_t(T - 1) * n_original + present[i / K]) * K + i % K;
+      if (found.log_normalizer[r] != LEFT_OUT) {
+        if (!settle(one, found.log_normalizer[r])) return false;
+        continue;
+      }
+      unsettled.push_back(std::move(one));
+      left.push_back(r);
+    }
+    return true;
   }
 
   void grow_tables() {

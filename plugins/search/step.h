@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <memory>
+#include <stdexcept>
 #include <vector>
 
 #include "search.h"
@@ -26,6 +27,15 @@ class Step {
   virtual ~Step() = default;
   // Runs the step for a query. What it returns is valid until the next.
   virtual Found run(const Query& query) = 0;
+
+  // For a step that may leave normalisers out, which costs less where they can be computed for many rows at a time.
+  virtual bool can_leave() const { return false; }
+  // What the last `run` left out, of all rows.
+  virtual Found complete() { throw std::logic_error("this step leaves nothing out"); }
+  // Keeps what the normalisers of these rows of the last `run` are computed from.
+  virtual void keep(const std::vector<int32_t>&) {}
+  // The normalisers of all that was kept, in order, as Search::settle takes them; nothing is kept any more.
+  virtual const float* normalizers() { return nullptr; }
 };
 
 // A step whose graph gives out some of the tokens only, ids [W], ascending: a shortlist. To the graph a token is its place
