@@ -25,14 +25,14 @@ inline void copy_block(const Product& p, int block, const ScreenCopy& copy) {
     Floats high{}, lost{}, norm{};
     for (int k = 0; k < p.n_in; k++) high = larger(magnitude(load_as_float(w + size_t(k) * BLOCK, S)), high);
     const Floats scale = choose(high > 0.0f, high / 127.0f, all(1.0f)), inverse = 1.0f / scale;
-    Ints total{};
+    Wrapping total{};  // of weights that are no numbers it is any
     for (int k = 0; k < p.n_in; k += 4) {  // whose bytes lie side by side for each output
       Wrapping four{};
       for (int i = 0; i < 4 && k + i < p.n_in; i++) {
         const Floats value = load_as_float(w + size_t(k + i) * BLOCK, S);
         const Ints whole = to_nearest(value * inverse);
         const Floats kept = to_floats(whole) * scale;
-        total += whole;
+        total += Wrapping(whole);
         lost += (value - kept) * (value - kept);
         norm += kept * kept;
         four |= (Wrapping(whole) & 255) << (8 * i);
@@ -42,7 +42,7 @@ inline void copy_block(const Product& p, int block, const ScreenCopy& copy) {
     for (int lane = 0; lane < LANES; lane++) {
       const int output = block * BLOCK + part * LANES + lane;
       copy.scale[output] = scale[lane];
-      copy.sum[output] = total[lane];
+      copy.sum[output] = int32_t(total[lane]);
       copy.lost[output] = std::sqrt(lost[lane]) * MORE;
       copy.norm[output] = std::sqrt(norm[lane]) * MORE;
     }

@@ -9,6 +9,7 @@ from typing import Any
 from . import verdict
 from .bandwidth import floor_of
 from .charts import Bar, Series, bars, legend, lines
+from .record import notes
 from .table import MIB, of_work, render, threads_text
 from .work import Work
 
@@ -264,7 +265,7 @@ def _number_row(result: dict[str, Any]) -> tuple[str, ...]:
         result["label"], ms(result["encoder"]), ms(result["first_token"]), ms(result["step"]), ms(result["sentence"]),
         ms(result["sentence"], "p90"), ms(result["sentence"], "p99"), f"{result['tokens_per_second']:.0f}",
         "-" if result["speed"] is None else f"{result['speed']:.2f}x",
-        "-" if floor is None else f"{floor:.0%}", "-" if equal is None else f"{equal:.0%}", ", ".join(result["flags"]),
+        "-" if floor is None else f"{floor:.0%}", "-" if equal is None else f"{equal:.0%}", ", ".join(notes(result)),
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@
         floor_share           floor of a step / step; null without a floor
         speed                 times as fast as `speed_against`: CTranslate2 at the same precision, or transformers
         equal_sentences, equal_tokens    shares equal to the reference's best hypothesis; null without a reference
+        screened              of all calls (library.screened): rows, kept blocks, rows that were not; null for others
         flags                 reasons why the measurement may be wrong
     file                      the same for a translated file, see files.py; null without --file
     audio                     the same for transcribed sound, see audio/run.py; null without --audio
@@ -92,6 +93,7 @@ def summarize(result: dict[str, Any], bandwidth: dict[str, Any], weight_bytes: f
         "spread": noise.spread([call["wall"] for call in calls]),
         "tokens_per_second": result["batch_size"] * result["new_tokens"] / sentence["p50"],
         "peak_memory": max(call["memory"].get("peak", 0) for call in calls),
+        "screened": _screened(calls),
         "preemptions": sum(call["preemptions"] for call in calls),
         "floor_share": floor / step["p50"] if floor and step["p50"] > 0 else None,
         "equal_sentences": None,
@@ -101,6 +103,18 @@ def summarize(result: dict[str, Any], bandwidth: dict[str, Any], weight_bytes: f
         "around": result["around"],
         "flags": noise.flags(calls, result["around"]),
     }
+
+
+def _screened(calls: Sequence[dict[str, Any]]) -> list[int] | None:
+    counts = [call["screened"] for call in calls if call.get("screened")]
+    return [sum(one) for one in zip(*counts, strict=True)] if counts else None
+
+
+def notes(result: dict[str, Any]) -> list[str]:
+    """What a table says beside the numbers of a result."""
+    rows, kept, whole = result.get("screened") or (0, 0, 0)
+    screen = [f"screen kept {kept / rows:.0f} blocks a row"] if rows else []
+    return [*screen, *([f"{whole} rows not screened"] if whole else []), *result["flags"]]
 
 
 def agreement(found: Sequence[Ids], reference: Sequence[Ids]) -> tuple[float, float]:

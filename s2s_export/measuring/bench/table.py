@@ -6,6 +6,7 @@ from collections.abc import Container, Sequence
 from typing import Any
 
 from . import verdict
+from .record import notes
 
 MIB = 2**20
 HEADER = (
@@ -100,7 +101,7 @@ def _row(result: dict[str, Any], entry: dict[str, Any]) -> tuple[str, ...]:
         "-" if result["floor_share"] is None else f"{result['floor_share']:.0%}".rstrip("%"),
         f"{result['peak_memory'] / MIB:.0f}",
         "-" if equal is None else f"{equal:.0%}".rstrip("%") + f"/{equal_tokens:.0%}".rstrip("%"),
-        ", ".join(result["flags"]),
+        ", ".join(notes(result)),
     )
 
 
@@ -196,9 +197,10 @@ def _legend(record: dict[str, Any]) -> str:
         "encoder, first, step and sentence are medians over the rounds; '-' where a system can't be looked into",
         "step: (sentence - first) / (new tokens - 1); its p90 and p99 are of single steps, first to last",
         "speed: against CTranslate2 at the same precision, or transformers where it did not run",
-        "floor: the share of a step that it must take to read the weights once",
+        "floor: the share of a step that it must take to read all weights once; a shortlist and a screen read fewer",
         "peak: resident memory of the process, files it maps included",
         f"equal: sentences/tokens equal to those of {reference}",
-        "notes: spread of the rounds over 15 %, time spent waiting for a core, and what other processes took meanwhile",
+        "notes: blocks of 16 tokens that were multiplied to find the best, where the output projection is screened;"
+        " spread of the rounds over 15 %, time spent waiting for a core, and what other processes took meanwhile",
     ]
     return "\n".join(lines)

@@ -79,7 +79,8 @@ class Held:
     def _call(self, sources: list[list[int]], num_beams: int, new_tokens: int) -> dict[str, Any]:
         marks = self._system.marks
         marks.clear()
-        before = resource.getrusage(resource.RUSAGE_SELF)
+        screened = getattr(self._system, "screened", lambda: None)
+        before, before_screen = resource.getrusage(resource.RUSAGE_SELF), screened()
         cpu, started = time.process_time(), time.perf_counter()
         tokens = self._system.decode(sources, num_beams, new_tokens)
         ended, cpu = time.perf_counter(), time.process_time() - cpu
@@ -95,6 +96,7 @@ class Held:
             "encoder": marks.encoder_seconds,
             # From the beginning of one step to the next, which includes graph, search and bookkeeping.
             "steps": [b - a for a, b in itertools.pairwise(moments)],
+            "screened": [now - then for now, then in zip(screened() or (), before_screen or (), strict=True)],
             "tokens": tokens,
         }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 from ctypes import POINTER, c_char_p, c_double, c_float, c_int32, c_int64, c_uint64, c_void_p
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,17 @@ def declare(path: Path) -> Any:
     if list(theirs) != ours:
         raise BuildError(f"{path}: has structures of {list(theirs)} bytes, expected {ours}; delete it")
     return found
+
+
+def screened(operators: str | os.PathLike[str]) -> tuple[int, int, int]:
+    """What screening the output projection did in this process (plugins/cpu/screen.h): rows that it served, blocks of
+    16 tokens that were multiplied for them, and rows whose whole product was computed as too many blocks were left.
+
+    operators: the library of plugins/cpu.
+    """
+    found = (c_int64 * 3)()
+    ctypes.CDLL(os.fspath(operators)).s2s_screened(found)
+    return found[0], found[1], found[2]
 
 
 def error(library: Any) -> str:

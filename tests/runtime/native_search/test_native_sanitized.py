@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from test_native_left import made
 from tiny_names import STRUCTURES
 
 from s2s_export import plugin_sources
@@ -52,6 +53,16 @@ def test_no_access_is_out_of_bounds(exported: object, tmp_path: Path, name: str)
     bundle = tmp_path / f"{name}.bundle"
     shutil.copytree(exported(name)[1], bundle)  # type: ignore[operator]
     build(bundle, "cpu-fp32")
+    run(bundle)
+
+
+@pytest.mark.slow
+def test_no_access_is_out_of_bounds_where_normalisers_are_left_out(tmp_path: Path) -> None:
+    run(made(tmp_path))
+
+
+def run(bundle: Path) -> None:
+    """Decode with random options under the sanitizers."""
     try:
         compiler = plugin_sources.module("build").find_compiler("g++")
         plugin_sources.module("search.build").library(sanitize=True)

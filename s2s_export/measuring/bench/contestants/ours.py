@@ -12,6 +12,7 @@ from ....errors import S2SError, UnknownOption
 from ....runtime import backends
 from ....runtime.backends import Declaration
 from ....runtime.decoding.state import DecodeState, Ints, StepQuery, StepResult
+from ....runtime.native_graphs import library
 from ....runtime.native_search import loop
 from ....runtime.shortlist import state as shortlist
 from ..work import NEUTRAL, Ids, end_id
@@ -108,6 +109,11 @@ class Ours:
         self.marks.encoder(time.perf_counter() - started)
         # The loop in C++ makes all steps in one call, which a state around this one would prevent.
         return state if loop.serves(state) else TimedState(state, self.marks)
+
+    def screened(self) -> tuple[int, int, int] | None:
+        """As `library.screened`; None without our own operators."""
+        operators = getattr(self.session.backend, "operators", None)
+        return None if operators is None else library.screened(operators)
 
     def decode(self, sources: Sequence[Ids], num_beams: int, new_tokens: int) -> list[Ids]:
         session = self.session

@@ -57,10 +57,10 @@ static void multiply(const Product& p, int first_block, int end_block) {
   if (has("wrong")) p.y[p.rows * p.stride - 1] += 1;
 }
 
-const Kernels kernels_amx{"amx", multiply, {}, {}, {}, {}, {}, {}, {}};
-const Kernels kernels_avx512{"avx512", {}, {}, {}, {}, {}, {}, {}, {}};
-const Kernels kernels_avx2{"avx2", {}, {}, {}, {}, {}, {}, {}, {}};
-const Kernels kernels_plain{"plain", {}, {}, {}, {}, {}, {}, {}, {}};
+const Kernels kernels_amx{"amx", multiply, {}, {}, {}, {}, {}, {}, {}, {}, {}};
+const Kernels kernels_avx512{"avx512", {}, {}, {}, {}, {}, {}, {}, {}, {}, {}};
+const Kernels kernels_avx2{"avx2", {}, {}, {}, {}, {}, {}, {}, {}, {}, {}};
+const Kernels kernels_plain{"plain", {}, {}, {}, {}, {}, {}, {}, {}, {}, {}};
 
 int main(int argc, char** argv) {
   n_words = argc;

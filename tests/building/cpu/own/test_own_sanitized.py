@@ -17,6 +17,7 @@ import sys
 sys.path[:0] = [{helpers!r}, {here!r}]
 import test_own_kernels as own
 import test_own_sixteen_bits as sixteen
+import test_screen as screen
 from s2s_export import plugin_sources
 library = plugin_sources.module("cpu.build").library(*{without!r}, sanitize=True, emulated={emulated})
 for is_int8 in (False, True):
@@ -46,6 +47,10 @@ for storage in sixteen.sixteen.STORAGES:
     sixteen.test_heads(library, storage, 8, 4, 9, True, 2)
     sixteen.test_rows_of_a_shortlist_stay_in_16_bits(library, storage)
 sixteen.test_weights_of_other_types_and_sizes_are_refused(library)
+for kind in ("trained", "of all sizes"):
+    screen.test_the_best_are_those_of_the_whole_product(library, kind)
+screen.test_weights_of_16_bits(library)
+screen.test_numbers_that_are_none_or_too_large(library)
 {extra}
 print("clean", end="")
 """

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
-
 import numpy as np
 import pytest
 from test_own_kernels import library as library  # a fixture
 from test_own_kernels import normal, run
 
 from s2s_export.building.cpu.own import packing
+from s2s_export.runtime.native_graphs.library import screened
 
 TOKENS, WIDTH = 6013, 70
 LEFT_OUT = np.float32(np.inf)
@@ -34,9 +33,7 @@ def head(library, x, weight, bias, n_candidates, probes, leaves, storage="fp32")
 
 
 def counts(library):
-    found = (ctypes.c_int64 * 3)()
-    ctypes.CDLL(str(library)).s2s_screened(found)
-    return np.array(found)
+    return np.array(screened(library))
 
 
 def same(x, weight, bias, n, library, storage="fp32"):
@@ -113,7 +110,8 @@ def test_tokens_that_tie_come_in_their_order(library):
 def test_thousands_of_products(library):
     rng = np.random.default_rng(11)
     for _ in range(300):
-        weight = weights(("trained", "even", "of all sizes")[rng.integers(3)], rng) * np.float32(10.0 ** rng.uniform(-6, 6))
+        weight = weights(("trained", "even", "of all sizes")[rng.integers(3)], rng)
+        weight *= np.float32(10.0 ** rng.uniform(-6, 6))
         x = normal(rng, int(rng.integers(1, 5)), WIDTH) * np.float32(10.0 ** rng.uniform(-6, 6))
         x[:, rng.integers(WIDTH)] *= np.float32(10.0 ** rng.uniform(0, 3))
         bias = normal(rng, TOKENS) * np.float32(10.0 ** rng.uniform(-3, 3)) if rng.integers(2) else None
