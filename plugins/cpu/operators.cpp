@@ -1,17 +1,14 @@
 // The operators of the domain `s2s.cpu`: README.md lists inputs and outputs. Letters as in kernels.h.
 #include "operators.h"
 
-#include "sets.h"
+#include "head_screen.h"
+#include "parts.h"
 #include "stored.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstring>
-#include <functional>
 #include <initializer_list>
-#include <memory>
-#include <mutex>
 #include <type_traits>
 #include <vector>
 
@@ -19,28 +16,12 @@ namespace {
 
 using ort::BOOL, ort::FLOAT, ort::FLOAT16, ort::INT32, ort::INT64, ort::INT8, ort::OPTIONAL, ort::UINT16;
 
-constexpr int64_t SMALL = 1 << 16;  // multiplications up to which a second thread does not pay
-constexpr int TASKS = 16;           // parts of a product: more than threads, so that all threads finish at about the same time
-constexpr int GRAIN = 8;            // least number of blocks of a part: fewer do not fill a tile
-constexpr int MANY_ROWS = 7;         // from so many rows on, parts begin at whole tiles, which have
-constexpr int TILE_OF_MANY = 3;      // blocks then (products.h)
+constexpr int MANY_ROWS = 7;          // from so many rows on, parts begin at whole tiles, which have
+constexpr int TILE_OF_MANY = 3;       // blocks then (products.h)
+constexpr int64_t MANY = 256;         // above this many candidates, sorting all logits is faster than keeping an ordered list
 constexpr float LEFT_OUT = INFINITY;  // a normaliser that was not computed
-constexpr int64_t MANY = 256;       // above this many candidates, sorting all logits is faster than keeping an ordered list
-
-const Kernels& kernels() { return *chosen().kernels; }
-
-// Memory of this thread that only grows, and that later calls reuse.
-template <typename T, int WHICH>
-T* scratch(size_t n) {
-  thread_local std::vector<T> memory;
-  if (memory.size() < n) memory.resize(n);
-  return memory.data();
-}
 
 constexpr int64_t MOST = INT32_MAX / 64;  // most outputs, inputs and rows of a product; times a block they fit 32 bits
-
-int blocks_of(int64_t n_out) { return int((n_out + BLOCK - 1) / BLOCK); }
-int64_t filled_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 // Whether all sizes of a tensor are small enough for the kernels' 32-bit counters; true for one that is left out.
 bool fit_32(const Tensor& tensor) {
@@ -65,17 +46,6 @@ bool is_packed(const Tensor& weight, int64_t n_out, int64_t n_in) {
 }
 
 bool is_known(Activation a) { return a >= Activation::none && a <= Activation::quick_gelu; }
-
-// Splits [0, n_units) into nearly even parts of about `grain` at least, and calls body(part, first, end) for each. They
-// begin at multiples of `multiple`.
-template <typename Part>
-void in_parts(Call& call, int n_units, int grain, int64_t work, const Part& body, int multiple = 1) {
-  const int n = work < SMALL ? 1 : std::clamp(n_units / grain, 1, TASKS);
-  const auto first = [&](size_t i) {
-    return i == size_t(n) ? n_units : int(n_units * i / n + multiple / 2) / multiple * multiple;
-  };
-  call.in_parallel(size_t(n), [&](size_t i) { body(int(i), first(i), first(i + 1)); });
-}
 
 // The rows of an int8 product as bytes.
 void quantise(Product& p) {
@@ -312,11 +282,11 @@ class Embedding {
                                                             : std::vector<Slot>{{INT64}, WEIGHT<S>};
   static inline const std::vector<Slot> OUTPUTS = {{FLOAT}};
 
-  explicit Embedding(const Attributes& given) : width_(given.whole("width", 0)), n_rows(given.whole("n_rows", 0)) {}
+  explicit Embedding(const Attributes& given) : width_(given.whole("width", 0)), n_rows_(given.whole("n_rows", 0)) {}
 
   const char* run(Call& call) const {
     const Tensor ids = call.input(0), weight = call.input(1);
-    if (!is_packed<S>(weight, n_rows, width_) || (IS_INT8<S> && !has(call.input(2), {filled_up(n_rows, BLOCK)}))) {
+    if (!is_packed<S>(weight, n_rows_, width_) || (IS_INT8<S> && !has(call.input(2), {filled_up(n_rows_, BLOCK)}))) {
       return "s2s.cpu: a packed table has other sizes than its rows; build the engine again";
     }
     Dims shape = ids.dims;
@@ -325,7 +295,7 @@ class Embedding {
     if (!out && ids.count()) return "s2s.cpu: Embedding has no output";
     for (int64_t i = 0; i < ids.count(); i++, out += width_) {
       const int64_t id = ids.as<int64_t>()[i];
-      if (id < 0 || id >= n_rows) return "s2s.cpu: a token id is outside the vocabulary";
+      if (id < 0 || id >= n_rows_) return "s2s.cpu: a token id is outside the vocabulary";
       if constexpr (IS_INT8<S>) {
         const int64_t stride = (width_ + 3) / 4 * 4;
         const int8_t* from = weight.as<int8_t>() + id / BLOCK * BLOCK * stride + id % BLOCK * 4;
@@ -341,7 +311,7 @@ class Embedding {
  private:
   static const float* call_scale(Call& call) { return call.input(2).as<float>(); }
 
-  int64_t width_, n_rows;
+  int64_t width_, n_rows_;
 };
 
 // Makes a packed weight of some rows of another, with their scales and sums.
@@ -354,16 +324,16 @@ class TakeRows {
   static inline const std::vector<Slot> OUTPUTS = IS_INT8<S> ? std::vector<Slot>{{INT8}, {FLOAT}, {INT32}}
                                                           : std::vector<Slot>{WEIGHT<S>};
 
-  explicit TakeRows(const Attributes& given) : n_rows(given.whole("n_rows", 0)) {}
+  explicit TakeRows(const Attributes& given) : n_rows_(given.whole("n_rows", 0)) {}
 
   const char* run(Call& call) const {
     const Tensor ids = call.input(0), weight = call.input(1);
     const int64_t n = ids.count(), depth = weight.dims.size() < 3 ? 0 : weight.dims[1] * (IS_INT8<S> ? 4 : 1);
-    bool fits = is_packed<S>(weight, n_rows, depth) && n <= MOST;
-    if (IS_INT8<S>) fits = fits && has(call.input(2), {filled_up(n_rows, BLOCK)}) && has(call.input(3), {filled_up(n_rows, BLOCK)});
+    bool fits = is_packed<S>(weight, n_rows_, depth) && n <= MOST;
+    if (IS_INT8<S>) fits = fits && has(call.input(2), {filled_up(n_rows_, BLOCK)}) && has(call.input(3), {filled_up(n_rows_, BLOCK)});
     if (!fits) return "s2s.cpu: a packed weight has other sizes than its rows; build the engine again";
     for (int64_t i = 0; i < n; i++) {
-      if (ids.as<int64_t>()[i] < 0 || ids.as<int64_t>()[i] >= n_rows) return "s2s.cpu: a row is outside the weight";
+      if (ids.as<int64_t>()[i] < 0 || ids.as<int64_t>()[i] >= n_rows_) return "s2s.cpu: a row is outside the weight";
     }
     Dims shape = weight.dims;
     shape[0] = blocks_of(n);
@@ -397,7 +367,7 @@ class TakeRows {
     }
   }
 
-  int64_t n_rows;
+  int64_t n_rows_;
 };
 
 // Whether `places` [B] names places among n_places; one that is left out stands for 0, 1, ...
@@ -575,195 +545,6 @@ class EncoderAttentionOperator {
   bool is_int8_;
 };
 
-// The best tokens of an output projection by a copy of it in int8 (screen.h), which is made of the first weight when it is
-// first wanted. Safe to use from several threads.
-class Screen {
- public:
-  static constexpr int64_t MOST_CANDIDATES = 32;
-  static constexpr int MOST_ROWS = 8;
-
-  // Of this process: rows that were screened, blocks that were kept for them, and rows whose whole product was computed though
-  // they had been.
-  static inline std::atomic<int64_t> n_rows{0}, n_kept{0}, n_whole{0};
-
-  // Finds the best M of each row's logits [R, M], and those that are probed [R, Q], as the whole product would. Returns false
-  // where it can't be done, or would not pay.
-  bool run(Call& call, const Product& p, int64_t M, float* best, int64_t* ids, int64_t Q, const int64_t* probe_ids,
-           float* probed) const {
-    if (p.rows > most_rows(p) || M > MOST_CANDIDATES || M > p.n_out) return false;
-    std::call_once(made_, [&] { make(call, p); });
-    if (!is_finite_) return false;
-    const int R = p.rows, n_blocks = blocks_of(p.n_out);
-    Product copy = p;
-    float off[2 * MOST_ROWS];  // of a row, by what a weight lost and by its length
-    if (!bytes_of(copy, off)) return false;
-    float* highest = scratch<float, 9>(size_t(R) * n_blocks);
-    RowSummary* least = scratch<RowSummary, 4>(size_t(TASKS) * R);
-    float* values = scratch<float, 5>(size_t(TASKS) * R * M);
-    int64_t* tokens = scratch<int64_t, 6>(size_t(TASKS) * R * M);
-    for (int i = 0; i < TASKS * R; i++) least[i] = {-INFINITY, 0, 0, values + i * M, tokens + i * M};
-    const int n_panels = (n_blocks + PANEL - 1) / PANEL;
-    in_parts(call, n_panels, 1, int64_t(p.n_in) * p.n_out, [&](int part, int first, int end) {
-      const Screened s{int(M), n_blocks, lost_.data(), norm_.data(), p.bias, off, off + MOST_ROWS, least + part * R, highest};
-      kernels().screen(copy, first * PANEL, std::min(end * PANEL, n_blocks), s);
-    });
-    if (call.failure()) return false;
-    std::vector<int>& kept = blocks_;
-    kept.clear();
-    for (int row = 0; row < R; row++) {
-      float floor = floor_of(least + row, R, int(M));
-      for (int b = 0; b < n_blocks; b++) {
-        if (highest[size_t(row) * n_blocks + b] < floor) continue;
-        kept.push_back(b);
-      }
-      kept.push_back(-1);
-      if (int64_t(kept.size()) > int64_t(row + 1) * (n_blocks / LEAST_SAVED)) {
-        n_whole += R;
-        return false;
-      }
-    }
-    const int* block = kept.data();
-    n_rows += R;
-    n_kept += int64_t(kept.size()) - R;
-    for (int row = 0; row < R; row++, block++) {
-      const Product one = of_row(p, row);
-      RowSummary found{-INFINITY, 0, 0, best + row * M, ids + row * M};
-      for (; *block >= 0; block++) {
-        if (!add(one, *block, int(M), found)) return false;
-      }
-      for (int64_t q = 0; q < Q; q++) probed[row * Q + q] = logit(one, probe_ids[row * Q + q]);
-    }
-    return true;
-  }
- private:
-  // With more rows, the arithmetic of the sums that are left costs more than reading less saves: measured, as caches share in it.
-  static int most_rows(const Product& p) {
-    const size_t bytes = size_t(p.n_in) * size_t(p.n_out) * (p.storage == Storage::fp32 ? 4 : 2);
-    return bytes >= LARGE ? MOST_ROWS : MOST_ROWS / 2;
-  }
-
-  static constexpr size_t LARGE = size_t(64) << 20;
-  static constexpr int LEAST_SAVED = 8;  // whole product where more than this part of the blocks may hold one of the best
-
-  static constexpr float MOST_LENGTH = 1e15f;  // of a row and of a token's weights, so that bounds are finite
-
-  mutable std::once_flag made_;
-  mutable bool is_finite_ = false;
-  mutable std::unique_ptr<char[]> weight_;
-  mutable std::vector<float> scale_, lost_, norm_;
-  mutable std::vector<int32_t> sum_;
-  static inline thread_local std::vector<int> blocks_;  // those that may hold one of a row's best, and -1 after each row's
-
-  void make(Call& call, const Product& p) const {
-    const size_t n_blocks = size_t(blocks_of(p.n_out)), size = n_blocks * BLOCK * ((size_t(p.n_in) + 3) / 4 * 4);
-    weight_.reset(new char[size + 64]);
-    for (auto* values : {&scale_, &lost_, &norm_}) values->resize(n_blocks * BLOCK);
-    sum_.resize(n_blocks * BLOCK);
-    const ScreenCopy copy{weight(), scale_.data(), sum_.data(), lost_.data(), norm_.data()};
-    in_parts(call, int(n_blocks), GRAIN, int64_t(size), [&](int, int first, int end) {
-      kernels().copy_for_screen(p, first, end, copy);
-    });
-    is_finite_ = true;
-    for (float norm : norm_) is_finite_ &= norm < MOST_LENGTH;
-  }
-  int8_t* weight() const {  // at a line of the cache
-    return reinterpret_cast<int8_t*>((reinterpret_cast<uintptr_t>(weight_.get()) + 63) / 64 * 64);
-  }
-
-  // The rows as bytes, each as two rows of them: the second has what the first lost. off: by what a logit is off at most.
-  bool bytes_of(Product& p, float* off) const {
-    const size_t I = size_t(p.n_in), R = size_t(p.rows), width = (I + 3) / 4 * 4;
-    float* rows = scratch<float, 10>(2 * R * I);
-    uint8_t* bytes = scratch<uint8_t, 0>(2 * R * width);
-    float* scale = scratch<float, 1>(2 * R);
-    int32_t* zero = scratch<int32_t, 2>(2 * R);
-    memcpy(rows, p.x, R * I * sizeof(float));
-    double length[MOST_ROWS], lost[MOST_ROWS];
-    for (int half = 0; half < 2; half++) {
-      const size_t first = half * R;
-      kernels().quantise(rows + first * I, int(R), p.n_in, bytes + first * width, scale + first, zero + first);
-      for (size_t row = first; row < first + R; row++) {
-        double of_row = 0, of_rest = 0;
-        float* rest = half ? rows + row * I : rows + (row + R) * I;
-        for (size_t i = 0; i < I; i++) {
-          const float value = rows[row * I + i];
-          rest[i] = value - scale[row] * float(bytes[row * width + i] - zero[row]);
-          of_row += double(value) * value;
-          of_rest += double(rest[i]) * rest[i];
-        }
-        (half ? lost : length)[row - first] = std::sqrt(half ? of_rest : of_row);
-      }
-    }
-    const double rounded = (double(I) + 16) * 0x1p-22;
-    for (size_t row = 0; row < R; row++) {
-      if (!(length[row] < MOST_LENGTH)) return false;
-      off[row] = float(length[row] * (1 + 2 * rounded));
-      off[MOST_ROWS + row] = float(lost[row] * 1.001 + length[row] * rounded);
-    }
-    p.rows *= 2;
-    p.storage = Storage::int8;
-    p.weight = weight();
-    p.scale = scale_.data();
-    p.weight_sum = sum_.data();
-    p.bias = nullptr;
-    p.x = rows;
-    p.bytes = bytes;
-    p.row_scale = scale;
-    p.row_zero = zero;
-    return true;
-  }
-
-  // The M-th best of the tasks' lower bounds of a row.
-  static float floor_of(const RowSummary* first, int step, int M) {
-    float all[TASKS * MOST_CANDIDATES];
-    int n = 0;
-    for (int task = 0; task < TASKS; task++) {
-      for (int i = 0; i < first[task * step].n; i++) all[n++] = first[task * step].values[i];
-    }
-    if (n < M) return -INFINITY;
-    std::nth_element(all, all + M - 1, all + n, std::greater<float>());
-    return all[M - 1];
-  }
-
-  static Product of_row(const Product& p, int row) {
-    Product one = p;
-    one.rows = 1;
-    one.x = p.x + size_t(row) * p.n_in;
-    one.stride = BLOCK;
-    return one;
-  }
-  // The logits of a block as the whole product has them, into `out` [16]. Returns how many there are.
-  static int multiply(Product& one, int block, float* out) {
-    one.y = out;
-    one.first_block = block;
-    kernels().multiply(one, block, block + 1);
-    return int(std::min<int64_t>(BLOCK, one.n_out - int64_t(block) * BLOCK));
-  }
-  // False where a logit is NaN.
-  static bool add(Product one, int block, int M, RowSummary& found) {
-    float logits[BLOCK];
-    const int n = multiply(one, block, logits);
-    for (int i = 0; i < n; i++) {
-      if (logits[i] != logits[i]) return false;
-      if (found.n == M && !(logits[i] > found.values[M - 1])) continue;
-      int place = found.n < M ? found.n++ : M - 1;
-      for (; place > 0 && logits[i] > found.values[place - 1]; place--) {
-        found.values[place] = found.values[place - 1];
-        found.ids[place] = found.ids[place - 1];
-      }
-      found.values[place] = logits[i];
-      found.ids[place] = int64_t(block) * BLOCK + i;
-    }
-    return true;
-  }
-  static float logit(Product one, int64_t id) {
-    if (id < 0 || id >= one.n_out) return -INFINITY;
-    float logits[BLOCK];
-    multiply(one, int(id / BLOCK), logits);
-    return logits[id % BLOCK];
-  }
-};
-
 // The output projection with what a search needs: candidates, probed tokens and the normaliser.
 template <Storage S>
 class Head {
@@ -889,7 +670,7 @@ class Head {
 
   int64_t n_out_;
   bool is_cached_;
-  Screen screen_;
+  HeadScreen screen_;
 };
 
 template <Storage S>
@@ -938,7 +719,7 @@ extern "C" __attribute__((visibility("default"))) const char* s2s_why_not_amx() 
 
 // What screening did in this process: rows, blocks of the output projection kept for them, rows that it was no use for.
 extern "C" __attribute__((visibility("default"))) void s2s_screened(int64_t* out) {
-  out[0] = Screen::n_rows;
-  out[1] = Screen::n_kept;
-  out[2] = Screen::n_whole;
+  out[0] = HeadScreen::served;
+  out[1] = HeadScreen::kept;
+  out[2] = HeadScreen::unserved;
 }

@@ -176,6 +176,7 @@ class Search {
     static const Named nothing;
     const size_t M = size_t(found.n_candidates);
     for (int r = 0; r < B * K; r++) {
+      if (is_finished[r]) continue;
       const Named& of_row = rules.active.empty() ? nothing : named_of(r);
       probed.assign(of_row.ids.size(), 0.f);
       if (!probed.empty()) rules.apply(view(r), of_row, probed.data());
@@ -458,7 +459,7 @@ class Search {
     const Named& of_row = rules.active.empty() ? nothing : named_of(r);
     const size_t first = size_t(r) * found.n_candidates;
     size_t m = first;
-    while (of_row.holds(int32_t(found.candidate_ids[m]))) m++;
+    while (!is_finished[r] && of_row.holds(int32_t(found.candidate_ids[m]))) m++;  // there is one: see `decides`
     of_step.resize(size_t(B) * K);
     Left& one = of_step[r];
     one.logit = found.candidate_log_probs[m];
