@@ -11,6 +11,7 @@
 #include "direct.h"
 #include "loop.h"
 #include "onnxruntime.h"
+#include "open.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -20,11 +21,11 @@ thread_local std::string message;
 
 EXPORT const char* s2s_search_error() { return message.c_str(); }
 
-// sizeof of what ctypes mirrors: S2SSettings, S2STensor, S2SBatch, S2SNode, DeviceRule.
+// sizeof of what ctypes mirrors: S2SSettings, S2STensor, S2SBatch, S2SNode, S2SOpenBatch, DeviceRule.
 EXPORT void s2s_search_sizes(int32_t* sizes) {
   const size_t found[] = {sizeof(S2SSettings), sizeof(S2STensor), sizeof(S2SBatch), sizeof(S2SNode),
-                          sizeof(DeviceRule)};
-  for (int i = 0; i < 5; i++) sizes[i] = int32_t(found[i]);
+                          sizeof(S2SOpenBatch), sizeof(DeviceRule)};
+  for (int i = 0; i < 6; i++) sizes[i] = int32_t(found[i]);
 }
 
 EXPORT void* s2s_search_new(const S2SSettings* settings) {
@@ -203,6 +204,29 @@ EXPORT int32_t s2s_step_run(void* step, int32_t rows, int32_t n_candidates, int3
     std::copy_n(found.log_normalizer, R, normalizer);
     std::copy_n(found.probe_log_probs, R * Q, probed);
     return s2s::GOES_ON;
+  } catch (const std::exception& error) {
+    message = error.what();
+    return s2s::FAILED;
+  } catch (...) {
+    message = "an operator failed";
+    return s2s::FAILED;
+  }
+}
+
+// What the next step feeds of a search: tokens, parents [B, K] out.
+EXPORT void s2s_search_fed(void* search, int64_t* tokens, int64_t* parents) {
+  const auto& made = *static_cast<s2s::Search*>(search);
+  std::copy(made.tokens.begin(), made.tokens.end(), tokens);
+  std::copy(made.parents.begin(), made.parents.end(), parents);
+}
+
+// Steps of an open batch for some searches; see open.h.
+EXPORT int32_t s2s_open_run(void* step, S2SOpenBatch* batch, void* const* searches, int32_t n, int32_t most,
+                            int32_t* statuses) {
+  try {
+    std::vector<s2s::Search*> all;
+    for (int32_t i = 0; i < n; i++) all.push_back(static_cast<s2s::Search*>(searches[i]));
+    return s2s::OpenSteps(*batch, all.data(), n).run(*static_cast<s2s::Step*>(step), most, statuses);
   } catch (const std::exception& error) {
     message = error.what();
     return s2s::FAILED;

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from . import decoding, memory
 from .decoding import GenerationOptions, Hypothesis
-from .decoding.joining import Cohort, Joining, OpenBatch
+from .decoding.joining import ONE_STEP, Cohort, Joining, OpenBatch, Until
 from .decoding.state import Ints
 from .searching import HostSearch, Told, quiet
 from .sources import Source, is_prompt
@@ -124,10 +124,12 @@ class OpenDecoding:
         work = _Work(list(sources), options, alignments, list(numbers), wanted, told, on_result)
         self._begin(work, list(range(len(sources))), sparse_sums=self._search.ways(options)[0])
 
-    def advance(self) -> None:
-        """One more token for every source. Raises what the decoder step raises; the batch is then of no more use."""
+    def advance(self, until: Until = ONE_STEP) -> None:
+        """One more token for every source; several, `until` somebody is wanted, where no Python is needed between them.
+        Raises what the decoder step raises; the batch is then of no more use.
+        """
         with quiet():
-            ended = self._joining.advance()
+            ended = self._joining.advance(until)
         for cohort, i, found in self._joining.results():
             self._tell(cohort, i, found)
         for cohort in ended:

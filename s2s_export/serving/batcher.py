@@ -206,7 +206,7 @@ class Batcher:
     def _make_worker(self) -> JoinedBatches | WholeBatches:
         if self.why_whole is not None:
             return WholeBatches(self.session, self._clock, self._report)
-        return JoinedBatches(self.session, self.batch_size, self._clock, self._report)
+        return JoinedBatches(self.session, self.batch_size, self._clock, self._report, self._queue.version)
 
     def _next_batch(self, worker: JoinedBatches | WholeBatches) -> list[Job]:
         """Take from the queue what comes to a worker's batch now; [] if nothing does."""

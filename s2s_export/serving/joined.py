@@ -1,8 +1,9 @@
 """What a worker does where sources can join a batch: it keeps one open batch, and makes one step after another.
 
-Between two steps newcomers come in and finished sources go, with their results, at once. Sources that come in together
-with equal options are one cohort (runtime/decoding/joining.py). A batch that runs empty stays open for a second, as its
-memory costs more to get again than a few steps.
+Between two steps newcomers come in and finished sources go, with their results, at once; while nobody does, several
+steps are made in one call. Sources that come in together with equal options are one cohort
+(runtime/decoding/joining.py). A batch that runs empty stays open for a second, as its memory costs more to get again
+than a few steps.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from itertools import groupby
 
 from ..errors import is_failure
 from ..runtime.decoding import Hypothesis
+from ..runtime.decoding.joining import Until
+from ..runtime.decoding.state import Ints
 from ..runtime.joining import OpenDecoding
 from ..runtime.session import Session
 from .jobs import BatchReport, Job, late
@@ -19,6 +22,8 @@ from .whole import WholeBatches
 
 REPORT_EVERY = 32  # steps
 KEPT = 1.0  # seconds that an empty batch stays open
+# Of what is made at a time without Python where nobody comes in: who leaves or is late is seen after so long.
+MOST_STEPS, MOST_SECONDS = 64, 0.02
 
 
 class JoinedBatches:
@@ -35,13 +40,16 @@ class JoinedBatches:
         batch_size: int,
         clock: Callable[[], float],
         report: Callable[[BatchReport], None] = lambda report: None,
+        version: Ints | None = None,
     ) -> None:
+        """version [1]: changes when a request comes in, which the steps that are made at a time then wait for."""
         self.present: list[Job] = []
         self._session = session
         self._batch_size = batch_size
         self._clock = clock
         self._whole = WholeBatches(session, clock, report)
         self._report = report
+        self._version = version
         self._decoding: OpenDecoding | None = None
         self._n_rows = 0  # of each of its sources
         self._again: list[Job] = []  # of a cohort that failed: each may be the one at fault
@@ -66,7 +74,8 @@ class JoinedBatches:
         return n if self._decoding is None else n // self._decoding.fewest_newcomers
 
     def work(self, newcomers: list[Job]) -> None:
-        """Let jobs come in, make one step, and settle what is finished."""
+        """Let jobs come in, make some steps, until others may come in, and settle what is finished."""
+        expected = 0 if self._version is None else int(self._version[0])
         if not self.present:
             if newcomers and newcomers[0].options.n_rows != self._n_rows:
                 self._decoding = None
@@ -76,7 +85,7 @@ class JoinedBatches:
             self._join(kind)
         if self._decoding is not None and self.present:
             try:
-                self._decoding.advance()
+                self._decoding.advance(Until(MOST_STEPS, MOST_SECONDS, self._version, expected))
             except BaseException as error:
                 if not is_failure(error):
                     raise

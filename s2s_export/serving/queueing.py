@@ -20,6 +20,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
+
 from ..errors import InvalidOption
 from .jobs import BatchReport, Closed, Job, Overloaded, Request, TooLarge, late
 
@@ -32,7 +34,7 @@ class Queue:
 
     n_takers: batches that are decoded side by side. batch_size: most sources of each. max_entries, max_tokens: what may
     wait, in sources and source tokens. max_wait: seconds that a request may be expected to wait; None for any time.
-    is_closed: no more is taken in.
+    is_closed: no more is taken in. version [1]: changes with every request that comes in.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Queue:
             raise InvalidOption(f"max_wait is {max_wait:g}; expected seconds above 0")
         self.changed = threading.Condition()
         self.is_closed = False
+        self.version = np.zeros(1, dtype=np.int64)
         self.n_waiting = 0
         self.n_tokens = 0
         self._n_takers = n_takers
@@ -79,6 +82,7 @@ class Queue:
         self._requests.append(Request(jobs, self._n_taken))
         self.n_waiting += len(jobs)
         self.n_tokens += n_tokens
+        self.version += 1
         self.changed.notify(len(jobs))
 
     def _require_room(self, jobs: Sequence[Job], n_tokens: int) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from s2s_export.runtime.decoding.joining import Until
 from s2s_export.runtime.joining import OpenDecoding
 
 
@@ -30,7 +31,8 @@ def arrive(
     streaming: float = 0.0,
     alignments: bool = False,
 ) -> Found:
-    """Decode jobs, pairs of a checked source and options of equally many rows, which come up to three at a time.
+    """Decode jobs, pairs of a checked source and options of equally many rows. Up to three come in at a time, then one
+    to four steps are made.
 
     leaving: the share of jobs that nobody wants any more after some steps. streaming: the share that is streamed.
     """
@@ -48,7 +50,7 @@ def arrive(
                 chosen = [i for i in coming if jobs[i][1] == options and (i in streamed) == is_streamed]
                 if chosen:
                     _join(decoding, jobs, options, chosen, found, patience, is_streamed, alignments)
-        decoding.advance()
+        decoding.advance(Until(int(rng.integers(1, 5))))
     found.n_steps, found.n_stepped = decoding.n_steps, decoding.n_stepped
     return found
 

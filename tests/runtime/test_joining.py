@@ -14,7 +14,7 @@ from tiny_names import RECURRENT
 import s2s_export
 from s2s_export.building.build import build
 from s2s_export.errors import BackendError, InputError
-from s2s_export.runtime.decoding.joining import part_of, together
+from s2s_export.runtime.decoding.joining import Until, part_of, together
 from s2s_export.runtime.decoding.state import StepQuery, StepResult
 from s2s_export.runtime.joining import OpenDecoding, why_whole_batches
 from s2s_export.runtime.native_search.open_step import DirectStep
@@ -243,14 +243,14 @@ def test_queries_are_asked_together_and_told_apart():
 
 
 def test_newcomers_wait_for_company_where_steps_are_short(opened):
-    """By a clock of ours: the search of a cohort may add a quarter to what its sources cost in a step."""
+    """By a clock of ours: the search of a cohort may add a quarter to what its sources cost in a step, where it is made
+    in Python, as with alignments."""
     session = opened("marian")
     decoding = OpenDecoding(session, 1, 8)
     joining = decoding._joining
     assert decoding.fewest_newcomers == 1
-    decoding.join(
-        [session.check_source([5, 6])] * 4, session.options(min_new_tokens=9), on_result=lambda i, found: None
-    )
+    sources, options = [session.check_source([5, 6])] * 4, session.options(min_new_tokens=9)
+    decoding.join(sources, options, on_result=lambda i, found: None, alignments=True)
     assert decoding.fewest_newcomers == 1  # nothing is known yet
     for of_source, fewest in ((5e-3, 1), (1.1e-3, 4), (1.1e-4, 37)):
         # A step begins, its searches ask, the decoder steps, the searches read: 4 sources, a search of 1 ms.
@@ -258,6 +258,25 @@ def test_newcomers_wait_for_company_where_steps_are_short(opened):
         joining._clock, joining._of_step = lambda times=times: next(times), 0.0
         decoding.advance()
         assert decoding.fewest_newcomers == fewest
+
+
+def test_steps_in_one_call_end_where_somebody_is_wanted(opened):
+    session = opened("marian")
+    decoding, version = OpenDecoding(session, 1, 4), np.array([7])
+    options = session.options(min_new_tokens=30, max_new_tokens=31)
+    decoding.join([session.check_source([5, 6])], options, on_result=print)
+
+    def made(until):
+        before = decoding.n_steps
+        decoding.advance(until)
+        return decoding.n_steps - before
+
+    assert made(Until(5)) == 5
+    assert made(Until(5, version=version, expected=7)) == 5
+    assert made(Until(5, version=version, expected=6)) == 1  # one step is made whoever comes
+    assert made(Until(5, seconds=0.0)) == 1
+    decoding.join([session.check_source([5, 6])], session.options(max_new_tokens=3), on_result=lambda i, found: None)
+    assert made(Until(9)) == 3 and decoding.n_sources == 1  # the newcomer's result is told as soon as it is there
 
 
 def test_errors_of_joining_leave_no_place_taken(opened):
@@ -282,11 +301,16 @@ def test_steps_without_onnx_runtime_give_the_same_bits(opened, n_rows, monkeypat
     jobs = jobs_of(session, 40, n_rows, 11)
     assert session.searcher.native.open_steps(session.backend) is not None, session.searcher.native.why_python
     made = []
-    monkeypatch.setattr(
-        DirectStep, "__call__", lambda step, query, run=DirectStep.__call__: made.append(1) or run(step, query)
-    )
+    run = DirectStep.many
+
+    def many(*arguments):
+        found = run(*arguments)
+        made.append(found.n_steps)
+        return found
+
+    monkeypatch.setattr(DirectStep, "many", many)
     own = arrive(session, jobs, seed=12)
-    assert len(made) >= own.n_steps > 40
+    assert sum(made) == own.n_steps > 40 and max(made) > 1
     monkeypatch.setattr(session.searcher.native, "open_steps", lambda backend: None)
     theirs = arrive(session, jobs, seed=12)
     for mine, other in zip(own.results, theirs.results, strict=True):
@@ -300,9 +324,9 @@ def test_a_step_that_fails_without_onnx_runtime_says_so(opened, monkeypatch):
     decoding = OpenDecoding(session, 1, 4)
     decoding.join([[5, 6]], session.options(num_beams=1), on_result=print)
 
-    def run(step, query):
+    def run(*arguments):
         raise RuntimeError("Failed to allocate memory")
 
-    monkeypatch.setattr(DirectStep, "__call__", run)
+    monkeypatch.setattr(DirectStep, "many", run)
     with pytest.raises(BackendError, match="memory"):
         decoding.advance()

@@ -53,14 +53,14 @@ class Steps:
         self.fails = False
         original = OpenDecoding.advance
 
-        def advance(decoding):
+        def advance(decoding, until):
             self.waiting.release()
             assert self.allowed.acquire(timeout=60)
             self.made += 1
             if self.fails:
                 self.fails = False
                 raise BackendError("the step failed")
-            original(decoding)
+            original(decoding)  # one step
 
         monkeypatch.setattr(OpenDecoding, "advance", advance)
 

@@ -8,7 +8,7 @@ beams, C positions, S source length, M candidates, Q probed tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ...bundle import output_of
 from ...errors import BackendError
+from ..decoding.joining import Until
 from ..decoding.state import Ints, StepQuery, StepResult
 from ._places import Places, SourceArrays
 from ._slots import GROWTH, RESERVED
@@ -24,12 +25,18 @@ MOST_BINDINGS = 64  # kept for steps of other sizes
 Key = tuple[int, int, int, bool, bool]  # B, M, Q, dense, attention
 
 
-class OwnSteps(Protocol):
-    """Makes steps without ONNX Runtime: native_search/open_step.py."""
+class OwnStep(Protocol):
+    """Steps of so many sources, one by one or several at a time: native_search/open_step.py."""
 
-    def new(
-        self, inputs: Mapping[str, Any], caches: Mapping[str, Any], n_sources: int, n_beams: int
-    ) -> Callable[[StepQuery], StepResult]: ...
+    def __call__(self, query: StepQuery) -> StepResult: ...
+
+    def many(self, searches: Sequence[Any], batch: Mapping[str, Any], limit: int | None, until: Until) -> Any: ...
+
+
+class OwnSteps(Protocol):
+    """Makes steps without ONNX Runtime."""
+
+    def new(self, inputs: Mapping[str, Any], caches: Mapping[str, Any], n_sources: int, n_beams: int) -> OwnStep: ...
 
 
 class AttentionBatch:
@@ -71,7 +78,7 @@ class AttentionBatch:
         }
         self._bindings: dict[Key, tuple[Any, dict[str, Any]]] = {}
         self._makes_steps = steps
-        self._own_steps: dict[int, tuple[Callable[[StepQuery], StepResult], dict[str, Any]]] = {}  # by B
+        self._own_steps: dict[int, tuple[OwnStep, dict[str, Any]]] = {}  # by B
 
     @property
     def n_free(self) -> int:
@@ -93,7 +100,7 @@ class AttentionBatch:
         positions = self._positions[places]
         last = int(positions.max())
         if self._limit is not None and last >= self._limit:
-            raise BackendError(f"the decoder has no position {last}: the model's limit is {self._limit} tokens")
+            raise self._no_position(last)
         if last >= self._letters["C"]:
             self._make_room(last)
         self._follow(places, positions, parents, last)
@@ -136,7 +143,34 @@ class AttentionBatch:
         self._positions[places] += 1
         return found
 
-    def _make_step(self, n_sources: int) -> tuple[Callable[[StepQuery], StepResult], dict[str, Any]]:
+    def makes_many(self, searches: Sequence[Any]) -> bool:
+        """Whether `run` can make the steps of these searches: all are in C++, and want what `_step_alone` gives."""
+        return self._makes_steps is not None and all(getattr(search, "is_sparse", False) for search in searches)
+
+    def run(self, searches: Sequence[Any], places: Ints, until: Until) -> tuple[int, list[int]]:
+        """Steps for searches that `makes_many`, whose sources have these places [B], one search's after the other's.
+
+        Returns how many were made, and a status for each search, which its `made` takes.
+        """
+        while True:
+            step, buffers = self._own_steps.get(len(places)) or self._make_step(len(places))
+            buffers["places"][...] = places
+            batch = {**buffers, "positions": self._positions, "ancestors": self._ancestors}
+            try:
+                made = step.many(searches, batch, self._limit, until)
+            except RuntimeError as error:
+                raise self._failed("the decoder step", error) from error
+            last = int(self._positions[places].max())
+            if made.has_no_position and not made.n_steps:
+                raise self._no_position(last)
+            if not made.needs_room or made.n_steps:
+                return made.n_steps, made.statuses
+            self._make_room(last)
+
+    def _no_position(self, position: int) -> BackendError:
+        return BackendError(f"the decoder has no position {position}: the model's limit is {self._limit} tokens")
+
+    def _make_step(self, n_sources: int) -> tuple[OwnStep, dict[str, Any]]:
         assert self._makes_steps is not None
         letters = {"B": n_sources, "S": self._sources.capacity}
         buffers = {

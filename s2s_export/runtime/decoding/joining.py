@@ -37,10 +37,27 @@ OLD_SHARE = 0.9  # of the last estimate of a cost in the next one
 SEARCH_SHARE = 0.25  # of what a source costs in a decoder step: what its share of its cohort's search may add
 
 
+@dataclass(frozen=True)
+class Until:
+    """When several steps in one call come to an end, so that others may join or leave: after most_steps or so many
+    seconds, or as soon as version [1] is not what was expected."""
+
+    most_steps: int = 1
+    seconds: float = math.inf
+    version: Ints | None = None
+    expected: int = 0
+
+
+ONE_STEP = Until()
+
+
 class OpenBatch(Protocol):
     """A batch whose sources have places, which they take when they join and give back when they leave.
 
     vocabulary_size: V. n_beams: K, of all sources.
+
+    One whose steps and searches the library of plugins/search can make together also has `makes_many(searches)` and
+    `run(searches, places, until)` (backends/_open_attention.py).
     """
 
     vocabulary_size: int
@@ -103,25 +120,37 @@ class Cohort:
     n_told: list[int]
     error: BaseException | None = None
 
+    def is_wanted(self) -> bool:
+        """Whether anybody wants any of its sources; those that nobody wants leave."""
+        return bool(self._tried(lambda: let_unwanted_leave(self.search, self.wanted)))
+
     def ask(self) -> Question | None:
-        """What its next step asks; None where nobody wants any of its sources, or where asking fails."""
-        try:
-            return self.search.ask() if let_unwanted_leave(self.search, self.wanted) else None
-        except BaseException as error:
-            self._failed(error)
-            return None
+        """What its next step asks; None where asking fails."""
+        found: Question | None = self._tried(self.search.ask)
+        return found
 
     def advance(self, answer: StepResult) -> bool:
         """One more token. Returns whether the search goes on."""
         self.member.answer = answer
+        return self._went_on(self.search.advance)
+
+    def made(self, status: int) -> bool:
+        """After steps that an open batch made with its search. Returns whether the search goes on."""
+        return self._went_on(lambda: self.search.made(status))  # type: ignore[union-attr]
+
+    def _went_on(self, search: Callable[[], bool]) -> bool:
+        goes_on, tell = self._tried(search), self.on_prefix
+        if tell is not None and self.error is None:
+            self._tried(lambda: tell_prefixes(self.search, tell, self.n_told))
+        return bool(goes_on) and self.error is None
+
+    def _tried(self, do: Callable[[], Any]) -> Any:
+        """What a call returns, or None where it fails."""
         try:
-            goes_on = self.search.advance()
-            if self.on_prefix is not None:
-                tell_prefixes(self.search, self.on_prefix, self.n_told)
+            return do()
         except BaseException as error:
             self._failed(error)
-            return False
-        return goes_on
+            return None
 
     def _failed(self, error: BaseException) -> None:
         if not is_failure(error):
@@ -202,26 +231,53 @@ class Joining:
         self.cohorts.append(cohort)
         return cohort
 
-    def advance(self) -> list[Cohort]:
-        """One more token for every source. Returns the cohorts that have ended; they have left the batch.
+    def advance(self, until: Until = ONE_STEP) -> list[Cohort]:
+        """One more token for every source; several where the batch makes many steps at a time, `until` somebody is
+        wanted. Returns the cohorts that have ended; they have left the batch.
 
         Raises what the decoder step raises; the batch is then of no more use.
         """
-        begin = self._clock()
-        asked = [(cohort, cohort.ask()) for cohort in self.cohorts]
-        going = [(cohort, question) for cohort, question in asked if question is not None]
-        ended = [cohort for cohort, question in asked if question is None]
-        if going:
-            before = self._clock()
-            answers = self._step(going)
-            after = self._clock()
-            ended += [cohort for (cohort, _), answer in zip(going, answers, strict=True) if not cohort.advance(answer)]
-            n_sources = sum(len(question.tokens) for _, question in going)
-            self._measure((after - before) / n_sources, (before - begin + self._clock() - after) / len(going))
+        going = [cohort for cohort in self.cohorts if cohort.is_wanted()]
+        makes_many = getattr(self._batch, "makes_many", None)
+        if going and makes_many is not None and makes_many([cohort.search for cohort in going]):
+            staying = self._make_many(going, until)
+        else:
+            staying = self._make_one(going)
+        ended = [cohort for cohort in self.cohorts if cohort not in staying]
         for cohort in ended:
             self.cohorts.remove(cohort)
             self._batch.leave(cohort.member.places)
         return ended
+
+    def _make_many(self, going: Sequence[Cohort], until: Until) -> list[Cohort]:
+        """Steps of these cohorts. Returns those that go on."""
+        if any(cohort.on_prefix is not None for cohort in going):
+            until = ONE_STEP  # each token is told as it comes
+        begin = self._clock()
+        places = np.concatenate([cohort.member.places for cohort in going])
+        n_steps, statuses = self._batch.run([cohort.search for cohort in going], places, until)  # type: ignore[attr-defined]
+        self._count(n_steps, len(places))
+        if n_steps:
+            self._measure((self._clock() - begin) / n_steps / len(places), 0.0)
+        return [cohort for cohort, status in zip(going, statuses, strict=True) if cohort.made(status)]
+
+    def _make_one(self, wanted: Sequence[Cohort]) -> list[Cohort]:
+        begin = self._clock()
+        asked = [(cohort, cohort.ask()) for cohort in wanted]
+        going = [(cohort, question) for cohort, question in asked if question is not None]
+        if not going:
+            return []
+        before = self._clock()
+        answers = self._step(going)
+        after = self._clock()
+        staying = [cohort for (cohort, _), answer in zip(going, answers, strict=True) if cohort.advance(answer)]
+        n_sources = sum(len(question.tokens) for _, question in going)
+        self._measure((after - before) / n_sources, (before - begin + self._clock() - after) / len(going))
+        return staying
+
+    def _count(self, n_steps: int, n_sources: int) -> None:
+        self.n_steps += n_steps
+        self.n_stepped += n_steps * n_sources
 
     def _measure(self, of_step: float, of_search: float) -> None:
         share = OLD_SHARE if self._of_step else 0.0
@@ -238,8 +294,7 @@ class Joining:
             np.concatenate([question.parents for question in questions]),
             together([question.query for question in questions], [len(at) for at in places], self._batch.n_beams),
         )
-        self.n_steps += 1
-        self.n_stepped += sum(map(len, places))
+        self._count(1, sum(map(len, places)))
         parts, first = [], 0
         for question, at in zip(questions, places, strict=True):
             parts.append(part_of(result, slice(first, first + len(at)), question.query))

@@ -54,6 +54,17 @@ class Batch(ctypes.Structure):
     )
 
 
+class OpenBatch(ctypes.Structure):
+    """S2SOpenBatch of open.h."""
+
+    _fields_ = [
+        *_fields("token position places positions ancestors version", ""),
+        ("expected", c_int64),
+        ("seconds", c_double),
+        *_fields("", "n_sources capacity limit n_steps"),
+    ]
+
+
 # (result, arguments) of each function.
 _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "s2s_search_error": (c_char_p, ()),
@@ -67,6 +78,8 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "s2s_search_output": (c_int32, (c_void_p, c_int32, c_int32, c_void_p, c_void_p, c_void_p, POINTER(c_float))),
     "s2s_search_stable": (c_int32, (c_void_p, c_int32, c_void_p)),
     "s2s_search_run": (c_int32, (c_void_p, c_void_p, POINTER(Batch), c_int32)),
+    "s2s_search_fed": (None, (c_void_p, c_void_p, c_void_p)),
+    "s2s_open_run": (c_int32, (c_void_p, POINTER(OpenBatch), c_void_p, c_int32, c_int32, c_void_p)),
     "s2s_step_run": (c_int32, (c_void_p, c_int32, c_int32, c_int32, *[c_void_p] * 5)),
     "s2s_session_new": (
         c_void_p,
@@ -110,7 +123,7 @@ def declare(path: Path) -> Any:
         function = getattr(found, name)
         function.restype, function.argtypes = result, arguments
     rule = plugin_sources.module("beam_search.structures").DeviceRule
-    ours = [ctypes.sizeof(kind) for kind in (Settings, Tensor, Batch, Node, rule)]
+    ours = [ctypes.sizeof(kind) for kind in (Settings, Tensor, Batch, Node, OpenBatch, rule)]
     theirs = (c_int32 * len(ours))()
     found.s2s_search_sizes(theirs)
     if list(theirs) != ours:

@@ -23,7 +23,7 @@ from ..decoding.state import FEWEST_PREFILLED, DecodeState, Ints
 from ..decoding.watch import Watch
 from ..native_graphs import library
 from ..native_graphs.graph import tensors
-from .search import StepSearch, TooMany
+from .search import TOO_MANY, StepSearch, TooMany
 from .settings import Prepared
 
 WANTS_WHOLE = "want_log_probs"  # the input of a step by which the whole distribution is asked for
@@ -210,7 +210,7 @@ class LoopSearch(StepSearch):
         if status == library.PAUSED:
             return True
         if status == library.TOO_MANY:
-            raise TooMany("more candidates are needed than a step is asked for")
+            raise TooMany(TOO_MANY)
         if status == library.NO_POSITION:
             raise self._of_batch.no_position(self._batch.step)
         if status == library.FAILED:

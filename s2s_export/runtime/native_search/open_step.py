@@ -6,16 +6,31 @@ makes more steps of few sources than a whole one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import ctypes
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..backends.onnxruntime import OnnxRuntimeBackend
+from ..decoding.joining import Until
 from ..decoding.state import StepQuery, StepResult
 from ..native_graphs import library
 from ..native_graphs.graph import tensors
 from .loop import DIRECT, Opened, Sessions
+
+OF_BATCH = ("token", "position", "places", "positions", "ancestors")
+
+
+@dataclass(frozen=True)
+class Made:
+    """Steps that were made of an open batch. statuses: what each search has to tell, for its `made`."""
+
+    n_steps: int
+    statuses: list[int]
+    needs_room: bool
+    has_no_position: bool
 
 
 class DirectSteps:
@@ -74,6 +89,27 @@ class DirectStep:
         if status == library.FAILED:
             raise RuntimeError(library.error(self._library))
         return StepResult(self._ids, self._log_probs, self._normalizer, self._probed if n_probes else None)
+
+    def many(self, searches: Sequence[Any], batch: Mapping[str, Any], limit: int | None, until: Until) -> Made:
+        """Steps for several searches in C++ (`StepSearch`), as plugins/search/open.h makes them.
+
+        batch: arrays token [B,K], position and places [B] of this step's inputs, positions [P], ancestors [P,K,C].
+        limit: positions of the model's table. Raises RuntimeError.
+        """
+        given = library.OpenBatch(
+            **{name: library.address(batch[name]) for name in OF_BATCH},
+            version=None if until.version is None else library.address(until.version),
+            expected=until.expected, seconds=until.seconds, n_sources=len(batch["places"]),
+            capacity=batch["ancestors"].shape[2], limit=-1 if limit is None else limit,
+        )  # fmt: skip
+        handles = (ctypes.c_void_p * len(searches))(*(search.handle for search in searches))
+        statuses = (ctypes.c_int32 * len(searches))()
+        found = self._library.s2s_open_run(
+            self._step, ctypes.byref(given), handles, len(searches), until.most_steps, statuses
+        )
+        if found == library.FAILED:
+            raise RuntimeError(library.error(self._library))
+        return Made(given.n_steps, list(statuses), found == library.NEEDS_ROOM, found == library.NO_POSITION)
 
     def _make_room(self, n_candidates: int, n_probes: int) -> None:
         self._probes = np.zeros((*self._shape, n_probes), dtype=np.int64)

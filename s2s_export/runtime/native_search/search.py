@@ -20,6 +20,8 @@ from ..decoding.state import DecodeState, Floats, Ints, Question, StepQuery, Ste
 from ..native_graphs import library
 from .settings import Prepared, settings
 
+TOO_MANY = "more candidates are needed than a step is asked for"
+
 
 class TooMany(Imprecise):
     """A step needs more candidates than are asked for one by one; numpy's search then reads the whole distribution."""
@@ -119,11 +121,24 @@ class StepSearch:
         )  # fmt: skip
         return self._after(status)
 
+    @property
+    def is_sparse(self) -> bool:
+        """Whether its steps find no more than the best and the probed tokens."""
+        return not self._whole and not self._alignments
+
+    def made(self, status: int) -> bool:
+        """What `advance` does after its step, where the library made steps and searched. Returns whether it goes on."""
+        self._query = None
+        self._library.s2s_search_fed(self.handle, library.address(self._tokens), library.address(self._parents))
+        if status == library.TOO_MANY:
+            raise TooMany(TOO_MANY)
+        return self._after(status)
+
     def ask(self) -> Question:
         """What the next `advance` will ask the state, for whoever makes one step for several searches."""
         n_probes = self._library.s2s_search_ask(self.handle, self._n_candidates, self._probes)
         if n_probes == library.TOO_MANY:
-            raise TooMany("more candidates are needed than a step is asked for")
+            raise TooMany(TOO_MANY)
         wants_attention = bool(self._alignments)
         if self._whole:
             self._query = StepQuery(dense=True, attention=wants_attention)
