@@ -6,7 +6,7 @@ search over the module itself, which computes every beam's whole history anew.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,9 @@ from ...runtime.decoding.state import Floats, Ints, StepQuery, StepResult
 from ...runtime.session import load
 from ...runtime.sources import MASK
 from .. import parity
-from ..graphs.traced import MEMORY, STATE, TracedModule
+from ..graphs.traced import MEMORY, STATE
+from .interface import Interface
+from .sources import Sources
 
 OTHER_LENGTHS = ((1,), (2, 13), (3, 3, 3, 3, 3))  # of the sources of a batch; parity has three of 9, 4 and 6
 SEARCHES: tuple[dict[str, Any], ...] = ({"num_beams": 1}, {"num_beams": 4, "num_return_sequences": 2})
@@ -30,21 +32,22 @@ Inputs = Mapping[str, torch.Tensor]
 
 
 class ModuleReference:
-    """A module seen as the three graphs (`parity.Reference`)."""
+    """A module seen as the three graphs (`parity.Reference`). slots: fields of the state that became slots."""
 
-    def __init__(self, model: Any, traced: TracedModule) -> None:
-        self.model, self.traced = model, traced
+    def __init__(
+        self, model: Any, interface: Interface, sources: Sources, slots: Collection[str] = frozenset()
+    ) -> None:
+        self.model, self.interface, self.sources, self._slots = model, interface, sources, slots
 
     @torch.no_grad()
     def encode(self, inputs: Inputs) -> dict[str, torch.Tensor]:
         memory = self._memory(inputs)
-        return {MEMORY + f.name: getattr(memory, f.name) for f in self.traced.interface.memory}
+        return {MEMORY + f.name: getattr(memory, f.name) for f in self.interface.memory}
 
     @torch.no_grad()
     def cross(self, inputs: Inputs) -> dict[str, torch.Tensor]:
         state = self.model.start(self._memory(inputs))
-        fields = [self.traced.interface.state[i] for i in self.traced.first_fields()]
-        return {STATE + f.name: getattr(state, f.name) for f in fields}
+        return {STATE + f.name: getattr(state, f.name) for f in self.interface.state if f.name not in self._slots}
 
     @torch.no_grad()
     def step(self, inputs: Inputs, history: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -56,7 +59,7 @@ class ModuleReference:
         return logits, weights
 
     def _memory(self, inputs: Inputs) -> Any:
-        return self.model.encode(*(inputs[name] for name, _, _ in self.traced.sources.inputs))
+        return self.model.encode(*(inputs[name] for name, _, _ in self.sources.inputs))
 
 
 class ReferenceState:

@@ -99,7 +99,9 @@ def _described(model: Any, config: ModuleConfig) -> tuple[Family, Reference, dic
             "caches along time are copied at every step, so that beams can change places: "
             f"{traced.functions.why_copied}; docs/own-module.md shows caches that are not"
         )
-    return family, check.ModuleReference(model, traced), of_source, notices
+    slots = traced.functions.slots
+    reference = check.ModuleReference(model, found, read, frozenset() if slots is None else slots.caches)
+    return family, reference, of_source, notices
 
 
 def _least(*limits: int | None) -> int | None:

@@ -152,7 +152,8 @@ class Found:
                 returned[place] = call(graph, aten.clone.default, self._caches[name])
                 specs[place].arg = TensorArgument(name=returned[place].name)
         output.args = (tuple(returned),)
-        graph.eliminate_dead_code()
+        # What could draw random numbers, as dropout does in training, would stay otherwise.
+        graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
         self.program.graph_module.recompile()
 
 
