@@ -129,7 +129,8 @@ class KeysAndValues(nn.Module):
         self.positions, self.distances = nn.Embedding(40, 8), nn.Parameter(torch.zeros(2, 40))
         width = 4 * self.key_heads
         self.layers = nn.ModuleList(
-            nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, width), nn.Linear(8, width), nn.Linear(8, 8)]) for _ in range(2)
+            nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, width), nn.Linear(8, width), nn.Linear(8, 8)])
+            for _ in range(2)
         )
         self.output = nn.Linear(8, VOCABULARY)
 

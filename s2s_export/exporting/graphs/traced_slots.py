@@ -1,8 +1,8 @@
 """Emits the decoder step of a traced module whose caches along time are slots (`own_module.slots`).
 
-Keys and values of past tokens lie where they were written, as in the graphs of families; a table of ancestors says which
-of them a beam sees. Of the traced step's caches nothing is left but their length, which is the position. Letters as in
-docs/architecture.md; G heads of keys and values.
+Keys and values of past tokens lie where they were written, as in the graphs of families; a table of ancestors says
+which of them a beam sees. Of the traced step's caches nothing is left but their length, which is the position. Letters
+as in docs/architecture.md; G heads of keys and values.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ def decoder_step(model: TracedModule, store: WeightStore) -> onnx.ModelProto:
     logits, *weights = g.embed(traced, inputs, step.emit)
     emit_candidates(g, logits, interface.vocabulary_size, step.batch, step.beams)
     if has_weights:
-        g.output(by_beam(g, weights[0], step.batch, step.beams), "attention", FLOAT, ["B", "K", *interface.attention])
+        sizes: list[Dimension] = ["B", "K", *interface.attention]
+        g.output(by_beam(g, weights[0], step.batch, step.beams), "attention", FLOAT, sizes)
     for name, value, shape in step.updated:
         g.output(value, name, FLOAT, shape)
     return g.model()
@@ -51,8 +52,8 @@ def decoder_step(model: TracedModule, store: WeightStore) -> onnx.ModelProto:
 class _Step:
     """What stands in place of a traced step's attentions and caches.
 
-    shapes: of the caches by name, in sizes and the letters R and C. updated: the outputs of caches, each a name, a value
-    and a shape.
+    shapes: of the caches by name, in sizes and the letters R and C. updated: the outputs of caches, each a name, a
+    value and a shape.
     """
 
     def __init__(self, g: GraphBuilder, token: str, attentions: Any) -> None:

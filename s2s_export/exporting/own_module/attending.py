@@ -29,8 +29,8 @@ NO_QUERY = "is multiplied by something that is no query"
 class Attending:
     """queries, keys, values: numbers of elements (views.Elements), [R,H,D], [R,H,N,D] and [R,H,N,D].
 
-    last: the node that gives the mixed values. readers: the nodes that read keys or values. bias, shaped: add nodes to a
-    graph, the bias [H|1,N], or None; and what `last` gave, of rows [R,H*D].
+    last: the node that gives the mixed values. readers: the nodes that read keys or values. bias, shaped: add nodes to
+    a graph, the bias [H|1,N], or None; and what `last` gave, of rows [R,H*D].
     """
 
     last: Node
@@ -45,8 +45,10 @@ class Attending:
 
 @dataclass(frozen=True)
 class _Added:
-    """What is added to scores, or a bool mask. n_heads: H or 1, of the bias that it makes. hidden: which value of a mask
-    hides; None for what is added."""
+    """What is added to scores, or a bool mask.
+
+    n_heads: H or 1, of the bias that it makes. hidden: which value of a mask hides; None for what is added.
+    """
 
     node: Node
     n_heads: int
@@ -110,7 +112,7 @@ class _Product:
         sides.sort(key=lambda side: side.node in of_caches)
         if len(letters) != 3 or "." in "".join(letters) or [s.node in of_caches for s in sides] != [False, True]:
             raise NotFollowed(NO_QUERY)
-        return cls(node, *sides, letters[2])
+        return cls(node, sides[0], sides[1], letters[2])
 
     def axes(self) -> tuple[str, str, str, str]:
         """The letters of what both operands and the result have, of what is summed over, of what the cache's operand
@@ -146,7 +148,8 @@ class Reader:
     def _fused(self, node: Node) -> Attending:
         names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
         given: dict[str, Any] = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
-        query, key, value, mask = (given.get(name) for name in names[:4])
+        query, key, value = (given[name] for name in names[:3])
+        mask = given.get("attn_mask")
         if given.get("dropout_p") or given.get("is_causal"):
             raise NotFollowed("is read by an attention with dropout, or is_causal for a single token")
         if query in self._of_caches or mask in self._of_caches:
@@ -228,7 +231,7 @@ class Reader:
             elif packet is aten.masked_fill and isinstance(other, Node) and _is_low(following.args[2]):
                 added.append(self._added(other, numbers - first, shape, True))
             elif packet in (aten.softmax, aten._softmax):
-                along = numbers.movedim(int(following.args[1]), -1).reshape(-1, shape[2])  # type: ignore[call-overload]
+                along = numbers.movedim(other if isinstance(other, int) else -1, -1).reshape(-1, shape[2])
                 expected = torch.arange(first, first + numbers.numel()).reshape(-1, shape[2])
                 if not torch.equal(along[along[:, 0].argsort()], expected):
                     raise NotFollowed("has scores whose softmax is not over time")

@@ -17,12 +17,13 @@ def cached_attention(
     bias: Tensor | None = None,
     scale: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Attention of one token to itself and the T tokens before it. Returns the mixed values [R,H,D], and `keys` and
-    `values` [R,G,T+1,D] with the token's own at their end, which are to be returned in the state.
+    """Attention of one token to itself and the T tokens before it.
 
-    query [R,H,D], key and value [R,G,D] of the token; keys and values [R,G,T,D] of those before it: fields of the state,
-    or one layer of them. G heads of keys and values serve H heads of the query, H/G each. bias: [H,T+1] or [1,T+1],
-    added to the scores, such as one of relative positions. scale: of the scores, the inverse root of D by default.
+    query [R,H,D], key and value [R,G,D] of the token; keys and values [R,G,T,D] of those before it: fields of the
+    state, or one layer of them. G heads of keys and values serve H heads of the query, H/G each. bias: [H,T+1] or
+    [1,T+1], added to the scores, such as one of relative positions. scale: of the scores, the inverse root of D by
+    default. Returns the mixed values [R,H,D], and `keys` and `values` [R,G,T+1,D] with the token's own at their end,
+    which are to be returned in the state.
 
     It is plain PyTorch, which gradients go through. An export keeps caches that nothing else reads in place: no step
     copies them, however beams change places (docs/own-module.md).

@@ -20,6 +20,7 @@ import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,9 +37,9 @@ DOMAIN, OPERATOR, NUMBER = "s2s.slots", "SlotAttention", "number"
 
 @torch.library.custom_op("s2s_export::slot_attention", mutates_args=())
 def slot_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, number: int) -> Tensor:
-    """query [R,H*D], key and value [R,G*D] of this token, bias [H|1,T+1] -> [R,H*D]. Outside of a trace nobody calls it.
+    """query [R,H*D], key and value [R,G*D] of this token, bias [H|1,T+1] -> [R,H*D].
 
-    number: which of the step's attentions it is.
+    number: which of the step's attentions it is. Outside of a trace nobody calls it.
     """
     raise NotImplementedError
 
@@ -84,8 +85,11 @@ class SlotAttention:
 
 @dataclass(frozen=True)
 class Slots:
-    """What became of the state. caches: fields that slots took the place of. counters: fields that are what `start` said
-    and one more with every step. attentions: whose keys and values lie in slots, in their order."""
+    """What became of the state.
+
+    caches: fields that slots took the place of. counters: fields that are what `start` said, and one more with every
+    step. attentions: whose keys and values lie in slots, in their order.
+    """
 
     caches: frozenset[str]
     counters: frozenset[str]
@@ -164,6 +168,11 @@ def _rows(graph: Any, node: Node, width: int) -> Node:
     return call(graph, aten.reshape.default, node, [-1, width])
 
 
+def _size(graph: Any, node: Node, axis: int, more: int) -> Node:
+    size = call(graph, aten.sym_size.int, node, axis)
+    return call(graph, operator.add, size, more) if more else size
+
+
 def find(program: Any, fields: Sequence[Field]) -> Found:
     """fields: of the state, whose tensors follow the token. Raises NotFollowed, with what stands in the way."""
     return _Search(program, fields).found()
@@ -218,9 +227,7 @@ class _Search:
         value = tensor_of(node)
         if value is None or value.dtype != torch.float32:
             raise NotFollowed(f"state.{f.name} holds no float32")
-        self._caches[node] = _Cache(
-            f.name, node, f.shape.index("C"), shape_of(node), self._elements.of(node)
-        )
+        self._caches[node] = _Cache(f.name, node, f.shape.index("C"), shape_of(node), self._elements.of(node))
 
     def _is_counter(self, f: Field) -> bool:
         """Whether a step returns this field and one more, whatever it is given."""
@@ -243,7 +250,7 @@ class _Search:
         return reached
 
     def _check_returned(self, cache: _Cache) -> None:
-        node = self._output.args[0][self._returned[cache.name]]  # type: ignore[index]
+        node: Any = self._output.args[0][self._returned[cache.name]]  # type: ignore[index]
         cache.returned = self._elements.of(node)
         expected = [size + (axis == cache.time) for axis, size in enumerate(cache.shape)]
         if list(cache.returned.shape) != expected:
@@ -308,15 +315,13 @@ class _Search:
         numbers = numbers[:, :: n_heads // groups]
         past, new = numbers[:, :, : length - 1], numbers[:, :, length - 1]  # [R,G,T,D], [R,G,D]
         for cache in self._caches.values():
-            first = int(cache.before.min())
-            if first <= int(past.min()) and int(past.max()) < first + cache.before.numel():
+            if int(cache.before.min()) <= int(past.min()) and int(past.max()) <= int(cache.before.max()):
                 break
         else:
             raise NotFollowed(f"the {what} of an attention are not those of one cache")
         held = cache.past()  # [R,channels,T]
-        channels = torch.searchsorted(held[0, :, 0].sort().values, past[0, :, 0].reshape(-1))
-        order = held[0, :, 0].argsort()
-        channels = order[channels.clamp(max=len(order) - 1)]
+        first = {int(number): channel for channel, number in enumerate(held[0, :, 0])}
+        channels = torch.tensor([first.get(int(number), 0) for number in past[0, :, 0].reshape(-1)])
         if length - 1 != cache.length or rows != cache.shape[0]:
             raise NotFollowed(f"the {what} of an attention are a part of state.{cache.name}")
         expected = held[:, channels].reshape(rows, groups, head_size, length - 1).transpose(2, 3)
@@ -333,34 +338,24 @@ class _Search:
             if value is None or node in self._of_caches or node.op == "get_attr":
                 continue
             shape = shape_of(node)
-            if shape and shape[0] == numbers.shape[0] and math.prod(shape) == numbers.numel():
-                if torch.equal(self._elements.of(node).reshape(numbers.shape), numbers):
-                    return node
+            is_such = bool(shape) and shape[0] == numbers.shape[0] and math.prod(shape) == numbers.numel()
+            if is_such and torch.equal(self._elements.of(node).reshape(numbers.shape), numbers):
+                return node
         raise NotFollowed(f"the {what} of a token lie nowhere in the order of an attention's heads")
 
     def _sizes(self) -> Iterator[tuple[Node, Callable[[], Any]]]:
         """The sizes that are asked of what will be no more, and what to ask instead."""
         graph = self._program.graph_module.graph
-        token = next(node for node in self._nodes if node.op == "placeholder" and node in self._given.values())
         for node in self._nodes:
-            if packet_of(node) is not aten.sym_size or node.args[0] not in self._of_caches:
-                continue
-            if node.args[0] in self._caches:
-                continue
-            yield node, self._same_size(graph, node, token)
+            if packet_of(node) is aten.sym_size and node.args[0] in self._of_caches - {*self._caches}:
+                yield node, self._same_size(graph, node)
 
-    def _same_size(self, graph: Any, node: Node, token: Node) -> Callable[[], Any]:
+    def _same_size(self, graph: Any, node: Node) -> Callable[[], Any]:
         wanted = str(node.meta["val"])
         for given, cache in self._caches.items():
             value: Any = tensor_of(given)
-            length = value.shape[cache.time]
-            for size, more in ((length, 0), (length + 1, 1)):
+            length, rows = value.shape[cache.time], value.shape[0]
+            for size, axis, more in ((length, cache.time, 0), (length + 1, cache.time, 1), (rows, 0, 0)):
                 if str(size) == wanted:
-                    def made(given: Node = given, axis: int = cache.time, more: int = more) -> Any:
-                        size = call(graph, aten.sym_size.int, given, axis)
-                        return call(graph, operator.add, size, 1) if more else size
-
-                    return made
-            if str(value.shape[0]) == wanted:
-                return lambda given=given: call(graph, aten.sym_size.int, given, 0)
+                    return partial(_size, graph, given, axis, more)
         raise NotFollowed(f"the size {wanted} of a cache is asked for")

@@ -66,6 +66,8 @@ def is_view(node: Node) -> bool:
     if node.target is operator.getitem:
         return isinstance(node.args[0], Node) and is_view(node.args[0])
     packet = packet_of(node)
+    if packet in (*PARTS, aten.repeat, aten.repeat_interleave) and any(isinstance(a, Node) for a in node.args[1:]):
+        return False  # which part, or how often, may differ from the example
     if packet in MOVES:
         value, before = tensor_of(node), tensor_of(node.args[0])
         return value is None or before is None or value.dtype == before.dtype
@@ -121,7 +123,7 @@ class Elements:
                 if packet_of(node) in (aten.to, aten.type_as):  # which change no type here
                     self._found[node] = self._value(node.args[0])
                 elif packet_of(node) in (aten.view, aten._unsafe_view):
-                    self._found[node] = self._of(node.args[0]).reshape(self._value(node.args[1]))
+                    self._found[node] = self._value(node.args[0]).reshape(self._value(node.args[1]))
                 else:
                     self._found[node] = target(*map(self._value, node.args), **given)
             else:
