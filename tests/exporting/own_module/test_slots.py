@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import random
+from dataclasses import replace
+
 import arrivals
 import numpy as np
 import pytest
 import torch
-from own_modules import END, PAD, START, VOCABULARY, Cached, KeysAndValues, spread
+from own_modules import END, PAD, START, VOCABULARY, Cached, Convolved, KeysAndValues, spread
+from random_searches import random_options
 from torch.nn import functional as F
 
 import s2s_export
-from s2s_export import ModuleConfig, cached_attention, export_module
+from s2s_export import Features, ModuleConfig, Pictures, cached_attention, export_module, recipes
 from s2s_export.building.build import build
+from s2s_export.building.gpu import dimensions
+from s2s_export.errors import InvalidOption
 from s2s_export.exporting.own_module import interface, slots, sources, views
 
 CONFIG = ModuleConfig(decoder_start_token_id=START, eos_token_id=END, pad_token_id=PAD, max_target_length=20)
@@ -175,7 +181,7 @@ def exported(tmp_path_factory):
 
 
 @slow
-def test_a_bundle_with_slots_decodes_as_one_that_copies(exported, tmp_path, monkeypatch):
+def test_any_search_gives_what_one_over_copies_gives(exported, tmp_path, monkeypatch):
     path, report = exported
     assert report.manifest["decoder"] == "attention" and not report.notices
     names = [entry["name"] for entry in report.manifest["graphs"]["decoder_step"]["inputs"]]
@@ -190,10 +196,14 @@ def test_a_bundle_with_slots_decodes_as_one_that_copies(exported, tmp_path, monk
     for target in ("cpu-fp32", "cpu-int8"):
         build(path, target)
     sessions = [s2s_export.load(path, "onnxruntime", target, threads=1) for target in ("portable", "cpu-fp32")]
-    for options in OPTIONS:
-        expected = s2s_export.load(tmp_path / "b", threads=1).generate(SOURCES, **options)
+    one_that_copies = s2s_export.load(tmp_path / "b", threads=1)
+    for seed in range(60):
+        chance = random.Random(seed)
+        options = random_options(chance, VOCABULARY)
+        given = [[chance.randrange(3, VOCABULARY) for _ in range(chance.randint(1, 9))] for _ in range(1 + seed % 3)]
+        expected = one_that_copies.decode_batch(given, options)
         for session in sessions:
-            found = session.generate(SOURCES, **options)
+            found = session.decode_batch(given, options)
             assert [[h.token_ids for h in one] for one in found] == [[h.token_ids for h in one] for one in expected]
 
 
@@ -210,6 +220,50 @@ def test_sources_join_a_batch_of_a_module_with_slots(exported):
     for source, hypotheses in zip(given, found.results, strict=True):
         (alone,) = session.generate([source], num_beams=3)
         assert [h.token_ids for h in hypotheses] == [h.token_ids for h in alone]
+
+
+class Hears(KeysAndValues):
+    """Half as many states as vectors, less one."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = torch.nn.Conv1d(6, 8, 4, stride=2)
+
+    def encode(self, features, source_mask):
+        states = torch.tanh(self.convolution(features.transpose(1, 2))).transpose(1, 2)
+        return Convolved(states, source_mask[:, 3::2].bool())
+
+
+class Sees(KeysAndValues):
+    def __init__(self):
+        super().__init__()
+        self.patches = torch.nn.Conv2d(3, 8, 4, stride=4)
+
+    def encode(self, pixel_values):
+        states = torch.tanh(self.patches(pixel_values)).flatten(2).transpose(1, 2)
+        return Convolved(states, torch.ones_like(states[..., 0], dtype=torch.bool))
+
+
+@slow
+@pytest.mark.parametrize(("model", "source"), [(Hears, Features(6, least=4)), (Sees, Pictures(8, 12))])
+def test_features_and_pictures(tmp_path, model, source):
+    report = export_module(spread(model()), replace(CONFIG, source=source), tmp_path / "b")
+    assert report.manifest["decoder"] == "attention" and not report.notices
+    build(tmp_path / "b", "cpu-fp32")
+    portable, fast = (
+        s2s_export.load(tmp_path / "b", "onnxruntime", target, threads=1) for target in ("portable", "cpu-fp32")
+    )
+    given = [portable.kind.random(np.random.default_rng(i), 5 + i) for i in range(4)]
+    for options in OPTIONS:
+        expected, found = (session.generate(given, **options) for session in (portable, fast))
+        assert [[h.token_ids for h in one] for one in expected] == [[h.token_ids for h in one] for one in found]
+    reason = fast.backend.why_no_open_batch()
+    if model is Hears:
+        assert "as 'state_states' has a length that follows from the source's" in reason
+        with pytest.raises(InvalidOption, match="states that have a length of their own"):
+            dimensions.check(fast.bundle, recipes.load("rtx-fp16"))
+    else:
+        assert reason is None
 
 
 @slow
