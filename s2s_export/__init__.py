@@ -9,6 +9,7 @@ from .version import __version__
 if TYPE_CHECKING:
     from .exporting.export import export
     from .exporting.own_module.attention import TransformerModule
+    from .exporting.own_module.cached_attention import cached_attention
     from .exporting.own_module.config import Features, ModuleConfig, Pictures
     from .exporting.own_module.export import export_module
     from .runtime.decoding import Hypothesis
@@ -24,6 +25,7 @@ __all__ = [
     "Session",
     "TransformerModule",
     "__version__",
+    "cached_attention",
     "export",
     "export_module",
     "load",
@@ -34,6 +36,7 @@ _OWN_MODULE = {
     "export_module": "export",
     **dict.fromkeys(("Features", "ModuleConfig", "Pictures"), "config"),
     "TransformerModule": "attention",
+    "cached_attention": "cached_attention",
 }
 
 

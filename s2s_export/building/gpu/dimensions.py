@@ -49,8 +49,9 @@ def fit(bundle: Bundle, recipe: Recipe) -> Dimensions:
     notes, wrong = [], []
     if any("W" in entry["shape"] for entry in bundle.manifest["graphs"]["encoder"]["inputs"]):
         wrong.append("its encoder reads samples of sound, for which engines have no range; build for a CPU")
-    if grown := bundle.manifest["decoder"] == "recurrent" and _letters(bundle) & {"C", "F"}:
-        what = "grow with every step" if "C" in grown else "have a length of their own"
+    is_recurrent, letters = bundle.manifest["decoder"] == "recurrent", _letters(bundle)
+    if (is_recurrent and "C" in letters) or "F" in letters:
+        what = "grow with every step" if is_recurrent and "C" in letters else "have a length of their own"
         wrong.append(f"its decoder has states that {what}, for which engines have no range; build for a CPU")
     for letter, limit in limits.items():
         asked = ranges[letter]

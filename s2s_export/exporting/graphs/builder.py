@@ -7,7 +7,7 @@ an export takes seconds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,6 +25,7 @@ FLOAT = TensorProto.FLOAT
 INT64 = TensorProto.INT64
 SMALL = 64  # elements; a smaller tensor of an embedded model is written into the graph
 Dimension = int | str
+Emitter = Callable[[onnx.NodeProto, list[str]], list[str] | None]
 
 
 class GraphBuilder:
@@ -87,10 +88,11 @@ class GraphBuilder:
             self._constants[key] = name
         return self._constants[key]
 
-    def embed(self, model: onnx.ModelProto, inputs: Sequence[str]) -> list[str]:
+    def embed(self, model: onnx.ModelProto, inputs: Sequence[str], emitter: Emitter | None = None) -> list[str]:
         """Add the nodes and weights of a whole model, fed `inputs` in its order. Returns the names of its outputs.
 
-        Its operators are of the standard domain; functions are expanded.
+        Its operators are of the standard domain; functions are expanded. emitter: adds other nodes in place of one,
+        given it and the names of its inputs, and returns the names of its outputs; or None, and the node is added.
         """
         model = onnx.inliner.inline_local_functions(model)
         with self.scope(self._fresh(model.graph.name or "model")):
@@ -98,7 +100,12 @@ class GraphBuilder:
             for initializer in model.graph.initializer:
                 names[initializer.name] = self._embedded_weight(initializer)
             for node in model.graph.node:
-                self._nodes.append(self._renamed_node(node, names))
+                given = [names[value] if value else "" for value in node.input]
+                made = None if emitter is None else emitter(node, given)
+                if made is None:
+                    self._nodes.append(self._renamed_node(node, names))
+                else:
+                    names.update(zip(node.output, made, strict=True))
         return [names[value.name] for value in model.graph.output]
 
     def _embedded_weight(self, proto: onnx.TensorProto) -> str:

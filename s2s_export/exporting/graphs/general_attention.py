@@ -12,7 +12,7 @@ import numpy as np
 from .builder import GraphBuilder
 from .functions import NATIVE
 from .relative_vectors import VectorTerms
-from .structure import Attention, Rotary
+from .structure import Heads, Rotary
 
 
 class Angles:
@@ -48,7 +48,7 @@ def soft_capped(g: GraphBuilder, scores: str, cap: float) -> str:
 
 def attend(
     g: GraphBuilder,
-    attention: Attention,
+    attention: Heads,
     query: str,
     key: str,
     value: str,
@@ -85,7 +85,7 @@ def _by_head(g: GraphBuilder, value: str, heads: int) -> str:
 
 def attend_to_cache(
     g: GraphBuilder,
-    attention: Attention,
+    attention: Heads,
     heads: Sequence[str],
     cache: Sequence[str],
     mask: str,
@@ -104,7 +104,7 @@ def attend_to_cache(
 
 def attend_to_both(
     g: GraphBuilder,
-    attention: Attention,
+    attention: Heads,
     heads: Sequence[str],
     cache: Sequence[str],
     source: Sequence[str],

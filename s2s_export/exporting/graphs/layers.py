@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from .builder import GraphBuilder
-from .structure import Attention, FeedForward, Linear, Norm
+from .structure import FeedForward, Heads, Linear, Norm
 
 ACTIVATIONS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "relu": [("Relu", {})],
@@ -62,6 +62,6 @@ def joint(g: GraphBuilder, rows: str, parts: list[Linear], stem: str) -> list[st
     return g.ops("Split", [g.linear(rows, weight, bias, stem), sizes], len(parts), axis=-1)
 
 
-def merge_heads(g: GraphBuilder, x: str, attention: Attention) -> str:
+def merge_heads(g: GraphBuilder, x: str, attention: Heads) -> str:
     """[B,H,S,D] -> [B*S, H*D]"""
     return g.reshape(g.transpose(x, [0, 2, 1, 3]), [-1, attention.n_heads * attention.head_size])

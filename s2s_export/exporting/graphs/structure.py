@@ -7,7 +7,7 @@ of the model's own. Letters: V vocabulary, E model width, H heads, D head size, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import torch
 
@@ -97,6 +97,25 @@ class Disentangled:
     columns: Tensor
     keys: Tensor | None
     queries: Tensor | None
+
+
+class Heads(Protocol):
+    """What is computed of queries, keys and values, whatever made them."""
+
+    @property
+    def n_heads(self) -> int: ...
+
+    @property
+    def key_heads(self) -> int: ...
+
+    @property
+    def head_size(self) -> int: ...
+
+    @property
+    def scale(self) -> float: ...
+
+    @property
+    def soft_cap(self) -> float | None: ...
 
 
 @dataclass(frozen=True)

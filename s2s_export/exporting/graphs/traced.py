@@ -1,11 +1,13 @@
 """Emits the three graphs of a module whose functions were traced: what surrounds them is ours.
 
 The decoder step gathers the states of its beams by `parents`, repeats for every beam what no step changes, and ends as
-all decoder steps do. Letters as in docs/architecture.md.
+all decoder steps do. Where caches along time are slots (`own_module.slots`), traced_slots.py emits it. Letters as in
+docs/architecture.md.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -45,13 +47,21 @@ class TracedModule:
         known = {} if n_ids is None else {"source_vocabulary_size": n_ids}
         return {"vocabulary_size": self.interface.vocabulary_size, **known}
 
+    def first_fields(self) -> list[int]:
+        """The places of the state's fields that `start` makes: all but those that became slots, which are empty."""
+        caches = () if self.functions.slots is None else self.functions.slots.caches
+        return [i for i, field in enumerate(self.interface.state) if field.name not in caches]
+
 
 def emit(model: TracedModule, store: WeightStore) -> dict[str, onnx.ModelProto]:
     """The graphs by name: encoder, cross_kv_init, decoder_step. Weights go to `store`."""
+    from . import traced_slots
+
+    has_slots = model.functions.slots is not None
     return {
         "encoder": _encoder(model, store),
         "cross_kv_init": _cross_kv_init(model, store),
-        "decoder_step": _decoder_step(model, store),
+        "decoder_step": traced_slots.decoder_step(model, store) if has_slots else _decoder_step(model, store),
     }
 
 
@@ -67,8 +77,10 @@ def _encoder(model: TracedModule, store: WeightStore) -> onnx.ModelProto:
 def _cross_kv_init(model: TracedModule, store: WeightStore) -> onnx.ModelProto:
     g = GraphBuilder("cross_kv_init", store)
     inputs = [g.input(MEMORY + f.name, TYPES[f.dtype], f.shape) for f in model.interface.memory]
-    found = g.embed(model.functions.start, inputs)
-    for field, value in zip(model.interface.state, found, strict=True):
+    kept = model.first_fields()
+    found = g.embed(with_outputs(model.functions.start, kept), inputs)
+    for i, value in zip(kept, found, strict=True):
+        field = model.interface.state[i]
         # An Identity, since `start` may return what it was given, or one tensor twice.
         g.output(g.op("Identity", [value]), STATE + field.name, TYPES[field.dtype], field.first)
     return g.model()
@@ -89,20 +101,47 @@ def _decoder_step(model: TracedModule, store: WeightStore) -> onnx.ModelProto:
             value = g.input(name, kind, ["B", "K", *field.shape[1:]])
             inputs.append(g.op("Gather", [_as_rows(g, value, n_rows), rows], axis=0))
         else:
-            value = g.op("Unsqueeze", [g.input(name, kind, field.shape), g.constant([1])])
-            rest = g.op("Shape", [value], start=2)
-            repeated = g.op("Expand", [value, g.op("Concat", [batch, beams, rest], axis=0)])
-            inputs.append(_as_rows(g, repeated, n_rows))
+            inputs.append(repeated(g, g.input(name, kind, field.shape), batch, beams, n_rows))
     logits, *found = g.embed(model.functions.step, inputs)
     emit_candidates(g, logits, interface.vocabulary_size, batch, beams)
     if interface.attention is not None:
         sizes: list[Dimension] = ["B", "K", *interface.attention]
-        g.output(_by_beam(g, found.pop(), batch, beams), "attention", FLOAT, sizes)
+        g.output(by_beam(g, found.pop(), batch, beams), "attention", FLOAT, sizes)
     for field, value in zip([f for f in interface.state if f.changes], found, strict=True):
         # N: as C, and one more.
         shape: list[Dimension] = ["B", "K", *("N" if size == "C" else size for size in field.shape[1:])]
-        g.output(_by_beam(g, value, batch, beams), output_of(STATE + field.name), TYPES[field.dtype], shape)
+        g.output(by_beam(g, value, batch, beams), output_of(STATE + field.name), TYPES[field.dtype], shape)
     return g.model()
+
+
+def repeated(g: GraphBuilder, value: str, batch: str, beams: str, n_rows: str) -> str:
+    """[B,...] -> [R,...], the same for each beam."""
+    value = g.op("Unsqueeze", [value, g.constant([1])])
+    rest = g.op("Shape", [value], start=2)
+    return _as_rows(g, g.op("Expand", [value, g.op("Concat", [batch, beams, rest], axis=0)]), n_rows)
+
+
+def with_outputs(model: onnx.ModelProto, places: Sequence[int]) -> onnx.ModelProto:
+    """A copy that has these outputs alone, and the nodes that they need."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.output[:], copy.graph.node[:]
+    copy.graph.output.extend(model.graph.output[i] for i in places)
+    needed, nodes = {value.name for value in copy.graph.output}, []
+    for node in reversed(model.graph.node):
+        if needed.intersection(node.output):
+            nodes.append(node)
+            needed.update(_read_by(node))
+    copy.graph.node.extend(reversed(nodes))
+    return copy
+
+
+def _read_by(node: onnx.NodeProto) -> Iterator[str]:
+    """The values that a node reads, those of the graphs inside it too."""
+    yield from node.input
+    for attribute in node.attribute:
+        for inner in attribute.g.node:
+            yield from _read_by(inner)
 
 
 def _as_rows(g: GraphBuilder, value: str, n_rows: str) -> str:
@@ -111,7 +150,7 @@ def _as_rows(g: GraphBuilder, value: str, n_rows: str) -> str:
     return g.op("Reshape", [value, shape], allowzero=1)
 
 
-def _by_beam(g: GraphBuilder, value: str, batch: str, beams: str) -> str:
+def by_beam(g: GraphBuilder, value: str, batch: str, beams: str) -> str:
     """[R,...] -> [B,K,...]"""
     shape = g.op("Concat", [batch, beams, g.op("Shape", [value], start=1)], axis=0)
     return g.op("Reshape", [value, shape], allowzero=1)

@@ -6,7 +6,7 @@ search over the module itself, which computes every beam's whole history anew.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,10 +32,12 @@ Inputs = Mapping[str, torch.Tensor]
 
 
 class ModuleReference:
-    """A module seen as the three graphs (`parity.Reference`)."""
+    """A module seen as the three graphs (`parity.Reference`). slots: fields of the state that became slots."""
 
-    def __init__(self, model: Any, interface: Interface, sources: Sources) -> None:
-        self.model, self.interface, self.sources = model, interface, sources
+    def __init__(
+        self, model: Any, interface: Interface, sources: Sources, slots: Collection[str] = frozenset()
+    ) -> None:
+        self.model, self.interface, self.sources, self._slots = model, interface, sources, slots
 
     @torch.no_grad()
     def encode(self, inputs: Inputs) -> dict[str, torch.Tensor]:
@@ -45,7 +47,7 @@ class ModuleReference:
     @torch.no_grad()
     def cross(self, inputs: Inputs) -> dict[str, torch.Tensor]:
         state = self.model.start(self._memory(inputs))
-        return {STATE + f.name: getattr(state, f.name) for f in self.interface.state}
+        return {STATE + f.name: getattr(state, f.name) for f in self.interface.state if f.name not in self._slots}
 
     @torch.no_grad()
     def step(self, inputs: Inputs, history: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:

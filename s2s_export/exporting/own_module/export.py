@@ -90,11 +90,18 @@ def _described(model: Any, config: ModuleConfig) -> tuple[Family, Reference, dic
     found, example = interface.probe(model, read, config.decoder_start_token_id, config.max_source_length)
     behaviour.require_functions_of_arguments(model, example, before)
     traced = TracedModule(trace.trace(model, read, found, example), found, read)
-    notice = behaviour.effect_of_padding(model, read, example, config.pad_token_id)
+    notices = [n for n in [behaviour.effect_of_padding(model, read, example, config.pad_token_id)] if n]
     family = Family(config.name, traced, config.max_source_length, config.max_target_length)
     n_positions = found.attention[2] if found.attention is not None else None
     of_source = {"kind": read.kind, **read.manifest(n_positions if isinstance(n_positions, int) else None)}
-    return family, check.ModuleReference(model, found, read), of_source, [notice] if notice else []
+    if traced.functions.why_copied:
+        notices.append(
+            "caches along time are copied at every step, so that beams can change places: "
+            f"{traced.functions.why_copied}; docs/own-module.md shows caches that are not"
+        )
+    slots = traced.functions.slots
+    reference = check.ModuleReference(model, found, read, frozenset() if slots is None else slots.caches)
+    return family, reference, of_source, notices
 
 
 def _least(*limits: int | None) -> int | None:

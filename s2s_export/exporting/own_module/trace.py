@@ -22,9 +22,11 @@ from torch import Tensor, nn
 
 from ...errors import MissingExtra, UnsupportedModel
 from ..graphs.functions import OPSET
+from . import masked, recurrence, slots
 from .interface import Field, Interface, Run, tensors_of
-from .recurrence import as_one_operator, translation
+from .recurrence import as_one_operator
 from .sources import Sources
+from .views import NotFollowed
 
 # What torch says of a failed trace, and what helps. The first that is found is the reason.
 HINTS = (
@@ -46,11 +48,36 @@ HINTS = (
 
 @dataclass(frozen=True)
 class Traced:
-    """The functions as ONNX models, whose inputs and outputs are in the order of the interface's fields."""
+    """The functions as ONNX models, whose inputs and outputs are in the order of the interface's fields.
+
+    slots: what the step's caches became, where they need no copy. why_copied: why they do; None where there are none.
+    """
 
     encode: onnx.ModelProto
     start: onnx.ModelProto
     step: onnx.ModelProto
+    slots: slots.Slots | None = None
+    why_copied: str | None = None
+
+
+@dataclass
+class _IntoSlots:
+    """Changes a traced step whose caches along time can be slots. fields: of the state."""
+
+    fields: tuple[Field, ...]
+    slots: slots.Slots | None = None
+    why_not: str | None = None
+
+    def __call__(self, program: Any) -> None:
+        if not any("C" in f.shape for f in self.fields):
+            return
+        try:
+            found = slots.find(program, self.fields)
+        except NotFollowed as reason:
+            self.why_not = str(reason)
+            return
+        found.apply()
+        self.slots = found.slots
 
 
 class _Function(nn.Module):
@@ -89,9 +116,13 @@ def trace(model: Any, sources: Sources, interface: Interface, example: Run) -> T
         "start": (start, memory, list(interface.memory)),
         "step": (step, [torch.zeros(example.n_rows, dtype=torch.int64), *state], [token, *interface.state]),
     }
+    into_slots = _IntoSlots(interface.state)
     with as_one_operator(model):
-        found = {name: _traced(model, name, *parts) for name, parts in functions.items()}
-    return Traced(**found)
+        found = {
+            name: _traced(model, name, *parts, into_slots if name == "step" else None)
+            for name, parts in functions.items()
+        }
+    return Traced(**found, slots=into_slots.slots, why_copied=into_slots.why_not)
 
 
 def _copies(values: Any) -> list[Tensor]:
@@ -113,8 +144,14 @@ def _filled(example: Any, tensors: tuple[Tensor, ...]) -> Any:
 
 
 def _traced(
-    model: nn.Module, name: str, body: Callable[..., Any], examples: list[Tensor], fields: list[Field]
+    model: nn.Module,
+    name: str,
+    body: Callable[..., Any],
+    examples: list[Tensor],
+    fields: list[Field],
+    change: Callable[[Any], None] | None,
 ) -> onnx.ModelProto:
+    """change: what is done with the program before it is written."""
     dynamic = torch.export.Dim.DYNAMIC
     sizes = [{axis: dynamic for axis, size in enumerate(f.shape) if isinstance(size, str)} for f in fields]
     try:
@@ -123,11 +160,14 @@ def _traced(
                 _Function(model, body), tuple(examples), dynamic_shapes=(tuple(sizes),), strict=False
             )
             _cast_subtracted(program)
+            if change is not None:
+                change(program)
+            masked.spell_out(program)
             written = torch.onnx.export(
                 program,
                 dynamo=True,
                 opset_version=OPSET,
-                custom_translation_table=translation(),
+                custom_translation_table={**recurrence.translation(), **slots.translation()},
                 input_names=[f"in{i}" for i in range(len(examples))],
                 verbose=False,
             )

@@ -12,11 +12,14 @@ outermost, so that they grow without being moved. CrossAttention works likewise.
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
+from onnx import helper
 
 from ...graphs.graph import Graph
 from ...graphs.links import Links, attribute, id_of, replace
 from ...graphs.passes import Applied
+from ..onnxruntime.products import incompatible_reason
 from . import node
 
 TO_HEADS = [0, 2, 1, 3]
@@ -49,12 +52,8 @@ def _self_attention(graph: Graph, found: onnx.NodeProto) -> str:
     links = Links(graph)
     query, key, value, key_cache, value_cache, _, ancestors, position = found.input[:BIAS_INPUT]
     rows = [_rows_of_heads(links, name) for name in (query, key, value)]
-    split = links.maker(rows[0] or "", "Split")
-    if split is None or rows != list(split.output):
-        return "queries, keys and values are not equal parts of one product"
-    sizes = graph.weights.get(split.input[1]) if len(split.input) > 1 else None
-    if sizes is None or len(set(sizes.tolist())) != 1:
-        return "queries, keys and values are not equal parts of one product"
+    if None in rows:
+        return "queries, keys and values are not rows split into heads"
     after = merged(links, found.output[0])
     if after is None:
         return "its output is not read by a merging of heads"
@@ -63,13 +62,49 @@ def _self_attention(graph: Graph, found: onnx.NodeProto) -> str:
     bias = found.input[BIAS_INPUT] if len(found.input) > BIAS_INPUT else ""
     made = node(
         "SelfAttention",
-        [split.input[0], key_cache, value_cache, ancestors, position, bias],
+        [_in_one(graph, found, [name for name in rows if name]), key_cache, value_cache, ancestors, position, bias],
         [after[-1].output[0], *found.output[1:]],
         found.name,
         scale=float(attribute(found, "scale", 1.0)),
     )
     replace(graph, [found, *after], {found.output[0]: made})
     return ""
+
+
+def _in_one(graph: Graph, found: onnx.NodeProto, rows: list[str]) -> str:
+    """The rows [R, 3*H*D] of queries, keys and values side by side.
+
+    In graphs of ours they are parts of one product. A module of one's own has mostly three of the same rows, of which
+    one is made; what goes through something else before it is split into heads is joined behind it.
+    """
+    links = Links(graph)
+    split = links.maker(rows[0], "Split")
+    if split is not None and rows == list(split.output):
+        return str(split.input[0])
+    joined = f"{found.name}/rows"
+    products = [links.maker(name, "Gemm") for name in rows]
+    made = _one_product(graph, [p for p in products if p is not None], joined) if None not in products else None
+    if made is None:
+        made = helper.make_node("Concat", rows, [joined], name=joined, axis=1)
+    place = next(i for i, n in enumerate(graph.nodes) if id_of(n) == id_of(found))
+    graph.replace_nodes([*graph.nodes[:place], made, *graph.nodes[place:]])
+    return joined
+
+
+def _one_product(graph: Graph, products: list[onnx.NodeProto], name: str) -> onnx.NodeProto | None:
+    """The product [R, outputs of all] of products of the same rows with constant weights; None for others."""
+    if any(incompatible_reason(graph, product) is not None for product in products):
+        return None
+    if len({product.input[0] for product in products}) > 1 or len({len(product.input) for product in products}) > 1:
+        return None
+    weights = [graph.weights[p.input[1]] if attribute(p, "transB") else graph.weights[p.input[1]].T for p in products]
+    weight, bias = f"{name}/weight", f"{name}/bias"
+    graph.weights[weight] = np.concatenate(weights)
+    given = [products[0].input[0], weight]
+    if len(products[0].input) > 2:
+        graph.weights[bias] = np.concatenate([graph.weights[product.input[2]] for product in products])
+        given.append(bias)
+    return helper.make_node("Gemm", given, [name], name=name, transB=1)
 
 
 def _cross_attention(graph: Graph, found: onnx.NodeProto) -> str:

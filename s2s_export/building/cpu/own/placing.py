@@ -2,8 +2,9 @@
 
 The portable graph has one `position [1]` for the batch, and source b lies in row b of caches, table and mask. Here
 `position [B]` says how far each source is, and a new input `places [B]` where it lies in the caches [C,P,H,K,D], the
-table of ancestors [P,K,C], the source mask [P,S] and cross-attention's keys and values [P,H,S,D]. The runtime gives a
-newcomer a free place, and names a place no more once its source has finished; nothing is moved for either.
+table of ancestors [P,K,C], the source mask [P,S], cross-attention's keys and values [P,H,S,D], and what a module of
+one's own keeps of a source. The runtime gives a newcomer a free place, and names a place no more once its source has
+finished; nothing is moved for either.
 
 What is computed from the position follows:
 
@@ -28,7 +29,7 @@ POSITION, PLACES, TOKEN, ANCESTORS = "position", "places", "token", "ancestors"
 BIAS_INPUT = 5  # of SelfAttention
 PLACES_INPUT = {"SelfAttention": 6, "CrossAttention": 4}
 READS_POSITION = ("Add", "Gather", "Where")  # between the position and the table of position codes
-WHOLE = ("cross_key.", "cross_value.")
+WHOLE = ("cross_key.", "cross_value.", "state_")  # the last: of a module of one's own
 CACHES = ("self_key", "self_value")
 
 
@@ -56,6 +57,9 @@ def incompatible_reason(graph: Graph, links: Links, bias: set[str]) -> str:
         return "there is no attention of our own over the cache"
     if any(node.op_type == "CrossAttention" and node.domain != DOMAIN for node in graph.nodes):
         return "attention over the source is not our own"
+    for value in graph.model.graph.input:
+        if any(size.dim_param == "F" for size in value.type.tensor_type.shape.dim):
+            return f"'{value.name}' has a length that follows from the source's"
     for node in links.readers(POSITION):
         if node.domain == DOMAIN and node.op_type == "SelfAttention":
             continue
