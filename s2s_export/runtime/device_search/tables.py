@@ -75,6 +75,7 @@ class Plan:
 
     @property
     def has_filters(self) -> bool:
+        """Whether some rule has launches of its own, which meet in memory."""
         return any(effect != EDITS for effect, *_ in self.chain)
 
     @property
@@ -91,8 +92,10 @@ class Plan:
         return self.step_lists or int(plugin_sources.module("beam_search.launches").top_lists(self.vocabulary))
 
     @property
-    def race_lists(self) -> int:
-        return int(plugin_sources.module("beam_search.loop_launches").race_lists(self.beams, self.vocabulary))
+    def draw_lists(self) -> int:
+        """Slices of what a draw is from: a row, or all beams of a source."""
+        tokens = self.vocabulary * (self.beams if self.is_beam_search else 1)
+        return int(plugin_sources.module("beam_search.loop_launches").draw_lists(tokens))
 
     @property
     def history_width(self) -> int:
@@ -232,14 +235,15 @@ def layout(plan: Plan) -> tuple[Layout, Layout]:
         by_the_loop["filter_rows"] = ((texts * R, sizeof(structures.FilterRow)), np.uint8)
         by_the_loop["filter_slices"] = ((texts * R, plan.filter_lists, sizeof(structures.FilterSlice)), np.uint8)
     if plan.samples:
+        set_beforehand["draws_arrived"] = ((B if plan.is_beam_search else R,), np.int32)
         by_the_loop["drawn_ids"] = ((B, max(plan.n_chosen, K)), np.int64)
     if plan.samples and plan.is_beam_search:
         by_the_loop["drawn_beams"] = ((B, plan.n_chosen), np.int32)
         by_the_loop["drawn_sums"] = ((B, plan.n_chosen), np.float32)
-        by_the_loop["race"] = ((B, K, V), np.float32)
-        by_the_loop["race_counts"] = ((B, plan.race_lists), np.int32)
-        by_the_loop["race_values"] = ((B, plan.race_lists, plan.n_chosen), np.float64)
-        by_the_loop["race_places"] = ((B, plan.race_lists, plan.n_chosen), np.int32)
+        by_the_loop["race"] = ((B, plan.draw_lists, plan.n_chosen), np.uint64)
+    elif plan.samples:
+        by_the_loop["maxima"] = ((R, plan.draw_lists), np.float32)
+        by_the_loop["weights"] = ((R, plan.draw_lists), np.uint64)
     if plan.attention is not None:
         by_the_loop["alignment"] = ((T, B, K, plan.attention.width), np.float32)
     return set_beforehand, by_the_loop
