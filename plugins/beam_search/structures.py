@@ -149,7 +149,7 @@ class RowStepParameters(Structure):
 class AlignmentParameters(Structure):
     """alignment_parameters.h."""
 
-    _fields_ = fields("attention position stop alignment", "rows layers heads width prompt limit")
+    _fields_ = fields("attention position stop alignment", "rows layers heads width prompt limit keeps_heads")
 
 
 # In the order of s2s_beam_search_sizes.

@@ -85,6 +85,7 @@ class StepLaunches:
             width=attention.width,
             prompt=plan.prompt,
             limit=plan.limit,
+            keeps_heads=int(plan.keeps_heads),
         )
         return self._alignment.record(attention.element, given), given
 

@@ -55,6 +55,7 @@ class Plan:
     is_cut: bool = False  # the decoder takes fewer tokens than max_length allows: a text that gets there is an error
     step_lists: int = 0  # lists of candidates of a row that the decoder's step itself finds; 0: it gives logits
     attention: Attention | None = None  # the weights to record at each step, for alignments
+    keeps_heads: bool = False  # all heads of all layers are recorded, not the mean over the last layer's
 
     @property
     def rows(self) -> int:
@@ -112,9 +113,12 @@ def make_plan(
     source_width: int,
     *,
     streams: bool,
-    alignments: bool = False,
+    alignments: bool | str = False,
 ) -> Plan:
-    """The plan of a call. Raises BackendError or InvalidOption where executor or kernels are too small."""
+    """The plan of a call. alignments: as `decoding.decode` has it.
+
+    Raises BackendError or InvalidOption where executor or kernels are too small.
+    """
     prompt = len(options.prompt)
     most = min(options.max_length, executor.positions + 1)  # the last token is not fed
     is_beam_search = options.num_beams > 1
@@ -148,6 +152,7 @@ def make_plan(
         is_cut=most < options.max_length,
         step_lists=step_lists,
         attention=executor.attention if alignments else None,
+        keeps_heads=alignments == "heads",
     )
     if alignments and plan.attention is None:
         raise BackendError(NO_ATTENTION)
@@ -245,7 +250,8 @@ def layout(plan: Plan) -> tuple[Layout, Layout]:
         by_the_loop["maxima"] = ((R, plan.draw_lists), np.float32)
         by_the_loop["weights"] = ((R, plan.draw_lists), np.uint64)
     if plan.attention is not None:
-        by_the_loop["alignment"] = ((T, B, K, plan.attention.width), np.float32)
+        heads = (plan.attention.layers, plan.attention.heads) if plan.keeps_heads else ()
+        by_the_loop["alignment"] = ((T, B, K, *heads, plan.attention.width), np.float32)
     return set_beforehand, by_the_loop
 
 
