@@ -8,9 +8,10 @@
                  feed-forward down + residual
     norm + output projection
 
-With many rows or wide models, attention and the products around it are launches of their own, eight a layer. With
-sources of more than 512 positions cross-attention is: several blocks share a source, and a launch merges what they
-find. So it is in layers whose attention weights are asked for, which are a launch more.
+With many rows or wide models, attention and the products around it are launches of their own, eight a layer; products
+of more than 32 rows are cuBLASLt's where the encoder's are. With sources of more than 512 positions cross-attention is:
+several blocks share a source, and a launch merges what they find. So it is in layers whose attention weights are asked
+for, which are a launch more.
 
 Letters: B sources, K beams, R = B*K rows, S source length, C positions, H heads, D head size, L layers, V vocabulary.
 """
@@ -43,7 +44,8 @@ class DecoderProgram(StepProgram):
         ]
         self.kept = [Kept(address, shape, "float16", B * stack.heads) for pair in caches for address in pair]
         own = named("decoder", buffer)
-        rows = Rows(loaded, self.program, stack, n_rows, own)
+        library = None if encoder.library is None else encoder.library.beside(own)
+        rows = Rows(loaded, self.program, stack, n_rows, own, library)
         heads = own("heads", (n_rows, 3 * inside), "float16")
         mixed = own("mixed", (n_rows, inside), "float16")
         hidden = own("hidden", (n_rows, max(one.feed_forward.outer.inputs for one in stack.layers)), "float16")

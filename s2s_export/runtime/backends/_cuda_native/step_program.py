@@ -52,6 +52,8 @@ class StepProgram:
 
     def candidate_lists(self, candidates: int) -> int:
         """See `step_executor.FindsCandidates`."""
+        if not launches.is_skinny(self.n_rows):
+            return 0  # the head's product is one of many rows, perhaps a library's
         head = self._head
         return int(launches.candidate_lists(head.rows, head.inputs, head.limit, candidates))
 
