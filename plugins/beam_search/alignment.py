@@ -16,7 +16,8 @@ ALIGNMENT_THREADS = 128
 def record(element: str, given: AlignmentParameters) -> Launch:
     if element not in ELEMENTS:
         raise BuildError(f"no kernel for attention in '{element}'; expected one of {', '.join(ELEMENTS)}; cast it")
-    return Launch(f"record_attention_{element}", (given.rows, 1, 1), ALIGNMENT_THREADS)
+    blocks = given.layers * given.heads if given.keeps_heads else 1  # of a row
+    return Launch(f"record_attention_{element}", (given.rows, blocks, 1), ALIGNMENT_THREADS)
 
 
 def reference(attention: NDArray) -> NDArray:

@@ -9,8 +9,9 @@ typedef struct AlignmentParameters {
   const void* attention;   /* [R, L, H, S] in the element type: the weights of the tokens that the step was fed */
   const int64_t* position; /* [1] */
   const int32_t* stop;     /* [1]: a step after the end changes nothing */
-  float* alignment;        /* [T, R, S] out at this step: the mean over the last layer's heads */
+  float* alignment;        /* [T, R, S] out at this step: the mean over the last layer's heads; or [T, R, L, H, S] */
   int32_t rows, layers, heads, width, prompt, limit;
+  int32_t keeps_heads;     /* 1: the weights of all heads are kept as they are */
 } AlignmentParameters;
 
 #endif

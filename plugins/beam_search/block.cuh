@@ -105,3 +105,14 @@ __device__ __forceinline__ Share share_of(int64_t n) {
   const int64_t first = min(static_cast<int64_t>(threadIdx.x) * each, n);
   return {first, min(first + each, n)};
 }
+
+// An unsigned number for each float, in the same order. NaN comes last; no float gives 0.
+__device__ __forceinline__ uint32_t order_of(float value) {
+  union {
+    float number;
+    uint32_t bits;
+  } as{value};
+  if (value != value) return 0xffffffffu;
+  if (value == 0.f) as.bits = 0u;
+  return as.bits & 0x80000000u ? ~as.bits : as.bits | 0x80000000u;
+}

@@ -20,10 +20,11 @@ typedef struct FilterRow {
   int32_t likely_ids[S2S_MOST_LIKELY];
 } FilterRow;
 
-/* What a block finds of its slice of a row. */
+/* What a block finds of its slice of a row, each launch what it is for. */
 typedef struct FilterSlice {
   double sum;     /* of exp(score - maximum) */
   double entropy; /* the slice's terms of the row's entropy, with the row's probabilities */
+  uint64_t weight; /* the sum of its exponentials in whole numbers, see weights.cuh */
   float maximum;
   int32_t unused;
 } FilterSlice;
@@ -32,7 +33,7 @@ typedef struct ChainParameters {
   RulesParameters rules;
   FilterRow* filter_rows;     /* [B * K], twice as many where choices are edited; zeros before the first launch */
   FilterSlice* filter_slices; /* the same rows, times lists; scratch */
-  int32_t first, end;         /* the rules of this launch; a filter is the first */
+  int32_t first, end;         /* the rules of this launch; one that has launches of its own is the first */
   int32_t digit;              /* of the threshold: 0 to 2, the highest first */
   int32_t lists;              /* slices of a row */
 } ChainParameters;

@@ -17,17 +17,6 @@
 #include "block.cuh"
 #include "chain_parameters.h"
 
-// An unsigned number for each float, in the same order. NaN comes last; no float gives 0.
-__device__ __forceinline__ uint32_t order_of(float value) {
-  union {
-    float number;
-    uint32_t bits;
-  } as{value};
-  if (value != value) return 0xffffffffu;
-  if (value == 0.f) as.bits = 0u;
-  return as.bits & 0x80000000u ? ~as.bits : as.bits | 0x80000000u;
-}
-
 struct Softmax {
   float maximum, sum;
   __device__ __forceinline__ float of(float value) const { return expf(value - maximum) / sum; }

@@ -5,6 +5,7 @@
 
 #include "alignment.cuh"
 #include "race.cuh"
+#include "renormalize.cuh"
 #include "rules.cuh"
 #include "steps.cuh"
 
@@ -24,10 +25,12 @@ extern "C" __global__ void __launch_bounds__(kBlockThreads) filter_statistics(Ch
 extern "C" __global__ void __launch_bounds__(kBlockThreads) filter_entropy(ChainParameters given) { find_entropy(given); }
 extern "C" __global__ void __launch_bounds__(kBlockThreads) filter_digit(ChainParameters given) { find_digit(given); }
 extern "C" __global__ void __launch_bounds__(kBlockThreads) apply_filter(ChainParameters given) { remove_tokens(given); }
+extern "C" __global__ void __launch_bounds__(kBlockThreads) slice_maxima(ChainParameters given) { find_slice_maxima(given); }
+extern "C" __global__ void __launch_bounds__(kBlockThreads) slice_weights(ChainParameters given) { find_slice_weights(given); }
+extern "C" __global__ void __launch_bounds__(kBlockThreads) renormalize_slices(ChainParameters given) { renormalize(given); }
+extern "C" __global__ void __launch_bounds__(kBlockThreads) find_row_maxima(DrawParameters given) { find_maxima(given); }
 extern "C" __global__ void __launch_bounds__(kBlockThreads) draw_row_tokens(DrawParameters given) { draw_row(given); }
-extern "C" __global__ void __launch_bounds__(kBlockThreads) count_drawable_tokens(DrawParameters given) { count_possible(given); }
-extern "C" __global__ void __launch_bounds__(kBlockThreads) race_of_slices(DrawParameters given) { race_slice(given); }
-extern "C" __global__ void __launch_bounds__(kBlockThreads) merge_races(DrawParameters given) { merge_slices(given); }
+extern "C" __global__ void __launch_bounds__(kBlockThreads) draw_beam_tokens(DrawParameters given) { race_beams(given); }
 extern "C" __global__ void __launch_bounds__(kUpdateThreads) finish_beam_step(BeamStepParameters given) { beam_step(given); }
 extern "C" __global__ void __launch_bounds__(kUpdateThreads) finish_row_step(RowStepParameters given) { row_step(given); }
 
@@ -62,10 +65,12 @@ inline const NamedKernel kKernels[] = {
     NAMED(filter_entropy, ChainParameters),
     NAMED(filter_digit, ChainParameters),
     NAMED(apply_filter, ChainParameters),
+    NAMED(slice_maxima, ChainParameters),
+    NAMED(slice_weights, ChainParameters),
+    NAMED(renormalize_slices, ChainParameters),
+    NAMED(find_row_maxima, DrawParameters),
     NAMED(draw_row_tokens, DrawParameters),
-    NAMED(count_drawable_tokens, DrawParameters),
-    NAMED(race_of_slices, DrawParameters),
-    NAMED(merge_races, DrawParameters),
+    NAMED(draw_beam_tokens, DrawParameters),
     NAMED(finish_beam_step, BeamStepParameters),
     NAMED(finish_row_step, RowStepParameters),
     NAMED(record_attention_fp32, AlignmentParameters),

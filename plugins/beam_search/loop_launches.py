@@ -11,8 +11,8 @@ from .structures import BeamStepParameters, ChainParameters, DrawParameters, Nor
 BLOCK_THREADS = 512
 FILTER_SLICE = 2048  # tokens at most: DigitShared in filters.cuh
 FILTERS = ("top_k", "top_p", "top_h", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
-RACE_SLICE = 2048  # tokens: four a thread
-MOST_RACE_LISTS = 128
+SPLIT = (*FILTERS, "renormalize")  # the effects that have launches of their own
+DRAW_SLICE = 2048  # S2S_DRAW_SLICE of loop_parameters.h
 
 
 def log_probs(element: str, given: NormalizeParameters) -> list[Launch]:
@@ -28,7 +28,7 @@ def filter_lists(vocabulary: int) -> int:
 
 def rules(given: ChainParameters, chain: Iterable[tuple[str, int, int]]) -> list[tuple[Launch, ChainParameters]]:
     """The launches that apply the rules, each with its arguments. chain: (effect, first rule, end) in order, the effect
-    one of FILTERS, or another for rules that one launch applies."""
+    one of SPLIT, or another for rules that one launch applies."""
     rows, texts = given.rules.n_sources * given.rules.beams, 2 if given.rules.choice else 1
     found = []
     for effect, first, end in chain:
@@ -39,6 +39,9 @@ def rules(given: ChainParameters, chain: Iterable[tuple[str, int, int]]) -> list
             steps += [("filter_entropy", 0)] * (effect in ("typical_p", "eta_cutoff"))
             steps += [("filter_digit", digit) for digit in range(3)] + [("apply_filter", 0)]
             grid = (given.lists, rows, texts)
+        elif effect == "renormalize":
+            steps = [(kernel, 0) for kernel in ("slice_maxima", "slice_weights", "renormalize_slices")]
+            grid = (given.lists, rows, texts)
         for kernel, digit in steps:
             own = ChainParameters.from_buffer_copy(given)
             own.first, own.end, own.digit = first, end, digit
@@ -46,22 +49,20 @@ def rules(given: ChainParameters, chain: Iterable[tuple[str, int, int]]) -> list
     return found
 
 
-def draw_rows(given: DrawParameters) -> Launch:
-    return Launch("draw_row_tokens", (given.n_sources * given.beams, 1, 1), BLOCK_THREADS)
+def draw_lists(tokens: int) -> int:
+    """Slices that the tokens which are drawn from are cut into."""
+    return -(-tokens // DRAW_SLICE)
 
 
-def race_lists(beams: int, vocabulary: int) -> int:
-    """Slices that the tokens of a source's beams are cut into, where continuations are drawn."""
-    return max(1, min(-(-beams * vocabulary // RACE_SLICE), MOST_RACE_LISTS))
+def draw_rows(given: DrawParameters) -> list[Launch]:
+    """The draw of a token for each row: two launches."""
+    grid = (given.lists, given.n_sources * given.beams, 1)
+    return [Launch(kernel, grid, BLOCK_THREADS) for kernel in ("find_row_maxima", "draw_row_tokens")]
 
 
 def draw_beams(given: DrawParameters) -> list[Launch]:
-    """The draw of a source's continuations: one launch, or three where its tokens are cut into slices."""
-    race = Launch("race_of_slices", (given.lists, given.n_sources, 1), BLOCK_THREADS)
-    if given.lists == 1:
-        return [race]
-    counts = Launch("count_drawable_tokens", race.grid, BLOCK_THREADS)
-    return [counts, race, Launch("merge_races", (given.n_sources, 1, 1), BLOCK_THREADS)]
+    """The draw of a source's continuations: one launch."""
+    return [Launch("draw_beam_tokens", (given.lists, given.n_sources, 1), BLOCK_THREADS)]
 
 
 def beam_step(given: BeamStepParameters) -> Launch:

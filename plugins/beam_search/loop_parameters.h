@@ -60,6 +60,8 @@ typedef struct RulesParameters {
   int32_t n_sources, beams, vocabulary, history_width, source_width;
 } RulesParameters;
 
+enum { S2S_DRAW_SLICE = 2048 }; /* tokens of a slice */
+
 typedef struct DrawParameters {
   const float* scores;        /* [B, K, V]: after the rules */
   const float* beam_scores;   /* [B, K]; null when rows are drawn */
@@ -67,13 +69,13 @@ typedef struct DrawParameters {
   const uint64_t* numbers;    /* [B]: the number of each source */
   const int64_t* position;    /* [1] */
   const int32_t* stop;        /* [1] */
-  float* race;                /* [B, K, V] scratch; this and what follows up to drawn_ids is null when rows are drawn */
-  int32_t* race_counts;       /* [B, lists] scratch */
-  double* race_values;        /* [B, lists, n_drawn] scratch */
-  int32_t* race_places;       /* [B, lists, n_drawn] scratch */
+  float* maxima;              /* rows: [B, K, lists] scratch */
+  uint64_t* weights;          /* rows: [B, K, lists] scratch */
+  uint64_t* race;             /* beams: [B, lists, n_drawn] scratch */
+  int32_t* arrived;           /* rows: [B, K]; beams: [B]: blocks that have finished, 0 between launches */
   int64_t* drawn_ids;         /* rows: [B, K] out; beams: [B, n_drawn] out */
-  int32_t* drawn_beams;       /* [B, n_drawn] out */
-  float* drawn_sums;          /* [B, n_drawn] out */
+  int32_t* drawn_beams;       /* beams: [B, n_drawn] out */
+  float* drawn_sums;          /* beams: [B, n_drawn] out */
   int32_t n_sources, beams, vocabulary, n_drawn, lists;
 } DrawParameters;
 

@@ -1,13 +1,15 @@
 // Log-probabilities of all tokens, and the decoding rules on them. decoding/rules is the definition.
 //
 // One block per row applies rules in order and edits the row in place, as the definition edits a whole distribution: in the
-// same order, with the same fp32 operations. Filters are launches of their own (filters.cuh). The normaliser is computed before, from all tokens, and does not change.
+// same order, with the same fp32 operations. Filters are launches of their own (filters.cuh), as is renormalising
+// (renormalize.cuh). The normaliser is computed before, from all tokens, and does not change.
 #pragma once
 
 #include "filters.cuh"
 #include "named.cuh"
 #include "times.cuh"
 #include "top.cuh"
+#include "weights.cuh"
 
 // Log-probabilities take two launches: this one finds the maximum and the sum of each slice, `write_scores` the values.
 template <typename T>
@@ -88,28 +90,16 @@ __device__ __forceinline__ void edit(const DeviceRule& rule, const RuleView& vie
   }
 }
 
-__device__ __forceinline__ Softmax softmax_of(const RuleView& view, BlockShared& shared) {
-  float maximum = -INFINITY;
-  for (int id = threadIdx.x; id < view.vocabulary; id += kBlockThreads) maximum = fmaxf(maximum, view.scores[id]);
-  maximum = block_maximum(maximum, shared);
-  double sum = 0.0;
-  for (int id = threadIdx.x; id < view.vocabulary; id += kBlockThreads) sum += expf(view.scores[id] - maximum);
-  return {maximum, static_cast<float>(block_sum(sum, shared))};
-}
-
 template <class Change>
 __device__ __forceinline__ void change_all(const RuleView& view, Change change) {
   for (int id = threadIdx.x; id < view.vocabulary; id += kBlockThreads) view.scores[id] = change(view.scores[id]);
 }
 
 // Applies a rule that changes every score by the same formula.
-__device__ __forceinline__ void rescale(const DeviceRule& rule, const RuleView& view, BlockShared& shared) {
+__device__ __forceinline__ void rescale(const DeviceRule& rule, const RuleView& view) {
   if (rule.effect == S2S_TEMPERATURE) {
     const float amount = rule.amount;
     change_all(view, [amount](float value) { return value / amount; });
-  } else if (rule.effect == S2S_RENORMALIZE) {
-    const Softmax softmax = softmax_of(view, shared);
-    change_all(view, [softmax](float value) { return softmax.log_of(value); });
   } else {
     change_all(view, [](float value) { return value != value ? 0.f : fminf(fmaxf(value, -kLargest), kLargest); });
   }
@@ -142,15 +132,13 @@ __device__ __forceinline__ void order_times(const DeviceRule& rule, const RuleVi
   if (may.first_word >= may.end_word || may.first_time >= may.end_time) return;
   const float best_word = best_of_range(view, may.first_word, may.end_word, shared);
   const float best_time = best_of_range(view, may.first_time, may.end_time, shared), shift = shift_of_times(best_time);
-  double sum = 0.0;
-  for (int id = may.first_time + threadIdx.x; id < may.end_time; id += kBlockThreads) sum += expf(view.scores[id] - shift);
-  sum = block_sum(sum, shared);
+  const double sum = sum_of_exponentials(weight_of_slice(view.scores, may.first_time, may.end_time, shift, shared));
   // One thread takes the logarithm, as double precision is slow on small GPUs.
   if (__syncthreads_or(threadIdx.x == 0 && takes_time(sum, best_time, best_word)))
     ban_range(view, may.first_word, may.end_word);
 }
 
-// Applies the rules of this launch, none of which is a filter.
+// Applies the rules of this launch, none of which has launches of its own.
 __device__ __forceinline__ void apply_rules(const ChainParameters& chain) {
   SHARED_MEMORY(BlockShared, shared);
   const RulesParameters& given = chain.rules;
@@ -171,7 +159,7 @@ __device__ __forceinline__ void apply_rules(const ChainParameters& chain) {
     if (view.length < rule.first_length || view.length > rule.last_length) continue;
     if (rule.effect <= S2S_ONLY) edit(rule, view);
     else if (rule.effect == S2S_TIMES) order_times(rule, view, shared);
-    else rescale(rule, view, shared);
+    else rescale(rule, view);
     __syncthreads();
   }
 }

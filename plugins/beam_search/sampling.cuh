@@ -1,9 +1,14 @@
-// Random draws of tokens. decoding/draws.py is the definition: Philox4x64-10 with the same keys and counters, so that a GPU
-// draws the same tokens as a CPU unless rounding decides.
+// Random draws of tokens. decoding/draws.py is the definition: Philox4x64-10 with the same keys and counters, and the same
+// arithmetic in whole numbers and single precision, so that a GPU draws the same tokens from the same scores.
+//
+// A token of a row takes two launches, each a block for every slice of the row:
+//
+//   find_row_maxima  the largest score of each slice
+//   draw_row_tokens  the sum of the weights of each slice; the last block of a row to finish finds the token
 #pragma once
 
-#include "block.cuh"
 #include "loop_parameters.h"
+#include "weights.cuh"
 
 __device__ __forceinline__ uint64_t high_product(uint64_t a, uint64_t b) {
 #ifdef __CUDACC__
@@ -33,56 +38,62 @@ __device__ __forceinline__ void philox(uint64_t seed, uint64_t source, uint64_t 
   }
 }
 
-// A number between 0 and 1, excluding both.
-__device__ __forceinline__ double unit(uint64_t bits) { return (static_cast<double>(bits >> 11) + 0.5) * 0x1p-53; }
+// One block per slice and row: grid (lists, R).
+__device__ __forceinline__ void find_maxima(const DrawParameters& given) {
+  SHARED_MEMORY(BlockShared, shared);
+  if (*given.stop) return;
+  const int list = blockIdx.x, row = blockIdx.y, first = list * S2S_DRAW_SLICE, V = given.vocabulary;
+  const float* scores = given.scores + static_cast<int64_t>(row) * V;
+  const float maximum = largest_of(scores, first, min(first + S2S_DRAW_SLICE, V), shared);
+  if (threadIdx.x == 0) given.maxima[static_cast<int64_t>(row) * given.lists + list] = maximum;
+}
 
-// Reads the stream from number `index` on. Each block gives four numbers.
-class Uniforms {
- public:
-  __device__ Uniforms(uint64_t seed, uint64_t source, uint64_t row, uint64_t length, uint64_t index)
-      : seed_(seed), source_(source), row_(row), length_(length), index_(index) {
-    philox(seed_, source_, row_, length_, index_ / 4, block_);
-  }
-  __device__ uint64_t next_bits() {
-    const int place = index_ % 4;
-    const uint64_t bits = place == 0 ? block_[0] : place == 1 ? block_[1] : place == 2 ? block_[2] : block_[3];
-    if (++index_ % 4 == 0) philox(seed_, source_, row_, length_, index_ / 4, block_);
-    return bits;
-  }
-  __device__ double next() { return unit(next_bits()); }
-
- private:
-  uint64_t seed_, source_, row_, length_, index_, block_[4];
+struct Point {
+  uint64_t rest;  // what is left of the point behind the items before `at`
+  int at;
 };
 
-// Draws a token for a row from the row's softmax. One block per row.
+// Which of n items takes the running sum of their weights beyond the point; `otherwise` where none does. By a whole block.
+template <class Weight>
+__device__ __forceinline__ Point item_at(uint64_t point, int n, int otherwise, Weight weight, BlockShared& shared) {
+  SHARED_MEMORY(Point, found);
+  const Share share = share_of(n);
+  uint64_t mine = 0;
+  for (int64_t i = share.first; i < share.end; ++i) mine += weight(i);
+  uint64_t before = block_before(mine, shared);
+  if (threadIdx.x == 0) found = {0, otherwise};
+  __syncthreads();
+  if (before <= point && point - before < mine) {  // at most one thread gets here, as shares do not overlap
+    int64_t i = share.first;
+    for (uint64_t one = weight(i); point - before >= one; one = weight(++i)) before += one;
+    found = {point - before, static_cast<int>(i)};
+  }
+  __syncthreads();
+  const Point result = found;
+  __syncthreads();
+  return result;
+}
+
+// Draws a token for a row from the row's softmax. One block per slice and row: grid (lists, R).
 __device__ __forceinline__ void draw_row(const DrawParameters& given) {
   SHARED_MEMORY(BlockShared, shared);
   if (*given.stop) return;
-  const int row = blockIdx.x, V = given.vocabulary;
+  const int list = blockIdx.x, row = blockIdx.y, V = given.vocabulary;
   const float* scores = given.scores + static_cast<int64_t>(row) * V;
-  float maximum = -INFINITY;
-  for (int id = threadIdx.x; id < V; id += kBlockThreads) maximum = fmaxf(maximum, scores[id]);
-  maximum = block_maximum(maximum, shared);
-  const Share share = share_of(V);
-  double mine = 0.0;
-  for (int64_t id = share.first; id < share.end; ++id) mine += expf(scores[id] - maximum);
-  const double before = block_before(mine, shared), total = block_sum(mine, shared);
-  const uint64_t length = static_cast<uint64_t>(*given.position) + 1;
-  const double point =
-      total * Uniforms(*given.seed, given.numbers[row / given.beams], row % given.beams, length, 0).next();
-  // The first token at which the running sum exceeds the point; the last token where rounding leaves none.
-  if (threadIdx.x == 0) shared.warp_place[0] = V - 1;
-  __syncthreads();
-  if (before <= point && point < before + mine) {
-    double sum = before;
-    int64_t id = share.first;
-    for (; id + 1 < share.end; ++id) {
-      sum += expf(scores[id] - maximum);
-      if (sum > point) break;
-    }
-    shared.warp_place[0] = id;  // at most one thread gets here, as shares do not overlap
-  }
-  __syncthreads();
-  if (threadIdx.x == 0) given.drawn_ids[row] = shared.warp_place[0];
+  const int64_t lists = static_cast<int64_t>(row) * given.lists;
+  const float maximum = largest_of(given.maxima + lists, 0, given.lists, shared);
+  const int first = list * S2S_DRAW_SLICE;
+  const uint64_t mine = weight_of_slice(scores, first, min(first + S2S_DRAW_SLICE, V), maximum, shared);
+  if (threadIdx.x == 0) given.weights[lists + list] = mine;
+  if (!is_last_block(given.arrived + row)) return;
+  uint64_t total[1] = {0};
+  for (int l = threadIdx.x; l < given.lists; l += kBlockThreads) total[0] += given.weights[lists + l];
+  block_sums(total, shared);
+  uint64_t numbers[4];
+  philox(*given.seed, given.numbers[row / given.beams], row % given.beams, static_cast<uint64_t>(*given.position) + 1, 0, numbers);
+  const Point slice = item_at(high_product(numbers[0], total[0]), given.lists, given.lists - 1,
+                              [&](int64_t l) { return given.weights[lists + l]; }, shared);
+  const int start = slice.at * S2S_DRAW_SLICE, n = min(V - start, static_cast<int>(S2S_DRAW_SLICE));
+  const Point token = item_at(slice.rest, n, n - 1, [&](int64_t i) { return exponential_weight(scores[start + i] - maximum); }, shared);
+  if (threadIdx.x == 0) given.drawn_ids[row] = start + token.at;
 }

@@ -81,6 +81,7 @@ class FilterSlice(Structure):
     _fields_ = (
         ("sum", ctypes.c_double),
         ("entropy", ctypes.c_double),
+        ("weight", ctypes.c_uint64),
         ("maximum", ctypes.c_float),
         *fields("", "unused"),
     )
@@ -92,8 +93,7 @@ class ChainParameters(Structure):
 
 class DrawParameters(Structure):
     _fields_ = fields(
-        "scores beam_scores seed numbers position stop race race_counts race_values race_places drawn_ids drawn_beams "
-        "drawn_sums",
+        "scores beam_scores seed numbers position stop maxima weights race arrived drawn_ids drawn_beams drawn_sums",
         "n_sources beams vocabulary n_drawn lists",
     )
 
@@ -149,7 +149,7 @@ class RowStepParameters(Structure):
 class AlignmentParameters(Structure):
     """alignment_parameters.h."""
 
-    _fields_ = fields("attention position stop alignment", "rows layers heads width prompt limit")
+    _fields_ = fields("attention position stop alignment", "rows layers heads width prompt limit keeps_heads")
 
 
 # In the order of s2s_beam_search_sizes.

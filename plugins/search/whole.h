@@ -1,5 +1,5 @@
 // Sums over a row's whole distribution [V], and its largest number. decoding/numerics.py is the definition, whose results
-// these are bit for bit: every number is rounded where numpy rounds it, and sums have its order.
+// these are bit for bit: every number is rounded where numpy rounds it, and what is summed are whole numbers.
 #pragma once
 
 #include <cmath>
@@ -8,14 +8,16 @@
 
 namespace s2s {
 
-constexpr int LANES = 16;       // of decoding/numerics.py: each sums every 16th number
-constexpr float LEAST = -87.f;  // likewise: exponentials of less count as 0
+constexpr int LANES = 16;        // numbers that are looked at together
+constexpr float LEAST = -87.f;   // of decoding/numerics.py: exponentials of less count as 0
+constexpr int WEIGHT_BITS = 44;  // likewise, of a weight of 1
 // What every processor has registers for; wider ones would save a hundredth of a step.
 constexpr int WIDTH = 4, PARTS = LANES / WIDTH;
 typedef float Floats __attribute__((vector_size(4 * WIDTH)));
 typedef int32_t Wholes __attribute__((vector_size(4 * WIDTH)));
 typedef uint32_t Bits __attribute__((vector_size(4 * WIDTH)));
 typedef double Doubles __attribute__((vector_size(8 * WIDTH)));
+typedef uint64_t Weights __attribute__((vector_size(8 * WIDTH)));
 
 inline Floats load(const float* x) {
   Floats found;
@@ -63,18 +65,23 @@ inline Floats exponential(const Floats& x) {
   return Floats(found & Bits(x > LEAST));
 }
 
-// numerics.sum_of_exponentials: of x[i] - top.
+// numerics.sum_of_exponentials: of x[i] - top. What is added to a number rounds it to a weight, which is in the low bits then;
+// how often it was added is subtracted in the end.
 inline double sum_of_exponentials(const float* x, int n, float top) {
-  Doubles lanes[PARTS] = {};
+  constexpr double ONE = double(1 << (52 - WEIGHT_BITS));
+  Weights lanes[PARTS] = {};
   by_lanes(x, n, -INFINITY, [&](const float* numbers) {
     by_parts([&](int part) {
-      lanes[part] += __builtin_convertvector(exponential(load(numbers + part * WIDTH) - top), Doubles);
+      const Floats each = exponential(load(numbers + part * WIDTH) - top);
+      lanes[part] += Weights(__builtin_convertvector(each, Doubles) + ONE);
     });
   });
-  double total = 0.0;
-  for (const Doubles& part : lanes)
+  uint64_t total = 0, one;
+  for (const Weights& part : lanes)
     for (int j = 0; j < WIDTH; j++) total += part[j];
-  return total;
+  std::memcpy(&one, &ONE, sizeof one);
+  total -= one * ((uint64_t(n) + LANES - 1) / LANES * LANES);
+  return double(total) * (1.0 / double(uint64_t(1) << WEIGHT_BITS));
 }
 
 // The largest of n numbers; NaN where one is NaN, minus infinity of none.

@@ -207,3 +207,62 @@ __device__ __forceinline__ void merge_cross(const CrossAttentionParameters& give
           sum > 0.f ? weighted / sum : mean_value<T>(given, d));
   }
 }
+
+constexpr int kWeightThreads = 256;
+
+struct WeightsShared {
+  float query[kWeightThreads];  // [D]
+  float of_warps[kWeightThreads / 32];
+};
+
+// The sum or the largest of all threads' values, as `join` says, which every thread gets.
+template <class Join>
+__device__ __forceinline__ float join_block(float value, Join join, float (&of_warps)[kWeightThreads / 32]) {
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) value = join(value, __shfl_xor_sync(0xffffffffu, value, step));
+  if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = value;
+  __syncthreads();
+  value = of_warps[0];
+  for (int w = 1; w < kWeightThreads / 32; ++w) value = join(value, of_warps[w]);
+  __syncthreads();
+  return value;
+}
+
+// The weights of listed heads: grid (heads, B*K). They are found apart from the attention itself, whose blocks see a part of the
+// positions each. A thread goes on with what it has written itself. A source without any real position has equal weights.
+template <typename T>
+__device__ __forceinline__ void cross_weights(const CrossWeightsParameters& given) {
+  SHARED_MEMORY(WeightsShared, shared);
+  await_predecessor();
+  const CrossAttentionParameters& attention = given.attention;
+  const int row = blockIdx.y, head = given.listed[blockIdx.x], D = attention.head_size, S = attention.length;
+  const int64_t source = row / attention.beams;
+  const T* query = static_cast<const T*>(attention.query) + (static_cast<int64_t>(row) * attention.heads + head) * D;
+  for (int d = threadIdx.x; d < D; d += kWeightThreads) shared.query[d] = to_float(query[d]) * attention.scale;
+  __syncthreads();
+  const T* keys = static_cast<const T*>(attention.keys) + source * S * attention.stride + head * D;
+  const int32_t* mask = attention.mask + source * S;
+  float* weights = given.weights + (static_cast<int64_t>(row) * given.n_all + given.first + blockIdx.x) * S;
+  float maximum = kNothing, sum = 0.f;
+  for (int p = threadIdx.x; p < S; p += kWeightThreads) {
+    float score = kNothing;
+    if (mask[p] != 0) {
+      score = 0.f;
+      for (int d = 0; d < D; d += Vector<T>::kElements) {
+        const Vector<T> key = Vector<T>::load(keys + static_cast<int64_t>(p) * attention.stride + d);
+#pragma unroll
+        for (int i = 0; i < Vector<T>::kElements; ++i) score += shared.query[d + i] * key[i];
+      }
+    }
+    weights[p] = score;
+    maximum = fmaxf(maximum, score);
+  }
+  maximum = join_block(maximum, [](float a, float b) { return fmaxf(a, b); }, shared.of_warps);
+  for (int p = threadIdx.x; p < S; p += kWeightThreads) {
+    const float weight = maximum == kNothing ? 1.f : expf(weights[p] - maximum);
+    weights[p] = weight;
+    sum += weight;
+  }
+  sum = join_block(sum, [](float a, float b) { return a + b; }, shared.of_warps);
+  for (int p = threadIdx.x; p < S; p += kWeightThreads) weights[p] /= sum;
+}

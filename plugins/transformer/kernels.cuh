@@ -68,6 +68,7 @@
   KERNEL(embed_rows_##element, kEmbedThreads, EmbedParameters, (embed_rows<T, W>))                    \
   KERNEL(input_windows_##element, kWindowThreads, WindowParameters, (gather_windows<float, T>))       \
   KERNEL(merge_cross_##element, kMergeThreads, CrossAttentionParameters, merge_cross<T>)              \
+  KERNEL(cross_weights_##element, kWeightThreads, CrossWeightsParameters, cross_weights<T>)           \
   KERNEL(windows_##element, kWindowThreads, WindowParameters, (gather_windows<T, T>))                 \
   OF_WIDTH(element, T, W, 32) OF_WIDTH(element, T, W, 64) OF_WIDTH(element, T, W, 128)                \
   RECURRENT(element, T, W)
@@ -108,6 +109,7 @@ struct NamedKernel {
   NAMED(embed_rows_##element, EmbedParameters)                  \
   NAMED(input_windows_##element, WindowParameters)              \
   NAMED(merge_cross_##element, CrossAttentionParameters)        \
+  NAMED(cross_weights_##element, CrossWeightsParameters)        \
   NAMED(windows_##element, WindowParameters)                    \
   NAMED(recurrent_cell_##element##_lstm_g1, CellParameters)     \
   NAMED(recurrent_cell_##element##_lstm_g4, CellParameters)     \

@@ -10,7 +10,8 @@ S2S_EXPORT int s2s_transformer_sizes(int32_t* sizes, int n) {
                          sizeof(SelfAttentionParameters), sizeof(CrossAttentionParameters), sizeof(EncoderAttentionParameters),
                          sizeof(SelfBlockParameters),     sizeof(CrossBlockParameters),     sizeof(HeadParameters),
                          sizeof(WindowParameters),        sizeof(CellParameters),           sizeof(BeginParameters),
-                         sizeof(PickParameters),          sizeof(ScoreParameters),          sizeof(ContextParameters)};
+                         sizeof(PickParameters),          sizeof(ScoreParameters),          sizeof(ContextParameters),
+                         sizeof(CrossWeightsParameters)};
   for (int i = 0; i < n && i < static_cast<int>(sizeof all / sizeof *all); ++i) sizes[i] = all[i];
   return sizeof all / sizeof *all;
 }

@@ -15,6 +15,7 @@ from .structures import (
     ContextParameters,
     CrossAttentionParameters,
     CrossBlockParameters,
+    CrossWeightsParameters,
     EmbedParameters,
     EncoderAttentionParameters,
     HeadOutputParameters,
@@ -206,6 +207,12 @@ def cross_attention(element: str, given: CrossAttentionParameters) -> Launch:
 def merge_cross(element: str, given: CrossAttentionParameters) -> Launch:
     _check(element, given.head_size, given.beams)
     return Launch(f"merge_cross_{element}", (given.beams, given.heads, given.sources), 128)
+
+
+def cross_weights(element: str, given: CrossWeightsParameters) -> Launch:
+    attention = given.attention
+    _check(element, attention.head_size, attention.beams)
+    return Launch(f"cross_weights_{element}", (given.n_heads, attention.sources * attention.beams, 1), BLOCK_THREADS)
 
 
 def encoder_attention(element: str, given: EncoderAttentionParameters) -> Launch:

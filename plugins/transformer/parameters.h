@@ -114,6 +114,16 @@ typedef struct CrossAttentionParameters {
   float scale;
 } CrossAttentionParameters;
 
+enum { S2S_MOST_LISTED_HEADS = 64 };
+
+/* The weights of some heads of a layer, for alignments. */
+typedef struct CrossWeightsParameters {
+  CrossAttentionParameters attention; /* values, output and parts are not used */
+  float* weights;                     /* [B*K, n_all, S]: out, those from `first` on */
+  int32_t n_all, first, n_heads;
+  uint8_t listed[S2S_MOST_LISTED_HEADS]; /* [n_heads]: which heads */
+} CrossWeightsParameters;
+
 /* Norm, query, cross-attention and its output projection. query: a product with a norm of at most 1,024 inputs, of whose
 fields those of the output, the activation and the residual are not used; nor are attention.query and attention.output. */
 typedef struct CrossBlockParameters {

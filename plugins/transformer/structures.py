@@ -43,6 +43,9 @@ class SelfAttentionParameters(ctypes.Structure):
     )
 
 
+MOST_LISTED_HEADS = 64  # S2S_MOST_LISTED_HEADS of parameters.h
+
+
 class HeadOutputParameters(ctypes.Structure):
     _fields_ = fields("weight weight_scale parts", "outputs", "")
 
@@ -54,6 +57,14 @@ class SelfBlockParameters(ctypes.Structure):
 class CrossAttentionParameters(ctypes.Structure):
     _fields_ = fields(
         "query keys values mask output parts", "sources heads beams head_size length stride splits", "scale"
+    )
+
+
+class CrossWeightsParameters(ctypes.Structure):
+    _fields_ = (
+        ("attention", CrossAttentionParameters),
+        *fields("weights", "n_all first n_heads", ""),
+        ("listed", ctypes.c_uint8 * MOST_LISTED_HEADS),
     )
 
 
@@ -117,6 +128,7 @@ ALL = (
     *(SelfAttentionParameters, CrossAttentionParameters, EncoderAttentionParameters),
     *(SelfBlockParameters, CrossBlockParameters, HeadParameters, WindowParameters),
     *(CellParameters, BeginParameters, PickParameters, ScoreParameters, ContextParameters),
+    CrossWeightsParameters,
 )
 # In the order of parameters.h.
 ACTIVATIONS = ("linear", "relu", "gelu", "gelu_tanh", "silu", "quick_gelu", "tanh", "sigmoid")

@@ -375,6 +375,28 @@ def cross_attention(rng: np.random.Generator, element: str, K: int = 0, D: int =
     )  # fmt: skip
 
 
+def cross_weights(rng: np.random.Generator, element: str) -> Case:
+    """The weights of some heads, in a list's order, between others'."""
+    inner = cross_attention(rng, element)
+    read, (B, K, H, D) = inner.read, inner.read["query"].shape
+    heads = [int(head) for head in rng.permutation(H)[: rng.integers(1, H + 1)]]
+    key, mask = read["states"][:, :, 2, 0].astype(np.float64), read["mask"][:, None, None] != 0
+    scores = np.einsum("bkhd,bshd->bkhs", read["query"].astype(np.float64), key) * D**-0.5
+    scores = np.where(mask.any(axis=-1, keepdims=True), np.where(mask, scores, -np.inf), 0)
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    first, n_all = int(rng.integers(3)), len(heads) + 3
+    given = structures.CrossWeightsParameters(
+        attention=inner.given, n_all=n_all, first=first, n_heads=len(heads), listed=tuple(heads)
+    )
+    found = np.full((B, K, n_all, weights.shape[-1]), -np.inf)
+    written, limits = {"weights": found.astype(np.float32)}, np.full(found.shape, 1e-5)
+    found[:, :, first : first + len(heads)] = weights[:, :, heads]
+    own = {f"attention.{name}" if name != "states" else name: array for name, array in read.items()}
+    within = {"attention.keys": inner.within["keys"]}
+    return Case(launches.cross_weights(element, given), given, own, written, {"weights": (found, limits)}, within)
+
+
 def cross_parts(rng: np.random.Generator, element: str) -> Case:
     """A source among several blocks: what each of them finds. The last of them may have no position."""
     case = cross_attention(rng, element)
@@ -585,6 +607,7 @@ KINDS: dict[str, Callable[[np.random.Generator, str], Case]] = {
     "windows": windows,
     "self_attention": self_attention,
     "cross_attention": cross_attention,
+    "cross_weights": cross_weights,
     "cross_parts": cross_parts,
     "merge_cross": merge_cross,
     "self_block": self_block,

@@ -297,12 +297,13 @@ def found() -> Library | None:
 
 
 def report() -> str:
-    """In one sentence, what computes the encoder's products of the backend `cuda`."""
+    """In one sentence, what computes the products of many rows of the backend `cuda`."""
     if (reason := driver.unavailable()) is not None:
         return f"cuBLASLt is not looked for: {reason}"
     opened = _opened()
     if isinstance(opened, Library):
         return (
-            f"cuBLASLt {opened.version} ({opened.path}) computes the backend cuda's encoders; {SWITCH}=0 turns it off"
+            f"cuBLASLt {opened.version} ({opened.path}) computes the products of many rows of the backend cuda; "
+            f"{SWITCH}=0 turns it off"
         )
     return f"the backend cuda's own products, without cuBLASLt: {opened}"

@@ -114,7 +114,8 @@ class Beams:
         log_probs = scored.log_probs.reshape(n_sources, -1)
         sums = (scored.log_probs + self.score[:, :, None]).reshape(n_sources, -1)
         if self._options.do_sample:
-            at = self._draws.without_replacement(sums, self.n_candidates, self._steps.present, self._steps.draw_length)
+            race = self._draws.race(sums, self._steps.present, self._steps.draw_length)
+            at = best_of_all(race, self.n_candidates)
         elif scored.ids is None:
             at = best_of_all(sums, self.n_candidates)
         else:

@@ -1,7 +1,8 @@
 """Sums over the vocabulary, in float32 as torch computes them.
 
-numpy's own `exp` and `sum` have other last bits on other processors. What `native_search` has to give bit for bit is
-therefore stated here operation by operation (plugins/search/whole.h is the same in C++).
+numpy's own `exp` and `sum` have other last bits on other processors. What `native_search` and a GPU have to give bit
+for bit is therefore stated here operation by operation (plugins/search/whole.h is the same in C++, and
+plugins/beam_search/weights.cuh on a GPU). Sums are those of whole numbers, so that they have no order.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def logarithms(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 LEAST_EXPONENT = np.float32(-87.0)  # e to the power of less counts as 0; it keeps results in float32's normal range
-LANES = 16
+WEIGHT_BITS = 44  # of a weight of 1: sums of the weights of up to 2**20 tokens have 64 bits
 
 
 def exponentials_up_to_one(values: Floats) -> Floats:
@@ -65,21 +66,58 @@ def exponentials_up_to_one(values: Floats) -> Floats:
     return found
 
 
+def weights(values: Floats) -> NDArray[np.uint64]:
+    """The exponentials of numbers up to 0 in units of 2**-WEIGHT_BITS, rounded to the nearest and halves to even. That
+    of a NaN is 0."""
+    one = np.float64(2.0 ** (52 - WEIGHT_BITS))  # what is added to it is rounded to such a unit, in the low bits
+    found = exponentials_up_to_one(values).astype(np.float64)
+    found += one
+    bits = found.view(np.uint64)
+    bits -= one.view(np.uint64)
+    return bits
+
+
 def sum_of_exponentials(values: Floats) -> NDArray[np.float64]:
-    """Over the last axis of [..., n] numbers up to 0, in float64: lane j sums numbers j, j + LANES, ... one after
-    another, and then the lanes are summed one after another.
+    """Over the last axis of [..., n] numbers up to 0."""
+    total = weights(values).sum(axis=-1, dtype=np.uint64)
+    return np.asarray(total.astype(np.float64) * 2.0**-WEIGHT_BITS)
+
+
+SQRT_HALF_BITS = np.int32(0x3F3504F3)  # of float32
+LOGARITHM = (
+    1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1, -1.6668057665e-1, 2.0000714765e-1, -2.4999993993e-1,
+    3.3333331174e-1,
+)  # fmt: skip
+
+
+def float_logarithms(values: Floats, below_one: Floats | None = None) -> Floats:
+    """Of positive normal numbers: x = 2**n * (1 + m), and a polynomial for m (Cephes' logf).
+
+    below_one: how far each value is from 1, where that is known more precisely; used where it is below 1/4.
     """
-    n = values.shape[-1]
-    each = np.zeros((*values.shape[:-1], -(-n // LANES) * LANES))
-    each[..., :n] = exponentials_up_to_one(values)
-    lanes = each.reshape(*values.shape[:-1], -(-n // LANES), LANES)
-    # Along an outer axis numpy adds row to row.
-    total: NDArray[np.float64] = np.add.accumulate(np.add.reduce(lanes, axis=-2), axis=-1)[..., -1]
-    return total
+    bits = values.view(np.int32)
+    n = (bits - SQRT_HALF_BITS) >> 23
+    m = (bits - (n << 23)).view(np.float32) - np.float32(1.0)
+    if below_one is not None:
+        is_near = below_one < np.float32(0.25)
+        n, m = np.where(is_near, np.int32(0), n), np.where(is_near, -below_one, m)
+    exponent, square = n.astype(np.float32), m * m
+    found = m * np.float32(7.0376836292e-2)
+    found += np.float32(-1.1514610310e-1)
+    for factor in LOGARITHM:
+        found *= m
+        found += np.float32(factor)
+    found *= m
+    found *= square
+    found += exponent * np.float32(-2.12194440e-4)
+    found -= square * np.float32(0.5)
+    found += m
+    found += exponent * np.float32(0.693359375)
+    return found
 
 
 def normalised(scores: Floats) -> Floats:
-    """Log-softmax over the last axis, in the order that is stated here. A row whose largest score is not finite becomes
+    """Log-softmax over the last axis, as it is stated here. A row whose largest score is not finite becomes
     NaN."""
     best = scores.max(axis=-1)
     with np.errstate(invalid="ignore"):

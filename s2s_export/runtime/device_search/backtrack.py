@@ -44,8 +44,9 @@ def _of_pool(tables: Tables, options: GenerationOptions, source: int, length: in
     earlier = int((steps[:rank] == step).sum())
     tokens.append(int(tables["pool_tokens"][source, rank]))
     scores.append(float(tables["finished_scores"][step, source, earlier]))
-    alignment = _alignment(tables, source, length, [*predicted_by, parent])
-    return Hypothesis([*prompt, *tokens], score, scores, alignment)
+    found = Hypothesis([*prompt, *tokens], score, scores)
+    _align(found, tables, source, length, [*predicted_by, parent])
+    return found
 
 
 def backtrack(tables: Tables, source: int, n: int, beam: int) -> tuple[list[int], list[float], list[int]]:
@@ -59,12 +60,17 @@ def backtrack(tables: Tables, source: int, n: int, beam: int) -> tuple[list[int]
     return tokens[::-1], scores[::-1], predicted_by[::-1]
 
 
-def _alignment(tables: Tables, source: int, length: int, predicted_by: list[int]) -> NDArray[Any] | None:
-    """[T, S] of the beams that predicted each token, from `alignment` [T, B, K, padded S]; None where none was kept."""
+def _align(found: Hypothesis, tables: Tables, source: int, length: int, predicted_by: list[int]) -> None:
+    """Sets the alignment from the beams that predicted each token, where the table `alignment` was kept: [T, B, K, S],
+    or [T, B, K, L, H, S] of all heads, with the padded S. length: of the source, 0 for all of them."""
     if "alignment" not in tables or not predicted_by:
-        return None
-    found: NDArray[Any] = tables["alignment"][np.arange(len(predicted_by)), source, predicted_by, : length or None]
-    return found
+        return
+    kept: NDArray[Any] = tables["alignment"][np.arange(len(predicted_by)), source, predicted_by][..., : length or None]
+    if kept.ndim == 2:
+        found.alignment = kept
+    else:
+        found.alignment_heads = np.ascontiguousarray(kept.transpose(1, 2, 0, 3))  # [L, H, T, S]
+        found.alignment = found.alignment_heads[-1].mean(axis=0)
 
 
 def rows(tables: Tables, options: GenerationOptions, source_lengths: Sequence[int]) -> list[list[Hypothesis]]:
@@ -79,7 +85,7 @@ def rows(tables: Tables, options: GenerationOptions, source_lengths: Sequence[in
             tokens = tables["tokens"][:n, source, row].tolist()
             scores = tables["token_scores"][:n, source, row].tolist()
             score = sum(scores) / float(n) ** options.length_penalty
-            alignment = _alignment(tables, source, source_lengths[source], [row] * n)
-            outputs.append(Hypothesis([*options.prompt, *tokens], score, scores, alignment))
+            outputs.append(Hypothesis([*options.prompt, *tokens], score, scores))
+            _align(outputs[-1], tables, source, source_lengths[source], [row] * n)
         found.append(outputs)
     return found

@@ -63,7 +63,7 @@ class DeviceSearch:
         mode: Mode = "auto",
         on_prefix: OnPrefix | None = None,
         source_numbers: Sequence[int] | None = None,
-        alignments: bool = False,
+        alignments: bool | str = False,
     ) -> list[list[Hypothesis]]:
         """The outputs of every source, best first. Arguments are those of `decoding.decode`.
 
@@ -94,7 +94,7 @@ class DeviceSearch:
         mode: Mode = "auto",
         streams: bool = True,
         source_numbers: Sequence[int] | None = None,
-        alignments: bool = False,
+        alignments: bool | str = False,
         source_lengths: Sequence[int] | None = None,
         watch: PromptLogits | None = None,
     ) -> Running:
@@ -124,7 +124,7 @@ class DeviceSearch:
         *,
         mode: Mode = "auto",
         streams: bool = False,
-        alignments: bool = False,
+        alignments: bool | str = False,
     ) -> None:
         """Takes the memory and makes the graphs that a call like this one needs, by running one step."""
         chosen = self._mode(mode)
@@ -135,7 +135,7 @@ class DeviceSearch:
         sources: Sequence[Sequence[int]],
         options: GenerationOptions,
         streams: bool,
-        alignments: bool,
+        alignments: bool | str,
         source_numbers: Sequence[int] | None,
         watch: PromptLogits | None = None,
     ) -> SearchBuffers:

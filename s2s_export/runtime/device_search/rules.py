@@ -29,7 +29,7 @@ class DeviceRules:
     """The rules in order. records: DeviceRule structures as bytes. reads_history, reads_sources: which tables they
     need. changes_choice: logits and log-probabilities have to be edited apart, see `Rule.shift_invariant`. only_bans:
     the rules do nothing but ban tokens, or allow no others. chain: which rules go into one launch, as (effect, first,
-    end): EDITS for a run of rules none of which is a filter; a filter by itself.
+    end): EDITS for a run of rules that one launch applies; one that has launches of its own by itself.
     """
 
     n_rules: int
@@ -93,14 +93,14 @@ def serialise(options: GenerationOptions, vocabulary_size: int) -> DeviceRules:
 
 
 def _chain(effects: Sequence[str]) -> Chain:
-    """Without filters the chain does not depend on how many rules there are, so that plans with and without one more
-    rule are equal."""
-    filters = plugin_sources.module("beam_search.loop_launches").FILTERS
-    if not set(effects) & set(filters):
+    """Where one launch applies all rules, the chain does not depend on how many there are, so that plans with and
+    without one more rule are equal."""
+    split = plugin_sources.module("beam_search.loop_launches").SPLIT
+    if not set(effects) & set(split):
         return ((EDITS, 0, ALWAYS),) if effects else ()
     links: list[tuple[str, int, int]] = []
     for i, effect in enumerate(effects):
-        if effect in filters:
+        if effect in split:
             links.append((effect, i, i + 1))
         elif links and links[-1][0] == EDITS:
             links[-1] = (EDITS, links[-1][1], i + 1)

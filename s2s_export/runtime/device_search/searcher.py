@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from ...errors import BackendError, InvalidOption
+from ...errors import BackendError
 from ..cuda.faults import DeviceLost, OutOfMemory
 from ..cuda.interface import Device
 from ..decoding.hypothesis import Hypothesis
@@ -101,16 +101,11 @@ class DeviceSearcher:
         watch: PromptLogits | None = None,
     ) -> list[list[Hypothesis]]:
         """As `decoding.decode`. More sources than the backend takes at once are decoded in parts, one after another."""
-        if alignments == "heads":
-            raise InvalidOption(
-                "alignments is 'heads', every head of every layer, of which the search on the device keeps only the "
-                "last layer's mean; expected True or False; take alignments=True, or load with search='host'"
-            )
         numbers = range(len(sources)) if source_numbers is None else source_numbers
         found: list[list[Hypothesis]] = []
         for part in self._parts(len(sources)):
             running = self._run(
-                sources[part], options, numbers[part], streams=False, alignments=bool(alignments), watch=watch
+                sources[part], options, numbers[part], streams=False, alignments=alignments, watch=watch
             )
             found += _result(running)
         return found
@@ -127,7 +122,7 @@ class DeviceSearcher:
         numbers: Sequence[int],
         *,
         streams: bool,
-        alignments: bool,
+        alignments: bool | str,
         watch: PromptLogits | None = None,
     ) -> Running:
         """One batch in a slot. Where memory is too small, that of idle slots is given back, and the batch runs
@@ -135,7 +130,7 @@ class DeviceSearcher:
         n_watched = 0 if watch is None else len(watch.found)
         for attempt in range(2):
             try:
-                with self._slot_with(sources, options, alignments) as search:
+                with self._slot_with(sources, options, bool(alignments)) as search:
                     return (
                         yield from search.start(
                             self._ids_of(sources),

@@ -6,9 +6,10 @@
     samples       log-probabilities, rules, draw, end of the step
 
 Brackets: only where rules are active; the best tokens then come from the edited log-probabilities. Rules are one
-launch, but each filter has its own. The end of a step is one launch: merge the slices' lists, update beams or rows,
-record, stop, publish. Where the decoder's step finds the candidates itself, without what rules ban, only that one is
-left. Where alignments are asked for, the step's cross-attention is kept before all else.
+launch, but each filter has its own, and so has renormalising; a draw is one or two. The end of a step is one launch:
+merge the slices' lists, update beams or rows, record, stop, publish. Where the decoder's step finds the candidates
+itself, without what rules ban, only that one is left. Where alignments are asked for, the step's cross-attention is
+kept before all else.
 """
 
 from __future__ import annotations
@@ -84,6 +85,7 @@ class StepLaunches:
             width=attention.width,
             prompt=plan.prompt,
             limit=plan.limit,
+            keeps_heads=int(plan.keeps_heads),
         )
         return self._alignment.record(attention.element, given), given
 
@@ -144,6 +146,7 @@ class StepLaunches:
     def _draw(self) -> list[Queued]:
         plan = self._plan
         renamed = {"scores": self._at["distribution"], "beam_scores": self._at["scores"]}
+        renamed["arrived"] = self._at["draws_arrived"]
         if plan.keeps_choice:
             renamed["scores"] = self._at["choice"]
         given = self._fill(
@@ -153,9 +156,9 @@ class StepLaunches:
             beams=plan.beams,
             vocabulary=plan.vocabulary,
             n_drawn=plan.n_chosen,
-            lists=plan.race_lists,
+            lists=plan.draw_lists,
         )
-        launches = self._loop.draw_beams(given) if plan.is_beam_search else [self._loop.draw_rows(given)]
+        launches = self._loop.draw_beams(given) if plan.is_beam_search else self._loop.draw_rows(given)
         return [(launch, given) for launch in launches]
 
     def _end_beams(self, condition: int) -> Queued:

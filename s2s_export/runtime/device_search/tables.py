@@ -55,6 +55,7 @@ class Plan:
     is_cut: bool = False  # the decoder takes fewer tokens than max_length allows: a text that gets there is an error
     step_lists: int = 0  # lists of candidates of a row that the decoder's step itself finds; 0: it gives logits
     attention: Attention | None = None  # the weights to record at each step, for alignments
+    keeps_heads: bool = False  # all heads of all layers are recorded, not the mean over the last layer's
 
     @property
     def rows(self) -> int:
@@ -75,6 +76,7 @@ class Plan:
 
     @property
     def has_filters(self) -> bool:
+        """Whether some rule has launches of its own, which meet in memory."""
         return any(effect != EDITS for effect, *_ in self.chain)
 
     @property
@@ -91,8 +93,10 @@ class Plan:
         return self.step_lists or int(plugin_sources.module("beam_search.launches").top_lists(self.vocabulary))
 
     @property
-    def race_lists(self) -> int:
-        return int(plugin_sources.module("beam_search.loop_launches").race_lists(self.beams, self.vocabulary))
+    def draw_lists(self) -> int:
+        """Slices of what a draw is from: a row, or all beams of a source."""
+        tokens = self.vocabulary * (self.beams if self.is_beam_search else 1)
+        return int(plugin_sources.module("beam_search.loop_launches").draw_lists(tokens))
 
     @property
     def history_width(self) -> int:
@@ -109,9 +113,12 @@ def make_plan(
     source_width: int,
     *,
     streams: bool,
-    alignments: bool = False,
+    alignments: bool | str = False,
 ) -> Plan:
-    """The plan of a call. Raises BackendError or InvalidOption where executor or kernels are too small."""
+    """The plan of a call. alignments: as `decoding.decode` has it.
+
+    Raises BackendError or InvalidOption where executor or kernels are too small.
+    """
     prompt = len(options.prompt)
     most = min(options.max_length, executor.positions + 1)  # the last token is not fed
     is_beam_search = options.num_beams > 1
@@ -145,6 +152,7 @@ def make_plan(
         is_cut=most < options.max_length,
         step_lists=step_lists,
         attention=executor.attention if alignments else None,
+        keeps_heads=alignments == "heads",
     )
     if alignments and plan.attention is None:
         raise BackendError(NO_ATTENTION)
@@ -232,16 +240,18 @@ def layout(plan: Plan) -> tuple[Layout, Layout]:
         by_the_loop["filter_rows"] = ((texts * R, sizeof(structures.FilterRow)), np.uint8)
         by_the_loop["filter_slices"] = ((texts * R, plan.filter_lists, sizeof(structures.FilterSlice)), np.uint8)
     if plan.samples:
+        set_beforehand["draws_arrived"] = ((B if plan.is_beam_search else R,), np.int32)
         by_the_loop["drawn_ids"] = ((B, max(plan.n_chosen, K)), np.int64)
     if plan.samples and plan.is_beam_search:
         by_the_loop["drawn_beams"] = ((B, plan.n_chosen), np.int32)
         by_the_loop["drawn_sums"] = ((B, plan.n_chosen), np.float32)
-        by_the_loop["race"] = ((B, K, V), np.float32)
-        by_the_loop["race_counts"] = ((B, plan.race_lists), np.int32)
-        by_the_loop["race_values"] = ((B, plan.race_lists, plan.n_chosen), np.float64)
-        by_the_loop["race_places"] = ((B, plan.race_lists, plan.n_chosen), np.int32)
+        by_the_loop["race"] = ((B, plan.draw_lists, plan.n_chosen), np.uint64)
+    elif plan.samples:
+        by_the_loop["maxima"] = ((R, plan.draw_lists), np.float32)
+        by_the_loop["weights"] = ((R, plan.draw_lists), np.uint64)
     if plan.attention is not None:
-        by_the_loop["alignment"] = ((T, B, K, plan.attention.width), np.float32)
+        heads = (plan.attention.layers, plan.attention.heads) if plan.keeps_heads else ()
+        by_the_loop["alignment"] = ((T, B, K, *heads, plan.attention.width), np.float32)
     return set_beforehand, by_the_loop
 
 

@@ -34,14 +34,17 @@ class DeviceWindows:
         return options.n_rows <= MOST_BEAMS
 
     def decode(
-        self, features: Sequence[Floats], options: GenerationOptions, numbers: Sequence[int], watched: int | None
-    ) -> tuple[list[list[Hypothesis]], list[Floats]]:
+        self, features: Sequence[Floats], options: GenerationOptions, numbers: Sequence[int], watched: int | None,
+        attention: bool,
+    ) -> tuple[list[list[Hypothesis]], list[Floats]]:  # fmt: skip
         """The outputs of each window, best first, and the logits [V] behind the prompt's token `watched`, if it is one.
 
-        numbers: of the windows, as draws count them.
+        numbers: of the windows, as draws count them. attention: whether its weights are wanted as well.
         """
         watch = None if watched is None else PromptLogits(watched)
-        found = self._searcher.decode(features, options, source_numbers=numbers, watch=watch)
+        found = self._searcher.decode(
+            features, options, source_numbers=numbers, watch=watch, alignments="heads" if attention else False
+        )
         return found, [] if watch is None else watch.found
 
 

@@ -160,8 +160,8 @@ class WindowDecoder:
             chosen = search_of(options, prompt, begin, self.max_target_length, **changes)
             numbers = places if source_numbers is None else [source_numbers[place] for place in places]
             some = encoded.rows(places)
-            if self._device is not None and not attention and self._device.serves(chosen):
-                windows = self._on_device(self._device, some, chosen, numbers, temperature, no_speech)
+            if self._device is not None and self._device.serves(chosen):
+                windows = self._on_device(self._device, some, chosen, numbers, temperature, no_speech, attention)
                 for place, window in zip(places, windows, strict=True):
                     found[place] = window
                 continue
@@ -184,12 +184,12 @@ class WindowDecoder:
 
     def _on_device(
         self, device: DeviceWindows, encoded: EncodedWindows, options: GenerationOptions, numbers: Sequence[int],
-        temperature: float, no_speech: bool,
+        temperature: float, no_speech: bool, attention: bool,
     ) -> list[DecodedWindow]:  # fmt: skip
         """Windows with one prompt, as `decode` has them."""
         prompt, token = options.prompt, self.speech.nospeech
         at = prompt.index(self.speech.startoftranscript) if no_speech and token is not None else None
-        outputs, logits = device.decode(encoded.features, options, numbers, at)
+        outputs, logits = device.decode(encoded.features, options, numbers, at, attention)
         silences = [None] * len(outputs) if at is None else [float(np.exp(log_softmax(row)[token])) for row in logits]
         return [
             self._window(hypotheses, len(prompt), silence, temperature)

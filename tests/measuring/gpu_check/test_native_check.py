@@ -34,6 +34,7 @@ def test_cases_and_times_of_a_step(bundled: Any, tmp_path: Path, monkeypatch: py
     assert result["agreement"]["wrong"] == [] and result["agreement"]["cases"] >= 20
     (entry,) = result["times"]
     assert (entry["batch"], entry["beams"]) == native.POINTS[1]
-    assert all(entry[name] > 0 for name in ("step_us", "apart_us", "candidates_us", "encoder_us", "weight_bytes"))
+    times = ("step_us", "own_step_us", "apart_us", "candidates_us", "encoder_us", "weight_bytes")
+    assert all(entry[name] > 0 for name in times)
     assert entry["launches"] == 5 * 2 + 2
     assert list(native.table(result))[-1].startswith("| 1 | 4 | 12 | ")

@@ -28,6 +28,7 @@ from s2s_export.runtime.backends._cuda_native.backend import NativeBackend
 from s2s_export.runtime.backends._cuda_native.encoder import EncoderProgram
 from s2s_export.runtime.backends._cuda_native.model import Weights
 from s2s_export.runtime.backends._cuda_native.plain_weights import PlainWeights
+from s2s_export.runtime.backends._cuda_native.programs import step_of
 from s2s_export.runtime.cuda import cublaslt, driver
 from s2s_export.runtime.cuda.cublaslt import Addresses, Library, Product
 from s2s_export.runtime.cuda.emulation import HostDevice
@@ -201,6 +202,58 @@ def test_encoders(exported: Any, tmp_path: Path, library: Library, steer: Any, n
     assert not any(kernel.startswith("tiled_product") for kernel in launched)
     encoded(opened(folder, target, library), kind_of(bundle.read(folder)).prepare(SOURCES[:1]), 16)  # few rows: our own
     assert steer.fake_cublaslt_products() == 4 * len(weights.model.encoder.layers) + 1
+    if name == "marian":
+        a_step_of_many_rows(opened(folder, target, library), values, steer)
+
+
+def a_step_of_many_rows(session: Any, values: dict[str, Any], steer: Any) -> None:
+    """Every product of a step of more than 32 rows is the library's; the head's too, whose last rows are no tokens."""
+    loaded, n_sources, n_beams = session.backend.loaded, len(values["source_mask"]), 12
+    device, buffers, found = loaded.device, driver.Buffers(loaded.device, 1), []
+    for uses_library in (True, False):
+        encoder = EncoderProgram(loaded, n_sources, 32, buffers.get, uses_library=uses_library)
+        step = step_of(loaded, encoder, n_beams, 16, buffers.get)
+        encoder.upload(values, device, 1)
+        shape = (n_sources, n_beams)
+        for address, array in (
+            (step.token, np.arange(n_sources * n_beams).reshape(shape) % 30),
+            (step.position, np.zeros(1, np.int64)),
+            (step.ancestors, np.zeros((*shape, 16), np.int64)),
+        ):
+            device.to_device(address, array, 1)
+        encoder.program.run(1)
+        before = steer.fake_cublaslt_products()
+        step.program.run(1)
+        n_products = 6 * len(loaded.model.decoder.layers) + 1
+        assert steer.fake_cublaslt_products() - before == (n_products if uses_library else 0)
+        assert step.candidate_lists(4) == 0
+        found.append(np.empty((*shape, loaded.model.vocabulary), np.float32))
+        device.to_host(found[-1], step.logits, 1)
+    np.testing.assert_allclose(*found, atol=0.02 * np.abs(found[0]).max())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["marian", "t5-gated"])
+def test_decodes_of_many_rows(exported: Any, tmp_path: Path, library: Library, steer: Any, name: str) -> None:
+    """Every product of a step of more than 32 rows is the library's, the head's too, whose last outputs are no tokens;
+    of fewer none. In a graph as one by one."""
+    folder = engine(exported(name)[1], tmp_path, "cuda-native-fp16")
+    sources, counts, outputs = [[5 + i, 9, 3 + i] for i in range(12)], [], []
+    given: dict[str, Any] = {"max_new_tokens": 3, "num_return_sequences": 2, "eos_token_id": None}
+    for one, beams in ((library, 3), (None, 3), (library, 2)):
+        ours = opened(folder, "cuda-native-fp16", one)
+        before = steer.fake_cublaslt_products()
+        outputs.append([h for of in ours.generate(sources, num_beams=beams, batch_size=12, **given) for h in of])
+        counts.append(steer.fake_cublaslt_products() - before)
+    model = ours.backend.loaded.model  # type: ignore[attr-defined]
+    of_encoder = 4 * len(model.encoder.layers) + 1
+    n_steps = 3
+    assert counts[1] == 0 and counts[2] == of_encoder
+    assert counts[0] == of_encoder + n_steps * (6 * len(model.decoder.layers) + 1)
+    equal = [a.token_ids == b.token_ids for a, b in zip(outputs[0], outputs[1], strict=True)]
+    assert sum(equal) >= 0.8 * len(equal)
+    # The logits of a random T5 reach 40, and its gates are made of sums that the library rounds to the element.
+    np.testing.assert_allclose([h.score for h in outputs[0]], [h.score for h in outputs[1]], atol=0.05)
 
 
 def test_the_encoder_of_sound(tmp_path: Path, library: Library, steer: Any) -> None:
@@ -262,10 +315,8 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
 
 def test_the_switch(fresh: pytest.MonkeyPatch, path: Path) -> None:
     fresh.setattr(cublaslt, "places", lambda release: iter([str(path)]))
-    assert (
-        cublaslt.report()
-        == f"cuBLASLt 13.1.2 ({path}) computes the backend cuda's encoders; S2S_CUBLASLT=0 turns it off"
-    )
+    computes = "computes the products of many rows of the backend cuda; S2S_CUBLASLT=0 turns it off"
+    assert cublaslt.report() == f"cuBLASLt 13.1.2 ({path}) {computes}"
     assert cublaslt.found() is not None
     for value in ("0", "off"):
         cublaslt._opened.cache_clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 from scripted import ScriptedState
 
 from s2s_export.runtime.decoding import GenerationOptions, decode, resolve
-from s2s_export.runtime.decoding.draws import Draws
+from s2s_export.runtime.decoding.beams import best_of_all
+from s2s_export.runtime.decoding.draws import Draws, exponential_numbers
 
 WORDS = 6
 START, END = 0, 1
@@ -70,15 +72,32 @@ def test_draws_without_replacement_have_the_right_distribution() -> None:
     logits[4] = -np.inf
     n = 4000
     draws = Draws(5, range(n))
-    pairs = draws.without_replacement(np.tile(logits, (n, 1)), 2, np.arange(n), 1)
+    pairs = best_of_all(draws.race(np.tile(logits, (n, 1)), np.arange(n), 1), 2)
     p = softmax(logits)
     wanted = {(a, b): p[a] * p[b] / (1 - p[a]) for a, b in itertools.permutations(range(4), 2)}
     assert chi_square(Counter(map(tuple, pairs.tolist())), wanted) < TOO_FAR
 
 
+def test_exponential_numbers_are_logarithms_of_uniform_ones() -> None:
+    """Down to the smallest: those are what a race is won with."""
+    bits = np.random.default_rng(0).integers(0, 2**64, 1000, np.uint64)
+    bits[:4] = 0, 2**63, 2**64 - 1, 2**64 - 2**20
+    wanted = []
+    for number in bits.tolist():
+        k = number >> 11
+        wanted.append(-math.log((k + 0.5) / 2**53) if k < 2**52 else -math.log1p(-(2**53 - k - 0.5) / 2**53))
+    np.testing.assert_allclose(exponential_numbers(bits), wanted, 3e-7)
+
+
+def test_what_cannot_be_drawn_from_gives_the_last_token() -> None:
+    scores = np.array([[[-np.inf] * 3, [np.nan, 1.0, 2.0], [0.0, np.inf, -1.0], [0.0, 0.0, -np.inf]]], np.float32)
+    found = [Draws(seed, [0]).one_each(scores, np.array([0]), 1)[0].tolist() for seed in range(20)]
+    assert all(tokens[:3] == [2, 2, 2] for tokens in found) and {tokens[3] for tokens in found} == {0, 1}
+
+
 def test_impossible_candidates_follow_where_too_few_are_possible() -> None:
     scores = np.array([[-np.inf, 0.0, -np.inf, -1.0]], dtype=np.float32)
-    found = Draws(0, [0]).without_replacement(scores, 3, np.array([0]), 1)[0].tolist()
+    found = best_of_all(Draws(0, [0]).race(scores, np.array([0]), 1), 3)[0].tolist()
     assert set(found[:2]) == {1, 3} and len(set(found)) == 3
 
 

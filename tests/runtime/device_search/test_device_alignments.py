@@ -61,6 +61,22 @@ def test_the_kernel_takes_the_mean_over_the_last_layers_heads(element: str, seed
     assert (arrays["alignment"] == -1).all()  # a step after the end
 
 
+@pytest.mark.parametrize("element", DTYPES)
+def test_the_kernel_keeps_all_heads(element: str) -> None:
+    rng = np.random.default_rng(1)
+    for B, K, L, H, S in ((1, 1, 1, 1, 1), (2, 3, 2, 3, 200)):
+        given = rng.random((B, K, L, H, S)).astype(DTYPES[element])
+        arrays = {
+            "attention": given,
+            "position": np.array([3], np.int64),
+            "stop": np.array([0], np.int32),
+            "alignment": np.full((3, B, K, L, H, S), -1, np.float32),
+        }
+        run(element, arrays, rows=B * K, layers=L, heads=H, width=S, prompt=3, limit=3, keeps_heads=1)
+        np.testing.assert_array_equal(arrays["alignment"][1], given.astype(np.float32))
+        assert (arrays["alignment"][[0, 2]] == -1).all()
+
+
 def run(element: str, arrays: dict[str, np.ndarray], **numbers: int) -> None:
     launched = fill(structures.AlignmentParameters, arrays, **numbers)
     HostDevice().run(alignment.record(element, launched), launched, 0)
@@ -130,11 +146,12 @@ def test_alignments_equal_the_definitions(seed: int) -> None:
     shape, dense = (len(sources), options.n_rows, V), serialise(options, V).n_rules > 0 or bool(options.do_sample)
     schedule(seed)
     state = LookingState(looking, script, shape, "fp32", dense)
-    expected = decode(state, sources, options, alignments=True)
+    wanted_of_all: bool | str = "heads" if seed % 2 else True
+    expected = decode(state, sources, options, alignments=wanted_of_all)
     executor = LookingExecutor(looking, HostDevice(), script, shape, options.max_length - 1)
     search = DeviceSearch(executor.device, executor)
     for mode in ("while", "replay", "queue"):
-        found = search.run(sources, options, mode=mode, alignments=True)
+        found = search.run(sources, options, mode=mode, alignments=wanted_of_all)
         for source, ours, theirs in zip(sources, found, expected, strict=True):
             for mine, wanted in zip(ours, theirs, strict=True):
                 assert mine.token_ids == wanted.token_ids
@@ -143,4 +160,5 @@ def test_alignments_equal_the_definitions(seed: int) -> None:
                 else:
                     assert wanted.alignment.shape == (len(wanted.token_scores), len(source))
                     np.testing.assert_array_equal(mine.alignment, wanted.alignment)
+                    np.testing.assert_array_equal(mine.alignment_heads, wanted.alignment_heads)
     assert search.run(sources, options)[0][0].alignment is None

@@ -27,6 +27,8 @@ for seed in range(300_000, 300_060):
     loop.compare(seed, max_new_tokens=4)
 for seed in range(310_000, 310_010):
     loop.compare(seed, max_new_tokens=3, do_sample=True)
+for seed in range(201_000, 201_004):
+    loop.compare(seed, sizes=(1100, 2100), max_new_tokens=2, do_sample=True)
 for seed in range(6):
     alignments.test_alignments_equal_the_definitions(seed)
     alignments.test_the_kernel_takes_the_mean_over_the_last_layers_heads("fp16", seed)

@@ -12,6 +12,7 @@ from ...decoding.state import DecodeState
 from ...device_search.loop import Mode
 from ...device_search.searcher import DeviceSearcher
 from ...sources import Source, kind_of
+from .alignment import aligned_heads
 from .executor import NativeSlotFactory
 from .loaded import Loaded
 from .model import Weights
@@ -34,7 +35,8 @@ class NativeBackend:
         self.kind = kind_of(bundle)
         self.target: str | None = folder.name
         self.limits = (bundle.max_source_length, bundle.max_target_length)
-        self.loaded = Loaded(Weights(folder, rebuild(folder, engine)), device)
+        weights = Weights(folder, rebuild(folder, engine))
+        self.loaded = Loaded(weights, device, aligned_heads(bundle, weights.model))
 
     def begin(self, sources: Sequence[Source], n_beams: int) -> DecodeState:
         return NativeState(self.loaded, self.kind, self.limits, sources, n_beams)

@@ -55,7 +55,8 @@ class EncoderProgram:
         self.results = (self.cross,)  # what a step reads
         self.program = Program(loaded)
         own = named("encoder", buffer)
-        rows = Rows(loaded, self.program, stack, n_rows, own, products_of(loaded, own) if uses_library else None)
+        self.library = products_of(loaded, own) if uses_library else None
+        rows = Rows(loaded, self.program, stack, n_rows, own, self.library)
         heads = own("heads", (n_rows, 3 * inside), "float16")
         mixed = own("mixed", (n_rows, inside), "float16")
         inner = max(layer.feed_forward.outer.inputs for layer in stack.layers)

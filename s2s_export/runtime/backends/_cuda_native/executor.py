@@ -21,7 +21,6 @@ class NativeExecutor:
 
     element = "fp32"  # logits: fp16's three digits would make ties of tokens that are none
     capturable = True
-    attention: Attention | None = None
 
     def __init__(self, loaded: Loaded, encoder: Encoder, decoder: StepProgram, stream: int) -> None:
         self._decoder = decoder
@@ -30,11 +29,12 @@ class NativeExecutor:
         self.capacity = self.positions = decoder.capacity
         self.token, self.position = decoder.token, decoder.position
         self.ancestors, self.logits = decoder.ancestors, decoder.logits
+        self.attention: Attention | None = decoder.attention
         self.stream = stream
         # The step's launches follow from sizes and addresses, and those from the memory of the slot.
         self.signature: object = (
             self.n_sources, self.n_beams, self.capacity, encoder.length, encoder.mask, *encoder.results, self.token,
-            self.position, self.ancestors, self.logits, *(one.address for one in decoder.kept),
+            self.position, self.ancestors, self.logits, self.attention, *(one.address for one in decoder.kept),
         )  # fmt: skip
 
     def enqueue(self, stream: int) -> None:
@@ -54,20 +54,21 @@ class NativeSlot:
         self._loaded, self._kind, self._limits = loaded, kind, limits
         self._stream = loaded.device.create_stream()
         self._buffers = Buffers(loaded.device, self._stream)
-        self._last: tuple[Hashable, Encoder, NativeExecutor] | None = None
+        self._last: tuple[Hashable, Encoder, NativeExecutor] | None = None  # and what its launches depend on
 
     def begin(
         self, sources: Sequence[Source], options: GenerationOptions, *, graphs: bool, alignments: bool
     ) -> NativeExecutor:
-        if alignments:
+        aligned = self._loaded.aligned if alignments else None
+        if alignments and aligned is None:
             raise BackendError(NO_ATTENTION)
         shape = shape_of(self._loaded, sources, options, self._kind, self._limits)
         n_sources, n_beams, positions, length = shape
-        if self._last is None or self._last[0] != shape:
+        if self._last is None or self._last[0] != (shape, aligned):
             self._last = None
             encoder = encoder_of(self._loaded, n_sources, length, self._buffers.get)
-            decoder = step_of(self._loaded, encoder, n_beams, positions, self._buffers.get)
-            self._last = (shape, encoder, NativeExecutor(self._loaded, encoder, decoder, self._stream))
+            decoder = step_of(self._loaded, encoder, n_beams, positions, self._buffers.get, aligned)
+            self._last = ((shape, aligned), encoder, NativeExecutor(self._loaded, encoder, decoder, self._stream))
         _, encoder, executor = self._last
         values = self._kind.prepare(sources)
         encoder.upload(values, self._loaded.device, self._stream)

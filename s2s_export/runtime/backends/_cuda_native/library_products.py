@@ -1,4 +1,5 @@
-"""Products of many rows by cuBLASLt, where this machine has it: the encoder, and keys and values for the decoder.
+"""Products of many rows by cuBLASLt, where this machine has it: the encoder, keys and values for the decoder, and a
+decoder's step of many rows.
 
 The library reads weights row by row. So a weight has a second copy beside its fragments, which the products of few rows
 and those without the library go on reading. Bias and ReLU or GELU by tanh are the library's epilogue, a residual is its
@@ -9,6 +10,7 @@ stay with our own product: the library takes none beside activations of 16 bits.
 from __future__ import annotations
 
 import ctypes
+from copy import copy
 from typing import Any
 
 from ...cuda.cublaslt import EPILOGUES, Addresses, Library, Product
@@ -42,17 +44,24 @@ class LibraryProducts:
         self._workspace = buffer("cublaslt workspace", (workspace_bytes // 4,), "float32")
         self._buffer = buffer
 
+    def beside(self, buffer: Buffer) -> LibraryProducts:
+        """For a program that runs before or after this one's, in the same workspace. buffer: for what else it takes."""
+        found = copy(self)
+        found._buffer = buffer
+        return found
+
     def add(self, program: Program, linear: Linear, given: Any) -> bool:
         """Adds a product with the arguments of ours to a program. False where the library does not serve it."""
         activation = structures.ACTIVATIONS[given.activation]
-        whole = given.stride == given.limit == (given.outputs // 2 if given.gated else given.outputs)
-        if launches.is_skinny(given.rows) or given.norm_weight or given.parts or given.weight_scale or not whole:
+        if launches.is_skinny(given.rows) or given.norm_weight or given.parts or given.weight_scale:
             return False
         if given.residual and given.output:
             return False  # a result in fp32 and its copy in the element
         is_linear = activation == "linear" and not given.gated
-        if is_linear and given.output_float and not given.output:
+        if is_linear and given.output_float and not given.output and given.stride == given.limit:
             return self._add(program, linear, given, "fp32", activation, given.output_float, given.residual)
+        if not given.stride == given.limit == (given.outputs // 2 if given.gated else given.outputs):
+            return False
         is_whole = activation in EPILOGUES and not given.gated
         if is_whole and given.output and not given.output_float and not given.residual:
             return self._add(program, linear, given, self._element, activation, given.output)
@@ -69,8 +78,9 @@ class LibraryProducts:
         residual: int | None = None,
     ) -> bool:  # fmt: skip
         bias = given.bias if result == "fp32" else self._plain.bias(linear)
+        outputs = given.outputs if given.gated else given.limit  # a head's last ones are no tokens
         product = Product(
-            given.rows, given.inputs, given.outputs, self._element, result, activation, bias is not None,
+            given.rows, given.inputs, outputs, self._element, result, activation, bias is not None,
             residual is not None, given.scale,
         )  # fmt: skip
         addresses = Addresses(given.input, self._plain.weight(linear), output, bias, residual)

@@ -8,12 +8,13 @@ from typing import Any
 
 from .... import plugin_sources
 from ...cuda.interface import Device, Kernels, Queued
+from .alignment import AlignedHeads
 from .model import AnyModel, Model, RecurrentModel, Weights
 from .plain_weights import PlainWeights
 
 NO_ATTENTION = (
-    "the backend cuda gives no cross-attention weights, which alignments need; expected no alignments; leave them out, "
-    "or load with another backend"
+    "the backend cuda gives no cross-attention weights of this model, which alignments need: it is recurrent, or does "
+    "not say which heads align; expected no alignments; leave them out, or load with another backend"
 )
 structures = plugin_sources.module("transformer.structures")
 launches = plugin_sources.module("transformer.launches")
@@ -22,7 +23,9 @@ launches = plugin_sources.module("transformer.launches")
 class Loaded:
     """Shared by all batches. Raises OutOfMemory where the weights don't fit, and what loading kernels raises."""
 
-    def __init__(self, weights: Weights, device: Device) -> None:
+    def __init__(self, weights: Weights, device: Device, aligned: AlignedHeads | None = None) -> None:
+        """aligned: the heads whose cross-attention weights a step can give."""
+        self.aligned = aligned
         self.model: AnyModel = weights.model
         self.plain = PlainWeights(weights, device)
         self.device = device

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .alignment import AlignedHeads
 from .decoder import DecoderProgram
 from .encoder import EncoderProgram
 from .loaded import Buffer, Loaded
@@ -20,8 +21,10 @@ def encoder_of(loaded: Loaded, n_sources: int, length: int, buffer: Buffer, *, u
     return EncoderProgram(loaded, n_sources, length, buffer, uses_library=uses_library)
 
 
-def step_of(loaded: Loaded, encoder: Encoder, n_beams: int, capacity: int, buffer: Buffer) -> StepProgram:
-    """A step for the sources of `encoder`."""
+def step_of(
+    loaded: Loaded, encoder: Encoder, n_beams: int, capacity: int, buffer: Buffer, aligned: AlignedHeads | None = None
+) -> StepProgram:
+    """A step for the sources of `encoder`. aligned: the heads whose weights it gives as well."""
     if isinstance(encoder, RecurrentEncoder):
         return RecurrentDecoder(loaded, encoder, n_beams, capacity, buffer)
-    return DecoderProgram(loaded, encoder, n_beams, capacity, buffer)
+    return DecoderProgram(loaded, encoder, n_beams, capacity, buffer, aligned)

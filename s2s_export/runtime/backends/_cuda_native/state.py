@@ -48,6 +48,7 @@ class NativeState:
         self._kept = np.arange(len(sources))  # of the batch that was encoded, those that are still searched
         self._ancestors = AncestorTable.of(len(sources), n_beams, 0)
         self._decoder: StepProgram | None = None
+        self._gives_attention = False
         self._grow(FIRST_CAPACITY)
 
     @property
@@ -58,9 +59,13 @@ class NativeState:
         t, decoder = self._t, self._decoder
         if self._limit is not None and t >= self._limit:
             raise BackendError(f"the decoder has no position {t}: the model's limit is {self._limit} tokens")
-        if query.attention:
+        if query.attention and self._loaded.aligned is None:
             raise BackendError(NO_ATTENTION)
         self._device.activate()
+        if query.attention and not self._gives_attention:
+            self._gives_attention = True
+            self._grow(self._ancestors.capacity)
+            decoder = self._decoder
         if self._ancestors.is_full:
             self._grow(t * GROWTH)
             decoder = self._decoder
@@ -75,9 +80,16 @@ class NativeState:
         decoder.program.run(self._stream)
         logits = np.empty((*shape, self.vocabulary_size), np.float32)
         self._device.to_host(logits, decoder.logits, self._stream)
+        given = decoder.attention if query.attention else None
+        if given is not None:
+            attention = np.empty((*shape, given.layers, given.heads, given.width), np.float32)
+            self._device.to_host(attention, given.address, self._stream)
         self._device.synchronize(self._stream)
         self._t = t + 1
-        return answer(logits[self._kept], query)
+        found = answer(logits[self._kept], query)
+        if given is not None:
+            found.attention = attention[self._kept]
+        return found
 
     def keep(self, sources: Ints) -> None:
         """The others are computed on, and nobody looks at them."""
@@ -94,7 +106,8 @@ class NativeState:
         def buffer(name: str, shape: tuple[int, ...], dtype: str) -> int:
             return self._buffers.get(f"{prefix} {name}", shape, dtype)
 
-        self._decoder = step_of(self._loaded, self._encoder, self.n_beams, positions, buffer)
+        aligned = self._loaded.aligned if self._gives_attention else None
+        self._decoder = step_of(self._loaded, self._encoder, self.n_beams, positions, buffer, aligned)
         self._ancestors.grow(positions)
         if old is None:
             return

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...device_search.step_executor import CandidateTables
+from ...device_search.step_executor import Attention, CandidateTables
 from .loaded import Buffer, Loaded, Program, launches, structures
 
 
@@ -34,6 +34,7 @@ class StepProgram:
     [B, K, V] fp32 written, and what is `kept` is changed in place. Its last launch is the output projection."""
 
     kept: list[Kept]
+    attention: Attention | None = None  # the cross-attention weights that it writes as well
 
     def __init__(self, loaded: Loaded, n_sources: int, n_beams: int, capacity: int, buffer: Buffer) -> None:
         B, K, C = n_sources, n_beams, capacity
@@ -51,6 +52,8 @@ class StepProgram:
 
     def candidate_lists(self, candidates: int) -> int:
         """See `step_executor.FindsCandidates`."""
+        if not launches.is_skinny(self.n_rows):
+            return 0  # the head's product is one of many rows, perhaps a library's
         head = self._head
         return int(launches.candidate_lists(head.rows, head.inputs, head.limit, candidates))
 

@@ -176,8 +176,16 @@ def test_alignments_that_are_refused(make: Make) -> None:
     session, _, _ = make("marian", attention=False)
     with pytest.raises(BackendError, match="returns no cross-attention weights.*set attention = true"):
         session.generate(SOURCES[:1], max_new_tokens=4, alignments=True)
-    with pytest.raises(InvalidOption, match="alignments is 'heads'.*search='host'"):
-        session.generate(SOURCES[:1], max_new_tokens=4, alignments="heads")
+
+
+def test_alignments_of_all_heads(make: Make) -> None:
+    session, _, path = make("marian")
+    reference = s2s_export.load(path, backend="onnxruntime", threads=1)
+    given = {"max_new_tokens": 6, "alignments": "heads", "num_beams": 2}
+    for ours, theirs in zip(
+        session.generate(SOURCES[:2], **given), reference.generate(SOURCES[:2], **given), strict=True
+    ):
+        np.testing.assert_allclose(ours[0].alignment_heads, theirs[0].alignment_heads, atol=1e-5)
 
 
 def test_batches_of_one_shape_share_memory_and_graphs(make: Make, queued: list[int]) -> None:
