@@ -21,7 +21,13 @@ from .. import build, portable
 
 FOLDER = "cpu"
 # `sources` of earlier versions whose graphs these operators run as those did.
-EARLIER = ("850bd4f1e936252edf25", "66c4961b5ea5828da8d5", "548b6cdcec616dcdbf67", "601d351f9c3e47c45f1f", "93ff9c2b969b4230953b")
+EARLIER = (
+    "850bd4f1e936252edf25",
+    "66c4961b5ea5828da8d5",
+    "548b6cdcec616dcdbf67",
+    "601d351f9c3e47c45f1f",
+    "93ff9c2b969b4230953b",
+)
 NAME = "operators.so"
 FLAGS = (
     "-std=c++17",

@@ -1,8 +1,9 @@
 // Attention of an encoder in whose model int8 weights are wanted: both products are of bytes.
 //
-// Queries and keys are quantised for each position, both symmetrically, values for each channel, after the mean over the positions was taken
-// from keys and values: softmax does not change when all scores of a query grow alike, and the weights of a query add up
-// to 1, so that the values' mean is added to the result as it is. Keys and queries as in SageAttention (arXiv:2410.02367).
+// Queries and keys are quantised for each position, both symmetrically, values for each channel, after the mean over the
+// positions was taken from keys and values: softmax does not change when all scores of a query grow alike, and the weights
+// of a query add up to 1, so that the values' mean is added to the result as it is. Keys and queries as in SageAttention
+// (arXiv:2410.02367).
 //
 // Of scores that are near each other the weights are small and many, and rounding each of them to a byte would lose much
 // of their sum. So what is rounded off a weight is added to that of the next position, whose values are like its own: the
