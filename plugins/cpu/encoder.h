@@ -11,9 +11,9 @@ namespace KERNELS {
 
 constexpr int MOST_SCORES = 96 << 10;  // of a group of queries: with them, keys and values stay in the second-level cache
 
-inline int queries_of(int length) {
+inline int queries_of(int length, int most) {
   const int fitting = MOST_SCORES / length / 8 * 8;  // whole tiles
-  return fitting < 8 ? 8 : fitting > 64 ? 64 : fitting;
+  return fitting < 8 ? 8 : fitting > most ? most : fitting;
 }
 
 // Keys as a weight [S/16][D][16], of which they are the outputs; and values as a weight [D/16][S][16], of which they are
@@ -46,12 +46,16 @@ inline void add_mask(const EncoderAttention& a, int source, int head, int query,
 // Packs a source and a head, and attends to it; in floats.
 class FloatAttention {
  public:
+  static constexpr int MOST_QUERIES = 64;  // together
+
   FloatAttention(int length, int size, int group) : length_(length), size_(size) {
+    queries_ = new float[size_t(group) * size];
     keys_ = new float[size_t(length + BLOCK) * size];
     values_ = new float[size_t(size + BLOCK) * length];
     totals_ = new float[group];
   }
   ~FloatAttention() {
+    delete[] queries_;
     delete[] keys_;
     delete[] values_;
     delete[] totals_;
@@ -63,10 +67,14 @@ class FloatAttention {
     pack_source(keys, values, row, length_, size_, keys_, values_);
   }
 
-  void look(const float* queries, int rows, float* scores) {
+  // queries: rows `row` floats apart, to be multiplied by `scale`
+  void look(const float* queries, size_t row, int rows, float scale, float* scores) {
+    for (int i = 0; i < rows; i++) {
+      for (int d = 0; d < size_; d++) queries_[size_t(i) * size_ + d] = scale * queries[i * row + d];
+    }
     Product p{};
     p.rows = rows, p.n_in = size_, p.n_out = length_, p.stride = length_;
-    p.x = queries, p.weight = keys_, p.y = scores;
+    p.x = queries_, p.weight = keys_, p.y = scores;
     multiply(p, 0, (length_ + BLOCK - 1) / BLOCK);
   }
 
@@ -85,15 +93,14 @@ class FloatAttention {
 
  private:
   const int length_, size_;
-  float *keys_, *values_, *totals_;
+  float *queries_, *keys_, *values_, *totals_;
 };
 
 template <typename Attention>
 void attend_all(const EncoderAttention& a, int first_pair, int end_pair) {
   const size_t width = size_t(a.heads) * a.size;
-  const int group = queries_of(a.length);
+  const int group = queries_of(a.length, Attention::MOST_QUERIES);
   Attention attention(a.length, a.size, group);
-  float* queries = new float[size_t(group) * a.size];
   const size_t stride = Attention::stride_of(a.length);
   float* scores = new float[group * stride];
   for (int pair = first_pair; pair < end_pair; pair++) {
@@ -102,16 +109,11 @@ void attend_all(const EncoderAttention& a, int first_pair, int end_pair) {
     attention.pack(rows + width, rows + 2 * width, 3 * width);
     for (int first = 0; first < a.length; first += group) {
       const int n = a.length - first < group ? a.length - first : group;
-      for (int i = 0; i < n; i++) {
-        const float* from = rows + size_t(first + i) * 3 * width;
-        for (int d = 0; d < a.size; d++) queries[size_t(i) * a.size + d] = a.scale * from[d];
-      }
-      attention.look(queries, n, scores);
+      attention.look(rows + size_t(first) * 3 * width, 3 * width, n, a.scale, scores);
       for (int i = 0; i < n; i++) add_mask(a, source, head, first + i, scores + i * stride);
       attention.gather(scores, n, a.y + (size_t(source) * a.length + first) * width + size_t(head) * a.size, width);
     }
   }
-  delete[] queries;
   delete[] scores;
 }
 

@@ -1,8 +1,9 @@
 // Attention of an encoder in whose model int8 weights are wanted: both products are of bytes.
 //
-// Queries and keys are quantised for each position, values for each channel, after the mean over the positions was taken
-// from keys and values: softmax does not change when all scores of a query grow alike, and the weights of a query add up
-// to 1, so that the values' mean is added to the result as it is. Keys and queries as in SageAttention (arXiv:2410.02367).
+// Queries and keys are quantised for each position, both symmetrically, values for each channel, after the mean over the
+// positions was taken from keys and values: softmax does not change when all scores of a query grow alike, and the weights
+// of a query add up to 1, so that the values' mean is added to the result as it is. Keys and queries as in SageAttention
+// (arXiv:2410.02367).
 //
 // Of scores that are near each other the weights are small and many, and rounding each of them to a byte would lose much
 // of their sum. So what is rounded off a weight is added to that of the next position, whose values are like its own: the
@@ -34,6 +35,13 @@ inline int in_fours(int n) { return (n + 3) / 4 * 4; }
 inline int in_blocks(int n) { return (n + BLOCK - 1) / BLOCK * BLOCK; }
 inline int in_tiles(int n) { return (n + TILE_BYTES - 1) / TILE_BYTES * TILE_BYTES; }
 
+// What numbers up to `most` are divided by to be bytes from -127 to 127; NaN where one is none, which makes NaN of all.
+inline float scale_of(float most, float& inverse) {
+  const bool is_nothing = most < 1e-30f;  // whose inverse would be no number
+  inverse = is_nothing ? 0.0f : 127.0f / most;
+  return is_nothing ? 1.0f : most / 127.0f;
+}
+
 // A weight of bytes that was made of a source's keys or values. mean [n_in or n_out]: what was taken from its rows.
 struct Bytes {
   int n_out, width;
@@ -44,7 +52,7 @@ struct Bytes {
   float* mean;
 
   Bytes(int n_out_, int n_in) : n_out(in_blocks(n_out_)), width(in_fours(n_in)) {
-    values = new int8_t[size_t(n_out) * width];
+    values = new int8_t[size_t(n_out + BLOCK) * width]();  // a block more, which tiles may read
     scale = new float[n_out];
     sum = new int32_t[n_out];
     inverse = new float[n_out];
@@ -64,11 +72,12 @@ struct Bytes {
     memset(sum, 0, n_out * sizeof(int32_t));
     for (int i = 0; i < n_out; i++) scale[i] = inverse[i] = 0.0f;
   }
-  // most: the largest absolute value of the output; NaN where one is none, which makes the whole output NaN.
-  void scale_to(int output, float most) {
-    const bool is_nothing = most < 1e-30f;  // whose inverse would be no number
-    scale[output] = is_nothing ? 1.0f : most / 127.0f;
-    inverse[output] = is_nothing ? 0.0f : 127.0f / most;
+  void scale_to(int output, float most) { scale[output] = scale_of(most, inverse[output]); }
+  // 0, or NaN where a number of an output is none.
+  float nothing() const {
+    float found = 0.0f;
+    for (int i = 0; i < n_out; i++) found += scale[i] * 0.0f;
+    return found;
   }
 };
 
@@ -158,9 +167,8 @@ inline void pack_values(const float* values, size_t row, int length, int size, B
   delete[] most;
 }
 
-// Makes weights of a query's scores [n], e**(score - the largest), as bytes, the largest of which is 255 or next to it;
-// those up to `filled` are 0. What rounding takes from a weight, the next key's gets. Returns the sum of all, NaN where a
-// score is none.
+// Makes weights of a query's scores [n], e**(scale * (score - top)), as bytes, the largest of which is 255 or next to it;
+// those up to `filled` are 0. What rounding takes from a weight, the next key's gets. Returns the sum of all.
 #if defined(__AVX512BW__)
 // 2**(x/2048 - 1) of 32 whole numbers from -32768 to 2047, with 14 bits behind the point: a polynomial of third degree
 // within 1.2e-4 for what is behind the point of x/2048, and a shift for what is before it.
@@ -175,22 +183,11 @@ inline __m512i powers_of_two(__m512i x) {
   return _mm512_avg_epu16(shifted, __m512i{});  // half of it, rounded
 }
 
-inline float weigh(float* scores, int n, int, uint8_t* bytes) {
+inline float weigh(const float* scores, int n, int, float scale, float top, uint8_t* bytes) {
   constexpr int AT_ONCE = SCORES_AT_ONCE;
-  for (int i = n; i % AT_ONCE; i++) scores[i] = -3e38f;  // a number, unlike infinity, still when it is multiplied by 0
-  Floats largest[4], nothing{};
-  for (auto& some : largest) some = all(-INFINITY);
-  for (int i = 0; i < n; i += AT_ONCE) {
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; j++) {
-      const Floats some = load(scores + i + j * LANES);
-      largest[j] = larger(largest[j], some);
-      nothing += some * 0.0f;
-    }
-  }
-  const float top = maximum(larger(larger(largest[0], largest[1]), larger(largest[2], largest[3])));
   constexpr float STEPS = 1.44269504f * 2048;
-  const __m512 factor = _mm512_set1_ps(STEPS), offset = _mm512_set1_ps(2047 - top * STEPS);
+  const float steps = STEPS * scale;
+  const __m512 factor = _mm512_set1_ps(steps), offset = _mm512_set1_ps(2047 - top * steps);
   const __m512i places = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);  // packed within 128 bits
   __m512i sums{}, rest = _mm512_set1_epi16(64);  // a half
   for (int i = 0; i < n; i += AT_ONCE) {
@@ -210,22 +207,16 @@ inline float weigh(float* scores, int n, int, uint8_t* bytes) {
     _mm512_storeu_si512(bytes + i, packed);
     sums = _mm512_add_epi64(sums, _mm512_sad_epu8(packed, __m512i{}));
   }
-  return float(_mm512_reduce_add_epi64(sums)) + sum(nothing);
+  return float(_mm512_reduce_add_epi64(sums));
 }
 #else
-inline float weigh(float* scores, int n, int filled, uint8_t* bytes) {
+inline float weigh(const float* scores, int n, int filled, float scale, float top, uint8_t* bytes) {
   typedef uint8_t Packed __attribute__((vector_size(LANES)));
-  Floats largest = all(-INFINITY);
-  int i = 0;
-  for (; i + LANES <= n; i += LANES) largest = larger(largest, load(scores + i));
-  float top = maximum(largest);
-  for (; i < n; i++) top = top > scores[i] ? top : scores[i];
-  for (; i % LANES; i++) scores[i] = -INFINITY;
-  Floats nothing{}, rest = all(0.5f);
+  Floats rest = all(0.5f);
   Ints sums{};
-  for (i = 0; i < n; i += LANES) {
-    const Floats exact = exponential(load(scores + i) - top) * 255.0f;
-    nothing += exact * 0.0f;
+  int i = 0;
+  for (; i < n; i += LANES) {
+    const Floats exact = exponential((load(scores + i) - top) * scale) * 255.0f;
     const Floats weights = smaller(exact + rest, all(255.0f));
     const Ints whole = __builtin_convertvector(larger(weights, Floats{}), Ints);
     rest = weights - to_floats(whole);
@@ -236,7 +227,7 @@ inline float weigh(float* scores, int n, int filled, uint8_t* bytes) {
   float total = 0.0f;
   for (int lane = 0; lane < LANES; lane++) total += float(sums[lane]);
   for (; i < filled; i++) bytes[i] = 0;
-  return total + sum(nothing);
+  return total;
 }
 #endif
 
@@ -258,51 +249,137 @@ inline void multiply_narrow(Product p) {
   }
 }
 
+constexpr float LOWEST = -3e38f;  // the score of no key: a number, unlike infinity
+
+#if defined(HAS_TILES)
+// Scores of up to ROW_TILES tiles of queries with all keys, p.y [rows, stride], and of each query the largest. p.row_zero
+// is 128 for all of them; start [O]: what sums begin at. Sums are made scores while the next ones are computed.
+template <int ROW_TILES>
+inline void scores_of_tiles(const Product& p, const int32_t* start, float* tops) {
+  constexpr int ROWS = ROW_TILES * TILE_ROWS, BLOCKS = 4 / ROW_TILES;
+  int rows[ROW_TILES];
+  for (int i = 0; i < ROW_TILES; i++) rows[i] = p.rows - i * TILE_ROWS < TILE_ROWS ? p.rows - i * TILE_ROWS : TILE_ROWS;
+  const Shaped<ROW_TILES> shaped(rows);
+  alignas(64) int32_t sums[2][ROWS][BLOCKS * BLOCK];
+  Floats largest[ROWS];
+  for (Floats& some : largest) some = all(LOWEST);
+  const size_t width = size_t(p.n_in), step = width * BLOCK;
+  const int n_blocks = (p.n_out + BLOCK - 1) / BLOCK;
+  const auto compute = [&](int block, int32_t (&found)[ROWS][BLOCKS * BLOCK]) {
+    each<BLOCKS>([&](auto j) {  // a block behind the last one is computed, from what lies there, and read by nobody
+      each<ROW_TILES>([&](auto i) { load_tile<sum_tile<ROW_TILES>(i, j)>(start + (block + j) * BLOCK, 0); });
+    });
+    const int8_t* w = static_cast<const int8_t*>(p.weight) + size_t(block) * step;
+    for (int k = 0; k < p.n_in; k += TILE_BYTES) {
+      each<ROW_TILES>([&](auto i) { load_tile<FIRST_X + i>(p.bytes + i * TILE_ROWS * width + k, width); });
+      each<BLOCKS>([&](auto j) {
+        load_tile<weight_tile<ROW_TILES>(j)>(w + j * step + size_t(k) * BLOCK, TILE_BYTES);
+        each<ROW_TILES>([&](auto i) { add_products<sum_tile<ROW_TILES>(i, j), FIRST_X + i, weight_tile<ROW_TILES>(j)>(); });
+      });
+    }
+    each<ROW_TILES>([&](auto i) {
+      each<BLOCKS>([&](auto j) { store_tile<sum_tile<ROW_TILES>(i, j)>(&found[i * TILE_ROWS][j * BLOCK], sizeof found[0]); });
+    });
+  };
+  const auto finish = [&](int block, int32_t (&found)[ROWS][BLOCKS * BLOCK]) {
+    const int n = p.n_out - block * BLOCK;  // keys
+    Floats scale[BLOCKS];
+    Ints is_key[BLOCKS];
+    for (int j = 0; j < BLOCKS; j++) {
+      scale[j] = j * BLOCK < n ? load(p.scale + (block + j) * BLOCK) : Floats{};
+      for (int lane = 0; lane < LANES; lane++) is_key[j][lane] = j * BLOCK + lane < n ? -1 : 0;
+    }
+    float* y = p.y + block * BLOCK;
+    const bool is_whole = n >= BLOCKS * BLOCK;
+    for (int i = 0; i < p.rows; i++, y += p.stride) {
+      Floats top = largest[i];
+#pragma GCC unroll 4
+      for (int j = 0; j < BLOCKS; j++) {
+        Floats score = to_floats(load(&found[i][j * BLOCK])) * scale[j];
+        if (!is_whole) score = choose(is_key[j], score, all(LOWEST));
+        store(y + j * BLOCK, score);
+        top = larger(top, score);
+      }
+      largest[i] = top;
+    }
+  };
+  int which = 0;
+  for (int block = 0; block < n_blocks; block += BLOCKS, which = 1 - which) {
+    compute(block, sums[which]);
+    if (block) finish(block - BLOCKS, sums[1 - which]);
+  }
+  finish((n_blocks - 1) / BLOCKS * BLOCKS, sums[1 - which]);
+  for (int i = 0; i < p.rows; i++) tops[i] = maximum(largest[i]);
+}
+#endif
+
 // Queries [rows, D] on all keys and values of one source and head. y: rows `stride` floats apart.
 class ByteAttention {
  public:
+  static constexpr int MOST_QUERIES = 32;  // together: two tiles
+
   ByteAttention(int length, int size, int group)
       : length_(length), stride_(stride_of(length)), size_(size), keys_(length, size), values_(size, in_tiles(length)) {
     const int widest = keys_.width > values_.width ? keys_.width : values_.width;
     bytes_ = new uint8_t[size_t(group) * widest + SCORES_AT_ONCE];  // the last row's end may be written over
     scale_ = new float[group];
-    zero_ = new int32_t[group];
+    ones_ = new float[group];
+    tops_ = new float[group];
+    together_ = new float[size_t(length) * size];
+    zero_ = new int32_t[2 * group];
+    start_ = new int32_t[keys_.n_out + 3 * BLOCK];
+    for (int i = 0; i < group; i++) ones_[i] = 1.0f, zero_[i] = 128, zero_[group + i] = 0;
+    no_zero_ = zero_ + group;
   }
   ~ByteAttention() {
     delete[] bytes_;
     delete[] scale_;
+    delete[] ones_;
+    delete[] tops_;
+    delete[] together_;
     delete[] zero_;
+    delete[] start_;
   }
   ByteAttention(const ByteAttention&) = delete;
 
-  // The distance of the scores of two queries.
-  static int stride_of(int length) { return (length + SCORES_AT_ONCE - 1) / SCORES_AT_ONCE * SCORES_AT_ONCE; }
+  // The distance of the scores of two queries: an odd number of lines of the cache, so that the same key's scores of all
+  // queries do not contend for a few places in it.
+  static int stride_of(int length) { return places_of(length) + BLOCK; }
 
   void pack(const float* keys, const float* values, size_t row) {
-    pack_keys(keys, row, length_, size_, keys_);
-    pack_values(values, row, length_, size_, values_);
+    pack_keys(together(keys, row), size_, length_, size_, keys_);
+    pack_values(together(values, row), size_, length_, size_, values_);
+    nothing_ = keys_.nothing();
+    for (int i = 0; i < keys_.n_out; i++) start_[i] = -128 * keys_.sum[i];
   }
 
-  // scores: rows of S, `stride_of` apart
-  void look(const float* queries, int rows, float* scores) {
-    quantise(queries, rows, size_, bytes_, scale_, zero_);
-    Product p = product(rows, size_, length_, keys_, bytes_, scale_, zero_);
+  // queries: rows `row` floats apart, to be multiplied by `scale`. scores: rows of S, `stride_of` apart, which a factor of
+  // the query is yet to be multiplied with
+  void look(const float* queries, size_t row, int rows, float scale, float* scores) {
+    for (int i = 0; i < rows; i++) scale_[i] = scale * bytes_of(queries + i * row, bytes_ + size_t(i) * keys_.width);
+    for (int i = rows; i < 2 * rows; i++) ask(queries + i * row);  // the next ones; behind the last ones are keys, or nothing
+    Product p = product(rows, keys_.width, length_, keys_, bytes_, ones_, zero_);
     p.y = scores, p.stride = stride_;
-    multiply(p, 0, keys_.n_out / BLOCK);
+    look(p);
+    for (int i = 0; i < rows; i++) {
+      for (int j = length_; j < places_of(length_); j++) scores[size_t(i) * stride_ + j] = LOWEST;
+    }
   }
 
   void gather(float* scores, int rows, float* y, size_t stride) {
     const size_t width = size_t(values_.width);
     for (int i = 0; i < rows; i++) {
-      scale_[i] = 1.0f / weigh(scores + size_t(i) * stride_, length_, values_.width, bytes_ + i * width);
-      zero_[i] = 0;
+      const float total = weigh(scores + size_t(i) * stride_, length_, values_.width, scale_[i], tops_[i], bytes_ + i * width);
+      scale_[i] = 1.0f / (total + nothing_ + (scale_[i] + tops_[i]) * 0.0f);
     }
-    Product p = product(rows, values_.width, size_, values_, bytes_, scale_, zero_);
+    Product p = product(rows, values_.width, size_, values_, bytes_, scale_, no_zero_);
     p.bias = values_.mean, p.y = y, p.stride = int(stride);
     multiply_narrow(p);
   }
 
  private:
+  static int places_of(int length) { return (length + SCORES_AT_ONCE - 1) / SCORES_AT_ONCE * SCORES_AT_ONCE; }
+
   static Product product(int rows, int n_in, int n_out, const Bytes& weight, const uint8_t* bytes, const float* scale,
                          const int32_t* zero) {
     Product p{};
@@ -312,11 +389,61 @@ class ByteAttention {
     return p;
   }
 
+  // Rows that lie far from each other, each on a page of its own, are asked for before they are read.
+  void ask(const float* row) const {
+    for (int d = 0; d < size_; d += BLOCK) __builtin_prefetch(row + d);
+  }
+
+  // The rows of keys or values side by side, as they are read several times.
+  const float* together(const float* rows, size_t row) {
+    for (int s = 0; s < length_; s++) {
+      ask(rows + (s + 8) * row);
+      memcpy(together_ + size_t(s) * size_, rows + s * row, size_ * sizeof(float));
+    }
+    return together_;
+  }
+
+  // Makes bytes of a query, 128 of 0. Returns their scale, NaN where a number is none.
+  float bytes_of(const float* query, uint8_t* bytes) const {
+    typedef uint8_t Packed __attribute__((vector_size(LANES)));
+    Floats largest{}, nothing{};
+    for (int d = 0; d < size_; d += LANES) {
+      const Floats value = magnitude(load_some(query + d, size_ - d));
+      largest = larger(largest, value);
+      nothing += value * 0.0f;
+    }
+    float inverse;
+    const float scale = scale_of(maximum(largest) + sum(nothing), inverse);
+    for (int d = 0; d < size_; d += LANES) {
+      const Packed packed = __builtin_convertvector(in_bytes(load_some(query + d, size_ - d) * inverse) + 128, Packed);
+      memcpy(bytes + d, &packed, keys_.width - d < LANES ? keys_.width - d : LANES);
+    }
+    return scale;
+  }
+
+  void look(const Product& p) {
+#if defined(HAS_TILES)
+    if (is_tiled(p, keys_.n_out / BLOCK)) {
+      return p.rows > TILE_ROWS ? scores_of_tiles<2>(p, start_, tops_) : scores_of_tiles<1>(p, start_, tops_);
+    }
+#endif
+    multiply(p, 0, keys_.n_out / BLOCK);
+    for (int i = 0; i < p.rows; i++) {
+      const float* scores = p.y + size_t(i) * p.stride;
+      Floats largest = all(LOWEST);
+      int j = 0;
+      for (; j + LANES <= length_; j += LANES) largest = larger(largest, load(scores + j));
+      tops_[i] = maximum(largest);
+      for (; j < length_; j++) tops_[i] = tops_[i] > scores[j] ? tops_[i] : scores[j];
+    }
+  }
+
   const int length_, stride_, size_;
   Bytes keys_, values_;
   uint8_t* bytes_;
-  float* scale_;
-  int32_t* zero_;
+  float *scale_, *ones_, *tops_, *together_;
+  int32_t *zero_, *no_zero_, *start_;
+  float nothing_ = 0.0f;
 };
 
 }  // namespace KERNELS

@@ -28,8 +28,9 @@ __attribute__((always_inline)) inline Floats scaled(const Product& p, int row, I
 }
 
 // Writes a row's outputs [output, output + LANES), of which there are n.
-__attribute__((always_inline)) inline void put(const Product& p, int row, int output, int n, Floats sums, Floats bias) {
-  const Floats values = activate(sums + bias, p.activation);
+__attribute__((always_inline)) inline void put(const Product& p, int row, int output, int n, Floats sums, Floats bias,
+                                               Activation activation) {
+  const Floats values = activate(sums + bias, activation);
   float* y = p.y + size_t(row) * p.stride + (output - p.first_block * BLOCK);
   const float* residual = p.residual ? p.residual + size_t(row) * p.n_out + output : nullptr;
   if (n >= LANES) {

@@ -16,9 +16,12 @@ namespace {
 
 using ort::BOOL, ort::FLOAT, ort::FLOAT16, ort::INT32, ort::INT64, ort::INT8, ort::OPTIONAL, ort::UINT16;
 
-constexpr int MANY_ROWS = 7;          // from so many rows on, parts begin at whole tiles, which have
-constexpr int TILE_OF_MANY = 3;       // blocks then (products.h)
-constexpr int64_t MANY = 256;         // above this many candidates, sorting all logits is faster than keeping an ordered list
+constexpr int MANY_ROWS = 7;         // from so many rows on, parts begin at whole tiles, which have
+constexpr int BLOCKS_OF_MANY = 6;    // three blocks then (products.h), or two of AMX (tiled.h)
+constexpr int ROWS_TOGETHER = 384;   // of many: what is computed for these stays in the second-level cache, or on pages whose
+                                     // addresses the processor remembers. A multiple of what fills tiles
+constexpr int ROWS_IN_PARTS = 128;   // least rows of a part where each row is something of its own
+constexpr int64_t MANY = 256;        // above this many candidates, sorting all logits is faster than keeping an ordered list
 constexpr float LEFT_OUT = INFINITY;  // a normaliser that was not computed
 
 constexpr int64_t MOST = INT32_MAX / 64;  // most outputs, inputs and rows of a product; times a block they fit 32 bits
@@ -47,19 +50,23 @@ bool is_packed(const Tensor& weight, int64_t n_out, int64_t n_in) {
 
 bool is_known(Activation a) { return a >= Activation::none && a <= Activation::quick_gelu; }
 
-// The rows of an int8 product as bytes.
-void quantise(Product& p) {
+// The rows of an int8 product as bytes, until this thread's next call.
+void quantise(Call& call, Product& p) {
+  if (p.storage != Storage::int8) return;
   const size_t width = size_t(p.n_in + 3) / 4 * 4;
   uint8_t* bytes = scratch<uint8_t, 0>(p.rows * width);
   float* scale = scratch<float, 1>(p.rows);
   int32_t* zero = scratch<int32_t, 2>(p.rows);
-  kernels().quantise(p.x, p.rows, p.n_in, bytes, scale, zero);
+  in_parts(call, p.rows, ROWS_IN_PARTS, int64_t(p.rows) * p.n_in, [&](int, int first, int end) {
+    kernels().quantise(p.x + size_t(first) * p.n_in, end - first, p.n_in, bytes + first * width, scale + first, zero + first);
+  });
   p.bytes = bytes;
   p.row_scale = scale;
   p.row_zero = zero;
 }
 
-// Inputs x, weight and, for int8, scale and weight_sum, then bias: the start of every product's inputs.
+// Inputs x, weight and, for int8, scale and weight_sum, then bias: the start of every product's inputs. Its rows are yet to
+// be quantised.
 template <Storage S>
 const char* read_product(Call& call, int64_t n_out, Product& p) {
   const Tensor x = call.input(0), weight = call.input(1);
@@ -80,7 +87,6 @@ const char* read_product(Call& call, int64_t n_out, Product& p) {
     }
     p.scale = scale.as<float>();
     p.weight_sum = sums.as<int32_t>();
-    quantise(p);
   }
   const Tensor bias = call.input(IS_INT8<S> ? 4 : 2);
   // The bias of a shortlist is not padded to whole blocks; the caller has to replace it.
@@ -129,17 +135,35 @@ class Linear {
     p.stride = p.n_out;
     if (!p.rows) return nullptr;  // an expert to which no token goes
     if (!p.y) return "s2s.cpu: Linear has no output";
-    const int64_t work = int64_t(p.rows) * p.n_in * p.n_out;
-    const auto multiply = [&](int, int first, int end) { kernels().multiply(p, first, end); };
-    in_parts(call, blocks_of(n_out_), GRAIN, work, multiply, p.rows < MANY_ROWS ? 1 : TILE_OF_MANY);
-    if (norm) {
-      const Norm n{p.rows, int(n_out_), norm.as<float>(), norm_bias.as<float>(), epsilon_};
-      kernels().normalise(n, p.y, normed.as<float>(), 0, p.rows);
+    const int together = IS_INT8<S> ? ROWS_TOGETHER : p.rows;
+    for (int first = 0, next; first < p.rows; first = next) {
+      next = std::min(p.rows, first + together);
+      Product rows = rows_of(p, first, next);
+      quantise(call, rows);
+      const auto multiply = [&](int, int block, int end) { kernels().multiply(rows, block, end); };
+      in_parts(call, blocks_of(n_out_), GRAIN, int64_t(rows.rows) * p.n_in * p.n_out, multiply,
+               rows.rows < MANY_ROWS ? 1 : BLOCKS_OF_MANY);
+      if (norm) {
+        const Norm n{rows.rows, int(n_out_), norm.as<float>(), norm_bias.as<float>(), epsilon_};
+        float* to = normed.as<float>() + size_t(first) * p.n_out;
+        in_parts(call, rows.rows, ROWS_IN_PARTS, int64_t(rows.rows) * p.n_out, [&](int, int row, int end) {
+          kernels().normalise(n, rows.y, to, row, end);
+        });
+      }
     }
     return nullptr;
   }
 
  private:
+  static Product rows_of(const Product& p, int first, int end) {
+    Product rows = p;
+    rows.rows = end - first;
+    rows.x += size_t(first) * p.n_in;
+    rows.y += size_t(first) * p.stride;
+    if (p.residual) rows.residual += size_t(first) * p.n_out;
+    return rows;
+  }
+
   int64_t n_out_;
   Activation activation_;
   float epsilon_;
@@ -586,6 +610,7 @@ class Head {
     float* probed = call.output(3, {B, K, Q}).as<float>();
     float* log_probs = call.output(4, {dense ? B : 0, dense ? K : 0, n_out}).as<float>();
     if (call.failure()) return nullptr;
+    quantise(call, p);
     std::fill_n(probed, p.rows * Q, -INFINITY);  // for probed tokens that no block holds, as they are outside the vocabulary
     const Tensor may_leave = IS_INT8<S> ? Tensor{} : call.input(next + 3);
     const bool leaves = may_leave && *may_leave.as<bool>() && n_out_ && !dense;

@@ -159,7 +159,7 @@ inline void tile(const Product& p, int row, int block) {
   for (int j = 0; j < BLOCKS * PARTS; j++) {
     const int output = block * BLOCK + j * LANES, n = p.n_out - output;
     const Floats bias = p.bias ? load(p.bias + output) : Floats{};
-    for (int i = 0; i < ROWS; i++) put(p, row + i, output, n, kept[i][j], bias);
+    for (int i = 0; i < ROWS; i++) put(p, row + i, output, n, kept[i][j], bias, p.activation);
   }
 }
 

@@ -22,6 +22,7 @@ from .log_mel import SAMPLE_RATE
 Audio: TypeAlias = Any  # a file's name, a file's bytes, samples at 16 kHz, or (samples, rate in hertz)
 INSTALL = "pip install 's2s-export[audio]'"
 INSTALL_AV = "pip install av"
+BLOCK = 1 << 20  # samples that are converted at once
 LEAST_RATE, MOST_RATE = 1_000, 1_000_000  # hertz
 
 
@@ -137,8 +138,10 @@ def _as_float(samples: Any) -> Floats:
         found: Floats = samples.astype(np.float32, copy=False)
         return found
     half = np.float64(1 << (bits - 1))
-    values = samples.astype(np.float64) - (half if kind == "u" else 0.0)
-    scaled: Floats = (values / half).astype(np.float32)
+    scaled: Floats = np.empty(samples.shape, np.float32)
+    for i in range(0, len(samples), BLOCK):  # so that no array of float64 is as long as the sound
+        values = samples[i : i + BLOCK].astype(np.float64) - (half if kind == "u" else 0.0)
+        scaled[i : i + BLOCK] = values / half
     return scaled
 
 

@@ -23,6 +23,7 @@ from ..decoding.state import Floats
 FRAME = 512  # samples of one decision
 CONTEXT = 64  # samples before a frame that Silero's network sees too
 STATE = 128
+AT_ONCE = 4096  # frames of which loudness is computed
 FILES = (("silero_vad", "data/silero_vad.onnx"),)
 QUIETEST = 1e-3  # RMS, -60 dB of full scale: below it a frame is silence whatever else the sound holds
 BELOW_LOUDEST = 0.02  # of the RMS of loud frames (their 95th percentile): 34 dB below speech
@@ -90,20 +91,23 @@ def _silero(samples: Floats, path: Path) -> Floats:
     session = _session(path)
     state = np.zeros((2, 1, STATE), np.float32)
     rate = np.array(SAMPLE_RATE, np.int64)
-    n_frames = -(-len(samples) // FRAME)
-    padded = np.pad(samples, (CONTEXT, n_frames * FRAME - len(samples)))
-    found = np.empty(n_frames, np.float32)
-    for i in range(n_frames):
-        part = padded[None, i * FRAME : (i + 1) * FRAME + CONTEXT]
-        output, state = session.run(None, {"input": part, "state": state, "sr": rate})
+    found = np.empty(-(-len(samples) // FRAME), np.float32)
+    for i in range(len(found)):
+        begin, end = i * FRAME - CONTEXT, (i + 1) * FRAME
+        part = samples[max(0, begin) : end]
+        if len(part) < FRAME + CONTEXT:  # zeros before the first frame and behind the last
+            part = np.pad(part, (max(0, -begin), max(0, end - len(samples))))
+        output, state = session.run(None, {"input": part[None], "state": state, "sr": rate})
         found[i] = output[0, 0]
     return found
 
 
 def _rms(samples: Floats) -> NDArray[np.float32]:
-    n_frames = -(-len(samples) // FRAME)
-    framed = np.pad(samples, (0, n_frames * FRAME - len(samples))).reshape(n_frames, FRAME)
-    found: NDArray[np.float32] = np.sqrt(np.square(framed).mean(axis=1))
+    found = np.empty(-(-len(samples) // FRAME), np.float32)
+    for i in range(0, len(found), AT_ONCE):  # so that hours of sound are not copied
+        part = samples[i * FRAME : (i + AT_ONCE) * FRAME]
+        framed = np.pad(part, (0, -len(part) % FRAME)).reshape(-1, FRAME)
+        found[i : i + AT_ONCE] = np.sqrt(np.square(framed).mean(axis=1))
     return found
 
 

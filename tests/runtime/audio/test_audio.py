@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 import wave
 from typing import Any
 
@@ -13,6 +14,7 @@ import transformers
 from s2s_export.errors import InputError
 from s2s_export.runtime.audio import files
 from s2s_export.runtime.audio.log_mel import log_mel, mel_filters
+from s2s_export.runtime.speech import activity
 
 
 @pytest.mark.parametrize("n_bands", [80, 128])
@@ -49,6 +51,27 @@ def test_channels_are_averaged() -> None:
     assert (files.read(wav(stereo, n_channels=2)) * 32768).tolist() == [200, 0, 4]
     eight = np.ones((50, 8), np.float32) * 0.25
     assert files.read(eight).tolist() == [0.25] * 50
+
+
+def test_long_sound_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hours of sound take the memory of their samples, and little more while they are read and looked at."""
+    monkeypatch.setattr(files, "BLOCK", 1 << 12)
+    monkeypatch.setattr(activity, "AT_ONCE", 8)
+    samples = np.random.default_rng(0).integers(-3000, 3000, 100_077).astype(np.int16)
+    tracemalloc.start()
+    try:
+        read = files.read(samples)
+        _, of_reading = tracemalloc.get_traced_memory()
+        before, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        is_silent = activity.is_silent(read)
+        _, of_looking = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (read == (samples / 32768).astype(np.float32)).all()
+    assert not is_silent
+    assert of_reading < 2 * read.nbytes
+    assert of_looking - before < read.nbytes / 2
 
 
 def test_a_file_that_was_cut_gives_what_is_there() -> None:
