@@ -66,8 +66,9 @@ static size_t size_of(const std::string& name) {
   const std::map<std::string, size_t> sizes = {
       {"beam_update_step", sizeof(BeamUpdateParameters)}, {"beam_stop_step", sizeof(BeamStopParameters)},
       {"apply_decoding_rules", sizeof(ChainParameters)},  {"draw_row_tokens", sizeof(DrawParameters)},
-      {"count_drawable_tokens", sizeof(DrawParameters)},  {"race_of_slices", sizeof(DrawParameters)},
-      {"merge_races", sizeof(DrawParameters)},            {"finish_beam_step", sizeof(BeamStepParameters)},
+      {"find_row_maxima", sizeof(DrawParameters)},        {"draw_beam_tokens", sizeof(DrawParameters)},
+      {"slice_maxima", sizeof(ChainParameters)},          {"slice_weights", sizeof(ChainParameters)},
+      {"renormalize_slices", sizeof(ChainParameters)},    {"finish_beam_step", sizeof(BeamStepParameters)},
       {"finish_row_step", sizeof(RowStepParameters)}};
   auto found = sizes.find(name);
   return found == sizes.end() ? 0 : found->second;  // 0: the table lacks it, and it can't be launched
