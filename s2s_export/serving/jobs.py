@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from ..errors import InputError, InvalidOption, S2SError, explain
 from ..runtime.decoding import GenerationOptions, Hypothesis
+from ..runtime.decoding.state import Ints
 from ..runtime.session import Session
 from ..runtime.sources import Source
 
@@ -63,10 +64,13 @@ class Job:
     n_told: int = 0
     began: float | None = None
     encoded: float | None = None
+    version: Ints | None = None  # of the queue that it came into
 
     def cancel(self) -> None:
         """Nobody wants the result any more. The decoding of its batch goes on without it."""
         self.cancelled = True
+        if self.version is not None:
+            self.version += 1
         self.future.cancel()
 
     def __post_init__(self) -> None:

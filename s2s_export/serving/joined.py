@@ -22,7 +22,7 @@ from .whole import WholeBatches
 
 REPORT_EVERY = 32  # steps
 KEPT = 1.0  # seconds that an empty batch stays open
-# Of what is made at a time without Python where nobody comes in: who leaves or is late is seen after so long.
+# Of what is made at a time without Python where nobody comes in or leaves: who is late is seen after so long.
 MOST_STEPS, MOST_SECONDS = 64, 0.02
 
 
@@ -42,7 +42,7 @@ class JoinedBatches:
         report: Callable[[BatchReport], None] = lambda report: None,
         version: Ints | None = None,
     ) -> None:
-        """version [1]: changes when a request comes in, which the steps that are made at a time then wait for."""
+        """version [1]: of the queue; when it changes, the steps that are made at a time come to an end."""
         self.present: list[Job] = []
         self._session = session
         self._batch_size = batch_size

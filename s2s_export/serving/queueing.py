@@ -34,7 +34,7 @@ class Queue:
 
     n_takers: batches that are decoded side by side. batch_size: most sources of each. max_entries, max_tokens: what may
     wait, in sources and source tokens. max_wait: seconds that a request may be expected to wait; None for any time.
-    is_closed: no more is taken in. version [1]: changes with every request that comes in.
+    is_closed: no more is taken in. version [1]: changes when a request comes in, and when nobody wants a source any more.
     """
 
     def __init__(
@@ -79,6 +79,8 @@ class Queue:
             return
         self.drop_unwanted()
         self._require_room(jobs, n_tokens)
+        for job in jobs:
+            job.version = self.version
         self._requests.append(Request(jobs, self._n_taken))
         self.n_waiting += len(jobs)
         self.n_tokens += n_tokens
