@@ -34,7 +34,7 @@ class Queue:
 
     n_takers: batches that are decoded side by side. batch_size: most sources of each. max_entries, max_tokens: what may
     wait, in sources and source tokens. max_wait: seconds that a request may be expected to wait; None for any time.
-    is_closed: no more is taken in. version [1]: changes when a request comes in, and when nobody wants a source any more.
+    is_closed: no more is taken in. version [1]: changes with every request that comes in or source that is given up.
     """
 
     def __init__(
