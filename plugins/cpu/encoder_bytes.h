@@ -52,7 +52,7 @@ struct Bytes {
   float* mean;
 
   Bytes(int n_out_, int n_in) : n_out(in_blocks(n_out_)), width(in_fours(n_in)) {
-    values = new int8_t[size_t(n_out + BLOCK) * width]();  // a block more, which tiles may read
+    values = new int8_t[size_t(n_out + 3 * BLOCK) * width]();  // three blocks more, which tiles may read
     scale = new float[n_out];
     sum = new int32_t[n_out];
     inverse = new float[n_out];
