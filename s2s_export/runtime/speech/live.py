@@ -28,7 +28,8 @@ from .transcribe import TranscribeOptions, Transcriber
 STEP = 1.0  # seconds of new sound after which it is decoded again; arXiv:2307.14743 has 1 s
 MOST_AT_ONCE = 5.0  # seconds of new sound for one decoding, where more has come than was waited for
 PAUSE = 0.8  # seconds in which nobody speaks that end a line
-LONG = 15.0  # seconds from which on the sound is cut at the end of a segment; as there
+LONG = 15.0  # seconds from which on the sound is cut at the end of a segment, or of a sentence; as there
+SENTENCE_ENDS = (".", "?", "!", "\u3002", "\uff1f", "\uff01")
 KEPT = 0.3  # seconds before speech that are kept, as it may begin softly
 CONTEXT = 200  # characters of earlier text that are told; as there
 TEMPERATURE = (0.0,)  # of decodings: what would be drawn at another one is hardly what the next decoding gives
@@ -172,8 +173,21 @@ class Listener:
         for end in certain:
             n = sum(_middle(word) < end for word in self._line)
             yield from self._line_ended(n)
-        if len(self._kept) > self._long and certain:
+        if len(self._kept) <= self._long:
+            return
+        if not certain and (n := self._n_to_end()):
+            certain = [self._line[n - 1].end]
+            yield from self._line_ended(n)
+        if certain:
             self._cut(round(certain[-1] * SAMPLE_RATE) - self._first)
+
+    def _n_to_end(self) -> int:
+        """Of the words of the line, where no segment ends, those up to the last end of a sentence. Where the window has
+        no more room, all: else what is tentative would become certain, and the sound be cut within a word.
+        """
+        ends = [n for n, word in enumerate(self._line, 1) if word.word.rstrip().endswith(SENTENCE_ENDS)]
+        is_full = len(self._kept) + self._most_at_once > self._transcriber.kind.n_samples
+        return ends[-1] if ends else len(self._line) if is_full else 0
 
     def _settled(self, n_kept: int = 0) -> Iterator[Segment]:
         """All that was said, as a line. n_kept: samples that are kept, in which nobody spoke."""

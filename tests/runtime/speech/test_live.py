@@ -70,14 +70,15 @@ def test_text_between_times() -> None:
 
 
 class Planted(Listener):
-    """Hears `said`, a word every PACE seconds, with a wrong last word; a segment ends at each comma and full stop."""
+    """Hears `said`, a word every PACE seconds, with a wrong last word; a segment ends at each of `ends`."""
 
     said: Any = ()
+    ends: str = ",."
 
     def _hypothesis(self) -> _Hypothesis:
         begin, end = self._first / RATE, (self._first + len(self._kept)) / RATE
         words = [word for word in self.said if word.start >= begin - PACE / 2 and word.end <= end]
-        ends = [i + 1 for i, word in enumerate(words) if word.word[-1] in ",."]
+        ends = [i + 1 for i, word in enumerate(words) if word.word[-1] in self.ends]
         return _Hypothesis([*words, Word(" wrong", end - 0.02, end, 0.1)], ends)
 
 
@@ -105,6 +106,20 @@ def test_all_that_is_said_is_told_once(pairs: Any) -> None:
     assert told[:2] == ["It was the best of times,", "it was the worst of times,"]
     assert " ".join(told) == f"{SAID} wrong" and last.certain == last.tentative == ""
     assert longest <= listener._transcriber.kind.n_samples
+
+
+def test_long_sound_without_segments_is_cut_behind_certain_words(pairs: Any) -> None:
+    """At the end of a sentence, or else where the window has no more room: what is tentative never becomes certain."""
+    said = spoken(
+        "It was the age of wisdom. We had everything before us and then nothing so that some people went straight home"
+    )
+    listener = planted(pairs().session, said)
+    listener.ends = ""
+    sound = np.split(clip(0, len(said) * PACE + 0.1), range(800, int(len(said) * PACE * RATE), 800))
+    told = [s.text.strip() for block in sound for heard in listener.hear(block) for s in heard.segments]
+    assert told[0] == "It was the age of wisdom." and len(told) > 1 and "wrong" not in " ".join(told)
+    told += [segment.text.strip() for segment in listener.finish().segments]
+    assert " ".join(told) == f"{texts(said)} wrong"
 
 
 def test_a_pause_ends_a_line(pairs: Any) -> None:
